@@ -1,0 +1,26 @@
+"""The U²-Net family of networks, their weights, and their use on a picture."""
+
+from .config import FULL, LITE, StageConfig, U2NetConfig
+from .errors import UserError
+from .predictor import Predictor
+from .registry import NETWORKS, build_model
+from .u2net import RSU, RSU4F, U2Net, u2net_full, u2net_lite
+from .weights import load_model, save_model
+
+__all__ = [
+    "FULL",
+    "LITE",
+    "NETWORKS",
+    "RSU",
+    "RSU4F",
+    "Predictor",
+    "StageConfig",
+    "U2Net",
+    "U2NetConfig",
+    "UserError",
+    "build_model",
+    "load_model",
+    "save_model",
+    "u2net_full",
+    "u2net_lite",
+]

@@ -1,0 +1,54 @@
+"""Where and in which precision to compute."""
+
+import torch
+
+from .errors import UserError
+
+AMP_CHOICES = ("auto", "bf16", "fp16", "off")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` is the GPU where there is one (CUDA, then Apple's MPS), else the CPU.
+
+    Raises:
+        UserError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
+    return device
+
+
+def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
+    """The precision of the convolutions: float32, bfloat16 or float16.
+
+    ``auto`` is bfloat16 where the hardware computes in it (GPUs from Ampere on, processors with
+    AVX512-BF16 or AMX) and float32 elsewhere; float16 must be asked for, as it needs a scaler.
+
+    Raises:
+        UserError: an unknown name, or fp16 on a CPU (slow there, and gains nothing over bf16).
+    """
+    if amp not in AMP_CHOICES:
+        raise UserError(f"--amp {amp}: choose one of {', '.join(AMP_CHOICES)}")
+    if amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs a GPU; on a CPU use --amp auto, bf16 or off")
+    if amp == "auto":
+        amp = "bf16" if _has_fast_bf16(device) else "off"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":  # torch has no public question for this yet
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in names)
+    return False

@@ -1,0 +1,5 @@
+"""The one exception for what a user can fix: a flag, a path, a file, a table."""
+
+
+class UserError(ValueError):
+    """Says which file or flag is wrong and what to do; the scripts print it and exit with 2."""

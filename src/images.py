@@ -1,0 +1,88 @@
+"""Pictures from disk, upright and RGB, and their way to the network."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import UserError
+
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
+_STD = (0.229, 0.224, 0.225)
+_ORIENTATION = 0x0112
+
+
+def open_image(path: str | Path, decode: bool = True) -> Image.Image:
+    """A picture, upright (EXIF orientation applied), in the mode the file has.
+
+    Args:
+        path: any format that Pillow reads.
+        decode: False reads the header alone; the picture is then not turned upright.
+
+    Raises:
+        UserError: the file is missing, not a picture, or torn.
+    """
+    try:
+        image = Image.open(path)
+        if decode:
+            image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture in a known format") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: refused ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for torn files
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return upright(image) if decode else image
+
+
+def oriented_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of the upright picture, from the file's header alone."""
+    with open_image(path, decode=False) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5  # 5 … 8 lie on their side
+        return (image.height, image.width) if turned else image.size
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says it is to be seen."""
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits. 16-bit and float grey are scaled (Pillow would clip them); transparency lies on
+    white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        grey = np.asarray(image, dtype=np.float64)
+        highest = grey.max(initial=0)
+        top = 65535.0 if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255.0)
+        image = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture to a 3×H×W uint8 tensor; it keeps Pillow's memory order (channels last)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize_input(picture: Tensor, size: int) -> Tensor:
+    """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
+    return TF.resize(picture, [size, size], antialias=True)
+
+
+def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
+    mean = torch.tensor(_MEAN, device=pictures.device).view(3, 1, 1)
+    std = torch.tensor(_STD, device=pictures.device).view(3, 1, 1)
+    floats = pictures.to(torch.float32, memory_format=torch.channels_last)
+    return floats.div_(255).sub_(mean).div_(std).to(dtype)

@@ -1,0 +1,194 @@
+"""U²-Net (Qin et al. 2020, "U²-Net: Going deeper with nested U-structure for salient object
+detection"): RSU blocks and the network built from a stage table.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .config import FULL, LITE, StageConfig, U2NetConfig
+
+
+def upsample_like(x: Tensor, ref: Tensor) -> Tensor:
+    """Bilinear resize of ``x`` to the height and width of ``ref``."""
+    return F.interpolate(x, size=ref.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ConvBNReLU(nn.Module):
+    """3×3 convolution, batch norm, ReLU; keeps height and width.
+
+    Args:
+        in_ch: channels in.
+        out_ch: channels out.
+        dilation: of the convolution; padding is the same number.
+        bias: give the convolution a bias beside that of the batch norm.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, dilation: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_ch, out_ch, 3, padding=dilation, dilation=dilation, bias=bias)
+        self.bn = nn.BatchNorm2d(out_ch)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+    def fuse(self) -> None:
+        """Fold the batch norm into the convolution. Inference only; done once."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+            self.bn = nn.Identity()
+
+
+class RSU(nn.Module):
+    """Residual U-block (paper, section 3.1): a small U-Net whose input conv is added to its output.
+
+    Args:
+        height: L, the number of levels, ≥ 2.
+        in_ch: channels in.
+        mid_ch: channels inside.
+        out_ch: channels out.
+        dilated: growing dilation in place of pooling and upsampling, every map at full size.
+        bias: give the convolutions a bias beside that of the batch norm.
+
+    Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        in_ch: int,
+        mid_ch: int,
+        out_ch: int,
+        dilated: bool = False,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dilated = dilated
+        *dilation, deepest = [2**i if dilated else 1 for i in range(height)]
+        self.conv_in = ConvBNReLU(in_ch, out_ch, bias=bias)
+        self.encoder = nn.ModuleList(
+            ConvBNReLU(mid_ch if i else out_ch, mid_ch, d, bias) for i, d in enumerate(dilation)
+        )
+        self.bottom = ConvBNReLU(mid_ch, mid_ch, deepest if dilated else 2, bias)
+        self.decoder = nn.ModuleList(
+            ConvBNReLU(2 * mid_ch, mid_ch if i else out_ch, d, bias)
+            for i, d in reversed(list(enumerate(dilation)))
+        )
+        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x = self.conv_in(x)
+        skips: list[Tensor] = []
+        for conv in self.encoder:
+            x = conv(self.pool(x) if skips and not self.dilated else x)
+            skips.append(x)
+        x = self.bottom(x)
+        for i, conv in enumerate(self.decoder):
+            skip = skips.pop()
+            if i and not self.dilated:
+                x = upsample_like(x, skip)
+            x = conv(torch.cat((x, skip), dim=1))
+        return x + residual
+
+
+class RSU4F(RSU):
+    """The dilated block of the deepest stages (paper, section 3.2): dilations 1, 2, 4, 8."""
+
+    def __init__(self, in_ch: int, mid_ch: int, out_ch: int, bias: bool = False) -> None:
+        super().__init__(4, in_ch, mid_ch, out_ch, dilated=True, bias=bias)
+
+
+class U2Net(nn.Module):
+    """The network of a stage table.
+
+    Args:
+        config: a validated table, see :class:`U2NetConfig`.
+
+    Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
+
+    Returns (forward): in training mode a list of logits, the fused map first, then the side maps
+    from the finest to the coarsest, each N×out_ch×H×W. In eval mode the fused map as float32
+    probabilities, N×out_ch×H×W in [0, 1].
+
+    Example:
+        >>> net = U2Net(LITE).eval()
+        >>> net(torch.zeros(1, 3, 253, 317)).shape
+        torch.Size([1, 1, 253, 317])
+    """
+
+    img_size = 320  # the side that pictures are resized to; kept with the weights
+
+    def __init__(self, config: U2NetConfig) -> None:
+        super().__init__()
+        self.config = config
+
+        def block(s: StageConfig) -> RSU:
+            return RSU(s.height, s.in_ch, s.mid_ch, s.out_ch, s.dilated, config.conv_bias)
+
+        self.encoder = nn.ModuleList(block(stage) for stage in config.encoder)
+        self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
+        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        # (how often its map was halved, encoder?, place in the order that forward runs) of each
+        # stage with a side output: sorted, sides go from fine to coarse.
+        n = len(config.encoder)
+        levels = [(i, True) for i in range(n)] + [(n - 2 - i, False) for i in range(n - 1)]
+        stages = (*config.encoder, *config.decoder)
+        self._sides = sorted((*levels[i], i) for i, stage in enumerate(stages) if stage.side)
+        self.sides = nn.ModuleList(
+            nn.Conv2d(stages[i].out_ch, config.out_ch, 3, padding=1) for *_, i in self._sides
+        )
+        self.out_conv = nn.Conv2d(len(self.sides) * config.out_ch, config.out_ch, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        maps = self.logits(x)
+        return maps if self.training else self.probabilities(maps[0])
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """The list that training mode returns, in either mode: fused map, then side maps."""
+        outputs: list[Tensor] = []
+        h = x
+        for stage in self.encoder:
+            h = stage(self.pool(h) if outputs else h)
+            outputs.append(h)
+        skips = outputs[-2::-1]
+        for stage, skip in zip(self.decoder, skips, strict=True):
+            h = stage(torch.cat((upsample_like(h, skip), skip), dim=1))
+            outputs.append(h)
+        sides = []
+        for conv, (level, _, i) in zip(self.sides, self._sides, strict=True):
+            side = conv(outputs[i])
+            sides.append(upsample_like(side, x) if level else side)
+        return [self.out_conv(torch.cat(sides, dim=1)), *sides]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits N×out_ch×H×W to float32 probabilities by the table's activation."""
+        logits = logits.float()
+        return logits.softmax(1) if self.config.activation == "softmax" else logits.sigmoid()
+
+    def fuse(self) -> "U2Net":
+        """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, ConvBNReLU):
+                module.fuse()
+        return self
+
+
+def u2net_full(**overrides: object) -> U2Net:
+    """The published full network: 43,995,469 parameters, 117.2 GFLOP at 320².
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+    """
+    return U2Net(FULL.replace(**overrides))
+
+
+def u2net_lite(**overrides: object) -> U2Net:
+    """The published small network, U²-Net†: 1,128,333 parameters, 39.5 GFLOP at 320².
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+    """
+    return U2Net(LITE.replace(**overrides))

@@ -1,0 +1,157 @@
+"""Weights in and out: our checkpoints, safetensors, and the official U-2-Net layout.
+
+One format goes out: a plain dict with ``model`` and ``config`` (or safetensors with the config in
+its metadata), enough to rebuild the network without being told which one it is.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import FULL, LITE, U2NetConfig
+from .errors import UserError
+from .files import atomic_path
+from .registry import build_model
+
+StateDict = dict[str, Tensor]
+_KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
+
+
+def save_model(model: nn.Module, path: str | Path, **extra: Any) -> None:
+    """Write weights and table; ``.safetensors`` by its suffix, else a torch file.
+
+    Args:
+        model: a network of :func:`build_model`, not fused.
+        path: where to write; written whole or not at all.
+        **extra: plain values kept beside (epoch, scores); torch files only.
+    """
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    about = {"config": model.config.to_dict(), "img_size": model.img_size}
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".safetensors":
+            save_file(state, temporary, {key: json.dumps(value) for key, value in about.items()})
+        else:
+            torch.save({"model": state, **about, **extra}, temporary)
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """Rebuild a network from any file this module reads, on the CPU, in eval mode.
+
+    Raises:
+        UserError: the file is missing, torn, unsafe to read, or fits no known network.
+
+    Example:
+        >>> net = load_model("runs/lite/best.pt")  # doctest: +SKIP
+    """
+    content = read_file(path)
+    if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
+        # A checkpoint with an exponential moving average was scored by it.
+        config, state = dict(content["config"]), content.get("ema") or content["model"]
+    elif "stage1.rebnconvin.conv_s1.weight" in content:
+        config, state = _from_official(content, path)
+    else:
+        raise _unrecognised(content, path)
+    model = build_model(config)
+    model.img_size = content.get("img_size", model.img_size)
+    load_state(model, state, path)
+    return model.eval()
+
+
+def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
+    some = ", ".join(list(map(str, content))[:3])
+    return UserError(
+        f"{path}: not weights of a U²-Net that can be recognised (first names: {some}); expected "
+        "a checkpoint of train.py, a .safetensors of it, or the official U-2-Net layout"
+    )
+
+
+def load_state(model: nn.Module, state: StateDict, path: str | Path) -> None:
+    """Load ``state`` (in our names), or say what is missing, left over or of another shape."""
+    own = model.state_dict()
+    faults = [f"missing {name}" for name in own if name not in state][:3]
+    faults += [f"unexpected {name}" for name in state if name not in own][:3]
+    faults += [
+        f"{name} is {list(state[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ][:3]
+    if faults:
+        raise UserError(f"{path}: does not fit {model.config.name}: {'; '.join(faults)}")
+    model.load_state_dict(state)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """What a weights file holds, never running code from it."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                about = {k: json.loads(v) for k, v in (file.metadata() or {}).items() if k in _KEPT}
+            return {"model": state, **about} if "config" in about else state
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, as it holds Python objects beside tensors, which may run code; ask "
+            f"its author for a plain state_dict ({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: torn or not a weights file ({reason})") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
+    return dict(content)
+
+
+def _from_official(
+    official: Mapping[str, Tensor], path: str | Path
+) -> tuple[U2NetConfig, StateDict]:
+    """The official layout (github.com/xuebinqin/U-2-Net): the same tensors under other names."""
+    first = official["stage1.rebnconv1.conv_s1.weight"]
+    base = next((c for c in (FULL, LITE) if c.encoder[0].mid_ch == first.shape[0]), None)
+    if base is None or "outconv.weight" not in official:
+        raise UserError(
+            f"{path}: the official layout, but neither of the full nor the lite network"
+        )
+    config = base.replace(out_ch=official["outconv.weight"].shape[0], conv_bias=True)
+    heights = {
+        prefix: stage.height
+        for prefix, stage in zip(_OFFICIAL_STAGES, (*config.encoder, *config.decoder), strict=True)
+    }
+    return config, {_our_name(name, heights): tensor for name, tensor in official.items()}
+
+
+_OFFICIAL_STAGES = {
+    **{f"stage{i}": f"encoder.{i - 1}" for i in range(1, 7)},
+    **{f"stage{i}d": f"decoder.{5 - i}" for i in range(5, 0, -1)},
+}
+
+
+def _our_name(name: str, heights: Mapping[str, int]) -> str:
+    """``stage5d.rebnconv3d.bn_s1.weight`` → ``decoder.0.decoder.0.bn.weight``."""
+    if side := re.fullmatch(r"side(\d)\.(\w+)", name):
+        return f"sides.{int(side[1]) - 1}.{side[2]}"
+    if out := re.fullmatch(r"outconv\.(\w+)", name):
+        return f"out_conv.{out[1]}"
+    match = re.fullmatch(r"(stage\dd?)\.rebnconv(in|\d)(d?)\.(conv|bn)_s1\.(\w+)", name)
+    if not match or match[1] not in _OFFICIAL_STAGES:
+        return name  # reported as unexpected
+    stage, level, decoding, layer, field = match.groups()
+    height = heights[stage]
+    if level == "in":
+        block = "conv_in"
+    elif decoding:
+        block = f"decoder.{height - 1 - int(level)}"
+    else:
+        block = "bottom" if int(level) == height else f"encoder.{int(level) - 1}"
+    return f"{_OFFICIAL_STAGES[stage]}.{block}.{layer}.{field}"

@@ -1,0 +1,175 @@
+"""Train a network of the U²-Net family.
+
+    python train.py --data-path DUTS --model u2net_full
+    python train.py --data-path my_pictures --model u2net_lite --img-size 160 --epochs 40
+    python train.py --data-path DUTS --model u2net_full --resume auto
+    torchrun --nproc_per_node=4 train_multi_GPU.py --data-path DUTS     (the same flags)
+
+The run's folder gets args.json, log.csv, curves.png, samples/, last.pt (to go on from) and best.pt
+(the weights with the highest maxF on the test split; give it to validation.py and predict.py).
+Ctrl-C finishes the step, writes last.pt and leaves with status 130.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from my_dataset import SegmentationDataset, find_pairs
+from src import NETWORKS, UserError, build_model, load_model
+from src.device import pick_device, pick_dtype
+from train_utils import cli
+from train_utils.checkpoint import load_checkpoint
+from train_utils.distributed import is_main, process_group, share
+from train_utils.engine import CRITERION, Interrupted, Trainer, fit
+from train_utils.loaders import eval_loader, train_loader
+from train_utils.losses import DeepSupervisionBCE
+from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from train_utils.records import write_args
+from transforms import EvalPreset, TrainPreset
+
+WARMUP_EPOCHS = 2
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags of a run; each has a default but the data."""
+    parser = cli.make_parser(__doc__)
+    cli.add_data_flags(parser)
+    net = parser.add_argument_group("network")
+    add = net.add_argument
+    add("--model", help=f"{', '.join(NETWORKS)}, or a .json stage table (default: u2net_full)")
+    add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
+    add("--img-size", type=cli.positive, default=320, help="pictures are resized to this square")
+    add("--crop-size", type=cli.positive, help="side of the random crop (default: 9/10 img-size)")
+    recipe = parser.add_argument_group("recipe")
+    add = recipe.add_argument
+    add("--epochs", type=cli.positive, default=360, help="passes over the training split")
+    add("--batch-size", type=cli.positive, default=16, help="pictures per step and process")
+    add("--accum", type=cli.positive, default=1, help="batches per optimizer step")
+    add("--lr", type=float, default=1e-3, help="peak learning rate")
+    add("--weight-decay", type=float, default=1e-4, help="of weights, not of norms and biases")
+    add("--clip-grad", type=float, default=0.0, help="largest gradient norm; 0 for none")
+    add("--loss-weights", type=float, nargs="+", metavar="W", help=(
+        "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)"
+    ))  # fmt: skip
+    add("--ema", type=float, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
+        "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is given"
+    ))  # fmt: skip
+    add("--seed", type=cli.natural, default=0, help="of weights, order and augmentation")
+    cli.add_device_flags(parser)
+    parser.add_argument("--compile", action="store_true", help="build the step by torch.compile")
+    out = parser.add_argument_group("run")
+    add = out.add_argument
+    add("--output-dir", type=Path, metavar="DIR", help="(default: runs/MODEL-1, -2, ...)")
+    add("--resume", metavar="PATH", help="go on from a last.pt; auto: the one in --output-dir")
+    add("--eval-interval", type=cli.positive, default=10, help="epochs between evaluations")
+    args = parser.parse_args(argv)
+    args.crop_size = args.crop_size or args.img_size * 9 // 10
+    return args
+
+
+def train(args: argparse.Namespace) -> int:
+    """The whole run; returns the exit status."""
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.amp, device)
+    if device.type == "cpu":
+        cli.keep_freed_memory()
+    folder, resume = share(_folder(args))
+    train_set, test_set = (_dataset(args, split) for split in ("train", "test"))
+    loader = train_loader(train_set, args.batch_size, args.workers, args.seed)
+
+    torch.manual_seed(args.seed)
+    model = _network(args).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
+    steps = -(-len(loader) // args.accum)
+    trainer = Trainer(
+        model,
+        optimizer,
+        make_scheduler(optimizer, WARMUP_EPOCHS * steps, args.epochs * steps),
+        make_scaler(device, dtype),
+        DeepSupervisionBCE(args.loss_weights),
+        dtype,
+        make_ema(model, args.ema) if args.ema else None,
+        args.clip_grad,
+        args.compile,
+    )
+    if resume:
+        trainer.load_state_dict(load_checkpoint(resume))
+    if is_main():
+        write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"})
+        print(
+            f"{model.config.name} on {device} in {str(dtype).removeprefix('torch.')}, "
+            f"{len(train_set)} pictures to train, {len(test_set)} to test, into {folder}/",
+            flush=True,
+        )
+    test = eval_loader(test_set, args.batch_size, args.workers)
+    try:
+        fit(trainer, loader, test, folder, args.epochs, args.accum, args.eval_interval)
+    except Interrupted as stopped:
+        print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
+        return 128 + stopped.args[0]
+    if is_main():
+        best = trainer.best
+        print(f"best {CRITERION} {best[CRITERION]:.4f} (MAE {best['mae']:.4f}) after epoch "
+              f"{best['epoch']}: {folder / 'best.pt'}")  # fmt: skip
+    return 0
+
+
+def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to go on from, if any."""
+    name = Path(args.model or "u2net_full").stem
+    numbered = (Path("runs") / f"{name}-{i}" for i in itertools.count(1))
+    free = next(path for path in numbered if not path.exists())
+    folder = args.output_dir
+    if args.resume == "auto":
+        newest = free.with_name(f"{name}-{int(free.name.rpartition('-')[2]) - 1}")
+        folder = folder or (newest if newest.exists() else free)
+        resume = folder / "last.pt"
+        return folder, resume if resume.exists() else None
+    if args.resume:
+        return folder or Path(args.resume).parent, Path(args.resume)
+    folder = folder or free
+    if (folder / "last.pt").exists():
+        raise UserError(
+            f"{folder} holds a run; go on with it by --resume auto, or choose another --output-dir"
+        )
+    return folder, None
+
+
+def _dataset(args: argparse.Namespace, split: str) -> SegmentationDataset:
+    found = find_pairs(args.data_path, split, args.image_dir, args.mask_dir, args.skip_invalid)
+    for note in found.notes if is_main() else ():
+        print(f"{split}: {note}", flush=True)
+    if split == "train":
+        preset = TrainPreset(args.img_size, args.crop_size)
+    else:
+        preset = EvalPreset(args.img_size)
+    return SegmentationDataset(found.pairs, preset, args.seed)
+
+
+def _network(args: argparse.Namespace) -> nn.Module:
+    if args.pretrained:
+        model = load_model(args.pretrained)
+        if args.model not in (None, model.config.name):
+            raise UserError(
+                f"--pretrained {args.pretrained} is a {model.config.name}, not {args.model}"
+            )
+    else:
+        model = build_model(args.model or "u2net_full")
+    if (model.config.in_ch, model.config.out_ch) != (3, 1):
+        raise UserError("train.py needs a network of 3 input channels and 1 map")
+    model.img_size = args.img_size
+    return model
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, join torchrun's process group where there is one, train."""
+    args = parse_args(argv)
+    with process_group(args.device):
+        return train(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""All that a run needs beside the network: losses, measures, the loop, checkpoints, records."""

@@ -1,0 +1,102 @@
+"""What every script's command line shares: flags, and how errors reach the user."""
+
+import argparse
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from src import UserError
+from src.device import AMP_CHOICES
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with defaults behind each flag."""
+
+    class Formatter(
+        argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
+    ): ...
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where pictures and masks are."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-path", type=Path, metavar="DIR", help=(
+        "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
+        "masks/ with optional train.txt and test.txt (stems, one a line)"
+    ))  # fmt: skip
+    group.add_argument("--image-dir", type=Path, metavar="DIR", help="in place of --data-path")
+    group.add_argument("--mask-dir", type=Path, metavar="DIR", help="goes with --image-dir")
+    group.add_argument("--skip-invalid", action="store_true", help=(
+        "leave faulty pairs out in place of stopping; decodes every file once to find them"
+    ))  # fmt: skip
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Where and how to compute."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--amp", default="auto", choices=AMP_CHOICES, help=(
+        "precision; auto is bf16 where the hardware computes in it, else float32"
+    ))  # fmt: skip
+    group.add_argument("--workers", type=natural, default=default_workers(), metavar="N", help=(
+        "processes that load pictures; 0 loads them in the main one"
+    ))  # fmt: skip
+
+
+def default_workers() -> int:
+    """Eight beside a GPU; without one the processor has better things to do than to load."""
+    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 1
+
+
+def positive(text: str) -> int:
+    """An integer ≥ 1, for argparse."""
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    """An integer ≥ 0, for argparse."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer ≥ {least}")
+    return int(text)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's main and exit: 2 and one clear message for what the user can fix."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        # From a loader's worker the message comes wrapped in that worker's traceback.
+        message = str(error).rpartition("UserError: ")[2].strip()
+        sys.exit(_fail(message, 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what the CPU run frees, in place of handing it back after every layer.
+
+    The kernel clears each page it hands out anew: for a training step's gigabytes of activations
+    that costs as much as a fifth of the step (``benchmarks/train_step.py``).
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt:
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, -1)

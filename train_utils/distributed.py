@@ -1,0 +1,62 @@
+"""The process group, where there is one; alone, every function here does the plain thing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def process_group(device: str = "auto") -> Iterator[None]:
+    """Join torchrun's group for the time of the block: NCCL on GPUs, gloo on CPUs.
+
+    Without torchrun's environment variables it does nothing: the run goes on alone.
+    """
+    if "RANK" not in os.environ:
+        yield
+        return
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes share the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True for the one process that prints and writes."""
+    return rank() == 0
+
+
+def share(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The sum of each rank's ``values``, on the CPU, the same on every rank."""
+    if world_size() == 1:
+        return values
+    # NCCL reduces on the GPU; float64 has to stay float64, which Apple's GPU lacks.
+    shared = values.to(device if device.type == "cuda" else "cpu")
+    dist.all_reduce(shared)
+    return shared.cpu()

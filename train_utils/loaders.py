@@ -1,0 +1,80 @@
+"""Batches: in a repeatable random order to train, in order and each picture once to evaluate."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .distributed import rank, world_size
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Shuffled batches of (epoch, index), this rank's share.
+
+    The order depends on (seed, epoch) alone. Set ``epoch``, and ``start`` to go on in the middle
+    of it. Batches are always full: what is left over of an epoch waits for another one's order,
+    and a set smaller than a batch is repeated to fill it.
+
+    Args:
+        length: of the data set.
+        batch_size: of one rank.
+        seed: of the order.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return max(1, self.length // (self.batch_size * world_size()))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)
+        wanted = len(self) * self.batch_size * world_size()
+        order = order.repeat(-(-wanted // self.length))[:wanted][rank() :: world_size()]
+        for batch in order.view(-1, self.batch_size)[self.start :].tolist():
+            yield [(self.epoch, index) for index in batch]
+
+
+class _Share(Sampler[int]):
+    """Every world-th index from this rank on: no padding, so no picture counts twice."""
+
+    def __init__(self, length: int) -> None:
+        self.indices = range(rank(), length, world_size())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def train_loader(dataset: Dataset, batch_size: int, workers: int, seed: int) -> DataLoader:
+    """Batches of pictures N×3×S×S uint8, masks N×1×S×S uint8 and indices N."""
+    sampler = EpochSampler(len(dataset), batch_size, seed)
+    return DataLoader(dataset, batch_sampler=sampler, **_options(workers))
+
+
+def eval_loader(dataset: Dataset, batch_size: int, workers: int) -> DataLoader:
+    """Batches of pictures N×3×S×S uint8, a list of masks 1×H×W, each of its size, and indices."""
+    return DataLoader(
+        dataset, batch_size, sampler=_Share(len(dataset)), collate_fn=_ragged, **_options(workers)
+    )
+
+
+def _options(workers: int) -> dict:
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
+
+def _ragged(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, list[Tensor], list[int]]:
+    pictures, masks, indices = zip(*samples, strict=True)
+    return torch.stack(pictures), list(masks), list(indices)
