@@ -45,6 +45,7 @@ class Pair:
 class Inventory:
     """What :func:`find_pairs` found: the sound pairs, what is wrong, and what deserves a word."""
 
+    split: str
     pairs: list[Pair] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Inventory:
 
 def find_pairs(
     data_path: str | Path | None = None,
-    split: str = "all",
+    split: str | None = None,
     image_dir: str | Path | None = None,
     mask_dir: str | Path | None = None,
     skip_invalid: bool = False,
@@ -63,7 +64,8 @@ def find_pairs(
         data_path: the DUTS layout (``DUTS-TR/DUTS-TR-Image`` …), or ``images`` + ``masks`` with
             optional ``train.txt`` / ``test.txt`` (stems, one a line). Where no list tells the
             splits apart, one picture in ten, chosen by its name, is ``test``.
-        split: ``train``, ``test`` or ``all``.
+        split: ``train``, ``test`` or ``all``; None is what there is to score: DUTS-TE in the DUTS
+            layout, all pairs of other folders.
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders.
         skip_invalid: leave faulty pairs out and note how many; also decodes every file once, to
             find those that headers don't give away.
@@ -71,8 +73,10 @@ def find_pairs(
     Raises:
         UserError: the folders are missing or empty, or a pair is faulty (all are named).
     """
+    if split is None:
+        split = "test" if data_path and (Path(data_path) / _DUTS["test"]).is_dir() else "all"
     folders, lists = _layout(data_path, split, image_dir, mask_dir)
-    found = Inventory()
+    found = Inventory(split)
     for images, masks in folders:
         _match(images, masks, found)
     if lists is not None:

@@ -37,13 +37,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
 
 
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Where and how to compute."""
+def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
+    """Where and how to compute; ``workers``: the script loads pictures in other processes."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument("--amp", default="auto", choices=AMP_CHOICES, help=(
         "precision; auto is bf16 where the hardware computes in it, else float32"
     ))  # fmt: skip
+    if not workers:
+        return
     group.add_argument("--workers", type=natural, default=default_workers(), metavar="N", help=(
         "processes that load pictures; 0 loads them in the main one"
     ))  # fmt: skip

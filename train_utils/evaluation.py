@@ -25,7 +25,13 @@ def evaluate(
         The dict of :meth:`SaliencyMetrics.results`; under torchrun that of all ranks together.
     """
     metrics = SaliencyMetrics(stretch)
-    bar = tqdm(loader, "scoring", leave=False, disable=None if progress and is_main() else True, unit="batch")
+    bar = tqdm(
+        loader,
+        "scoring",
+        leave=False,
+        disable=None if progress and is_main() else True,
+        unit="batch",
+    )
     for pictures, masks, _ in bar:
         score_batch(predictor, metrics, pictures, masks)
     metrics.sums = sum_over_ranks(metrics.sums, predictor.device)

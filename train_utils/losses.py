@@ -43,4 +43,4 @@ class DeepSupervisionBCE(nn.Module):
             terms = torch.stack(
                 [F.binary_cross_entropy_with_logits(x.float(), target) for x in logits]
             )
-        return terms @ terms.new_tensor(weights), terms.detach()
+            return (terms * terms.new_tensor(weights)).sum(), terms.detach()

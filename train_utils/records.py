@@ -28,7 +28,9 @@ def write_args(folder: Path, args: dict[str, Any]) -> None:
         "torchvision": torchvision.__version__,
     }
     with atomic_path(folder / "args.json") as temporary:
-        temporary.write_text(json.dumps({**args, "versions": versions}, indent=1, default=str) + "\n")
+        temporary.write_text(
+            json.dumps({**args, "versions": versions}, indent=1, default=str) + "\n"
+        )
 
 
 class Log:

@@ -1,0 +1,38 @@
+# make train: the embedded example, from nothing to scores and pictures. make test: all checks.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := data/synthetic
+RUN := runs/synthetic
+
+.PHONY: train test clean
+.DELETE_ON_ERROR:
+
+train: $(RUN)/.trained
+	$(BIN)/python validation.py --weights $(RUN)/best.pt --data-path $(DATA) --json $(RUN)/scores.json
+	$(BIN)/python predict.py $(DATA)/DUTS-TE/DUTS-TE-Image --weights $(RUN)/best.pt --output $(RUN)/masks
+	@echo "Scores: $(RUN)/scores.json  Masks: $(RUN)/masks/  Log: $(RUN)/log.csv"
+	@echo "Curves: $(RUN)/curves.png  Pictures beside masks and maps: $(RUN)/samples/"
+
+# An interrupted run goes on: --resume auto starts anew only where there is no last.pt.
+$(RUN)/.trained: | .venv/ready
+	$(BIN)/python -m train_utils.synthetic --output $(DATA)
+	$(BIN)/python train.py --data-path $(DATA) --model u2net_lite --img-size 96 --crop-size 80 \
+		--epochs 16 --batch-size 8 --ema 0.99 --eval-interval 4 --output-dir $(RUN) --resume auto
+	touch $@
+
+test: .venv/ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/ready-to-test: .venv/ready pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv data/synthetic runs/synthetic

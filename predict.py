@@ -1,0 +1,128 @@
+"""Predict masks or cut-outs of pictures.
+
+    python predict.py photo.jpg --weights runs/u2net_lite-1/best.pt --output mask.png
+    python predict.py pictures/ more/*.jpg --weights best.pt --output masks
+    python predict.py photo.jpg --weights best.pt --mode cutout --output cutouts
+
+A mask is an 8-bit grey PNG of the picture's own size, 255 where the network is sure of the object;
+it is not stretched, so an empty scene stays dark. A cut-out is the picture as an RGBA PNG with the
+mask as its alpha. Folders are read one level deep. A file that cannot be read is named and passed
+over; the exit status is then 2.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from src import Predictor, UserError
+from src.files import atomic_path
+from src.images import SUFFIXES, open_image, to_rgb
+from train_utils import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags of predict.py."""
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    add("input", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of them")
+    add("--weights", type=Path, required=True, metavar="W", help=(
+        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
+    ))  # fmt: skip
+    add("--output", type=Path, default=Path("predictions"), metavar="DIR|FILE", help=(
+        "a folder, or for a single picture a .png file"
+    ))  # fmt: skip
+    add("--mode", choices=("mask", "cutout"), default="mask", help="what to write")
+    add("--img-size", type=cli.positive, metavar="PX", help=(
+        "side of the square that the network sees (default: as trained, 320 if unknown)"
+    ))  # fmt: skip
+    cli.add_device_flags(parser, workers=False)
+    return parser.parse_args(argv)
+
+
+def plan(inputs: list[Path], output: Path) -> dict[Path, Path]:
+    """Each picture and the file to write for it.
+
+    Raises:
+        UserError: an input is missing or an empty folder, or a result would overwrite a picture.
+    """
+    pictures: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+            pictures += inside
+        elif path.exists():
+            pictures.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    pictures = list(dict.fromkeys(pictures))
+    if output.suffix.lower() == ".png":
+        if len(pictures) > 1:
+            raise UserError(
+                f"--output {output} is one file for {len(pictures)} pictures; name a folder"
+            )
+        return _safe({pictures[0]: output})
+    if output.suffix and not output.is_dir():
+        raise UserError(f"--output {output}: results are .png files, or name a folder")
+    stems = Counter(path.stem for path in pictures)
+    names = {p: f"{p.stem if stems[p.stem] == 1 else p.name}.png" for p in pictures}
+    doubled = [name for name, n in Counter(names.values()).items() if n > 1]
+    if doubled:
+        raise UserError(
+            f"two pictures are called {doubled[0][:-4]}; predict their folders one by one"
+        )
+    return _safe({path: output / name for path, name in names.items()})
+
+
+def _safe(jobs: dict[Path, Path]) -> dict[Path, Path]:
+    originals = {path.resolve() for path in jobs}
+    for target in jobs.values():
+        if target.resolve() in originals:
+            raise UserError(f"--output: {target} would overwrite a picture; name another folder")
+    return jobs
+
+
+def render(picture: Image.Image, saliency: np.ndarray, mode: str) -> Image.Image:
+    """The picture to write: a grey mask, or the picture with the map as its alpha.
+
+    Args:
+        picture: upright, any mode.
+        saliency: H×W in [0, 1], of the picture's size.
+        mode: ``mask`` or ``cutout``.
+    """
+    mask = Image.fromarray((saliency * 255).round().astype(np.uint8))
+    if mode == "mask":
+        return mask
+    cutout = to_rgb(picture).copy()
+    cutout.putalpha(mask)
+    return cutout
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict every picture; returns the exit status."""
+    args = parse_args(argv)
+    jobs = plan(args.input, args.output)
+    predictor = Predictor(args.weights, args.img_size, args.device, args.amp)
+    failed = 0
+    for source, target in tqdm(jobs.items(), "predicting", disable=None, unit="picture"):
+        try:
+            picture = open_image(source)
+            result = render(picture, predictor(picture), args.mode)
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        with atomic_path(target) as temporary:
+            result.save(temporary, format="png")
+    print(f"{len(jobs) - failed} of {len(jobs)} pictures written to {args.output}")
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

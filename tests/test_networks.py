@@ -1,0 +1,143 @@
+"""The contract that every network keeps, and what the published ones are."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from src import (
+    LITE,
+    NETWORKS,
+    RSU,
+    RSU4F,
+    StageConfig,
+    U2NetConfig,
+    build_model,
+    load_model,
+    save_model,
+)
+
+TINY = U2NetConfig(
+    name="tiny",
+    encoder=(
+        StageConfig("En1", 3, 3, 4, 8, side=True),
+        StageConfig("En2", 2, 8, 4, 12, dilated=True, side=True),
+    ),
+    decoder=(StageConfig("De1", 4, 20, 4, 8, side=True),),
+    out_ch=3,
+    activation="softmax",
+)
+EVERY = {**{name: name for name in NETWORKS}, "custom table": TINY}
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def network(request):
+    torch.manual_seed(0)
+    return build_model(EVERY[request.param])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (45, 61)])
+def test_shapes(network, size):
+    """Training gives logits of the fused map and all sides, eval probabilities; odd sizes too."""
+    picture = torch.randn(2, 3, *size)
+    config = network.config
+    sides = sum(s.side for s in (*config.encoder, *config.decoder))
+    maps = network.train()(picture)
+    assert [tuple(m.shape) for m in maps] == [(2, config.out_ch, *size)] * (1 + sides)
+    assert min(m.min() for m in maps) < 0, "training must give logits"
+    with torch.no_grad():
+        fused = network.eval()(picture)
+        logits = network.logits(picture)[0]
+    assert fused.shape == (2, config.out_ch, *size) and fused.dtype == torch.float32
+    expected = logits.softmax(1) if config.activation == "softmax" else logits.sigmoid()
+    assert torch.equal(fused, expected)
+
+
+def test_gradient_reaches_every_parameter(network):
+    picture = torch.randn(2, 3, 64, 64)
+    maps = network.train()(picture)
+    target = torch.rand_like(maps[0])
+    sum(binary_cross_entropy_with_logits(m, target) for m in maps).backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    network.zero_grad(set_to_none=True)
+    assert not dead
+
+
+def test_fuse_changes_nothing(network):
+    """Batch norm statistics far from 0 and 1, so that a wrong fold would show."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    picture = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        before = network.eval()(picture)
+        after = network.fuse()(picture)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert (before - after).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_save_and_load(network, suffix, tmp_path):
+    """A file alone rebuilds the network, bit for bit, and knows its size."""
+    network.img_size = 160
+    save_model(network, tmp_path / f"net{suffix}")
+    loaded = load_model(tmp_path / f"net{suffix}")
+    assert loaded.config == network.config and loaded.img_size == 160 and not loaded.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_export_keeps_sizes_dynamic(network):
+    """One exported program serves other batches and sizes, odd ones too."""
+    network = copy.deepcopy(network).eval()
+    dynamic = torch.export.Dim.DYNAMIC  # a size frozen into the program would be an error
+    shapes = {"x": {0: dynamic, 2: dynamic, 3: dynamic}}
+    example = torch.randn(2, 3, 64, 96)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+    picture = torch.randn(1, 3, 45, 61)
+    with torch.no_grad():
+        assert torch.allclose(program(picture), network(picture), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "count"), [("u2net_full", 43_995_469), ("u2net_lite", 1_128_333)])
+def test_parameter_counts(name, count):
+    assert sum(p.numel() for p in build_model(name).parameters()) == count
+
+
+def test_out_ch_is_free():
+    network = build_model("u2net_lite", out_ch=4, in_ch=1).eval()
+    assert network(torch.randn(1, 1, 32, 32)).shape == (1, 4, 32, 32)
+
+
+def test_rsu4f_is_the_dilated_rsu():
+    """The dilations of the paper, and every map at full size."""
+    block = RSU4F(8, 4, 6).eval()
+    convs = [*block.encoder, block.bottom, *block.decoder]
+    assert [c.conv.dilation[0] for c in convs] == [1, 2, 4, 8, 4, 2, 1]
+    assert block(torch.randn(1, 8, 5, 7)).shape == (1, 6, 5, 7)
+
+
+@pytest.mark.parametrize("height", [2, 4, 7])
+def test_rsu_layout(height):
+    """Channels of each convolution as section 3.1 of the paper draws them."""
+    block = RSU(height, 5, 3, 8)
+    encoding = [(c.conv.in_channels, c.conv.out_channels) for c in block.encoder]
+    decoding = [(c.conv.in_channels, c.conv.out_channels) for c in block.decoder]
+    assert encoding == [(8, 3)] + [(3, 3)] * (height - 2)
+    assert decoding == [(6, 3)] * (height - 2) + [(6, 8)]
+    assert block.bottom.conv.dilation == (2, 2)
+
+
+def test_sides_go_from_fine_to_coarse():
+    """The side maps' own resolution, before they are brought to the picture's size, halves."""
+    network = build_model(LITE).eval()
+    sizes = []
+    for side in network.sides:
+        side.register_forward_hook(lambda m, args, out: sizes.append(out.shape[-1]))
+    network(torch.randn(1, 3, 64, 64))
+    assert sizes == [64, 32, 16, 8, 4, 2]
