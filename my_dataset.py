@@ -1,6 +1,6 @@
 """Pairs of picture and mask on disk: the DUTS layout, any two folders, lists of stems.
 
-What a mask may be (see :func:`read_mask`): {0,1}, {0,255}, grey, palette, or RGBA.
+What a mask may be: {0,1}, {0,255}, grey, palette, or RGBA; ``train_utils/masks.py`` has the rules.
 """
 
 import hashlib
@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.errors import UserError
 from src.images import SUFFIXES, open_image, oriented_size, to_rgb, to_tensor
+from train_utils.masks import read_mask
 from transforms import EvalPreset, TrainPreset
 
 SPLITS = ("train", "test", "all")
@@ -29,11 +28,11 @@ _ASPECT_TOLERANCE = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask; ``rescale`` when the mask must be scaled to the picture's size."""
+    """A picture and its mask; ``rescaled`` when the mask has another size than the picture."""
 
     image: Path
     mask: Path
-    rescale: bool = False
+    rescaled: bool = False
 
     @property
     def name(self) -> str:
@@ -43,7 +42,7 @@ class Pair:
 
 @dataclass
 class Inventory:
-    """What :func:`find_pairs` found: the sound pairs, what is wrong, and what deserves a word."""
+    """What :func:`find_splits` found: the sound pairs, what is wrong, and what deserves a word."""
 
     split: str
     pairs: list[Pair] = field(default_factory=list)
@@ -58,40 +57,74 @@ def find_pairs(
     mask_dir: str | Path | None = None,
     skip_invalid: bool = False,
 ) -> Inventory:
-    """Find and check one split of a data set; only headers are read, so 10,000 pairs take seconds.
+    """One split of a data set, see :func:`find_splits`. None is what there is to score: DUTS-TE in
+    the DUTS layout, all pairs of other folders.
+    """
+    if split is None:
+        has_test = data_path and (Path(data_path) / _DUTS["test"]).is_dir()
+        split = "test" if has_test else "all"
+    return find_splits(data_path, (split,), image_dir, mask_dir, skip_invalid)[0]
+
+
+def find_splits(
+    data_path: str | Path | None = None,
+    splits: Sequence[str] = ("train", "test"),
+    image_dir: str | Path | None = None,
+    mask_dir: str | Path | None = None,
+    skip_invalid: bool = False,
+) -> list[Inventory]:
+    """Find and check splits of a data set; only headers are read, so 10,000 pairs take seconds.
 
     Args:
         data_path: the DUTS layout (``DUTS-TR/DUTS-TR-Image`` …), or ``images`` + ``masks`` with
             optional ``train.txt`` / ``test.txt`` (stems, one a line). Where no list tells the
             splits apart, one picture in ten, chosen by its name, is ``test``.
-        split: ``train``, ``test`` or ``all``; None is what there is to score: DUTS-TE in the DUTS
-            layout, all pairs of other folders.
+        splits: of ``train``, ``test`` and ``all``.
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders.
         skip_invalid: leave faulty pairs out and note how many; also decodes every file once, to
             find those that headers don't give away.
 
     Raises:
-        UserError: the folders are missing or empty, or a pair is faulty (all are named).
+        UserError: no data set is there, or something in it is faulty: all of it is named.
     """
-    if split is None:
-        split = "test" if data_path and (Path(data_path) / _DUTS["test"]).is_dir() else "all"
-    folders, lists = _layout(data_path, split, image_dir, mask_dir)
-    found = Inventory(split)
-    for images, masks in folders:
-        _match(images, masks, found)
-    if lists is not None:
-        _select(lists, split, found)
-    _check(found, deep=skip_invalid)
+    results = [_find_split(data_path, s, image_dir, mask_dir, skip_invalid) for s in splits]
     where = data_path or image_dir
-    if found.faults and not skip_invalid:
-        raise UserError(_report(where, found.faults))
-    if not found.pairs:
-        raise UserError(_report(where, found.faults) if found.faults else f"{where}: no pairs left")
-    if found.faults:
-        found.notes.append(f"left out {len(found.faults)} faulty pairs, first: {found.faults[0]}")
-    rescaled = sum(pair.rescale for pair in found.pairs)
-    if rescaled:
-        found.notes.append(f"{rescaled} masks have another size than their picture: scaled to it")
+    faults = list(dict.fromkeys(fault for found in results for fault in found.faults))
+    if faults and not (skip_invalid and all(found.pairs for found in results)):
+        raise UserError(_report(where, faults, skip_invalid))
+    for found in results:
+        if not found.pairs:
+            raise UserError(
+                f"{where}: no pictures for the {found.split} split; list some names in "
+                f"{found.split}.txt, or add pictures"
+            )
+        if found.faults:
+            named = "".join(f"\n  {fault}" for fault in found.faults)
+            found.notes.append(f"{len(found.faults)} faults, left out:{named}")
+        rescaled = sum(pair.rescaled for pair in found.pairs)
+        if rescaled:
+            found.notes.append(
+                f"{rescaled} masks of {len(found.pairs)} have another size than their picture, of "
+                "the same aspect: scaled to it for training, scored at their own"
+            )
+    return results
+
+
+def _find_split(
+    data_path: str | Path | None,
+    split: str,
+    image_dir: str | Path | None,
+    mask_dir: str | Path | None,
+    deep: bool,
+) -> Inventory:
+    found = Inventory(split)
+    folders, lists = _layout(data_path, split, image_dir, mask_dir)
+    for images, masks in folders:
+        files = {folder: _list_images(folder, found) for folder in (images, masks)}
+        stems = {path.stem for path in files[images]}
+        wanted = stems if lists is None else _select(lists, split, stems, found)
+        _match(files[images], files[masks], wanted, found)
+    _check(found, deep)
     return found
 
 
@@ -101,9 +134,7 @@ def _layout(
     image_dir: str | Path | None,
     mask_dir: str | Path | None,
 ) -> tuple[list[tuple[Path, Path]], Path | None]:
-    """The folders to match, and the folder whose lists choose the split (None: all of them)."""
-    if split not in SPLITS:
-        raise UserError(f"--split {split}: choose one of {', '.join(SPLITS)}")
+    """The folders to match, and the folder whose lists choose the split (None: all is wanted)."""
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
             raise UserError("give --image-dir and --mask-dir together, without --data-path")
@@ -115,9 +146,12 @@ def _layout(
         raise UserError(f"--data-path {root}: no such folder")
     parts = {s: root / name for s, name in _DUTS.items() if (root / name).is_dir()}
     if parts:
-        wanted = parts.values() if split == "all" or len(parts) == 1 else [parts[split]]
-        folders = [(part / f"{part.name}-Image", part / f"{part.name}-Mask") for part in wanted]
-        return folders, root if len(parts) == 1 else None
+        alone = list(parts) == ["train"]  # no DUTS-TE: some of DUTS-TR is held out
+        wanted = list(parts) if split == "all" else ["train" if alone else split]
+        if wanted == ["train"] and not alone and "train" not in parts:
+            raise UserError(f"--data-path {root}: holds no {_DUTS['train']} to train on")
+        folders = [(parts[s] / f"{_DUTS[s]}-Image", parts[s] / f"{_DUTS[s]}-Mask") for s in wanted]
+        return folders, root if alone else None
     if (root / "images").is_dir() or (root / "masks").is_dir():
         return [(root / "images", root / "masks")], root
     raise UserError(
@@ -126,70 +160,81 @@ def _layout(
     )
 
 
-def _match(images: Path, masks: Path, found: Inventory) -> None:
-    """Add the pairs of two folders, matched by stem; what has no partner is a fault."""
-    files = {folder: _list_images(folder) for folder in (images, masks)}
-    by_stem = {path.stem: path for path in files[masks]}
-    doubled = [stem for stem, n in Counter(p.stem for p in files[images]).items() if n > 1]
-    doubled += [stem for stem, n in Counter(p.stem for p in files[masks]).items() if n > 1]
-    found.faults += [
-        f"{stem}: two files share this stem in {images} or {masks}" for stem in doubled
-    ]
-    for path in files[images]:
-        if path.stem in by_stem:
-            if path.stem not in doubled:
-                found.pairs.append(Pair(path, by_stem[path.stem]))
-        else:
-            found.faults.append(f"{path}: no mask named {path.stem}.* in {masks}")
-
-
-def _list_images(folder: Path) -> list[Path]:
+def _list_images(folder: Path, found: Inventory) -> list[Path]:
+    """The pictures of a folder, sorted; hidden files (macOS writes ._NAME.jpg) are no pictures."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        found.faults.append(f"{folder}: no such folder")
+        return []
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
     if not files:
-        raise UserError(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return files
+        found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    return sorted(files)
 
 
-def _select(lists: Path, split: str, found: Inventory) -> None:
-    """Keep the pairs of one split, by the lists in ``lists`` or, without any, by name."""
-    named = {s: _read_list(lists / f"{s}.txt") for s in _DUTS}
+def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[str]:
+    """The stems of one split, by the lists in ``lists`` or, without any, by name."""
+    named = {s: _read_list(lists / f"{s}.txt", found) for s in _DUTS}
+    train, test = named["train"], named["test"]
+    if train and test and train & test:
+        found.faults.append(f"{lists}: {sorted(train & test)[0]} is in train.txt and in test.txt")
     if split == "all":
-        if named["train"]:
+        if train:
             found.notes.append(
-                f"all {len(found.pairs)} pictures, those of train.txt too; --split test takes only "
-                "the ones held out"
+                f"all {len(stems)} pictures, those of train.txt too; --split test takes only the "
+                "ones held out"
             )
-        return
-    wanted, other = named[split], named["test" if split == "train" else "train"]
-    stems = {pair.name for pair in found.pairs}
-    if wanted is not None:
-        faulty = " ".join(found.faults)
+        return stems
+    listed, others = (train, test) if split == "train" else (test, train)
+    if listed is not None:
         found.faults += [
             f"{lists / split}.txt: lists {stem}, which has no picture"
-            for stem in sorted(wanted - stems)
-            if stem not in faulty
+            for stem in sorted(listed - stems)
         ]
-    elif other is not None:
-        wanted = stems - other
-    else:
-        wanted = {stem for stem in stems if _held_out(stem) == (split == "test")}
-        found.notes.append("no train.txt or test.txt: one picture in ten is held out as test")
-    found.pairs = [pair for pair in found.pairs if pair.name in wanted]
+        return listed & stems
+    if others is not None:
+        return stems - others
+    found.notes.append("no train.txt or test.txt: one picture in ten is held out to test")
+    held_out = {stem for stem in stems if _hash(stem) % 10 == 0} or set(
+        sorted(stems, key=_hash)[:1]
+    )
+    return held_out if split == "test" else stems - held_out
 
 
-def _held_out(stem: str) -> bool:
-    """One name in ten; the same ones on every machine, however many pictures are added later."""
-    return hashlib.sha256(stem.encode()).digest()[0] % 10 == 0
+def _hash(stem: str) -> int:
+    """The same on every machine, so that the same pictures stay held out as others are added."""
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
 
 
-def _read_list(path: Path) -> set[str] | None:
+def _read_list(path: Path, found: Inventory) -> set[str] | None:
     if not path.is_file():
         return None
-    return {
-        Path(line.strip()).name for line in path.read_text("utf-8").splitlines() if line.strip()
-    }
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found.faults.append(f"{path}: not a readable list of names ({error})")
+        return set()
+    return {Path(line.strip()).name for line in lines if line.strip()}
+
+
+def _match(images: list[Path], masks: list[Path], wanted: set[str], found: Inventory) -> None:
+    """Add the wanted pairs, matched by stem; a picture without a mask is a fault."""
+    by_stem = {path.stem: path for path in masks}
+    counts = [Counter(path.stem for path in files) for files in (images, masks)]
+    doubled = {stem for count in counts for stem, n in count.items() if n > 1} & wanted
+    where = images[0].parent.parent if images else ""
+    found.faults += [
+        f"{stem}: two pictures or two masks of this name in {where}" for stem in sorted(doubled)
+    ]
+    for path in images:
+        if path.stem not in wanted or path.stem in doubled:
+            continue
+        if path.stem in by_stem:
+            found.pairs.append(Pair(path, by_stem[path.stem]))
+        elif masks:
+            found.faults.append(f"{path}: no mask {path.stem}.* in {masks[0].parent}")
+    unused = by_stem.keys() - {path.stem for path in images}
+    if unused:
+        found.notes.append(f"{len(unused)} masks have no picture, such as {min(unused)}: not used")
 
 
 def _check(found: Inventory, deep: bool) -> None:
@@ -198,7 +243,7 @@ def _check(found: Inventory, deep: bool) -> None:
     found.faults += [result for result in checked if isinstance(result, str)]
     found.pairs = [result for result in checked if isinstance(result, Pair)]
     # The values of masks go wrong all together or not at all: a few tell before training starts.
-    for pair in found.pairs[:: max(1, len(found.pairs) // 8)]:
+    for pair in found.pairs[:: max(1, len(found.pairs) // 8)] if not deep else ():
         try:
             read_mask(pair.mask)
         except UserError as error:
@@ -218,56 +263,15 @@ def _check_pair(pair: Pair, deep: bool) -> Pair | str:
         return pair
     if abs(size[0] * height / (size[1] * width) - 1) > _ASPECT_TOLERANCE:
         return f"{pair.mask}: is {size[0]}×{size[1]}, its picture {width}×{height}: another aspect"
-    return Pair(pair.image, pair.mask, rescale=True)
+    return Pair(pair.image, pair.mask, rescaled=True)
 
 
-def _report(where: str | Path | None, faults: Sequence[str]) -> str:
-    shown = "\n".join(f"  {fault}" for fault in faults[:20])
-    more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
-    advice = "mend or remove them, or go on without them by --skip-invalid"
-    return f"{where}: {len(faults)} faults in the data:\n{shown}{more}\n{advice}"
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """A mask as H×W uint8 {0, 1}, 1 for the object. The rules, by what the file holds:
-
-    - RGBA or grey with alpha: the alpha, if it says anything; else the colours, as below.
-    - A palette: its colours; grey ones by their brightness, others object unless black.
-    - Grey, or RGB with equal channels: object where > 127 of 255. If the brightest value is 1, it
-      is a 0/1 mask and object where 1. 16 bits: the same on the whole range.
-
-    Raises:
-        UserError: unreadable, coloured, or nowhere brighter than 127 though not a 0/1 mask (a
-            mask of class indices, say): it would silently become an empty mask.
-    """
-    image = open_image(path)
-    if image.mode in ("LA", "PA", "RGBA"):
-        alpha = np.asarray(image.getchannel("A"))
-        if alpha.min() < 255:
-            return _binary(alpha, path)
-    if image.mode == "P":
-        colours = np.asarray(image.convert("RGB"))
-        grey = np.ptp(colours, axis=-1).max() <= 8
-        return _binary(colours[..., 0], path) if grey else colours.any(-1).astype(np.uint8)
-    if image.mode in ("1", "L", "LA") or image.mode.startswith("I") or image.mode == "F":
-        return _binary(np.asarray(image.getchannel(0)), path)
-    colours = np.asarray(image.convert("RGB"))
-    if np.ptp(colours.astype(np.int16), axis=-1).max() > 32:  # JPEG shifts grey a little
-        raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
-    return _binary(colours[..., 1], path)
-
-
-def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
-    highest = float(values.max(initial=0))
-    if values.dtype == bool or highest <= 1:
-        return (values > 0.5).astype(np.uint8)
-    full = 255 if highest <= 255 else 65535
-    if highest <= full // 2:
-        raise UserError(
-            f"{path}: brightest value {highest:g}, so nothing in it is object; a mask must be "
-            "0 and 1, or 0 and 255 (object where > 127)"
-        )
-    return (values > full // 2).astype(np.uint8)
+def _report(where: str | Path | None, faults: Sequence[str], skipping: bool) -> str:
+    lines = [f"{where}: {len(faults)} faults in the data:", *(f"  {fault}" for fault in faults)]
+    advice = (
+        "nothing sound is left" if skipping else "mend them, or leave them out by --skip-invalid"
+    )
+    return "\n".join([*lines, advice])
 
 
 class SegmentationDataset(Dataset):
@@ -306,13 +310,8 @@ class SegmentationDataset(Dataset):
 
 
 def load_pair(pair: Pair) -> tuple[Tensor, Tensor]:
-    """Picture 3×H×W uint8 and mask 1×H×W uint8 {0, 1}, of the same size."""
-    image = to_rgb(open_image(pair.image))
-    mask = read_mask(pair.mask)
-    if pair.rescale:
-        scaled = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
-        mask = np.asarray(scaled)
-    return to_tensor(image), torch.from_numpy(mask)[None]
+    """Picture 3×H×W uint8 and mask 1×h×w uint8 {0, 1}, of the picture's size or its aspect."""
+    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(read_mask(pair.mask))[None]
 
 
 def _mix(*numbers: int) -> int:

@@ -6,8 +6,8 @@
 
 A mask is an 8-bit grey PNG of the picture's own size, 255 where the network is sure of the object;
 it is not stretched, so an empty scene stays dark. A cut-out is the picture as an RGBA PNG with the
-mask as its alpha. Folders are read one level deep. A file that cannot be read is named and passed
-over; the exit status is then 2.
+mask as its alpha. Folders are read one level deep. A picture that cannot be read is named and
+passed over; the exit status is then 2.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def plan(inputs: list[Path], output: Path) -> dict[Path, Path]:
                 f"--output {output} is one file for {len(pictures)} pictures; name a folder"
             )
         return _safe({pictures[0]: output})
-    if output.suffix and not output.is_dir():
-        raise UserError(f"--output {output}: results are .png files, or name a folder")
+    if output.is_file() or output.suffix.lower() in SUFFIXES:
+        raise UserError(f"--output {output}: name a folder, or a .png file for one picture")
     stems = Counter(path.stem for path in pictures)
     names = {p: f"{p.stem if stems[p.stem] == 1 else p.name}.png" for p in pictures}
     doubled = [name for name, n in Counter(names.values()).items() if n > 1]

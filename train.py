@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from my_dataset import SegmentationDataset, find_pairs
+from my_dataset import SegmentationDataset, find_splits
 from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
 from train_utils.checkpoint import load_checkpoint
-from train_utils.distributed import is_main, process_group, share
+from train_utils.distributed import is_main, process_group, share, world_size
 from train_utils.engine import CRITERION, Interrupted, Trainer, fit
 from train_utils.loaders import eval_loader, train_loader
 from train_utils.losses import DeepSupervisionBCE
@@ -31,6 +31,10 @@ from train_utils.records import write_args
 from transforms import EvalPreset, TrainPreset
 
 WARMUP_EPOCHS = 2
+EXACT = (  # the flags that a run's result depends on
+    *("img_size", "crop_size", "epochs", "batch_size", "accum", "lr", "weight_decay"),
+    *("clip_grad", "loss_weights", "ema", "seed"),
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,13 +52,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=cli.positive, default=360, help="passes over the training split")
     add("--batch-size", type=cli.positive, default=16, help="pictures per step and process")
     add("--accum", type=cli.positive, default=1, help="batches per optimizer step")
-    add("--lr", type=float, default=1e-3, help="peak learning rate")
-    add("--weight-decay", type=float, default=1e-4, help="of weights, not of norms and biases")
-    add("--clip-grad", type=float, default=0.0, help="largest gradient norm; 0 for none")
-    add("--loss-weights", type=float, nargs="+", metavar="W", help=(
+    add("--lr", type=cli.not_negative, default=1e-3, help="peak learning rate")
+    add(
+        "--weight-decay",
+        type=cli.not_negative,
+        default=1e-4,
+        help="of weights, not of norms and biases",
+    )
+    add("--clip-grad", type=cli.not_negative, default=0.0, help="largest gradient norm; 0 for none")
+    add("--loss-weights", type=cli.not_negative, nargs="+", metavar="W", help=(
         "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)"
     ))  # fmt: skip
-    add("--ema", type=float, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
+    add("--ema", type=cli.share, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
         "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is given"
     ))  # fmt: skip
     add("--seed", type=cli.natural, default=0, help="of weights, order and augmentation")
@@ -67,6 +76,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--eval-interval", type=cli.positive, default=10, help="epochs between evaluations")
     args = parser.parse_args(argv)
     args.crop_size = args.crop_size or args.img_size * 9 // 10
+    if args.crop_size < 32 or args.batch_size * args.crop_size**2 <= 32**2:
+        parser.error(
+            "--crop-size: at least 32, and more with --batch-size 1, as the deepest maps have a "
+            "32nd of its side and batch norm needs more than one pixel in a batch"
+        )
     return args
 
 
@@ -77,7 +91,7 @@ def train(args: argparse.Namespace) -> int:
     if device.type == "cpu":
         cli.keep_freed_memory()
     folder, resume = share(_folder(args))
-    train_set, test_set = (_dataset(args, split) for split in ("train", "test"))
+    train_set, test_set = _datasets(args)
     loader = train_loader(train_set, args.batch_size, args.workers, args.seed)
 
     torch.manual_seed(args.seed)
@@ -94,6 +108,8 @@ def train(args: argparse.Namespace) -> int:
         make_ema(model, args.ema) if args.ema else None,
         args.clip_grad,
         args.compile,
+        flags={name: getattr(args, name) for name in EXACT}
+        | {"pictures": len(train_set), "processes": world_size(), "precision": str(dtype)},
     )
     if resume:
         trainer.load_state_dict(load_checkpoint(resume))
@@ -110,8 +126,8 @@ def train(args: argparse.Namespace) -> int:
     except Interrupted as stopped:
         print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
         return 128 + stopped.args[0]
-    if is_main():
-        best = trainer.best
+    best = trainer.best
+    if is_main() and best:
         print(f"best {CRITERION} {best[CRITERION]:.4f} (MAE {best['mae']:.4f}) after epoch "
               f"{best['epoch']}: {folder / 'best.pt'}")  # fmt: skip
     return 0
@@ -138,30 +154,40 @@ def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
     return folder, None
 
 
-def _dataset(args: argparse.Namespace, split: str) -> SegmentationDataset:
-    found = find_pairs(args.data_path, split, args.image_dir, args.mask_dir, args.skip_invalid)
-    for note in found.notes if is_main() else ():
-        print(f"{split}: {note}", flush=True)
-    if split == "train":
-        preset = TrainPreset(args.img_size, args.crop_size)
-    else:
-        preset = EvalPreset(args.img_size)
-    return SegmentationDataset(found.pairs, preset, args.seed)
+def _datasets(args: argparse.Namespace) -> list[SegmentationDataset]:
+    folders = args.data_path, ("train", "test"), args.image_dir, args.mask_dir
+    presets = TrainPreset(args.img_size, args.crop_size), EvalPreset(args.img_size)
+    results = find_splits(*folders, args.skip_invalid)
+    for found in results if is_main() else ():
+        for note in found.notes:
+            print(f"{found.split}: {note}", flush=True)
+    return [
+        SegmentationDataset(found.pairs, preset, args.seed)
+        for found, preset in zip(results, presets, strict=True)
+    ]
 
 
 def _network(args: argparse.Namespace) -> nn.Module:
     if args.pretrained:
         model = load_model(args.pretrained)
-        if args.model not in (None, model.config.name):
+        if args.model and _stages(build_model(args.model)) != _stages(model):
             raise UserError(
-                f"--pretrained {args.pretrained} is a {model.config.name}, not {args.model}"
+                f"--pretrained {args.pretrained}: a {model.config.name}, not --model {args.model}"
             )
     else:
         model = build_model(args.model or "u2net_full")
     if (model.config.in_ch, model.config.out_ch) != (3, 1):
         raise UserError("train.py needs a network of 3 input channels and 1 map")
+    if args.loss_weights and len(args.loss_weights) != model.num_maps:
+        raise UserError(
+            f"--loss-weights: {model.config.name} has {model.num_maps} maps; one for each"
+        )
     model.img_size = args.img_size
     return model
+
+
+def _stages(model: nn.Module) -> tuple:
+    return model.config.encoder, model.config.decoder
 
 
 def main(argv: list[str] | None = None) -> int:

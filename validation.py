@@ -49,7 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "side of the square that the network sees (default: as trained, 320 if unknown)"
     ))  # fmt: skip
     parser.add_argument("--batch-size", type=cli.positive, default=8, metavar="N", help="pictures")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the scores there too")
+    parser.add_argument(
+        "--json", type=cli.json_file, metavar="F", help="write the scores there too"
+    )
     cli.add_device_flags(parser)
     return parser.parse_args(argv)
 

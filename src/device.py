@@ -20,6 +20,8 @@ def pick_device(name: str = "auto") -> torch.device:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("choose auto, cpu, cuda, cuda:1 … or mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

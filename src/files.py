@@ -20,6 +20,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         UserError: the folder can't be made or written to.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

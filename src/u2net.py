@@ -18,6 +18,8 @@ def upsample_like(x: Tensor, ref: Tensor) -> Tensor:
 class ConvBNReLU(nn.Module):
     """3×3 convolution, batch norm, ReLU; keeps height and width.
 
+    Called with a second input, it works on the two concatenated.
+
     Args:
         in_ch: channels in.
         out_ch: channels out.
@@ -31,8 +33,18 @@ class ConvBNReLU(nn.Module):
         self.bn = nn.BatchNorm2d(out_ch)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return self.relu(self.bn(self.conv(x) if skip is None else self._conv_pair(x, skip)))
+
+    def _conv_pair(self, x: Tensor, skip: Tensor) -> Tensor:
+        if not self.training:
+            return self.conv(torch.cat((x, skip), dim=1))
+        # The same sum as two convolutions: autograd needn't keep the concatenation beside its
+        # parts, and gradients come back whole instead of as slices that are slow to read.
+        conv = self.conv
+        first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
+        y = F.conv2d(x, first, conv.bias, padding=conv.padding, dilation=conv.dilation)
+        return y.add_(F.conv2d(skip, second, padding=conv.padding, dilation=conv.dilation))
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""
@@ -52,7 +64,8 @@ class RSU(nn.Module):
         dilated: growing dilation in place of pooling and upsampling, every map at full size.
         bias: give the convolutions a bias beside that of the batch norm.
 
-    Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1.
+    Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1. The input may come in two parts, which are
+    concatenated.
     """
 
     def __init__(
@@ -78,8 +91,8 @@ class RSU(nn.Module):
         )
         self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = x = self.conv_in(x)
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        residual = x = self.conv_in(x, skip)
         skips: list[Tensor] = []
         for conv in self.encoder:
             x = conv(self.pool(x) if skips and not self.dilated else x)
@@ -89,7 +102,7 @@ class RSU(nn.Module):
             skip = skips.pop()
             if i and not self.dilated:
                 x = upsample_like(x, skip)
-            x = conv(torch.cat((x, skip), dim=1))
+            x = conv(x, skip)
         return x + residual
 
 
@@ -141,6 +154,11 @@ class U2Net(nn.Module):
         )
         self.out_conv = nn.Conv2d(len(self.sides) * config.out_ch, config.out_ch, 1)
 
+    @property
+    def num_maps(self) -> int:
+        """How many maps training mode returns: the fused one and the sides."""
+        return 1 + len(self.sides)
+
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
         maps = self.logits(x)
         return maps if self.training else self.probabilities(maps[0])
@@ -154,7 +172,7 @@ class U2Net(nn.Module):
             outputs.append(h)
         skips = outputs[-2::-1]
         for stage, skip in zip(self.decoder, skips, strict=True):
-            h = stage(torch.cat((upsample_like(h, skip), skip), dim=1))
+            h = stage(upsample_like(h, skip), skip)
             outputs.append(h)
         sides = []
         for conv, (level, _, i) in zip(self.sides, self._sides, strict=True):

@@ -5,14 +5,13 @@ its metadata), enough to rebuild the network without being told which one it is.
 """
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -55,14 +54,23 @@ def load_model(path: str | Path) -> nn.Module:
     if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
         # A checkpoint with an exponential moving average was scored by it.
         config, state = dict(content["config"]), content.get("ema") or content["model"]
-    elif "stage1.rebnconvin.conv_s1.weight" in content:
+        if not _is_state(state):
+            raise UserError(f"{path}: its weights are no tensors by name")
+    elif "stage1.rebnconvin.conv_s1.weight" in content and _is_state(content):
         config, state = _from_official(content, path)
     else:
         raise _unrecognised(content, path)
-    model = build_model(config)
+    try:
+        model = build_model(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     model.img_size = content.get("img_size", model.img_size)
     load_state(model, state, path)
     return model.eval()
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
@@ -100,14 +108,13 @@ def read_file(path: str | Path) -> dict[str, Any]:
                 about = {k: json.loads(v) for k, v in (file.metadata() or {}).items() if k in _KEPT}
             return {"model": state, **about} if "config" in about else state
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused, as it holds Python objects beside tensors, which may run code; ask "
-            f"its author for a plain state_dict ({str(error).splitlines()[0]})"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: torn or not a weights file ({reason})") from None
+    except Exception as error:  # a torn file makes torch raise nearly anything
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise UserError(
+                f"{path}: refused, as it holds Python objects beside tensors, which may run code; "
+                "ask its author for a plain state_dict"
+            ) from None
+        raise UserError(f"{path}: torn, or not a weights file") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
     return dict(content)
@@ -117,13 +124,14 @@ def _from_official(
     official: Mapping[str, Tensor], path: str | Path
 ) -> tuple[U2NetConfig, StateDict]:
     """The official layout (github.com/xuebinqin/U-2-Net): the same tensors under other names."""
-    first = official["stage1.rebnconv1.conv_s1.weight"]
-    base = next((c for c in (FULL, LITE) if c.encoder[0].mid_ch == first.shape[0]), None)
-    if base is None or "outconv.weight" not in official:
+    first, last = official.get("stage1.rebnconv1.conv_s1.weight"), official.get("outconv.weight")
+    mid_ch = first.shape[0] if first is not None else 0
+    base = next((c for c in (FULL, LITE) if c.encoder[0].mid_ch == mid_ch), None)
+    if base is None or last is None:
         raise UserError(
             f"{path}: the official layout, but neither of the full nor the lite network"
         )
-    config = base.replace(out_ch=official["outconv.weight"].shape[0], conv_bias=True)
+    config = base.replace(out_ch=last.shape[0], conv_bias=True)
     heights = {
         prefix: stage.height
         for prefix, stage in zip(_OFFICIAL_STAGES, (*config.encoder, *config.decoder), strict=True)

@@ -17,6 +17,7 @@ from src import (
     load_model,
     save_model,
 )
+from src.u2net import ConvBNReLU
 
 TINY = U2NetConfig(
     name="tiny",
@@ -107,6 +108,23 @@ def test_export_keeps_sizes_dynamic(network):
 @pytest.mark.parametrize(("name", "count"), [("u2net_full", 43_995_469), ("u2net_lite", 1_128_333)])
 def test_parameter_counts(name, count):
     assert sum(p.numel() for p in build_model(name).parameters()) == count
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_two_inputs_are_a_concatenation(bias):
+    """In training as in eval mode, outputs and gradients, up to the order of additions."""
+    torch.manual_seed(0)
+    block = ConvBNReLU(12, 7, dilation=2, bias=bias)
+    x, skip = torch.randn(2, 5, 9, 8), torch.randn(2, 7, 9, 8)
+    results = []
+    for inputs in ((x, skip), (torch.cat((x, skip), dim=1),)):
+        output = block.train()(*inputs)
+        block.zero_grad()
+        output.square().sum().backward()
+        results.append((output, block.conv.weight.grad.clone(), block.eval()(*inputs)))
+        block.bn.reset_running_stats()
+    for pair, whole in zip(*results, strict=True):
+        assert torch.allclose(pair, whole, atol=1e-4)
 
 
 def test_out_ch_is_free():

@@ -9,7 +9,7 @@ from src import UserError
 from src.files import atomic_path
 from src.weights import read_file
 
-_PARTS = ("model", "config", "optimizer", "scheduler", "scaler", "epoch", "step", "best")
+_PARTS = ("model", "config", "optimizer", "scheduler", "scaler", "epoch", "step", "best", "flags")
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:

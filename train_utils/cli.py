@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from src.device import AMP_CHOICES
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose help is the script's docstring, with defaults behind each flag."""
 
-    class Formatter(
-        argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
-    ): ...
+    class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+        def _get_help_string(self, action: argparse.Action) -> str:
+            if action.default in (None, False) or "(default" in action.help:
+                return action.help
+            return super()._get_help_string(action)
 
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
 
@@ -67,9 +70,38 @@ def natural(text: str) -> int:
 
 
 def _integer(text: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer ≥ {least}")
+    if not text.isascii() or not text.isdigit() or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to 2147483647")
     return int(text)
+
+
+def json_file(text: str) -> Path:
+    """A path to write JSON to, for argparse; the suffix keeps it off weights and pictures."""
+    path = Path(text)
+    if path.suffix != ".json" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a .json file")
+    return path
+
+
+def not_negative(text: str) -> float:
+    """A finite number ≥ 0, for argparse."""
+    return _number(text, math.inf)
+
+
+def share(text: str) -> float:
+    """A number in 0 … 1, 1 excluded, for argparse."""
+    return _number(text, 1)
+
+
+def _number(text: str, end: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < end:
+        limit = f"< {end:g}" if end < math.inf else "finite"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number ≥ 0 and {limit}")
+    return value
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -80,6 +112,8 @@ def run(main: Callable[[], int | None]) -> None:
         # From a loader's worker the message comes wrapped in that worker's traceback.
         message = str(error).rpartition("UserError: ")[2].strip()
         sys.exit(_fail(message, 2))
+    except OSError as error:  # a full disk, say
+        sys.exit(_fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 

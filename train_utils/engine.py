@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from src import Predictor, save_model
+from src import Predictor, UserError, save_model
 from src.images import normalize
 from src.weights import load_state
 
@@ -47,6 +47,7 @@ class Trainer:
         ema: moving average, updated every optimizer step.
         clip_grad: largest gradient norm, 0 for none.
         compile: let torch.compile build the training step's network.
+        flags: what the run's result depends on; a resumed run must have the same.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Trainer:
     ema: AveragedModel | None = None
     clip_grad: float = 0.0
     compile: bool = False
+    flags: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # finished
     step: int = 0  # batches done of the epoch after those
     best: dict[str, float] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "config": self.model.config.to_dict(),
             "img_size": self.model.img_size,
+            "flags": self.flags,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -117,7 +120,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            UserError: the network or a flag that the result depends on is another one.
+        """
+        before = state["flags"]
+        changed = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in self.flags.items()
+                   if before.get(k) != v]  # fmt: skip
+        if changed:
+            raise UserError(
+                f"--resume: not the run that was begun: {'; '.join(changed)}; give the flags it "
+                "was begun with, or start a new run from its weights by --pretrained"
+            )
         load_state(self.model, state["model"], "--resume")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -148,26 +163,30 @@ def fit(
     with _signals_noted() as caught:
         while trainer.epoch < epochs:
             row = _train_epoch(trainer, train, epochs, accum, lambda: bool(caught))
-            if caught:
-                _save_last(trainer, folder)
-                raise Interrupted(caught[0])
-            if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
+            if row and (trainer.epoch % eval_interval == 0 or trainer.epoch == epochs):
                 row |= _evaluate(trainer, test, folder)
-            if is_main():
+            if row and is_main():
                 log.append(row)
                 draw_curves(log, folder / "curves.png")
                 tqdm.write(_line(row, epochs))
             _save_last(trainer, folder)
+            if caught and trainer.epoch < epochs:
+                raise Interrupted(caught[0])
 
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM only put their number on the list, so that a step is never torn."""
+    """Ctrl-C and SIGTERM only put their number on the list, so that a step is never torn; one more
+    Ctrl-C ends the program at once.
+    """
     caught: list[int] = []
-    before = {
-        number: signal.signal(number, lambda n, _: caught.append(n))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def note(number: int, _: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:
@@ -178,7 +197,7 @@ def _signals_noted() -> Iterator[list[int]]:
 def _train_epoch(
     trainer: Trainer, loader: DataLoader, epochs: int, accum: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """The rest of the running epoch, or up to the step after which ``stop`` says so."""
+    """The rest of the running epoch; its log row, empty if ``stop`` said so before the end."""
     trainer.model.train()
     loader.batch_sampler.epoch, loader.batch_sampler.start = trainer.epoch, trainer.step
     total = len(loader.batch_sampler)

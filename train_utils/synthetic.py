@@ -216,7 +216,7 @@ def write_dataset(output: Path, train: int, test: int, size: int, seed: int) -> 
             pattern.parent.mkdir(parents=True, exist_ok=True)
             for stale in pattern.parent.glob(pattern.name):
                 stale.unlink()
-    for split, index in tqdm(jobs, "drawing"):
+    for split, index in tqdm(jobs, "drawing", disable=None):
         scene = draw_scene(np.random.default_rng([seed, SPLITS[split][0], index]), size)
         for array, path in zip(scene, _pair_paths(output, split, index), strict=True):
             Image.fromarray(array).save(path, quality=90)

@@ -1,0 +1,52 @@
+"""What a mask file may be, and how each kind is read."""
+
+from pathlib import Path
+
+import numpy as np
+
+from src import UserError
+from src.images import open_image
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A mask as H×W uint8 {0, 1}, 1 for the object. The rules, by what the file holds:
+
+    - Transparency, where any pixel has some: the object is what is more than half opaque.
+    - A palette: by its colours; grey ones as grey below, others are object unless black.
+    - Grey, or RGB with nearly equal channels: object where > 127 of 255. If the brightest value is
+      1, it is a 0/1 mask and object where 1. 16 bits: the same over the whole range.
+
+    Raises:
+        UserError: unreadable, coloured, or nowhere brighter than 127 though not a 0/1 mask (a
+            mask of class indices, say): it would silently become an empty mask.
+    """
+    image = open_image(path)
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return _binary(alpha, path)
+    if len(image.getbands()) == 1 and image.mode != "P":
+        return _binary(np.asarray(image), path)
+    if image.mode == "LA":
+        return _binary(np.asarray(image.getchannel("L")), path)
+    colours = np.asarray(image.convert("RGB"))
+    brightest = colours.max(-1)
+    spread = int((brightest - colours.min(-1)).max(initial=0))
+    if image.mode in ("P", "PA") and spread > 8:
+        return (brightest > 0).view(np.uint8)
+    if spread > 32:  # JPEG shifts grey a little
+        raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
+    return _binary(brightest, path)
+
+
+def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
+    highest = float(values.max(initial=0))
+    if values.dtype == bool or highest <= 1:
+        return (values > 0.5).view(np.uint8)
+    full = 255 if highest <= 255 else 65535
+    if highest <= full // 2:
+        raise UserError(
+            f"{path}: brightest value {highest:g}, so nothing in it is object; a mask must be "
+            "0 and 1, or 0 and 255 (object where > 127)"
+        )
+    return (values > full // 2).view(np.uint8)
