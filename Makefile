@@ -17,7 +17,7 @@ train: $(RUN)/.trained
 $(RUN)/.trained: | .venv/ready
 	$(BIN)/python -m train_utils.synthetic --output $(DATA)
 	$(BIN)/python train.py --data-path $(DATA) --model u2net_lite --img-size 96 --crop-size 80 \
-		--epochs 16 --batch-size 8 --ema 0.99 --eval-interval 4 --output-dir $(RUN) --resume auto
+		--epochs 12 --batch-size 8 --lr 2e-3 --ema 0.98 --eval-interval 6 --output-dir $(RUN) --resume auto
 	touch $@
 
 test: .venv/ready-to-test

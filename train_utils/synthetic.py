@@ -19,8 +19,8 @@ VERSION = 1  # raise it when the drawing changes, so that sets on disk are drawn
 SPLITS = {"train": (0, "DUTS-TR"), "test": (1, "DUTS-TE")}  # name -> (id in the seed, folder)
 MIN_SIZE = 32  # px; smaller pictures leave clutter and objects alike
 OVERSAMPLING = 3  # masks are drawn this many times larger, then averaged: smooth edges
-OBJECT_AREA = (0.04, 0.36)  # least and greatest share of the picture that one object covers
-LEAST_CONTRAST = 55  # least distance of palette middles, in RGB units of 0..255
+OBJECT_AREA = (0.06, 0.40)  # least and greatest share of the picture that one object covers
+LEAST_CONTRAST = 85  # least distance of palette middles, in RGB units of 0..255
 Array = np.ndarray
 
 
@@ -49,9 +49,9 @@ def _pattern(rng: Generator, shape: tuple[int, int]) -> Array:
     return (0.5 + rng.uniform(0.4, 1.5) * wave).clip(0, 1)
 
 
-def _palette(rng: Generator, centre: Array) -> Array:
+def _palette(rng: Generator, centre: Array, spread: float = 22) -> Array:
     """Three related colours around `centre`, 3x3 float in 0..255; they differ most in lightness."""
-    offsets = rng.normal(0, 36, (3, 1)) + rng.normal(0, 16, (3, 3))
+    offsets = rng.normal(0, spread, (3, 1)) + rng.normal(0, spread / 2, (3, 3))
     return (centre + offsets - offsets.mean(axis=0)).clip(0, 255)
 
 
@@ -161,7 +161,7 @@ def _add_object(rng: Generator, picture: Array, cover: Array, colour: Array) -> 
     light = rng.uniform(0, math.tau)
     slope_y, slope_x = np.gradient(soft, 1 / side)
     relief = slope_x * math.cos(light) + slope_y * math.sin(light)
-    surface = _texture(rng, cover.shape, _palette(rng, colour))
+    surface = _texture(rng, cover.shape, _palette(rng, colour, spread=36))
     surface *= (1 + rng.uniform(0.02, 0.05) * relief)[..., None]
     picture = picture * (1 - rng.uniform(0, 0.5) * soft)[..., None]  # a soft shadow
     return picture + cover[..., None] * (surface - picture)
