@@ -22,7 +22,7 @@ from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
 from train_utils.checkpoint import load_checkpoint
-from train_utils.distributed import is_main, process_group, share, world_size
+from train_utils.distributed import from_main, is_main, process_group, world_size
 from train_utils.engine import CRITERION, Interrupted, Trainer, fit
 from train_utils.loaders import eval_loader, train_loader
 from train_utils.losses import DeepSupervisionBCE
@@ -41,39 +41,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of a run; each has a default but the data."""
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser)
+    count = {"type": cli.positive, "metavar": "N"}
+    number = {"type": cli.not_negative, "metavar": "X"}
     net = parser.add_argument_group("network")
     add = net.add_argument
-    add("--model", help=f"{', '.join(NETWORKS)}, or a .json stage table (default: u2net_full)")
+    add("--model", metavar="NAME", help=(
+        f"{', '.join(NETWORKS)}, or a .json stage table (default: u2net_full)"
+    ))  # fmt: skip
     add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
-    add("--img-size", type=cli.positive, default=320, help="pictures are resized to this square")
-    add("--crop-size", type=cli.positive, help="side of the random crop (default: 9/10 img-size)")
+    add("--img-size", **count, default=320, help="pictures are resized to this square, in pixels")
+    add("--crop-size", **count, help="side of the random crop (default: 9/10 of --img-size)")
     recipe = parser.add_argument_group("recipe")
     add = recipe.add_argument
-    add("--epochs", type=cli.positive, default=360, help="passes over the training split")
-    add("--batch-size", type=cli.positive, default=16, help="pictures per step and process")
-    add("--accum", type=cli.positive, default=1, help="batches per optimizer step")
-    add("--lr", type=cli.not_negative, default=1e-3, help="peak learning rate")
-    add(
-        "--weight-decay",
-        type=cli.not_negative,
-        default=1e-4,
-        help="of weights, not of norms and biases",
-    )
-    add("--clip-grad", type=cli.not_negative, default=0.0, help="largest gradient norm; 0 for none")
+    add("--epochs", **count, default=360, help="passes over the training split")
+    add("--batch-size", **count, default=16, help="pictures per step and process")
+    add("--accum", **count, default=1, help="batches per optimizer step")
+    add("--lr", **number, default=1e-3, help="peak learning rate")
+    add("--weight-decay", **number, default=1e-4, help="of weights, not of norms and biases")
+    add("--clip-grad", **number, default=0.0, help="largest gradient norm; 0 for none")
     add("--loss-weights", type=cli.not_negative, nargs="+", metavar="W", help=(
         "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)"
     ))  # fmt: skip
-    add("--ema", type=cli.share, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
+    add("--ema", type=cli.fraction, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
         "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is given"
     ))  # fmt: skip
-    add("--seed", type=cli.natural, default=0, help="of weights, order and augmentation")
-    cli.add_device_flags(parser)
-    parser.add_argument("--compile", action="store_true", help="build the step by torch.compile")
+    add("--seed", type=cli.natural, metavar="N", default=0, help="of weights, order and crops")
+    device = cli.add_device_flags(parser)
+    device.add_argument("--compile", action="store_true", help="build the step by torch.compile")
     out = parser.add_argument_group("run")
     add = out.add_argument
-    add("--output-dir", type=Path, metavar="DIR", help="(default: runs/MODEL-1, -2, ...)")
+    add(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder (default: runs/MODEL-1, -2, ...)",
+    )
     add("--resume", metavar="PATH", help="go on from a last.pt; auto: the one in --output-dir")
-    add("--eval-interval", type=cli.positive, default=10, help="epochs between evaluations")
+    add("--eval-interval", **count, default=10, help="epochs between evaluations")
     args = parser.parse_args(argv)
     args.crop_size = args.crop_size or args.img_size * 9 // 10
     if args.crop_size < 32 or args.batch_size * args.crop_size**2 <= 32**2:
@@ -88,9 +92,7 @@ def train(args: argparse.Namespace) -> int:
     """The whole run; returns the exit status."""
     device = pick_device(args.device)
     dtype = pick_dtype(args.amp, device)
-    if device.type == "cpu":
-        cli.keep_freed_memory()
-    folder, resume = share(_folder(args))
+    folder, resume = from_main(_folder(args))
     train_set, test_set = _datasets(args)
     loader = train_loader(train_set, args.batch_size, args.workers, args.seed)
 

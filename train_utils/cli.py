@@ -19,7 +19,7 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
     class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str:
-            if action.default in (None, False) or "(default" in action.help:
+            if action.default is None or action.default is False or "(default" in action.help:
                 return action.help
             return super()._get_help_string(action)
 
@@ -40,18 +40,20 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
 
 
-def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
+def add_device_flags(
+    parser: argparse.ArgumentParser, workers: bool = True
+) -> argparse._ArgumentGroup:
     """Where and how to compute; ``workers``: the script loads pictures in other processes."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument("--amp", default="auto", choices=AMP_CHOICES, help=(
         "precision; auto is bf16 where the hardware computes in it, else float32"
     ))  # fmt: skip
-    if not workers:
-        return
-    group.add_argument("--workers", type=natural, default=default_workers(), metavar="N", help=(
-        "processes that load pictures; 0 loads them in the main one"
-    ))  # fmt: skip
+    if workers:
+        group.add_argument("--workers", type=natural, default=default_workers(), metavar="N", help=(
+            "processes that load pictures; 0 loads them in the main one"
+        ))  # fmt: skip
+    return group
 
 
 def default_workers() -> int:
@@ -88,7 +90,7 @@ def not_negative(text: str) -> float:
     return _number(text, math.inf)
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """A number in 0 … 1, 1 excluded, for argparse."""
     return _number(text, 1)
 
@@ -106,6 +108,7 @@ def _number(text: str, end: float) -> float:
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
+    keep_freed_memory()
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -124,10 +127,10 @@ def _fail(message: str, status: int) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what the CPU run frees, in place of handing it back after every layer.
+    """Have glibc keep freed memory, in place of handing it back to the kernel after every layer.
 
-    The kernel clears each page it hands out anew: for a training step's gigabytes of activations
-    that costs as much as a fifth of the step (``benchmarks/train_step.py``).
+    The kernel clears each page that it hands out anew: for the activations of a network on the CPU
+    that takes as much as a quarter of the time (``benchmarks/train_step.py``).
     """
     if sys.platform != "linux":
         return

@@ -44,7 +44,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def share(value: Any) -> Any:
+def from_main(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     values = [value]
     if world_size() > 1:
