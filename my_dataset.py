@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.errors import UserError
-from src.images import SUFFIXES, open_image, oriented_size, to_rgb, to_tensor
+from src.images import SUFFIXES, list_images, open_image, oriented_size, to_rgb, to_tensor
 from train_utils.masks import read_mask
 from transforms import EvalPreset, TrainPreset
 
@@ -120,7 +120,7 @@ def _find_split(
     found = Inventory(split)
     folders, lists = _layout(data_path, split, image_dir, mask_dir)
     for images, masks in folders:
-        files = {folder: _list_images(folder, found) for folder in (images, masks)}
+        files = {folder: _list(folder, found) for folder in (images, masks)}
         stems = {path.stem for path in files[images]}
         wanted = stems if lists is None else _select(lists, split, stems, found)
         _match(files[images], files[masks], wanted, found)
@@ -160,15 +160,14 @@ def _layout(
     )
 
 
-def _list_images(folder: Path, found: Inventory) -> list[Path]:
-    """The pictures of a folder, sorted; hidden files (macOS writes ._NAME.jpg) are no pictures."""
+def _list(folder: Path, found: Inventory) -> list[Path]:
     if not folder.is_dir():
         found.faults.append(f"{folder}: no such folder")
         return []
-    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    files = list_images(folder)
     if not files:
         found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return sorted(files)
+    return files
 
 
 def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[str]:
@@ -178,11 +177,10 @@ def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[s
     if train and test and train & test:
         found.faults.append(f"{lists}: {sorted(train & test)[0]} is in train.txt and in test.txt")
     if split == "all":
-        if train:
-            found.notes.append(
-                f"all {len(stems)} pictures, those of train.txt too; --split test takes only the "
-                "ones held out"
-            )
+        trained = f"those of {lists / 'train.txt'}" if train else "nine in ten that train.py takes"
+        found.notes.append(
+            f"all {len(stems)} pictures, {trained} too; --split test scores only the ones held out"
+        )
         return stems
     listed, others = (train, test) if split == "train" else (test, train)
     if listed is not None:
@@ -213,7 +211,8 @@ def _read_list(path: Path, found: Inventory) -> set[str] | None:
     except (OSError, UnicodeDecodeError) as error:
         found.faults.append(f"{path}: not a readable list of names ({error})")
         return set()
-    return {Path(line.strip()).name for line in lines if line.strip()}
+    names = {Path(line.strip()).name for line in lines if line.strip()}
+    return {Path(n).stem if Path(n).suffix.lower() in SUFFIXES else n for n in names}
 
 
 def _match(images: list[Path], masks: list[Path], wanted: set[str], found: Inventory) -> None:
@@ -247,7 +246,7 @@ def _check(found: Inventory, deep: bool) -> None:
         try:
             read_mask(pair.mask)
         except UserError as error:
-            found.faults.append(str(error))
+            found.faults.append(f"{error} (one mask in {len(found.pairs) // 8 or 1} was opened)")
 
 
 def _check_pair(pair: Pair, deep: bool) -> Pair | str:

@@ -16,12 +16,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from tqdm import tqdm
 
 from src import Predictor, UserError
 from src.files import atomic_path
-from src.images import SUFFIXES, open_image, to_rgb
+from src.images import SUFFIXES, list_images, open_image, to_rgb
 from train_utils import cli
 
 
@@ -53,7 +53,7 @@ def plan(inputs: list[Path], output: Path) -> dict[Path, Path]:
     pictures: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = list_images(path)
             if not inside:
                 raise UserError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
             pictures += inside
@@ -99,7 +99,11 @@ def render(picture: Image.Image, saliency: np.ndarray, mode: str) -> Image.Image
     mask = Image.fromarray((saliency * 255).round().astype(np.uint8))
     if mode == "mask":
         return mask
-    cutout = to_rgb(picture).copy()
+    if picture.has_transparency_data:  # what was transparent stays so
+        cutout = picture.convert("RGBA")
+        mask = ImageChops.multiply(mask, cutout.getchannel("A"))
+    else:
+        cutout = to_rgb(picture).copy()
     cutout.putalpha(mask)
     return cutout
 

@@ -11,8 +11,8 @@ Ctrl-C finishes the step, writes last.pt and leaves with status 130.
 """
 
 import argparse
-import itertools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,9 +37,9 @@ EXACT = (  # the flags that a run's result depends on
 )
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Namespace:
     """The flags of a run; each has a default but the data."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(doc)
     cli.add_data_flags(parser)
     count = {"type": cli.positive, "metavar": "N"}
     number = {"type": cli.not_negative, "metavar": "X"}
@@ -80,11 +80,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--eval-interval", **count, default=10, help="epochs between evaluations")
     args = parser.parse_args(argv)
     args.crop_size = args.crop_size or args.img_size * 9 // 10
-    if args.crop_size < 32 or args.batch_size * args.crop_size**2 <= 32**2:
-        parser.error(
-            "--crop-size: at least 32, and more with --batch-size 1, as the deepest maps have a "
-            "32nd of its side and batch norm needs more than one pixel in a batch"
-        )
+    if args.crop_size < 32:
+        parser.error(f"--crop-size {args.crop_size}: at least 32 (by default 9/10 of --img-size)")
     return args
 
 
@@ -92,12 +89,14 @@ def train(args: argparse.Namespace) -> int:
     """The whole run; returns the exit status."""
     device = pick_device(args.device)
     dtype = pick_dtype(args.amp, device)
-    folder, resume = from_main(_folder(args))
     train_set, test_set = _datasets(args)
-    loader = train_loader(train_set, args.batch_size, args.workers, args.seed)
-
+    folder, resume = from_main(_folder(args))
+    state = load_checkpoint(resume) if resume else None
     torch.manual_seed(args.seed)
-    model = _network(args).to(device, memory_format=torch.channels_last)
+    model = _network(args, state).to(device, memory_format=torch.channels_last)
+    on_gpu = device.type == "cuda"
+    loader = train_loader(train_set, args.batch_size, args.workers, args.seed, on_gpu)
+    test = eval_loader(test_set, args.batch_size, args.workers, on_gpu)
     optimizer = make_optimizer(model, args.lr, args.weight_decay)
     steps = -(-len(loader) // args.accum)
     trainer = Trainer(
@@ -113,20 +112,23 @@ def train(args: argparse.Namespace) -> int:
         flags={name: getattr(args, name) for name in EXACT}
         | {"pictures": len(train_set), "processes": world_size(), "precision": str(dtype)},
     )
-    if resume:
-        trainer.load_state_dict(load_checkpoint(resume))
+    if state:
+        trainer.load_state_dict(state)
     if is_main():
+        if args.resume:
+            print(f"going on from {resume} after {trainer.epoch} epochs and {trainer.step} batches"
+                  if resume else f"no last.pt in {folder}: a new run", flush=True)  # fmt: skip
         write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"})
         print(
             f"{model.config.name} on {device} in {str(dtype).removeprefix('torch.')}, "
             f"{len(train_set)} pictures to train, {len(test_set)} to test, into {folder}/",
             flush=True,
         )
-    test = eval_loader(test_set, args.batch_size, args.workers)
     try:
         fit(trainer, loader, test, folder, args.epochs, args.accum, args.eval_interval)
     except Interrupted as stopped:
-        print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
+        if is_main():
+            print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
         return 128 + stopped.args[0]
     best = trainer.best
     if is_main() and best:
@@ -137,18 +139,19 @@ def train(args: argparse.Namespace) -> int:
 
 def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to go on from, if any."""
-    name = Path(args.model or "u2net_full").stem
-    numbered = (Path("runs") / f"{name}-{i}" for i in itertools.count(1))
-    free = next(path for path in numbered if not path.exists())
-    folder = args.output_dir
+    name = Path(args.model or args.pretrained or "u2net_full").stem
+    numbered = [Path("runs") / f"{name}-{i}" for i in range(1, 10_000)]
+    free = next(i for i, path in enumerate(numbered) if not path.exists())
     if args.resume == "auto":
-        newest = free.with_name(f"{name}-{int(free.name.rpartition('-')[2]) - 1}")
-        folder = folder or (newest if newest.exists() else free)
+        folder = args.output_dir or numbered[max(free - 1, 0)]
         resume = folder / "last.pt"
         return folder, resume if resume.exists() else None
     if args.resume:
-        return folder or Path(args.resume).parent, Path(args.resume)
-    folder = folder or free
+        resume = Path(args.resume)
+        if args.output_dir not in (None, resume.parent):
+            raise UserError(f"--resume {resume} goes on in {resume.parent}; leave out --output-dir")
+        return resume.parent, resume
+    folder = args.output_dir or numbered[free]
     if (folder / "last.pt").exists():
         raise UserError(
             f"{folder} holds a run; go on with it by --resume auto, or choose another --output-dir"
@@ -160,29 +163,36 @@ def _datasets(args: argparse.Namespace) -> list[SegmentationDataset]:
     folders = args.data_path, ("train", "test"), args.image_dir, args.mask_dir
     presets = TrainPreset(args.img_size, args.crop_size), EvalPreset(args.img_size)
     results = find_splits(*folders, args.skip_invalid)
-    for found in results if is_main() else ():
-        for note in found.notes:
-            print(f"{found.split}: {note}", flush=True)
+    for note in dict.fromkeys(note for found in results for note in found.notes):
+        if is_main():
+            print(note, flush=True)
     return [
         SegmentationDataset(found.pairs, preset, args.seed)
         for found, preset in zip(results, presets, strict=True)
     ]
 
 
-def _network(args: argparse.Namespace) -> nn.Module:
-    if args.pretrained:
+def _network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Module:
+    """The network of the checkpoint, of the pretrained weights, or a new one."""
+    if state:
+        model = build_model(state["config"])
+    elif args.pretrained:
         model = load_model(args.pretrained)
-        if args.model and _stages(build_model(args.model)) != _stages(model):
-            raise UserError(
-                f"--pretrained {args.pretrained}: a {model.config.name}, not --model {args.model}"
-            )
     else:
         model = build_model(args.model or "u2net_full")
+    if args.model and _stages(build_model(args.model)) != _stages(model):
+        source = f"--resume {args.resume}" if state else f"--pretrained {args.pretrained}"
+        raise UserError(f"{source} holds a {model.config.name}, not --model {args.model}")
     if (model.config.in_ch, model.config.out_ch) != (3, 1):
         raise UserError("train.py needs a network of 3 input channels and 1 map")
     if args.loss_weights and len(args.loss_weights) != model.num_maps:
         raise UserError(
             f"--loss-weights: {model.config.name} has {model.num_maps} maps; one for each"
+        )
+    if args.batch_size == 1 and args.crop_size <= model.config.stride:
+        raise UserError(
+            f"--batch-size 1 with --crop-size {args.crop_size}: the coarsest maps have one pixel, "
+            "and batch norm needs more; raise either"
         )
     model.img_size = args.img_size
     return model
@@ -192,11 +202,15 @@ def _stages(model: nn.Module) -> tuple:
     return model.config.encoder, model.config.decoder
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse, join torchrun's process group where there is one, train."""
-    args = parse_args(argv)
+def launch(args: argparse.Namespace) -> int:
+    """Train, in torchrun's process group where there is one."""
     with process_group(args.device):
         return train(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and train."""
+    return launch(parse_args(argv))
 
 
 if __name__ == "__main__":

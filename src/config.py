@@ -70,6 +70,12 @@ class U2NetConfig:
         """Channels of the picture."""
         return self.encoder[0].in_ch
 
+    @property
+    def stride(self) -> int:
+        """How much smaller than the picture the coarsest map inside the network is, per side."""
+        pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]
+        return 2 ** max(pools)
+
     def replace(self, **changes: Any) -> "U2NetConfig":
         """A copy with some fields changed, validated again; ``in_ch`` changes the first stage."""
         if "in_ch" in changes:
@@ -138,11 +144,16 @@ def _check_stages(config: U2NetConfig) -> None:
         for field in ("height", "in_ch", "mid_ch", "out_ch"):
             least = 2 if field == "height" else 1
             value = getattr(stage, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if type(value) is not int or value < least:
                 raise UserError(
                     f"stage {stage.name}: {field} must be an integer ≥ {least}, got {value!r}"
                 )
-    if not isinstance(config.out_ch, int) or config.out_ch < 1:
+        for field in ("dilated", "side"):
+            if not isinstance(getattr(stage, field), bool):
+                raise UserError(f"stage {stage.name}: {field} must be true or false")
+    if not isinstance(config.name, str) or not isinstance(config.conv_bias, bool):
+        raise UserError(f"{config.name}: name must be a string, conv_bias true or false")
+    if type(config.out_ch) is not int or config.out_ch < 1:
         raise UserError(f"{config.name}: out_ch must be an integer ≥ 1, got {config.out_ch!r}")
     if config.activation not in ("sigmoid", "softmax"):
         raise UserError(

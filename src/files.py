@@ -5,8 +5,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from .errors import UserError
+
+
+def save_torch(content: dict[str, Any], path: str | Path) -> None:
+    """``torch.save``, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,12 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
 _STD = (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted; hidden files (macOS writes ._NAME.jpg) are none."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+    return sorted(path for path in files if path.is_file())
 
 
 def open_image(path: str | Path, decode: bool = True) -> Image.Image:
@@ -78,7 +85,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, 8 bits. 16-bit and float grey are scaled (Pillow would clip them); transparency lies on
     white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.asarray(image, dtype=np.float64)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         highest = grey.max(initial=0)
         top = 65535.0 if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255.0)
         image = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
@@ -101,7 +108,12 @@ def resize_input(picture: Tensor, size: int) -> Tensor:
 
 def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
-    mean = torch.tensor(_MEAN, device=pictures.device).view(3, 1, 1)
-    std = torch.tensor(_STD, device=pictures.device).view(3, 1, 1)
+    mean, std = _mean_and_std(pictures.device)
     floats = pictures.to(torch.float32, memory_format=torch.channels_last)
     return floats.div_(255).sub_(mean).div_(std).to(dtype)
+
+
+@lru_cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once per device: a copy to a GPU makes the program wait for it."""
+    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (_MEAN, _STD))

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .device import pick_device, pick_dtype
-from .images import normalize, open_image, resize_input, to_rgb, to_tensor
+from .images import normalize, open_image, resize_input, to_rgb, to_tensor, upright
 from .weights import load_model
 
 
@@ -48,7 +48,7 @@ class Predictor:
 
     def __call__(self, picture: Image.Image | str | Path) -> np.ndarray:
         """The saliency map of one picture: H×W float32 in [0, 1], at the picture's own size."""
-        image = picture if isinstance(picture, Image.Image) else open_image(picture)
+        image = upright(picture) if isinstance(picture, Image.Image) else open_image(picture)
         prepared = self.prepare(image)
         return self.resize(self.maps(prepared[None])[0], (image.height, image.width)).cpu().numpy()
 

@@ -35,11 +35,12 @@ def build_model(name_or_config: str | Path | dict | U2NetConfig, **overrides: An
         return U2Net(name_or_config.replace(**overrides))
     if isinstance(name_or_config, dict):
         return U2Net(U2NetConfig.from_dict(name_or_config).replace(**overrides))
-    if str(name_or_config).endswith(".json"):
-        return U2Net(U2NetConfig.from_json(name_or_config).replace(**overrides))
-    if name_or_config not in NETWORKS:
+    name = str(name_or_config)
+    if name.endswith(".json"):
+        return U2Net(U2NetConfig.from_json(name).replace(**overrides))
+    if name not in NETWORKS:
         raise UserError(
-            f"unknown network {str(name_or_config)!r}: choose {', '.join(NETWORKS)}, "
-            "or the path of a .json stage table"
+            f"unknown network {name!r}: choose {', '.join(NETWORKS)}, or the path of a .json stage "
+            "table"
         )
-    return NETWORKS[str(name_or_config)](**overrides)
+    return NETWORKS[name](**overrides)

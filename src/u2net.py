@@ -132,6 +132,7 @@ class U2Net(nn.Module):
     """
 
     img_size = 320  # the side that pictures are resized to; kept with the weights
+    fused = False
 
     def __init__(self, config: U2NetConfig) -> None:
         super().__init__()
@@ -188,6 +189,7 @@ class U2Net(nn.Module):
     def fuse(self) -> "U2Net":
         """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
         self.eval()
+        self.fused = True
         for module in self.modules():
             if isinstance(module, ConvBNReLU):
                 module.fuse()

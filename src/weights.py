@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
-from .files import atomic_path
+from .files import atomic_path, save_torch
 from .registry import build_model
 
 StateDict = dict[str, Tensor]
@@ -34,11 +34,13 @@ def save_model(model: nn.Module, path: str | Path, **extra: Any) -> None:
     """
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     about = {"config": model.config.to_dict(), "img_size": model.img_size}
+    if model.fused:
+        raise UserError(f"{path}: the network is fused; save it before fuse()")
+    if Path(path).suffix != ".safetensors":
+        save_torch({"model": state, **about, **extra}, path)
+        return
     with atomic_path(path) as temporary:
-        if Path(path).suffix == ".safetensors":
-            save_file(state, temporary, {key: json.dumps(value) for key, value in about.items()})
-        else:
-            torch.save({"model": state, **about, **extra}, temporary)
+        save_file(state, temporary, {key: json.dumps(value) for key, value in about.items()})
 
 
 def load_model(path: str | Path) -> nn.Module:

@@ -89,7 +89,7 @@ def test_hold_out_is_disjoint_complete_and_stable(tmp_path, folders):
 
 
 def test_set_too_small_to_hold_out_says_what_to_do(tmp_path, folders):
-    """Of three pictures none may be held out: then the message tells how to choose one."""
+    """Of three pictures at least one is held out, or the message tells how to choose one."""
     make_pairs(*folders, "xyz")
     try:
         assert 0 < len(find_pairs(tmp_path, "test").pairs) < 3

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from src import UserError
-from src.files import atomic_path
+from src.files import save_torch
 from src.weights import read_file
 
 _PARTS = ("model", "config", "optimizer", "scheduler", "scaler", "epoch", "step", "best", "flags")
@@ -14,8 +12,7 @@ _PARTS = ("model", "config", "optimizer", "scheduler", "scaler", "epoch", "step"
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Write what :meth:`Trainer.state_dict` gives; ``torch.load(weights_only=True)`` reads it."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    save_torch(state, path)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

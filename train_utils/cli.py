@@ -115,6 +115,8 @@ def run(main: Callable[[], int | None]) -> None:
         # From a loader's worker the message comes wrapped in that worker's traceback.
         message = str(error).rpartition("UserError: ")[2].strip()
         sys.exit(_fail(message, 2))
+    except torch.OutOfMemoryError:
+        sys.exit(_fail("out of GPU memory; lower --batch-size (and raise --accum) or sizes", 2))
     except OSError as error:  # a full disk, say
         sys.exit(_fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
     except KeyboardInterrupt:

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from src import UserError
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or something like it, started this process as one of several."""
+    return "RANK" in os.environ
 
 
 @contextmanager
@@ -16,12 +23,18 @@ def process_group(device: str = "auto") -> Iterator[None]:
 
     Without torchrun's environment variables it does nothing: the run goes on alone.
     """
-    if "RANK" not in os.environ:
+    if not is_launched():
         yield
         return
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if ":" in device or local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} of this machine needs a GPU of its own: start as many processes "
+                f"as there are GPUs ({torch.cuda.device_count()}), with --device auto"
+            )
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield
@@ -50,6 +63,19 @@ def from_main(value: Any) -> Any:
     if world_size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def on_any_rank(condition: bool, device: torch.device) -> bool:
+    """Whether it holds on one rank or more, so that all take the same turn."""
+    if world_size() == 1:
+        return condition
+    return bool(sum_over_ranks(torch.tensor(float(condition)), device) > 0)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Rank 0's batch norm statistics, on every rank: each has gathered those of its own batches."""
+    for buffer in model.buffers() if world_size() > 1 else ():
+        dist.broadcast(buffer, 0)
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:

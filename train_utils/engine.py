@@ -1,5 +1,6 @@
 """The training loop: steps, epochs, evaluation, checkpoints, and how a run goes on from one."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from src.images import normalize
 from src.weights import load_state
 
 from .checkpoint import save_checkpoint
-from .distributed import is_main, sum_over_ranks, world_size
+from .distributed import is_main, on_any_rank, share_buffers, sum_over_ranks, world_size
 from .evaluation import evaluate
 from .losses import map_names
 from .records import Log, draw_curves, save_samples
@@ -170,8 +171,8 @@ def fit(
                 draw_curves(log, folder / "curves.png")
                 tqdm.write(_line(row, epochs))
             _save_last(trainer, folder)
-            if caught and trainer.epoch < epochs:
-                raise Interrupted(caught[0])
+            if trainer.epoch < epochs and on_any_rank(bool(caught), trainer.device):
+                raise Interrupted(caught[0] if caught else signal.SIGTERM)
 
 
 @contextmanager
@@ -201,7 +202,6 @@ def _train_epoch(
     trainer.model.train()
     loader.batch_sampler.epoch, loader.batch_sampler.start = trainer.epoch, trainer.step
     total = len(loader.batch_sampler)
-    lr = trainer.optimizer.param_groups[0]["lr"]
     pictures, began = 0, time.perf_counter()
     bar = tqdm(
         desc=f"epoch {trainer.epoch + 1}/{epochs}",
@@ -211,17 +211,19 @@ def _train_epoch(
         leave=False,
     )
     batches = iter(loader)
-    while trainer.step < total and not stop():
+    while trainer.step < total and not on_any_rank(stop(), trainer.device):
         group = list(islice(batches, accum))
+        lr = trainer.optimizer.param_groups[0]["lr"]
         terms = trainer.train_step(group)
         terms = terms * len(group)
         trainer.sums = trainer.sums + terms if trainer.step else terms
         trainer.step += len(group)
         pictures += sum(len(batch[0]) for batch in group) * world_size()
         rate = pictures / (time.perf_counter() - began)
-        lr = trainer.optimizer.param_groups[0]["lr"]
         if trainer.step % 10 < accum or trainer.step == total:  # reading a GPU's value waits for it
             loss = trainer.sums[0].item() / trainer.step
+            if not math.isfinite(loss):
+                raise UserError(_diverged(trainer, loss, lr))
             bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {rate:.1f} pictures/s")
         bar.update(len(group))
     bar.close()
@@ -239,6 +241,13 @@ def _train_epoch(
     }
 
 
+def _diverged(trainer: Trainer, loss: float, lr: float) -> str:
+    return (
+        f"the loss is {loss} in epoch {trainer.epoch + 1}, batch {trainer.step}, at a learning "
+        f"rate of {lr:.2g}: lower --lr, or try --clip-grad 1 or --amp off; last.pt is of before"
+    )
+
+
 def _evaluate(trainer: Trainer, test: DataLoader, folder: Path) -> dict[str, Any]:
     """Scores of the weights, and of their average; keeps the best and draws samples."""
     row: dict[str, Any] = {}
@@ -246,6 +255,7 @@ def _evaluate(trainer: Trainer, test: DataLoader, folder: Path) -> dict[str, Any
     if trainer.ema is not None:
         networks["ema_"] = trainer.ema.module
     for prefix, network in networks.items():
+        share_buffers(network)
         predictor = Predictor(network, device=trainer.device, amp=_amp_name(trainer.dtype))
         scores = evaluate(predictor, test)
         row |= {prefix + name: scores[name] for name in ("mae", "max_f", "mean_f")}
@@ -271,6 +281,8 @@ def _save_samples(predictor: Predictor, test: DataLoader, path: Path) -> None:
 
 
 def _save_last(trainer: Trainer, folder: Path) -> None:
+    if trainer.step:  # of an unfinished epoch: the mean over ranks, as every rank will load it
+        trainer.sums = sum_over_ranks(trainer.sums, trainer.device) / world_size()
     if is_main():
         save_checkpoint(folder / "last.pt", trainer.state_dict())
 

@@ -11,7 +11,7 @@ from .metrics import SaliencyMetrics, histogram, to_levels
 
 
 def evaluate(
-    predictor: Predictor, loader: DataLoader, stretch: bool = True, progress: bool = True
+    predictor: Predictor, loader: DataLoader, stretch: bool = True
 ) -> dict[str, float | int]:
     """MAE and F-measures over a set, each map scored at its mask's own size.
 
@@ -19,7 +19,6 @@ def evaluate(
         predictor: what turns prepared pictures into maps.
         loader: of :func:`~train_utils.loaders.eval_loader`, at the predictor's img_size.
         stretch: stretch each map by its own minimum and maximum first (published convention).
-        progress: show a bar.
 
     Returns:
         The dict of :meth:`SaliencyMetrics.results`; under torchrun that of all ranks together.
@@ -29,7 +28,7 @@ def evaluate(
         loader,
         "scoring",
         leave=False,
-        disable=None if progress and is_main() else True,
+        disable=None if is_main() else True,
         unit="batch",
     )
     for pictures, masks, _ in bar:

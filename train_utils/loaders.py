@@ -1,6 +1,7 @@
 """Batches: in a repeatable random order to train, in order and each picture once to evaluate."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,24 +55,38 @@ class _Share(Sampler[int]):
         return iter(self.indices)
 
 
-def train_loader(dataset: Dataset, batch_size: int, workers: int, seed: int) -> DataLoader:
-    """Batches of pictures N×3×S×S uint8, masks N×1×S×S uint8 and indices N."""
+def train_loader(
+    dataset: Dataset, batch_size: int, workers: int, seed: int, pin: bool = False
+) -> DataLoader:
+    """Batches of pictures N×3×S×S uint8, masks N×1×S×S uint8 and indices N.
+
+    Args:
+        dataset: items asked for by (epoch, index).
+        batch_size: of one rank.
+        workers: processes that load; 0 for none beside this one.
+        seed: of the order.
+        pin: page-locked memory, for the way to a GPU.
+    """
     sampler = EpochSampler(len(dataset), batch_size, seed)
-    return DataLoader(dataset, batch_sampler=sampler, **_options(workers))
+    return DataLoader(dataset, batch_sampler=sampler, **_options(workers, pin))
 
 
-def eval_loader(dataset: Dataset, batch_size: int, workers: int) -> DataLoader:
+def eval_loader(dataset: Dataset, batch_size: int, workers: int, pin: bool = False) -> DataLoader:
     """Batches of pictures N×3×S×S uint8, a list of masks 1×H×W, each of its size, and indices."""
     return DataLoader(
-        dataset, batch_size, sampler=_Share(len(dataset)), collate_fn=_ragged, **_options(workers)
+        dataset,
+        batch_size,
+        sampler=_Share(len(dataset)),
+        collate_fn=_ragged,
+        **_options(workers, pin),
     )
 
 
-def _options(workers: int) -> dict:
+def _options(workers: int, pin: bool) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": pin,
     }
 
 

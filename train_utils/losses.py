@@ -43,4 +43,5 @@ class DeepSupervisionBCE(nn.Module):
             terms = torch.stack(
                 [F.binary_cross_entropy_with_logits(x.float(), target) for x in logits]
             )
-            return (terms * terms.new_tensor(weights)).sum(), terms.detach()
+            total = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+            return total, terms.detach()

@@ -11,22 +11,24 @@ from src.images import open_image
 def read_mask(path: str | Path) -> np.ndarray:
     """A mask as H×W uint8 {0, 1}, 1 for the object. The rules, by what the file holds:
 
-    - Transparency, where any pixel has some: the object is what is more than half opaque.
+    - Transparency, where some pixel is more than half transparent: the object is the others.
     - A palette: by its colours; grey ones as grey below, others are object unless black.
     - Grey, or RGB with nearly equal channels: object where > 127 of 255. If the brightest value is
       1, it is a 0/1 mask and object where 1. 16 bits: the same over the whole range.
 
     Raises:
-        UserError: unreadable, coloured, or nowhere brighter than 127 though not a 0/1 mask (a
-            mask of class indices, say): it would silently become an empty mask.
+        UserError: unreadable, coloured, or a mask of class indices: nowhere brighter than 127
+            though not a 0/1 mask, or of small numbers and 255 alone (which then means "ignore").
     """
     image = open_image(path)
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
+        if alpha.min() <= 127:
             return _binary(alpha, path)
     if len(image.getbands()) == 1 and image.mode != "P":
-        return _binary(np.asarray(image), path)
+        values = np.asarray(image)
+        _refuse_indices(values, path)
+        return _binary(values, path)
     if image.mode == "LA":
         return _binary(np.asarray(image.getchannel("L")), path)
     colours = np.asarray(image.convert("RGB"))
@@ -37,6 +39,17 @@ def read_mask(path: str | Path) -> np.ndarray:
     if spread > 32:  # JPEG shifts grey a little
         raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
     return _binary(brightest, path)
+
+
+def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
+    """Small numbers and 255 with nothing between: classes, and the pixels to be ignored."""
+    if values.dtype == np.uint8 and ((values - 1) < 30).any():
+        levels = np.unique(values)
+        if levels[-1] == 255 and not ((levels > 30) & (levels < 255)).any():
+            raise UserError(
+                f"{path}: holds {', '.join(map(str, levels[:6]))}: class indices, it seems, and "
+                "255 for pixels to be ignored; a mask must be 0 and 1, or 0 and 255"
+            )
 
 
 def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:

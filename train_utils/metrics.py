@@ -59,14 +59,13 @@ class SaliencyMetrics:
         # count, empty masks, MAE, adaptive F, then curves over 256 thresholds: P, R, F.
         self.sums = torch.zeros(4 + 3 * 256, dtype=torch.float64)
 
-    def update(self, histograms: Sequence[Tensor]) -> Tensor:
-        """Add pictures by their :func:`histogram`; returns per picture MAE and max F, N×2."""
+    def update(self, histograms: Sequence[Tensor]) -> None:
+        """Add pictures by their :func:`histogram`."""
         counts = torch.stack(tuple(histograms)).cpu().double()
         mae, adaptive, precision, recall, f = _measures(counts, self.stretch)
         empty = (counts[:, 1].sum(-1) == 0).double()
         heads = torch.stack((torch.ones_like(mae), empty, mae, adaptive), dim=1)
         self.sums += torch.cat((heads, precision, recall, f), dim=1).sum(0)
-        return torch.stack((mae, f.amax(-1)), dim=1)
 
     def results(self) -> dict[str, float | int]:
         """The means so far, under the names of validation.py's JSON.

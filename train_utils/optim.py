@@ -1,7 +1,7 @@
 """AdamW without decay on norms and biases; warm-up, then cosine."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,10 +31,17 @@ def make_scheduler(optimizer: Optimizer, warmup_steps: int, total_steps: int) ->
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and batch norm statistics."""
-    return AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
-    ).requires_grad_(False)
+    """An exponential moving average of weights and batch norm statistics.
+
+    Early on the decay is (1 + n) / (10 + n) after n updates, so that the average of a short run
+    doesn't drag its first, random weights along.
+    """
+
+    def average(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+        warmed = min(decay, (1 + updates.item()) / (10 + updates.item()))
+        get_ema_multi_avg_fn(warmed)(averages, values, updates)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
