@@ -102,6 +102,7 @@ MASKS = {  # each shows OBJECT
     "0/1": levels(0, 1),
     "0/255": levels(0, 255),
     "127/128": levels(127, 128),
+    "almost opaque": with_alpha(GREY3, levels(255, 254)),
     "1 bit": Image.fromarray(levels(0, 255)).convert("1"),
     "shuffled grey palette": palette(SHUFFLED, np.where(OBJECT, 0, 2 - (np.arange(16) % 2))),
     "0/1 palette": palette([(0, 0, 0), (1, 1, 1)], OBJECT),

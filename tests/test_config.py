@@ -43,6 +43,8 @@ BAD = {
     "unknown field": (change("encoder", 0, hieght=7), ("En1", "hieght")),
     "one stage": (LITE.to_dict() | {"encoder": LITE.to_dict()["encoder"][:1]}, ("2", "1")),
     "out_ch": (LITE.to_dict() | {"out_ch": 0}, ("out_ch", "0")),
+    "text for a truth value": (change("encoder", 5, side="false"), ("En6", "side")),
+    "truth value for a number": (LITE.to_dict() | {"out_ch": True}, ("out_ch",)),
     "activation": (LITE.to_dict() | {"activation": "tanh"}, ("tanh",)),
     "no list": (LITE.to_dict() | {"decoder": None}, ("decoder",)),
 }

@@ -13,6 +13,7 @@ from src import (
     RSU4F,
     StageConfig,
     U2NetConfig,
+    UserError,
     build_model,
     load_model,
     save_model,
@@ -91,6 +92,13 @@ def test_save_and_load(network, suffix, tmp_path):
     assert loaded.config == network.config and loaded.img_size == 160 and not loaded.training
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_fused_network_is_not_saved(tmp_path):
+    """Its file would rebuild a network with batch norm, and fit nothing."""
+    with pytest.raises(UserError, match="before fuse"):
+        save_model(build_model("u2net_lite").fuse(), tmp_path / "net.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_keeps_sizes_dynamic(network):

@@ -13,7 +13,7 @@ from PIL import Image
 import predict
 import train
 import validation
-from src import Predictor, build_model, load_model
+from src import Predictor, U2Net, UserError, build_model, load_model, save_model
 from src.predictor import _to_half
 from train_utils import engine, optim, synthetic
 
@@ -154,6 +154,67 @@ def test_interrupted_and_resumed_equals_unbroken(data, finished, tmp_path, monke
     for ours, theirs in zip(rows(tmp_path / "run"), rows(finished), strict=True):
         ours.pop("pictures_per_s"), theirs.pop("pictures_per_s")
         assert ours == theirs
+
+
+def test_divergence_ends_the_run_and_spares_last(data, tmp_path):
+    """A loss of nan names the cure; what was saved before stays, and nothing bad becomes best."""
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"loss is (nan|inf).*--lr"):
+        run(data, folder, "--lr", "1e30", "--ema", "0")
+    for path in folder.glob("*.pt"):
+        state = torch.load(path, weights_only=True)["model"]
+        assert all(torch.isfinite(value).all() for value in state.values()), path.name
+
+
+def test_resume_rebuilds_its_network(data, tmp_path, finished):
+    """Neither --model nor the pretrained file is needed again; another --model is refused."""
+    start = load_model(finished / "best.pt")
+    start = U2Net(start.config.replace(conv_bias=True))
+    save_model(start, tmp_path / "start.pt")
+    flags = ["--data-path", str(data), *SIZES, "--epochs", "1", "--workers", "0", "--amp", "off"]
+    folder = tmp_path / "run"
+    argv = [*flags, "--pretrained", str(tmp_path / "start.pt"), "--output-dir", str(folder)]
+    assert train.main(argv) == 0
+    (tmp_path / "start.pt").unlink()
+    assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
+    with pytest.raises(UserError, match="holds a u2net_lite"):
+        train.main([*flags, "--resume", str(folder / "last.pt"), "--model", "u2net_full"])
+
+
+def test_changed_flags_are_named(data, finished):
+    with pytest.raises(UserError, match=r"lr was 0.001, is 0.01; seed was 0, is 3"):
+        run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
+
+
+def test_average_forgets_its_beginning():
+    """After 20 updates of a constant, hardly any of the first weights is left, though 0.999^20 is
+    0.98; after many the decay is the one asked for."""
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(layer.weight, 0.0)
+    ema = optim.make_ema(layer, 0.999)
+    ema.update_parameters(layer)
+    torch.nn.init.constant_(layer.weight, 1.0)
+    for _ in range(20):
+        ema.update_parameters(layer)
+    assert ema.module.weight.item() > 0.99
+    ema.n_averaged.fill_(10**6)
+    torch.nn.init.constant_(ema.module.weight, 0.0)
+    ema.update_parameters(layer)
+    assert ema.module.weight.item() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_cutout_keeps_what_was_transparent():
+    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    picture.putpixel((1, 0), (200, 0, 0, 0))
+    cutout = predict.render(picture, np.ones((1, 2)), "cutout")
+    assert [cutout.getpixel((x, 0)) for x in (0, 1)] == [(200, 0, 0, 255), (200, 0, 0, 0)]
+
+
+def test_predictor_turns_pictures_upright(finished):
+    """A picture given as an object as one given by its path."""
+    picture = Image.new("RGB", (60, 40))
+    picture.getexif()[0x0112] = 6
+    assert Predictor(finished / "best.pt")(picture).shape == (60, 40)
 
 
 def test_accumulation_equals_the_large_batch():
