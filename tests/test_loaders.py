@@ -1,5 +1,7 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
