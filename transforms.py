@@ -5,6 +5,7 @@ the device, where it costs next to nothing and a batch travels in a quarter of t
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,10 +38,15 @@ class TrainPreset:
         if mask.shape[-2:] != picture.shape[-2:]:
             mask = _resize_mask(mask, picture.shape[-2:])
         height, width = (max(1, round(side * self.share)) for side in picture.shape[-2:])
-        joint = v2.Compose([v2.RandomCrop((height, width)), self.flip])
-        picture, mask = joint(tv_tensors.Image(picture), tv_tensors.Mask(mask))
+        both = tv_tensors.Image(picture), tv_tensors.Mask(mask)
+        picture, mask = self.flip(*_random_crop(height, width)(*both))
         picture = resize_input(picture.as_subclass(Tensor), self.crop_size)
         return picture, _resize_mask(mask.as_subclass(Tensor), (self.crop_size, self.crop_size))
+
+
+@lru_cache(maxsize=256)  # making one takes longer than using it
+def _random_crop(height: int, width: int) -> v2.RandomCrop:
+    return v2.RandomCrop((height, width))
 
 
 def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
