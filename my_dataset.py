@@ -21,9 +21,7 @@ from transforms import EvalPreset, TrainPreset
 
 SPLITS = ("train", "test", "all")
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
-_ASPECT_TOLERANCE = (
-    0.02  # a mask scaled to whole pixels is at most this far off its picture's aspect
-)
+_ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _layout(
     if parts:
         alone = list(parts) == ["train"]  # no DUTS-TE: some of DUTS-TR is held out
         wanted = list(parts) if split == "all" else ["train" if alone else split]
-        if wanted == ["train"] and not alone and "train" not in parts:
+        if wanted == ["train"] and "train" not in parts:
             raise UserError(f"--data-path {root}: holds no {_DUTS['train']} to train on")
         folders = [(parts[s] / f"{_DUTS[s]}-Image", parts[s] / f"{_DUTS[s]}-Mask") for s in wanted]
         return folders, root if alone else None
@@ -192,9 +190,8 @@ def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[s
     if others is not None:
         return stems - others
     found.notes.append("no train.txt or test.txt: one picture in ten is held out to test")
-    held_out = {stem for stem in stems if _hash(stem) % 10 == 0} or set(
-        sorted(stems, key=_hash)[:1]
-    )
+    held_out = {stem for stem in stems if _hash(stem) % 10 == 0}
+    held_out = held_out or set(sorted(stems, key=_hash)[:1])
     return held_out if split == "test" else stems - held_out
 
 

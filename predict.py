@@ -30,16 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("input", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of them")
-    add("--weights", type=Path, required=True, metavar="W", help=(
-        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
-    ))  # fmt: skip
+    cli.add_weights_flags(parser)
     add("--output", type=Path, default=Path("predictions"), metavar="DIR|FILE", help=(
         "a folder, or for a single picture a .png file"
     ))  # fmt: skip
     add("--mode", choices=("mask", "cutout"), default="mask", help="what to write")
-    add("--img-size", type=cli.positive, metavar="PX", help=(
-        "side of the square that the network sees (default: as trained, 320 if unknown)"
-    ))  # fmt: skip
     cli.add_device_flags(parser, workers=False)
     return parser.parse_args(argv)
 

@@ -180,7 +180,9 @@ def _network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Modul
         model = load_model(args.pretrained)
     else:
         model = build_model(args.model or "u2net_full")
-    if args.model and _stages(build_model(args.model)) != _stages(model):
+    with torch.device("meta"):  # its table is wanted, not its weights
+        named = build_model(args.model) if args.model else model
+    if _stages(named) != _stages(model):
         source = f"--resume {args.resume}" if state else f"--pretrained {args.pretrained}"
         raise UserError(f"{source} holds a {model.config.name}, not --model {args.model}")
     if (model.config.in_ch, model.config.out_ch) != (3, 1):

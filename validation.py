@@ -10,12 +10,10 @@ F curves averaged, then the maximum, as in PySODMetrics. An empty mask counts wi
 """
 
 import argparse
-import json
-from pathlib import Path
 
 from my_dataset import SPLITS, SegmentationDataset, find_pairs
 from src import Predictor
-from src.files import atomic_path
+from src.files import save_json
 from train_utils import cli
 from train_utils.distributed import is_main, process_group
 from train_utils.evaluation import evaluate
@@ -34,9 +32,7 @@ COLUMNS = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of validation.py."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--weights", type=Path, required=True, metavar="W", help=(
-        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
-    ))  # fmt: skip
+    cli.add_weights_flags(parser)
     cli.add_data_flags(parser)
     parser.add_argument("--split", choices=SPLITS, help=(
         "which pictures (default: DUTS-TE in the DUTS layout, all pictures of other folders)"
@@ -44,9 +40,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--metrics", choices=("basic",), default="basic", help="MAE and F-measures")
     parser.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=True, help=(
         "stretch each map by its own minimum and maximum before scoring"
-    ))  # fmt: skip
-    parser.add_argument("--img-size", type=cli.positive, metavar="PX", help=(
-        "side of the square that the network sees (default: as trained, 320 if unknown)"
     ))  # fmt: skip
     parser.add_argument("--batch-size", type=cli.positive, default=8, metavar="N", help="pictures")
     parser.add_argument(
@@ -61,7 +54,8 @@ def validate(args: argparse.Namespace) -> int:
     found = find_pairs(args.data_path, args.split, args.image_dir, args.mask_dir, args.skip_invalid)
     predictor = Predictor(args.weights, args.img_size, args.device, args.amp)
     data = SegmentationDataset(found.pairs, EvalPreset(predictor.img_size))
-    loader = eval_loader(data, args.batch_size, args.workers)
+    pin = predictor.device.type == "cuda"
+    loader = eval_loader(data, args.batch_size, args.workers, pin)
     scores = evaluate(predictor, loader, args.normalize)
     if not is_main():
         return 0
@@ -83,8 +77,7 @@ def validate(args: argparse.Namespace) -> int:
     print("  ".join(f"{title:>10}" for title in COLUMNS))
     print("  ".join(f"{scores[key]:10.4f}" for key in COLUMNS.values()))
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps({**about, **scores}, indent=1) + "\n")
+        save_json({**about, **scores}, args.json)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Files written whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ def save_torch(content: dict[str, Any], path: str | Path) -> None:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's word for a full disk
             raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
+
+
+def save_json(content: Any, path: str | Path) -> None:
+    """Indented JSON, whole or not at all; what JSON doesn't know is written as text."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 @contextmanager

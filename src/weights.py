@@ -32,10 +32,10 @@ def save_model(model: nn.Module, path: str | Path, **extra: Any) -> None:
         path: where to write; written whole or not at all.
         **extra: plain values kept beside (epoch, scores); torch files only.
     """
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    about = {"config": model.config.to_dict(), "img_size": model.img_size}
     if model.fused:
         raise UserError(f"{path}: the network is fused; save it before fuse()")
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    about = {"config": model.config.to_dict(), "img_size": model.img_size}
     if Path(path).suffix != ".safetensors":
         save_torch({"model": state, **about, **extra}, path)
         return

@@ -26,6 +26,16 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
 
 
+def add_weights_flags(parser: argparse.ArgumentParser) -> None:
+    """Which network to use, and at which size."""
+    parser.add_argument("--weights", type=Path, required=True, metavar="W", help=(
+        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
+    ))  # fmt: skip
+    parser.add_argument("--img-size", type=positive, metavar="PX", help=(
+        "side of the square that the network sees (default: as trained, 320 if unknown)"
+    ))  # fmt: skip
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Where pictures and masks are."""
     group = parser.add_argument_group("data")

@@ -1,7 +1,6 @@
 """The run's folder: arguments, log, curves and sample pictures."""
 
 import csv
-import json
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ import torchvision
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from src.files import atomic_path
+from src.files import atomic_path, save_json
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -27,10 +26,7 @@ def write_args(folder: Path, args: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
-    with atomic_path(folder / "args.json") as temporary:
-        temporary.write_text(
-            json.dumps({**args, "versions": versions}, indent=1, default=str) + "\n"
-        )
+    save_json({**args, "versions": versions}, folder / "args.json")
 
 
 class Log:
