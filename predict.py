@@ -23,6 +23,7 @@ from src import Predictor, UserError
 from src.files import atomic_path
 from src.images import SUFFIXES, list_images, open_image, to_rgb
 from train_utils import cli
+from train_utils.distributed import gather, is_main, process_group, rank, world_size
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -103,13 +104,14 @@ def render(picture: Image.Image, saliency: np.ndarray, mode: str) -> Image.Image
     return cutout
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Predict every picture; returns the exit status."""
-    args = parse_args(argv)
+def predict(args: argparse.Namespace) -> int:
+    """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
     jobs = plan(args.input, args.output)
+    share = list(jobs.items())[rank() :: world_size()]
     predictor = Predictor(args.weights, args.img_size, args.device, args.amp)
     failed = 0
-    for source, target in tqdm(jobs.items(), "predicting", disable=None, unit="picture"):
+    show = None if is_main() else True
+    for source, target in tqdm(share, "predicting", disable=show, unit="picture"):
         try:
             picture = open_image(source)
             result = render(picture, predictor(picture), args.mode)
@@ -119,8 +121,17 @@ def main(argv: list[str] | None = None) -> int:
             continue
         with atomic_path(target) as temporary:
             result.save(temporary, format="png")
-    print(f"{len(jobs) - failed} of {len(jobs)} pictures written to {args.output}")
+    failed = sum(gather(failed))
+    if is_main():
+        print(f"{len(jobs) - failed} of {len(jobs)} pictures written to {args.output}")
     return 2 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and predict; under torchrun each rank takes its share of the pictures."""
+    args = parse_args(argv)
+    with process_group(args.device):
+        return predict(args)
 
 
 if __name__ == "__main__":

@@ -21,19 +21,20 @@ from my_dataset import SegmentationDataset, find_splits
 from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.checkpoint import load_checkpoint
-from train_utils.distributed import from_main, is_main, process_group, world_size
-from train_utils.engine import CRITERION, Interrupted, Trainer, fit
+from train_utils.checkpoint import load_checkpoint, newest_checkpoint
+from train_utils.distributed import from_main, is_main, is_restarted, process_group, world_size
+from train_utils.engine import CRITERION, Interrupted, Plan, fit
 from train_utils.loaders import eval_loader, train_loader
 from train_utils.losses import DeepSupervisionBCE
 from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from train_utils.records import write_args
+from train_utils.trainer import Trainer
 from transforms import EvalPreset, TrainPreset
 
 WARMUP_EPOCHS = 2
 EXACT = (  # the flags that a run's result depends on
     *("img_size", "crop_size", "epochs", "batch_size", "accum", "lr", "weight_decay"),
-    *("clip_grad", "loss_weights", "ema", "seed"),
+    *("clip_grad", "loss_weights", "ema", "seed", "sync_bn"),
 )
 
 
@@ -66,6 +67,9 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
         "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is given"
     ))  # fmt: skip
     add("--seed", type=cli.natural, metavar="N", default=0, help="of weights, order and crops")
+    add("--sync-bn", action="store_true", help=(
+        "batch norm over the batches of all GPUs together; for small ones, under torchrun"
+    ))  # fmt: skip
     device = cli.add_device_flags(parser)
     device.add_argument("--compile", action="store_true", help="build the step by torch.compile")
     out = parser.add_argument_group("run")
@@ -76,8 +80,15 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
         metavar="DIR",
         help="the run's folder (default: runs/MODEL-1, -2, ...)",
     )
-    add("--resume", metavar="PATH", help="go on from a last.pt; auto: the one in --output-dir")
+    add("--resume", metavar="PATH", help=(
+        "go on from a last.pt; auto: from the newest whole checkpoint in --output-dir (by default "
+        "the newest run of this --model), or anew if there is none"
+    ))  # fmt: skip
     add("--eval-interval", **count, default=10, help="epochs between evaluations")
+    add("--save-every", type=cli.natural, default=0, metavar="N", help=(
+        "optimizer steps between checkpoints; 0: after each epoch alone"
+    ))  # fmt: skip
+    add("--keep", **count, default=2, help="checkpoints to keep: last.pt, last-1.pt before it, ...")
     args = parser.parse_args(argv)
     args.crop_size = args.crop_size or args.img_size * 9 // 10
     if args.crop_size < 32:
@@ -95,6 +106,10 @@ def train(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     model = _network(args, state).to(device, memory_format=torch.channels_last)
     on_gpu = device.type == "cuda"
+    if args.sync_bn:
+        if not on_gpu:
+            raise UserError("--sync-bn: torch's SyncBatchNorm runs on GPUs alone; leave it out")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     loader = train_loader(train_set, args.batch_size, args.workers, args.seed, on_gpu)
     test = eval_loader(test_set, args.batch_size, args.workers, on_gpu)
     optimizer = make_optimizer(model, args.lr, args.weight_decay)
@@ -115,17 +130,11 @@ def train(args: argparse.Namespace) -> int:
     if state:
         trainer.load_state_dict(state)
     if is_main():
-        if args.resume:
-            print(f"going on from {resume} after {trainer.epoch} epochs and {trainer.step} batches"
-                  if resume else f"no last.pt in {folder}: a new run", flush=True)  # fmt: skip
-        write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"})
-        print(
-            f"{model.config.name} on {device} in {str(dtype).removeprefix('torch.')}, "
-            f"{len(train_set)} pictures to train, {len(test_set)} to test, into {folder}/",
-            flush=True,
-        )
+        _announce(args, trainer, folder, resume)
+        print(f"{len(train_set)} pictures to train, {len(test_set)} to test", flush=True)
+    plan = Plan(args.epochs, args.accum, args.eval_interval, args.save_every, args.keep)
     try:
-        fit(trainer, loader, test, folder, args.epochs, args.accum, args.eval_interval)
+        fit(trainer, loader, test, folder, plan)
     except Interrupted as stopped:
         if is_main():
             print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
@@ -137,21 +146,38 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _announce(
+    args: argparse.Namespace, trainer: Trainer, folder: Path, resume: Path | None
+) -> None:
+    if resume:
+        print(f"going on from {resume} after {trainer.epoch} epochs and {trainer.step} batches")
+    elif args.resume:
+        print(f"no checkpoint in {folder}: a new run")
+    write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"})
+    precision = str(trainer.dtype).removeprefix("torch.")
+    print(f"{trainer.model.config.name} on {trainer.device} in {precision}, into {folder}/")
+
+
 def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to go on from, if any."""
     name = Path(args.model or args.pretrained or "u2net_full").stem
     numbered = [Path("runs") / f"{name}-{i}" for i in range(1, 10_000)]
     free = next(i for i, path in enumerate(numbered) if not path.exists())
-    if args.resume == "auto":
-        folder = args.output_dir or numbered[max(free - 1, 0)]
-        resume = folder / "last.pt"
-        return folder, resume if resume.exists() else None
-    if args.resume:
-        resume = Path(args.resume)
-        if args.output_dir not in (None, resume.parent):
-            raise UserError(f"--resume {resume} goes on in {resume.parent}; leave out --output-dir")
-        return resume.parent, resume
-    folder = args.output_dir or numbered[free]
+    by_path = args.resume not in (None, "auto")
+    if by_path and args.output_dir not in (None, Path(args.resume).parent):
+        raise UserError(
+            f"--resume {args.resume} goes on in {Path(args.resume).parent}; leave out --output-dir"
+        )
+    folder = Path(args.resume).parent if by_path else args.output_dir
+    if args.resume == "auto" or is_restarted():
+        folder = folder or numbered[max(free - 1, 0)]
+        resume, passed_over = newest_checkpoint(folder)
+        for fault in passed_over:
+            print(f"passed over: {fault}", flush=True)
+        return folder, resume
+    if by_path:
+        return folder, Path(args.resume)
+    folder = folder or numbered[free]
     if (folder / "last.pt").exists():
         raise UserError(
             f"{folder} holds a run; go on with it by --resume auto, or choose another --output-dir"

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from src import NETWORKS, build_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.engine import Trainer
 from train_utils.losses import DeepSupervisionBCE
 from train_utils.optim import make_optimizer, make_scaler, make_scheduler
+from train_utils.trainer import Trainer
 
 
 def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):

@@ -20,10 +20,19 @@ def save_torch(content: dict[str, Any], path: str | Path) -> None:
         UserError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
+        write_torch(content, temporary)
+
+
+def write_torch(content: dict[str, Any], temporary: Path) -> None:
+    """``torch.save`` to the path that :func:`atomic_path` gives.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        torch.save(content, temporary)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise UserError(f"{temporary.parent}: cannot be written; full? ({error})") from None
 
 
 def save_json(content: Any, path: str | Path) -> None:
@@ -63,3 +72,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what writers that were killed left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

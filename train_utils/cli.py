@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from src import UserError
 from src.device import AMP_CHOICES
+
+from .distributed import launched_rank
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
@@ -23,7 +26,12 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
                 return action.help
             return super()._get_help_string(action)
 
-    return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
+    class Parser(argparse.ArgumentParser):
+        def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+            if launched_rank() == 0:  # under torchrun all ranks have the same flags to complain of
+                super()._print_message(message, file)
+
+    return Parser(description=doc, formatter_class=Formatter)
 
 
 def add_weights_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,45 +1,126 @@
 """The process group, where there is one; alone, every function here does the plain thing."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from src import UserError
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or something like it, started this process as one of several."""
-    return "RANK" in os.environ
+    """Whether torchrun, srun or something like them started this process as one of several."""
+    return "RANK" in os.environ or "RANK" in slurm_environment(os.environ)
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started these processes anew after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def launched_rank() -> int:
+    """The rank that the launcher gave, known before there is a group; 0 when alone."""
+    return int({**slurm_environment(os.environ), **os.environ}.get("RANK", 0))
+
+
+def slurm_environment(env: MutableMapping[str, str]) -> dict[str, str]:
+    """torchrun's variables by those of ``srun``; empty outside a job step of several tasks.
+
+    A batch script's own process, which srun did not start, has the job's variables but not the
+    step's, and is alone.
+    """
+    if "RANK" in env or int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+        return {}
+    hosts = env.get("SLURM_STEP_NODELIST", "localhost")
+    first = re.match(r"([^,\[]+)(?:\[(\w+))?", hosts)  # node[03-05,9],other → node03
+    job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": env.get("MASTER_ADDR", "".join(first.groups(default=""))),
+        # Alike on every node of this step, and not that of another job on them.
+        "MASTER_PORT": env.get("MASTER_PORT", str(20_000 + (job * 31 + step) % 40_000)),
+    }
 
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[None]:
-    """Join torchrun's group for the time of the block: NCCL on GPUs, gloo on CPUs.
+    """Join the launcher's group for the time of the block: NCCL on GPUs, gloo on CPUs.
 
-    Without torchrun's environment variables it does nothing: the run goes on alone.
+    Without torchrun's (or SLURM's) environment variables it does nothing: the run goes on alone.
+
+    Raises:
+        UserError: what the block raised, prefixed with the rank; SystemExit where another rank
+            has said the same already, or has died and taken the group with it.
     """
+    os.environ.update(slurm_environment(os.environ))
     if not is_launched():
         yield
         return
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        if ":" in device or local >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local} of this machine needs a GPU of its own: start as many processes "
-                f"as there are GPUs ({torch.cuda.device_count()}), with --device auto"
-            )
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    backend = _backend(device)
+    dist.init_process_group(backend)
+    sound = False
     try:
         yield
+        sound = True
+    except UserError as error:
+        _record(error)
+        if not _first_to_say(str(error)):
+            raise SystemExit(2) from None
+        raise UserError(f"rank {rank()}: {error}") from None
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            _record(error)
+            raise
+        raise SystemExit(f"rank {rank()}: stops, as another process has ended") from None
+    except Exception as error:
+        _record(error)
+        raise
     finally:
-        dist.destroy_process_group()
+        # NCCL would first wait for the others, who wait for this rank: the end of the process,
+        # which torchrun then ends everywhere, is what frees them.
+        if sound or backend == "gloo":
+            dist.destroy_process_group()
+
+
+def _backend(device: str) -> str:
+    if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
+        return "gloo"
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if ":" in device or local >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local} of this machine needs a GPU of its own: start as many processes "
+            f"as there are GPUs ({torch.cuda.device_count()}), with --device auto"
+        )
+    torch.cuda.set_device(local)
+    return "nccl"
+
+
+def _record(error: Exception) -> None:
+    """Have torchrun name this error as the root cause, not the peers that it takes along."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+
+
+def _first_to_say(message: str) -> bool:
+    """False where another rank has met the same error: a wrong flag is told once."""
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        return store.add(f"error/{attempt}/{message}", 1) == 1
+    except RuntimeError:  # the store went with the rank that held it
+        return True
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def rank() -> int:
@@ -65,6 +146,14 @@ def from_main(value: Any) -> Any:
     return values[0]
 
 
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in the order of ranks, on every rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def on_any_rank(condition: bool, device: torch.device) -> bool:
     """Whether it holds on one rank or more, so that all take the same turn."""
     if world_size() == 1:
@@ -81,8 +170,8 @@ def share_buffers(model: nn.Module) -> None:
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
     """The sum of each rank's ``values``, on the CPU, the same on every rank."""
     if world_size() == 1:
-        return values
+        return values.cpu()
     # NCCL reduces on the GPU; float64 has to stay float64, which Apple's GPU lacks.
-    shared = values.to(device if device.type == "cuda" else "cpu")
+    shared = values.to(device if device.type == "cuda" else "cpu", copy=True)
     dist.all_reduce(shared)
     return shared.cpu()

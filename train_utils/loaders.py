@@ -87,6 +87,8 @@ def _options(workers: int, pin: bool) -> dict[str, Any]:
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": pin,
+        # Of its own: each new iterator draws from it, which would shift the global one's dropout.
+        "generator": torch.Generator(),
     }
 
 

@@ -1,8 +1,10 @@
-"""The run's folder: arguments, log, curves and sample pictures."""
+"""What a run leaves to look at: arguments, log, curves, sample pictures, TensorBoard's events."""
 
 import csv
 import platform
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,107 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid, save_image
 
-from src.files import atomic_path, save_json
+from src.files import atomic_path, clear_temporary, save_json
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
 def write_args(folder: Path, args: dict[str, Any]) -> None:
-    """``args.json``: every flag of the run, and the versions it ran with."""
+    """``args.json``: every flag of the run, and the versions and the git commit it ran with."""
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "commit": git_commit(),
     }
     save_json({**args, "versions": versions}, folder / "args.json")
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that was in use so far, in MiB: of the GPU, or else of the process; 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+class Records:
+    """The run's log.csv, curves.png, samples/ and tensorboard/, brought forward step by step.
+
+    Args:
+        folder: of the run.
+        epoch: how many epochs are behind. What a run that went further than its last checkpoint
+            left of later ones is dropped, so that nothing is told twice.
+        update: how many optimizer steps are behind.
+    """
+
+    def __init__(self, folder: Path, epoch: int, update: int) -> None:
+        self.folder = folder
+        clear_temporary(folder)
+        self.log = Log(folder / "log.csv", epoch)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
+
+    def scalars(self, values: Mapping[str, float], update: int) -> None:
+        """Curves of TensorBoard alone: by name, after an optimizer step."""
+        for name, value in values.items():
+            self.board.add_scalar(name, value, update)
+
+    def epoch(self, row: dict[str, Any], update: int) -> None:
+        """A row of the log, in log.csv, curves.png and TensorBoard."""
+        self.log.append(row)
+        draw_curves(self.log, self.folder / "curves.png")
+        self.scalars({f"epoch/{k}": v for k, v in row.items()}, update)
+        self.board.flush()
+
+    def samples(
+        self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
+    ) -> None:
+        """A sheet with a row for each of (picture 3×S×S uint8, mask H×W {0, 1}, map S×S [0, 1])."""
+        tiles = []
+        for picture, mask, saliency in triples:
+            mask = F.interpolate(mask[None, None].float(), size=saliency.shape)[0]
+            tiles += [picture.float() / 255, mask.expand(3, -1, -1), saliency.expand(3, -1, -1)]
+        sheet = make_grid(tiles, nrow=6, padding=4, pad_value=1.0)
+        with atomic_path(self.folder / "samples" / f"epoch_{epoch:04d}.png") as temporary:
+            save_image(sheet, temporary, format="png")
+        self.board.add_image("samples: picture, mask, map", sheet, update)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        self.board.close()
 
 
 class Log:
     """``log.csv``, one row an epoch; empty cells where an epoch was not evaluated.
 
+    It holds nothing of time and machine: a repeated or resumed run writes the same bytes.
+
     Args:
         path: of the file.
-        epoch: how many epochs are behind: rows after them, left by a run that went further than
-            its last checkpoint, are dropped.
+        epoch: how many epochs are behind; later rows of the file are dropped.
     """
 
     def __init__(self, path: Path, epoch: int = 0) -> None:
@@ -81,13 +159,3 @@ def draw_curves(log: Log, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
-
-
-def save_samples(triples: Iterable[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
-    """A sheet with a row for each of (picture 3×S×S uint8, mask H×W {0, 1}, map S×S in [0, 1])."""
-    tiles = []
-    for picture, mask, saliency in triples:
-        mask = F.interpolate(mask[None, None].float(), size=saliency.shape)[0]
-        tiles += [picture.float() / 255, mask.expand(3, -1, -1), saliency.expand(3, -1, -1)]
-    with atomic_path(path) as temporary:
-        save_image(make_grid(tiles, nrow=6, padding=4, pad_value=1.0), temporary, format="png")

@@ -1,0 +1,94 @@
+"""Processes that a test may kill, and groups of them: forked from one that has imported torch."""
+
+import io
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+
+import torch
+
+from train_utils import cli
+from train_utils.distributed import process_group
+
+_FORK = multiprocessing.get_context("forkserver")  # it runs nothing of torch, so forks are safe
+_FORK.set_forkserver_preload(["train", "validation", "predict"])
+
+
+@contextmanager
+def running(function, *args, environment=None):
+    """``function(pipe, *args)`` in a process of its own: gives it and our end of the pipe.
+
+    What it prints is not shown; its exit status is what a script's would be.
+    """
+    ours, theirs = _FORK.Pipe()
+    process = _FORK.Process(target=_main, args=(function, theirs, args, environment or {}))
+    process.start()
+    theirs.close()
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+
+
+def _main(function, pipe, args, environment):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        cli.run(lambda: function(pipe, *args))
+
+
+def torchrun(rank, world, port):
+    """The variables that torchrun would give."""
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    return {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), **address}
+
+
+def ranks(world, function, *args, launcher=torchrun):
+    """``function(*args)`` in each of ``world`` processes of one group over gloo.
+
+    Returns:
+        For each rank: the result, the exit status, and what it wrote to stderr.
+    """
+    port = free_port()
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                running(_rank, function, args, environment=launcher(rank, world, port))
+            )
+            for rank in range(world)
+        ]
+        for _, pipe in started:
+            assert pipe.poll(120), "a rank hangs"
+        return [pipe.recv() for _, pipe in started]
+
+
+def _rank(pipe, function, args):
+    result, errors = None, io.StringIO()
+
+    def main():
+        nonlocal result
+        with process_group("cpu"):
+            result = function(*args)
+
+    with redirect_stderr(errors):
+        try:
+            cli.run(main)
+        except SystemExit as left:
+            status = left.code
+            if isinstance(status, str):  # as Python does at the end of a script
+                print(status, file=sys.stderr)
+                status = 1
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    pipe.send((result, status, errors.getvalue()))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,162 @@
+"""A run that is killed, at any moment, goes on to the same end; a faulty file is passed over."""
+
+import csv
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from processes import running
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from src import UserError, build_model, save_model
+from src import files as src_files
+from train_utils import checkpoint, synthetic
+from train_utils.checkpoint import newest_checkpoint, save_checkpoint
+from train_utils.trainer import Trainer
+
+SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
+RECIPE = ["--model", "u2net_lite", "--epochs", "4", "--eval-interval", "2", "--ema", "0.9"]
+FLAGS = [*SIZES, *RECIPE, "--clip-grad", "1", "--amp", "off"]
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.write_dataset(folder, train=24, test=3, size=48, seed=0)
+    return folder
+
+
+def same(a, b):
+    """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def life(pipe, argv, halt_in_save=None):
+    """A run that tells of each step, and may stop for ever in the middle of a save."""
+    original, pid = Trainer.train_step, os.getpid()
+
+    def told(self, batches):
+        pipe.send("step")
+        return original(self, batches)
+
+    def halt(*_):
+        if os.getpid() == pid:  # not in a loader's worker
+            pipe.send("saving")
+            time.sleep(600)
+
+    def half_written(content, temporary):
+        torch.save(content, temporary)
+        with temporary.open("r+b") as file:
+            file.truncate(temporary.stat().st_size // 2)
+        halt()
+
+    Trainer.train_step = told
+    if halt_in_save == "half written":
+        checkpoint.write_torch = half_written
+    elif halt_in_save == "not yet renamed":
+        checkpoint.write_torch = lambda *args: (
+            torch.save(*args), setattr(src_files.os, "fsync", halt)
+        )  # fmt: skip
+    return train.main(argv)
+
+
+def test_twenty_kills(data, tmp_path):
+    """SIGKILL at random moments, two of them during a save: what the last life leaves equals the
+    run that nothing befell, which loaded its pictures with another number of workers."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    argv = ["--data-path", str(data), *FLAGS, "--output-dir"]
+    with running(life, [*argv, str(whole), "--workers", "2"]) as (process, pipe):
+        process.join(120)
+        assert process.exitcode == 0
+    chance = random.Random(0)
+    argv = [*argv, str(killed), "--workers", "0", "--save-every", "2", "--resume", "auto"]
+    reached = []
+    for kill in range(KILLS):
+        halt_in_save = {6: "half written", 13: "not yet renamed"}.get(kill)
+        with running(life, argv, halt_in_save) as (process, pipe):
+            if halt_in_save:
+                while pipe.recv() != "saving":
+                    pass
+                assert len(list(killed.glob(".last.pt.*.tmp"))) == 1
+                assert (killed / "last.pt").exists() == (halt_in_save == "half written")
+            else:
+                for _ in range(chance.randint(1, 5)):
+                    pipe.recv()
+                time.sleep(chance.uniform(0, 0.2))
+            assert process.is_alive()
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        if found := newest_checkpoint(killed)[0]:
+            state = torch.load(found, weights_only=True)
+            reached.append((state["epoch"], state["step"]))
+    assert reached == sorted(reached) and reached[0][0] == 0 < reached[-1][0]
+    with running(life, argv) as (process, pipe):
+        process.join(120)
+        assert process.exitcode == 0
+    ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (killed, whole))
+    for part, value in theirs.items():
+        assert same(ours[part], value), part
+    best = [torch.load(f / "best.pt", weights_only=True) for f in (killed, whole)]
+    assert same(*best)
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    with (killed / "log.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert not list(killed.glob(".*.tmp")), "what the killed ones left is gone"
+    board = EventAccumulator(str(killed / "tensorboard"), {"scalars": 0}).Reload()
+    assert [e.step for e in board.Scalars("epoch/loss")] == [12, 24, 36, 48]
+    assert [e.step for e in board.Scalars("step/lr")] == [10, 20, 30, 40]
+
+
+def state(number):
+    """The parts that a checkpoint must have, told apart by a number."""
+    return {**dict.fromkeys(checkpoint._PARTS, 0), "step": number}
+
+
+def numbers(folder):
+    found = sorted(folder.glob("last*.pt"), key=lambda p: (len(p.name), p.name))
+    return [(p.name, torch.load(p, weights_only=True)["step"]) for p in found]
+
+
+def test_keep(tmp_path):
+    for i in range(5):
+        save_checkpoint(tmp_path, state(i), keep=3)
+    assert numbers(tmp_path) == [("last.pt", 4), ("last-1.pt", 3), ("last-2.pt", 2)]
+    save_checkpoint(tmp_path, state(5), keep=1)
+    assert numbers(tmp_path) == [("last.pt", 5)]
+
+
+@pytest.mark.parametrize("fault", ["torn", "empty", "text", "weights", "missing"])
+def test_a_faulty_checkpoint_is_passed_over(tmp_path, fault):
+    """Named, and the one before it taken; without one before, nothing is begun in its place."""
+    for i in range(2):
+        save_checkpoint(tmp_path, state(i), keep=2)
+    last = tmp_path / "last.pt"
+    if fault == "torn":
+        last.write_bytes(last.read_bytes()[:-200])
+    elif fault == "weights":
+        save_model(build_model("u2net_lite"), last)
+    elif fault == "missing":
+        last.unlink()
+    else:
+        last.write_text("" if fault == "empty" else "not a checkpoint")
+    found, faults = newest_checkpoint(tmp_path)
+    assert found == tmp_path / "last-1.pt"
+    assert len(faults) == (fault != "missing") and all("last.pt" in f for f in faults)
+    (tmp_path / "last-1.pt").unlink()
+    if fault == "missing":
+        assert newest_checkpoint(tmp_path) == (None, [])
+    else:
+        with pytest.raises(UserError, match=r"last\.pt"):
+            newest_checkpoint(tmp_path)
