@@ -22,7 +22,14 @@ from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
 from train_utils.checkpoint import load_checkpoint, newest_checkpoint
-from train_utils.distributed import from_main, is_main, is_restarted, process_group, world_size
+from train_utils.distributed import (
+    from_main,
+    is_main,
+    is_restarted,
+    on_any_rank,
+    process_group,
+    world_size,
+)
 from train_utils.engine import CRITERION, Interrupted, Plan, fit
 from train_utils.loaders import eval_loader, train_loader
 from train_utils.losses import DeepSupervisionBCE
@@ -101,7 +108,9 @@ def train(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     dtype = pick_dtype(args.amp, device)
     train_set, test_set = _datasets(args)
-    folder, resume = from_main(_folder(args))
+    # A node whose own processes all lived doesn't count its restart, so any rank's word is taken.
+    restarted = on_any_rank(is_restarted(), device)
+    folder, resume = from_main(_folder(args, restarted) if is_main() else None)
     state = load_checkpoint(resume) if resume else None
     torch.manual_seed(args.seed)
     model = _network(args, state).to(device, memory_format=torch.channels_last)
@@ -158,7 +167,7 @@ def _announce(
     print(f"{trainer.model.config.name} on {trainer.device} in {precision}, into {folder}/")
 
 
-def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
+def _folder(args: argparse.Namespace, restarted: bool) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to go on from, if any."""
     name = Path(args.model or args.pretrained or "u2net_full").stem
     numbered = [Path("runs") / f"{name}-{i}" for i in range(1, 10_000)]
@@ -169,7 +178,7 @@ def _folder(args: argparse.Namespace) -> tuple[Path, Path | None]:
             f"--resume {args.resume} goes on in {Path(args.resume).parent}; leave out --output-dir"
         )
     folder = Path(args.resume).parent if by_path else args.output_dir
-    if args.resume == "auto" or is_restarted():
+    if args.resume == "auto" or restarted:
         folder = folder or numbered[max(free - 1, 0)]
         resume, passed_over = newest_checkpoint(folder)
         for fault in passed_over:

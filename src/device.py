@@ -4,7 +4,8 @@ import torch
 
 from .errors import UserError
 
-AMP_CHOICES = ("auto", "bf16", "fp16", "off")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
+AMP_CHOICES = ("auto", *_DTYPES)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -44,7 +45,12 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
         raise UserError("--amp fp16 needs a GPU; on a CPU use --amp auto, bf16 or off")
     if amp == "auto":
         amp = "bf16" if _has_fast_bf16(device) else "off"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
+    return _DTYPES[amp]
+
+
+def amp_name(dtype: torch.dtype) -> str:
+    """The name by which :func:`pick_dtype` gives this precision."""
+    return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

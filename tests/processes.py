@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import traceback
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 
 import torch
 
@@ -47,8 +47,12 @@ def torchrun(rank, world, port):
     return {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), **address}
 
 
-def ranks(world, function, *args, launcher=torchrun):
+def ranks(world, function, *args, launcher=torchrun, group=True):
     """``function(*args)`` in each of ``world`` processes of one group over gloo.
+
+    Args:
+        launcher: gives each one's environment.
+        group: False where the function, a script's main, joins the group by itself.
 
     Returns:
         For each rank: the result, the exit status, and what it wrote to stderr.
@@ -57,21 +61,21 @@ def ranks(world, function, *args, launcher=torchrun):
     with ExitStack() as stack:
         started = [
             stack.enter_context(
-                running(_rank, function, args, environment=launcher(rank, world, port))
+                running(_rank, function, args, group, environment=launcher(rank, world, port))
             )
             for rank in range(world)
         ]
         for _, pipe in started:
             assert pipe.poll(120), "a rank hangs"
-        return [pipe.recv() for _, pipe in started]
+        return [torch.load(io.BytesIO(pipe.recv()), weights_only=False) for _, pipe in started]
 
 
-def _rank(pipe, function, args):
+def _rank(pipe, function, args, group):
     result, errors = None, io.StringIO()
 
     def main():
         nonlocal result
-        with process_group("cpu"):
+        with process_group("cpu") if group else nullcontext():
             result = function(*args)
 
     with redirect_stderr(errors):
@@ -85,7 +89,9 @@ def _rank(pipe, function, args):
         except Exception:
             traceback.print_exc()
             status = 1
-    pipe.send((result, status, errors.getvalue()))
+    told = io.BytesIO()  # not sent as they are: tensors would be shared, and end with this process
+    torch.save((result, status, errors.getvalue()), told)
+    pipe.send(told.getvalue())
 
 
 def free_port():

@@ -2,20 +2,24 @@
 
 import csv
 import json
+import math
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import predict
 import train
 import validation
-from src import Predictor, U2Net, UserError, build_model, load_model, save_model
-from src.predictor import _to_half
-from train_utils import engine, optim, synthetic
+from src import Predictor, U2Net, UserError, load_model, save_model
+from train_utils import engine, synthetic
+from train_utils.losses import DeepSupervisionBCE
+from train_utils.records import git_commit
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "48", "--crop-size", "40", "--batch-size", "4"]
@@ -56,6 +60,14 @@ def test_the_folder(finished):
         assert 0 < float(row["ema_mae"]) < 1
     args = json.loads((finished / "args.json").read_text())
     assert args["img_size"] == 48 and args["versions"]["torch"] == torch.__version__
+    assert args["versions"]["commit"] == git_commit()
+    board = EventAccumulator(str(finished / "tensorboard")).Reload()
+    tags = board.Tags()
+    for name in ("loss", "loss_fused", "loss_side6", "lr", "mae", "max_f", "ema_max_f"):
+        assert f"epoch/{name}" in tags["scalars"]
+    for name in ("loss", "loss_side6", "lr", "pictures per s", "peak MiB"):
+        assert f"step/{name}" in tags["scalars"]
+    assert len(board.Images(tags["images"][0])) == 3
     for name in ("curves.png", "samples/epoch_0001.png", "samples/epoch_0003.png"):
         with Image.open(finished / name) as image:
             assert min(image.size) > 48, name
@@ -156,8 +168,52 @@ def test_interrupted_and_resumed_equals_unbroken(data, finished, tmp_path, monke
         assert ours == theirs
 
 
-def test_divergence_ends_the_run_and_spares_last(data, tmp_path):
-    """A loss of nan names the cure; what was saved before stays, and nothing bad becomes best."""
+def poison(monkeypatch, first, last):
+    """The losses of these steps, counted from 0, are nan."""
+    calls, original = [], DeepSupervisionBCE.forward
+
+    def forward(self, *args):
+        calls.append(None)
+        factor = torch.nan if first <= len(calls) - 1 <= last else 1.0
+        return tuple(value * factor for value in original(self, *args))
+
+    monkeypatch.setattr(DeepSupervisionBCE, "forward", forward)
+
+
+def test_a_poisoned_batch_is_skipped(data, tmp_path, monkeypatch, capsys):
+    """One or two bad steps are named and leave no trace but in the schedule."""
+    poison(monkeypatch, 4, 5)
+    assert run(data, tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert re.search(r"epoch 2, batch 1: loss nan, .*rate of 0.00.*: synthetic.*Skipped", output)
+    assert output.count("Skipped") == 2
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    for part in ("model", "ema"):
+        assert all(torch.isfinite(value).all() for value in state[part].values())
+    assert state["bad_steps"] == 0 and state["sums"][0].isfinite().all()
+    assert all(math.isfinite(float(row["loss"])) for row in rows(tmp_path / "run"))
+
+
+def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
+    """The step, the rate and the pictures are named; the checkpoint of before stays as it was."""
+    poison(monkeypatch, 4, 99)
+    folder, saved = tmp_path / "run", []
+    original = engine.save_checkpoint
+    monkeypatch.setattr(
+        engine, "save_checkpoint", lambda *a: (original(*a), saved.append(a[0] / "last.pt"))
+    )
+    message = (
+        r"epoch 2, batch 3: loss nan, gradient norm nan .*rate of 0.0.*: (synthetic[-\w]+,? ?)+"
+    )
+    with pytest.raises(UserError, match=message + r"\. 3 such steps.*--lr"):
+        run(data, folder)
+    assert len(saved) == 1
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+
+def test_divergence_ends_the_run(data, tmp_path):
+    """A learning rate far too high, and nothing bad becomes best or last."""
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"batch \d: loss (nan|inf).*pictures: synthetic.*--lr"):
         run(data, folder, "--lr", "1e30", "--ema", "0")
@@ -184,110 +240,6 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
 def test_changed_flags_are_named(data, finished):
     with pytest.raises(UserError, match=r"lr was 0.001, is 0.01; seed was 0, is 3"):
         run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
-
-
-def test_average_forgets_its_beginning():
-    """After 20 updates of a constant, hardly any of the first weights is left, though 0.999^20 is
-    0.98; after many the decay is the one asked for."""
-    layer = torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(layer.weight, 0.0)
-    ema = optim.make_ema(layer, 0.999)
-    ema.update_parameters(layer)
-    torch.nn.init.constant_(layer.weight, 1.0)
-    for _ in range(20):
-        ema.update_parameters(layer)
-    assert ema.module.weight.item() > 0.99
-    ema.n_averaged.fill_(10**6)
-    torch.nn.init.constant_(ema.module.weight, 0.0)
-    ema.update_parameters(layer)
-    assert ema.module.weight.item() == pytest.approx(0.001, rel=1e-3)
-
-
-def test_cutout_keeps_what_was_transparent():
-    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
-    picture.putpixel((1, 0), (200, 0, 0, 0))
-    cutout = predict.render(picture, np.ones((1, 2)), "cutout")
-    assert [cutout.getpixel((x, 0)) for x in (0, 1)] == [(200, 0, 0, 255), (200, 0, 0, 0)]
-
-
-def test_predictor_turns_pictures_upright(finished):
-    """A picture given as an object as one given by its path."""
-    picture = Image.new("RGB", (60, 40))
-    picture.getexif()[0x0112] = 6
-    assert Predictor(finished / "best.pt")(picture).shape == (60, 40)
-
-
-def test_accumulation_equals_the_large_batch():
-    """Without batch norm in the way, two half batches step like one whole one."""
-    torch.manual_seed(0)
-    pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    masks = torch.randint(0, 2, (4, 1, 32, 32), dtype=torch.uint8)
-    results = []
-    for split in (4, 2):
-        torch.manual_seed(1)
-        model = build_model("u2net_lite").eval()
-        model.training = True  # the top level alone: its list of logits, running statistics inside
-        trainer = make_trainer(model)
-        parts = zip(pictures.split(split), masks.split(split), strict=True)
-        trainer.train_step([(picture, mask, None) for picture, mask in parts])
-        results.append(model.out_conv.weight.detach().clone())
-    assert torch.allclose(*results, atol=1e-6)
-
-
-def make_trainer(model, **options):
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    scheduler = optim.make_scheduler(optimizer, 0, 10)
-    scaler = optim.make_scaler(torch.device("cpu"), torch.float32)
-    loss = train.DeepSupervisionBCE()
-    return Trainer(model, optimizer, scheduler, scaler, loss, torch.float32, **options)
-
-
-def test_clipping_bounds_the_step():
-    """The step of plain SGD is lr times the gradient, so its length shows the clipped norm."""
-    model = build_model("u2net_lite").train()
-    before = [p.detach().clone() for p in model.parameters()]
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    masks = torch.ones(2, 1, 32, 32, dtype=torch.uint8)
-    make_trainer(model, clip_grad=0.01).train_step([(pictures, masks, None)])
-    moved = sum(((p - b) ** 2).sum() for p, b in zip(model.parameters(), before, strict=True))
-    assert moved.sqrt().item() == pytest.approx(0.1 * 0.01, rel=1e-2)
-
-
-def test_no_decay_on_norms_and_biases():
-    model = build_model("u2net_lite")
-    decayed, free = optim.make_optimizer(model, 1e-3, 0.1).param_groups
-    assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0
-    names = {id(p): name for name, p in model.named_parameters()}
-    kinds = (torch.nn.BatchNorm2d,)
-    norms = {f"{n}.weight" for n, module in model.named_modules() if isinstance(module, kinds)}
-    expected = norms | {name for name in names.values() if name.endswith("bias")}
-    assert {names[id(p)] for p in free["params"]} == expected
-    assert {names[id(p)] for p in decayed["params"]} == set(names.values()) - expected
-
-
-def test_schedule():
-    """Linear from almost nothing to the peak at the end of warm-up, then down to almost nothing."""
-    optimizer = optim.make_optimizer(torch.nn.Linear(2, 2), 1.0, 0)
-    scheduler = optim.make_scheduler(optimizer, 10, 110)
-    rates = []
-    for _ in range(110):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates[0] == pytest.approx(1e-3) and rates[5] == pytest.approx(0.5, abs=1e-3)
-    assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1)
-    assert rates[60] == pytest.approx(0.5, abs=2e-3) and rates[-1] < 2e-3
-
-
-def test_half_precision_keeps_channels_of_huge_constants():
-    """bf16 has steps of 1 at 226: a layer with such a bias must stay in float32."""
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(1, 1, 1))
-    with torch.no_grad():
-        net[0].weight.fill_(1), net[0].bias.fill_(226.28)
-        net[2].weight.fill_(5), net[2].bias.fill_(-5 * 226.28)
-        picture = torch.linspace(0, 1, 9).view(1, 1, 3, 3)
-        half = _to_half(net.requires_grad_(False), torch.bfloat16)(picture.bfloat16())
-    assert (half.float() - 5 * picture).abs().max() < 0.05
 
 
 def test_weights_of_a_run_are_its_average(finished):

@@ -65,7 +65,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
         yield
         return
     backend = _backend(device)
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, **_fresh_store())
     sound = False
     try:
         yield
@@ -88,6 +88,22 @@ def process_group(device: str = "auto") -> Iterator[None]:
         # which torchrun then ends everywhere, is what frees them.
         if sound or backend == "gloo":
             dist.destroy_process_group()
+
+
+def _fresh_store() -> dict[str, Any]:
+    """Where restarted processes meet: torchrun sends them to the store of those that died, whose
+    addresses they would find there (pytorch issue 135712), so it gets a prefix.
+
+    Nodes count restarts each for itself, so for several of them there is no common prefix: set
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun there.
+    """
+    env = os.environ
+    shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not (is_restarted() and shared and env.get("GROUP_WORLD_SIZE") == "1"):
+        return {}
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    prefixed = dist.PrefixStore(f"restart {env['TORCHELASTIC_RESTART_COUNT']}", store)
+    return {"store": prefixed, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
 
 
 def _backend(device: str) -> str:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from src import Predictor, UserError, save_model
+from src.device import amp_name
 
 from .checkpoint import save_checkpoint
 from .distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks, world_size
@@ -179,7 +180,7 @@ class _Run:
             networks["ema_"] = trainer.ema.module
         for prefix, network in networks.items():
             share_buffers(network)
-            predictor = Predictor(network, device=trainer.device, amp=_amp_name(trainer.dtype))
+            predictor = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
             scores = evaluate(predictor, self.test)
             row |= {prefix + name: scores[name] for name in ("mae", "max_f", "mean_f")}
         if self.records:
@@ -248,10 +249,6 @@ def _mean_losses(sums: Tensor) -> dict[str, float]:
     total, *terms = (sums[1:] / sums[0]).tolist()
     names = [f"loss_{name}" for name in map_names(len(terms))]
     return {"loss": total, **dict(zip(names, terms, strict=True))}
-
-
-def _amp_name(dtype: torch.dtype) -> str:
-    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "off")
 
 
 def _samples(predictor: Predictor, test: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -32,7 +32,10 @@ def evaluate(
         unit="batch",
     )
     for pictures, masks, _ in bar:
-        score_batch(predictor, metrics, pictures, masks)
+        # A batch that is not full is computed as a full one: convolutions round by its size, and
+        # how many processes share the set must not show.
+        full = pictures.repeat(-(-loader.batch_size // len(pictures)), 1, 1, 1)
+        score_batch(predictor, metrics, full[: loader.batch_size], masks)
     metrics.sums = sum_over_ranks(metrics.sums, predictor.device)
     return metrics.results()
 
@@ -44,9 +47,9 @@ def score_batch(
     pictures: torch.Tensor,
     masks: list[torch.Tensor],
 ) -> None:
-    """Add one batch of :func:`~train_utils.loaders.eval_loader` to ``metrics``."""
+    """Add the maps of ``masks``, the first ones of ``pictures``, to ``metrics``."""
     histograms = []
-    for saliency, mask in zip(predictor.maps(pictures), masks, strict=True):
+    for saliency, mask in zip(predictor.maps(pictures), masks, strict=False):
         saliency = predictor.resize(saliency, mask.shape[-2:])
         levels = to_levels(saliency, metrics.stretch)
         histograms.append(histogram(levels, mask[0].to(predictor.device, non_blocking=True)))

@@ -70,7 +70,7 @@ class Trainer:
         if self.compile:
             self.net.compile()
         self.sums = torch.zeros(2 + self.model.num_maps, dtype=torch.float64)
-        self._statistics = [b for b in self.model.buffers() if b.is_floating_point()]
+        self._statistics = list(self.model.buffers())
         self._sound_statistics = [b.clone() for b in self._statistics]
 
     @property
@@ -192,5 +192,7 @@ class Trainer:
 
 
 def _copy(to: list[Tensor], of: list[Tensor]) -> None:
-    if to:  # a network without batch norm has none
-        torch._foreach_copy_(to, of)
+    """Few calls for hundreds of small tensors; one call takes tensors of one type only."""
+    for dtype in {tensor.dtype for tensor in of}:
+        pairs = [(t, o) for t, o in zip(to, of, strict=True) if o.dtype == dtype]
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))

@@ -1,0 +1,99 @@
+"""One optimizer step and its parts: accumulation, clipping, decay, schedule, average."""
+
+import pytest
+import torch
+
+from src import build_model
+from train_utils import optim
+from train_utils.losses import DeepSupervisionBCE
+from train_utils.trainer import Trainer
+
+
+def test_a_bad_gradient_of_a_sound_loss_is_seen():
+    model = build_model("u2net_lite").train()
+    trainer = make_trainer(model)
+    model.out_conv.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = model.out_conv.bias.detach().clone()
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    step = trainer.train_step([(pictures, torch.ones(2, 1, 32, 32), None)])
+    assert step.losses.isfinite().all() and not step.taken
+    assert torch.equal(model.out_conv.bias, before)
+
+
+def test_average_forgets_its_beginning():
+    """After 20 updates of a constant, hardly any of the first weights is left, though 0.999^20 is
+    0.98; after many the decay is the one asked for."""
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(layer.weight, 0.0)
+    ema = optim.make_ema(layer, 0.999)
+    ema.update_parameters(layer)
+    torch.nn.init.constant_(layer.weight, 1.0)
+    for _ in range(20):
+        ema.update_parameters(layer)
+    assert ema.module.weight.item() > 0.99
+    ema.n_averaged.fill_(10**6)
+    torch.nn.init.constant_(ema.module.weight, 0.0)
+    ema.update_parameters(layer)
+    assert ema.module.weight.item() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_accumulation_equals_the_large_batch():
+    """Without batch norm in the way, two half batches step like one whole one."""
+    torch.manual_seed(0)
+    pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    masks = torch.randint(0, 2, (4, 1, 32, 32), dtype=torch.uint8)
+    results = []
+    for split in (4, 2):
+        torch.manual_seed(1)
+        model = build_model("u2net_lite").eval()
+        model.training = True  # the top level alone: its list of logits, running statistics inside
+        trainer = make_trainer(model)
+        parts = zip(pictures.split(split), masks.split(split), strict=True)
+        trainer.train_step([(picture, mask, None) for picture, mask in parts])
+        results.append(model.out_conv.weight.detach().clone())
+    assert torch.allclose(*results, atol=1e-6)
+
+
+def make_trainer(model, **options):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = optim.make_scheduler(optimizer, 0, 10)
+    scaler = optim.make_scaler(torch.device("cpu"), torch.float32)
+    loss = DeepSupervisionBCE()
+    return Trainer(model, optimizer, scheduler, scaler, loss, torch.float32, **options)
+
+
+def test_clipping_bounds_the_step():
+    """The step of plain SGD is lr times the gradient, so its length shows the clipped norm."""
+    model = build_model("u2net_lite").train()
+    before = [p.detach().clone() for p in model.parameters()]
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    masks = torch.ones(2, 1, 32, 32, dtype=torch.uint8)
+    make_trainer(model, clip_grad=0.01).train_step([(pictures, masks, None)])
+    moved = sum(((p - b) ** 2).sum() for p, b in zip(model.parameters(), before, strict=True))
+    assert moved.sqrt().item() == pytest.approx(0.1 * 0.01, rel=1e-2)
+
+
+def test_no_decay_on_norms_and_biases():
+    model = build_model("u2net_lite")
+    decayed, free = optim.make_optimizer(model, 1e-3, 0.1).param_groups
+    assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0
+    names = {id(p): name for name, p in model.named_parameters()}
+    kinds = (torch.nn.BatchNorm2d,)
+    norms = {f"{n}.weight" for n, module in model.named_modules() if isinstance(module, kinds)}
+    expected = norms | {name for name in names.values() if name.endswith("bias")}
+    assert {names[id(p)] for p in free["params"]} == expected
+    assert {names[id(p)] for p in decayed["params"]} == set(names.values()) - expected
+
+
+def test_schedule():
+    """Linear from almost nothing to the peak at the end of warm-up, then down to almost nothing."""
+    optimizer = optim.make_optimizer(torch.nn.Linear(2, 2), 1.0, 0)
+    scheduler = optim.make_scheduler(optimizer, 10, 110)
+    rates = []
+    for _ in range(110):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(1e-3) and rates[5] == pytest.approx(0.5, abs=1e-3)
+    assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1)
+    assert rates[60] == pytest.approx(0.5, abs=2e-3) and rates[-1] < 2e-3
