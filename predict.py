@@ -7,7 +7,7 @@
 A mask is an 8-bit grey PNG of the picture's own size, 255 where the network is sure of the object;
 it is not stretched, so an empty scene stays dark. A cut-out is the picture as an RGBA PNG with the
 mask as its alpha. Folders are read one level deep. A picture that cannot be read is named and
-passed over; the exit status is then 2.
+passed over; the exit status is then 2. Under torchrun each process takes its share.
 """
 
 import argparse

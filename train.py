@@ -5,9 +5,10 @@
     python train.py --data-path DUTS --model u2net_full --resume auto
     torchrun --nproc_per_node=4 train_multi_GPU.py --data-path DUTS     (the same flags)
 
-The run's folder gets args.json, log.csv, curves.png, samples/, last.pt (to go on from) and best.pt
-(the weights with the highest maxF on the test split; give it to validation.py and predict.py).
-Ctrl-C finishes the step, writes last.pt and leaves with status 130.
+The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to go on from)
+and best.pt (the weights with the highest maxF on the test split; give it to validation.py and
+predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status 130; --resume auto goes on,
+after a crash too, to the same result.
 """
 
 import argparse
