@@ -5,28 +5,37 @@
     python train.py --data-path DUTS --model u2net_full --resume auto
     torchrun --nproc_per_node=4 train_multi_GPU.py --data-path DUTS     (the same flags)
 
-The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to go on from)
-and best.pt (the weights with the highest maxF on the test split; give it to validation.py and
-predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status 130; --resume auto goes on,
-after a crash too, to the same result.
+The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to go on
+from) and best.pt (the weights with the highest maxF on the test split; give it to validation.py and
+predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status 130; --resume auto goes
+on, after a crash too, to the same result.
 """
 
 import argparse
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from my_dataset import SegmentationDataset, find_splits
 from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.checkpoint import load_checkpoint, newest_checkpoint
+from train_utils.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from train_utils.distributed import (
     from_main,
     is_main,
     is_restarted,
+    launch_id,
     on_any_rank,
     process_group,
     world_size,
@@ -35,14 +44,14 @@ from train_utils.engine import CRITERION, Interrupted, Plan, fit
 from train_utils.loaders import eval_loader, train_loader
 from train_utils.losses import DeepSupervisionBCE
 from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
-from train_utils.records import write_args
+from train_utils.records import begun_by, write_args
 from train_utils.trainer import Trainer
 from transforms import EvalPreset, TrainPreset
 
 WARMUP_EPOCHS = 2
 EXACT = (  # the flags that a run's result depends on
     *("img_size", "crop_size", "epochs", "batch_size", "accum", "lr", "weight_decay"),
-    *("clip_grad", "loss_weights", "ema", "seed", "sync_bn"),
+    *("clip_grad", "loss_weights", "ema", "seed", "sync_bn", "eval_interval", "compile"),
 )
 
 
@@ -135,13 +144,29 @@ def train(args: argparse.Namespace) -> int:
         args.clip_grad,
         args.compile,
         flags={name: getattr(args, name) for name in EXACT}
-        | {"pictures": len(train_set), "processes": world_size(), "precision": str(dtype)},
+        | {"pictures": [_told(train_set, "to train"), _told(test_set, "to test")]}
+        | {"processes": world_size(), "precision": str(dtype), "device": device.type},
     )
     if state:
         trainer.load_state_dict(state)
-    if is_main():
-        _announce(args, trainer, folder, resume)
-        print(f"{len(train_set)} pictures to train, {len(test_set)} to test", flush=True)
+        if resume.name != "last.pt" and is_main():  # the newest state of the run is now this one
+            save_checkpoint(folder, state, args.keep)
+    if trainer.epoch < args.epochs:
+        if is_main():
+            _announce(args, trainer, folder, resume)
+        status = _fit(trainer, loader, test, folder, args)
+        if status:
+            return status
+    best = trainer.best
+    if is_main() and best:
+        print(f"best {CRITERION} {best[CRITERION]:.4f} (MAE {best['mae']:.4f}) after epoch "
+              f"{best['epoch']}: {folder / 'best.pt'}")  # fmt: skip
+    return 0
+
+
+def _fit(
+    trainer: Trainer, loader: DataLoader, test: DataLoader, folder: Path, args: argparse.Namespace
+) -> int:
     plan = Plan(args.epochs, args.accum, args.eval_interval, args.save_every, args.keep)
     try:
         fit(trainer, loader, test, folder, plan)
@@ -149,11 +174,13 @@ def train(args: argparse.Namespace) -> int:
         if is_main():
             print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
         return 128 + stopped.args[0]
-    best = trainer.best
-    if is_main() and best:
-        print(f"best {CRITERION} {best[CRITERION]:.4f} (MAE {best['mae']:.4f}) after epoch "
-              f"{best['epoch']}: {folder / 'best.pt'}")  # fmt: skip
     return 0
+
+
+def _told(dataset: SegmentationDataset, purpose: str) -> str:
+    """How many pictures, and a sum of their names that shows if they are others."""
+    names = "\n".join(pair.name for pair in dataset.pairs)
+    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(names.encode()):08x})"
 
 
 def _announce(
@@ -163,36 +190,34 @@ def _announce(
         print(f"going on from {resume} after {trainer.epoch} epochs and {trainer.step} batches")
     elif args.resume:
         print(f"no checkpoint in {folder}: a new run")
-    write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"})
+    write_args(folder, {k: v for k, v in vars(args).items() if k != "resume"}, launch_id())
+    pictures = " and ".join(trainer.flags["pictures"])
     precision = str(trainer.dtype).removeprefix("torch.")
-    print(f"{trainer.model.config.name} on {trainer.device} in {precision}, into {folder}/")
+    print(f"{trainer.model.config.name} on {trainer.device} in {precision}, {pictures}, "
+          f"into {folder}/", flush=True)  # fmt: skip
 
 
 def _folder(args: argparse.Namespace, restarted: bool) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to go on from, if any."""
-    name = Path(args.model or args.pretrained or "u2net_full").stem
-    numbered = [Path("runs") / f"{name}-{i}" for i in range(1, 10_000)]
-    free = next(i for i, path in enumerate(numbered) if not path.exists())
     by_path = args.resume not in (None, "auto")
-    if by_path and args.output_dir not in (None, Path(args.resume).parent):
-        raise UserError(
-            f"--resume {args.resume} goes on in {Path(args.resume).parent}; leave out --output-dir"
-        )
-    folder = Path(args.resume).parent if by_path else args.output_dir
-    if args.resume == "auto" or restarted:
-        folder = folder or numbered[max(free - 1, 0)]
-        resume, passed_over = newest_checkpoint(folder)
+    given = Path(args.resume).parent if by_path else args.output_dir
+    if by_path and args.output_dir and args.output_dir.resolve() != given.resolve():
+        raise UserError(f"--resume {args.resume} goes on in {given}; leave out --output-dir")
+    name = Path(args.model or args.pretrained or "u2net_full").stem
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    found = [pattern.fullmatch(path.name) for path in Path("runs").glob("*")]
+    number = max((int(match[1]) for match in found if match), default=0)
+    newest, new = (given or Path("runs") / f"{name}-{n}" for n in (max(number, 1), number + 1))
+    if args.resume == "auto" or (restarted and begun_by(newest, launch_id())):
+        resume, passed_over = newest_checkpoint(newest)
         for fault in passed_over:
             print(f"passed over: {fault}", flush=True)
-        return folder, resume
-    if by_path:
-        return folder, Path(args.resume)
-    folder = folder or numbered[free]
-    if (folder / "last.pt").exists():
+        return newest, resume
+    if not by_path and has_checkpoint(new):
         raise UserError(
-            f"{folder} holds a run; go on with it by --resume auto, or choose another --output-dir"
+            f"{new} holds a run; go on with it by --resume auto, or choose another --output-dir"
         )
-    return folder, None
+    return new, Path(args.resume) if by_path else None
 
 
 def _datasets(args: argparse.Namespace) -> list[SegmentationDataset]:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ def write_torch(content: dict[str, Any], temporary: Path) -> None:
         UserError: it cannot be written.
     """
     try:
-        torch.save(content, temporary)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
     except RuntimeError as error:  # torch's word for a full disk
         raise UserError(f"{temporary.parent}: cannot be written; full? ({error})") from None
 
@@ -70,11 +73,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    """After a power cut the new name is there too, where the system can promise that."""
+    with suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def clear_temporary(folder: Path) -> None:
-    """Remove what writers that were killed left in ``folder``; nobody else may be writing there."""
-    for path in folder.glob(".*.tmp"):
+    """Remove what killed writers left in and under ``folder``; nobody else may be writing there."""
+    for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)

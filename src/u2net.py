@@ -48,7 +48,7 @@ class ConvBNReLU(nn.Module):
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""
-        if isinstance(self.bn, nn.BatchNorm2d):
+        if isinstance(self.bn, nn.modules.batchnorm._BatchNorm):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()
 

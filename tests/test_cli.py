@@ -248,7 +248,7 @@ def test_one_run_then_its_weights(files, call, monkeypatch):
         validation.main, *arguments("validation", files, f"{more} --json {out}/scores.json")
     )
     scores = json.loads((out / "scores.json").read_text())
-    assert status == 0 and scores["images"] == 3 and f"{scores['mae']:.4f}" in said
+    assert status == 0 and scores["images"] == 3 and f"{scores['mae']:.3f}" in said
     assert 0 < scores["max_f_per_image"] <= 1 and 0 < scores["max_f"] <= 1
     status, _, _ = call(predict.main, *arguments("predict", files, f"{more} --mode cutout"))
     cutout = Image.open(out / "photo.png")

@@ -1,11 +1,13 @@
-"""MAE and F-measures against PySODMetrics on the same maps."""
+"""Every measure against PySODMetrics on the same maps."""
 
 import numpy as np
 import py_sod_metrics
 import pytest
 import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from train_utils.metrics import SaliencyMetrics, histogram, to_levels
+from train_utils.structure import relaxed_boundary_f, structural
 
 TOLERANCE = 1e-4
 
@@ -42,51 +44,94 @@ def odd_set():
     return pairs
 
 
-@pytest.fixture(scope="module")
-def pysod():
-    """PySODMetrics' numbers of the odd set."""
-    measures = {"mae": py_sod_metrics.MAE(), "f": py_sod_metrics.Fmeasure()}
-    for saliency, mask in odd_set():
+def pysod(pairs):
+    """PySODMetrics' numbers, under our names."""
+    names = "MAE", "Fmeasure", "WeightedFmeasure", "Smeasure", "Emeasure"
+    measures = {name: getattr(py_sod_metrics, name)() for name in names}
+    for saliency, mask in pairs:
         for measure in measures.values():
             measure.step(saliency, mask.astype(np.uint8) * 255)
-    f, pr = measures["f"].get_results()["fm"], measures["f"].get_results()["pr"]
-    p, r = pr["p"], pr["r"]
+    results = {k: v for measure in measures.values() for k, v in measure.get_results().items()}
+    f, e, p, r = results["fm"], results["em"], results["pr"]["p"], results["pr"]["r"]
     return {
-        "mae": measures["mae"].get_results()["mae"],
+        "mae": results["mae"],
+        "max_f": (1.3 * p * r / np.maximum(0.3 * p + r, 1e-12)).max(),
         "max_f_per_image": f["curve"].max(),
         "mean_f": f["curve"].mean(),
         "adaptive_f": f["adp"],
-        "max_f": (1.3 * p * r / np.maximum(0.3 * p + r, 1e-12)).max(),
+        "weighted_f": results["wfm"],
+        "s_measure": results["sm"],
+        "max_e": e["curve"].max(),
+        "mean_e": e["curve"].mean(),
+        "adaptive_e": e["adp"],
     }
 
 
 def score(pairs, batch, stretch=True):
     metrics = SaliencyMetrics(stretch)
-    histograms = [histogram(torch.from_numpy(s), torch.from_numpy(m)) for s, m in pairs]
-    for start in range(0, len(histograms), batch):
-        metrics.update(histograms[start : start + batch])
+    for start in range(0, len(pairs), batch):
+        some = pairs[start : start + batch]
+        histograms = [histogram(torch.from_numpy(s), torch.from_numpy(m)) for s, m in some]
+        structure = [structural(s, m.astype(np.uint8), stretch) for s, m in some]
+        metrics.update(histograms, structure)
     return metrics.results()
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
-def test_equals_pysodmetrics(pysod, batch):
-    ours = score(odd_set(), batch)
-    assert ours["images"] == len(odd_set()) and ours["empty_masks"] == 3
-    for name, value in pysod.items():
+def test_equals_pysodmetrics(batch):
+    # E of one pixel divides by 0; of the pair of two, PySODMetrics' S is nan: a quarter is empty.
+    pairs = [pair for pair in odd_set() if pair[1].size > 2]
+    ours = score(pairs, batch)
+    assert ours["images"] == len(pairs) and ours["empty_masks"] == 2
+    for name, value in pysod(pairs).items():
         assert ours[name] == pytest.approx(value, abs=TOLERANCE), name
 
 
-def test_every_picture_equals_pysodmetrics():
+@pytest.mark.parametrize("index", range(len(odd_set())))
+def test_every_picture_equals_pysodmetrics(index):
     """One by one, so that no two errors cancel in a mean."""
-    for saliency, mask in odd_set():
-        mae, f = py_sod_metrics.MAE(), py_sod_metrics.Fmeasure()
-        for measure in (mae, f):
-            measure.step(saliency, mask.astype(np.uint8) * 255)
-        ours = score([(saliency, mask)], 1)
-        results = f.get_results()["fm"]
-        assert ours["mae"] == pytest.approx(mae.get_results()["mae"], abs=1e-9)
-        assert ours["max_f_per_image"] == pytest.approx(results["curve"].max(), abs=1e-9)
-        assert ours["adaptive_f"] == pytest.approx(results["adp"], abs=1e-9)
+    pair = odd_set()[index]
+    ours = score([pair], 1)
+    for name, value in pysod([pair]).items():
+        if not np.isnan(value):  # their S, where a quarter has no pixels
+            assert ours[name] == pytest.approx(value, rel=1e-12, abs=1e-6), name
+        assert np.isfinite(ours[name])
+
+
+def test_random_pictures_equal_pysodmetrics():
+    """Many nearest pixels at the same distance, masks that touch the border."""
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.1, 0.5):
+        pair = rng.integers(0, 256, (41, 57), dtype=np.uint8), rng.random((41, 57)) < share
+        ours = score([pair], 1)
+        for name, value in pysod([pair]).items():
+            assert ours[name] == pytest.approx(value, abs=1e-6), (share, name)
+
+
+def plain_boundary_f(saliency, mask):
+    """By scipy, distance by distance."""
+    outlines = [x & ~binary_erosion(x, np.ones((3, 3))) for x in (saliency >= 0.5, mask > 0)]
+    away = [distance_transform_edt(~outline) for outline in outlines]
+    precision = (away[1][outlines[0]] <= 3).mean()
+    recall = (away[0][outlines[1]] <= 3).mean()
+    return 1.3 * precision * recall / (0.3 * precision + recall)
+
+
+def test_relaxed_boundary_f():
+    mask = np.zeros((60, 60), np.uint8)
+    mask[20:40, 20:40] = 1
+    shifted = [np.roll(mask, by, axis=1).astype(np.float32) / 2 for by in (3, 4, 9)]
+    assert relaxed_boundary_f(shifted[0], mask) == 1
+    found = [relaxed_boundary_f(saliency, mask) for saliency in shifted[1:]]
+    assert found == pytest.approx([plain_boundary_f(saliency, mask) for saliency in shifted[1:]])
+    assert found[1] < found[0] < 1
+    saliency, truth = blob((70, 90), 3, 15)
+    saliency = saliency.astype(np.float32) / 255
+    expected = plain_boundary_f(saliency, truth)
+    assert relaxed_boundary_f(saliency, truth.astype(np.uint8)) == pytest.approx(expected)
+    empty = np.zeros_like(mask)
+    assert relaxed_boundary_f(mask.astype(np.float32), empty) == 0
+    assert relaxed_boundary_f(empty.astype(np.float32), mask) == 0
 
 
 def test_without_stretching():

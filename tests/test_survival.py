@@ -4,10 +4,14 @@ import csv
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from processes import running
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +20,7 @@ from src import UserError, build_model, save_model
 from src import files as src_files
 from train_utils import checkpoint, synthetic
 from train_utils.checkpoint import newest_checkpoint, save_checkpoint
+from train_utils.records import Log, write_args
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
@@ -117,6 +122,87 @@ def test_twenty_kills(data, tmp_path):
     board = EventAccumulator(str(killed / "tensorboard"), {"scalars": 0}).Reload()
     assert [e.step for e in board.Scalars("epoch/loss")] == [12, 24, 36, 48]
     assert [e.step for e in board.Scalars("step/lr")] == [10, 20, 30, 40]
+
+
+def test_a_signal_to_the_whole_group(data, tmp_path):
+    """As torchrun, timeout and batch systems send it: the loader's processes get it too."""
+    argv = [
+        "--data-path",
+        str(data),
+        *FLAGS,
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--workers",
+        "1",
+    ]
+    command = [sys.executable, "train.py", *argv, "--epochs", "500"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped; go on with --resume" in output
+    assert newest_checkpoint(tmp_path / "run")[0].name == "last.pt"
+
+
+@pytest.fixture
+def numbered(tmp_path, monkeypatch):
+    """runs/net-2 and runs/net-4 hold runs, runs/net-9 is another network's."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("net-2", "net-4", "net-deep-9"):
+        save_checkpoint(tmp_path / "runs" / folder, state(0))
+    return Path("runs")
+
+
+def folder_of(*argv, restarted=False):
+    args = train.parse_args(["--model", "net", *argv])
+    return train._folder(args, restarted)
+
+
+def test_which_folder(numbered):
+    """The newest number, whatever gaps there are; a run is never written over."""
+    assert folder_of() == (numbered / "net-5", None)
+    assert folder_of("--resume", "auto") == (numbered / "net-4", numbered / "net-4/last.pt")
+    given = numbered / "net-2"
+    assert folder_of("--resume", str(given / "last.pt")) == (given, given / "last.pt")
+    (given / "last.pt").rename(given / "last-1.pt")  # killed between two renames
+    with pytest.raises(UserError, match="holds a run"):
+        folder_of("--output-dir", str(given))
+    assert folder_of("--output-dir", str(given), "--resume", "auto")[1].name == "last-1.pt"
+
+
+def test_a_restart_finds_its_own_run_alone(numbered, monkeypatch):
+    """Not one that was there before, nor one that the first attempt was refused."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ours")
+    assert folder_of(restarted=True) == (numbered / "net-5", None)
+    with pytest.raises(UserError, match="holds a run"):
+        folder_of("--output-dir", str(numbered / "net-4"), restarted=True)
+    write_args(numbered / "net-4", {}, "ours")
+    assert folder_of(restarted=True)[1] == numbered / "net-4/last.pt"
+    write_args(numbered / "net-4", {}, "another")
+    assert folder_of(restarted=True) == (numbered / "net-5", None)
+
+
+def test_other_pictures_are_refused(data, tmp_path):
+    argv = [*FLAGS, "--workers", "0", "--epochs", "1", "--output-dir", str(tmp_path / "run")]
+    assert train.main(["--data-path", str(data), *argv]) == 0
+    other = tmp_path / "other"
+    synthetic.write_dataset(other, train=24, test=3, size=48, seed=0)
+    first = sorted((other / "DUTS-TR/DUTS-TR-Image").iterdir())[0]
+    for path in (first, other / "DUTS-TR/DUTS-TR-Mask" / f"{first.stem}.png"):
+        path.rename(path.with_stem("renamed"))
+    with pytest.raises(UserError, match="pictures was"):
+        train.main(["--data-path", str(other), *argv, "--resume", "auto"])
+    (tmp_path / "run/log.csv").write_text("epoch;loss\n1;2\n")
+    with pytest.raises(UserError, match=r"log\.csv"):
+        Log(tmp_path / "run/log.csv", 1)
 
 
 def state(number):

@@ -18,6 +18,7 @@ import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
 from train_utils import engine, synthetic
+from train_utils.evaluation import Evaluation
 from train_utils.losses import DeepSupervisionBCE
 from train_utils.records import git_commit
 from train_utils.trainer import Trainer
@@ -91,10 +92,11 @@ def test_best_is_the_best_epoch(finished):
 def test_a_worse_score_leaves_best_alone(data, tmp_path, monkeypatch):
     """Tutorials never update the best value, so that every evaluation overwrites the file."""
     scores = iter([0.5, 0.9, 0.7])
-    result = {"mae": 0.1, "mean_f": 0.1}
-    monkeypatch.setattr(
-        engine, "evaluate", lambda *_: {**result, "max_f": next(scores), "images": 1}
-    )
+
+    def evaluate(*_, **__):
+        return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
+
+    monkeypatch.setattr(engine, "evaluate", evaluate)
     run(data, tmp_path / "run", "--ema", "0")
     assert torch.load(tmp_path / "run/best.pt", weights_only=True)["epoch"] == 2
 
@@ -109,7 +111,7 @@ def test_validation_repeats_the_logged_scores(finished, data, tmp_path, capsys):
     assert scores["images"] == 5 and scores["split"] == "test" and scores["img_size"] == 48
     for name in ("mae", "max_f", "mean_f"):
         assert scores[name] == pytest.approx(float(best["ema_" + name]), abs=1e-5)
-    assert f"{scores['max_f']:.4f}" in capsys.readouterr().out
+    assert f"{scores['max_f']:.3f}" in capsys.readouterr().out
 
 
 def test_scores_do_not_depend_on_the_batch(finished, data, tmp_path):

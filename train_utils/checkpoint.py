@@ -36,6 +36,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
                 path.unlink()
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one, whole or not."""
+    return any(_history(folder))
+
+
 def _name(folder: Path, age: int) -> Path:
     return folder / (f"last-{age}.pt" if age else "last.pt")
 

@@ -34,9 +34,10 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     return Parser(description=doc, formatter_class=Formatter)
 
 
-def add_weights_flags(parser: argparse.ArgumentParser) -> None:
-    """Which network to use, and at which size."""
-    parser.add_argument("--weights", type=Path, required=True, metavar="W", help=(
+def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Which network to use (``several``: none, one or more), and at which size."""
+    number = {"nargs": "+", "default": []} if several else {"required": True}
+    parser.add_argument("--weights", type=Path, **number, metavar="W", help=(
         "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
     ))  # fmt: skip
     parser.add_argument("--img-size", type=positive, metavar="PX", help=(
@@ -44,10 +45,11 @@ def add_weights_flags(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Where pictures and masks are."""
+def add_data_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Where pictures and masks are; ``several``: --data-path names one set or more."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data-path", type=Path, metavar="DIR", help=(
+    number = {"nargs": "+"} if several else {}
+    group.add_argument("--data-path", type=Path, **number, metavar="DIR", help=(
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
         "masks/ with optional train.txt and test.txt (stems, one a line)"
     ))  # fmt: skip
@@ -95,12 +97,17 @@ def _integer(text: str, least: int) -> int:
     return int(text)
 
 
-def json_file(text: str) -> Path:
-    """A path to write JSON to, for argparse; the suffix keeps it off weights and pictures."""
-    path = Path(text)
-    if path.suffix != ".json" or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a .json file")
-    return path
+def file_named(*suffixes: str) -> Callable[[str], Path]:
+    """A path to write to, for argparse; the suffix keeps it off weights and pictures."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in suffixes or path.is_dir():
+            kinds = " or ".join(suffixes)
+            raise argparse.ArgumentTypeError(f"{text!r} is not the name of a {kinds} file")
+        return path
+
+    return parse
 
 
 def not_negative(text: str) -> float:
@@ -130,9 +137,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        # From a loader's worker the message comes wrapped in that worker's traceback.
-        message = str(error).rpartition("UserError: ")[2].strip()
-        sys.exit(_fail(message, 2))
+        sys.exit(_fail(error.said(), 2))
     except torch.OutOfMemoryError:
         sys.exit(_fail("out of GPU memory; lower --batch-size (and raise --accum) or sizes", 2))
     except OSError as error:  # a full disk, say

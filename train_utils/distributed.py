@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,18 @@ from src import UserError
 
 def is_launched() -> bool:
     """Whether torchrun, srun or something like them started this process as one of several."""
-    return "RANK" in os.environ or "RANK" in slurm_environment(os.environ)
+    return {"RANK", "WORLD_SIZE"} <= {*os.environ, *slurm_environment(os.environ)}
 
 
 def is_restarted() -> bool:
     """Whether torchrun started these processes anew after one of them had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def launch_id() -> str | None:
+    """What tells this launch of torchrun from others, its restarts included; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"process {os.getppid()}" if name == "none" else name
 
 
 def launched_rank() -> int:
@@ -33,9 +40,10 @@ def slurm_environment(env: MutableMapping[str, str]) -> dict[str, str]:
     """torchrun's variables by those of ``srun``; empty outside a job step of several tasks.
 
     A batch script's own process, which srun did not start, has the job's variables but not the
-    step's, and is alone.
+    step's, and is alone; so is what is typed into a shell that srun opened.
     """
-    if "RANK" in env or int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+    shell = "SLURM_PTY_PORT" in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if "RANK" in env or shell or int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
         return {}
     hosts = env.get("SLURM_STEP_NODELIST", "localhost")
     first = re.match(r"([^,\[]+)(?:\[(\w+))?", hosts)  # node[03-05,9],other → node03
@@ -57,29 +65,36 @@ def process_group(device: str = "auto") -> Iterator[None]:
     Without torchrun's (or SLURM's) environment variables it does nothing: the run goes on alone.
 
     Raises:
-        UserError: what the block raised, prefixed with the rank; SystemExit where another rank
-            has said the same already, or has died and taken the group with it.
+        UserError: the group can't be joined. SystemExit: with status 2 for a UserError of the
+            block, which is printed, with the rank, by the first rank that meets it; with status 1
+            where another rank has died and taken the group with it.
     """
     os.environ.update(slurm_environment(os.environ))
     if not is_launched():
         yield
         return
     backend = _backend(device)
-    dist.init_process_group(backend, **_fresh_store())
+    try:
+        dist.init_process_group(backend, **_fresh_store())
+    except (RuntimeError, ValueError) as error:  # a wrong address, a port that is taken
+        reason = str(error).splitlines()[0]
+        raise UserError(f"rank {launched_rank()} cannot join the others: {reason}") from None
     sound = False
     try:
         yield
         sound = True
     except UserError as error:
         _record(error)
-        if not _first_to_say(str(error)):
-            raise SystemExit(2) from None
-        raise UserError(f"rank {rank()}: {error}") from None
+        # Said before the group goes, whose end makes the others leave and torchrun stop this one.
+        if _first_to_say(error.said()):
+            print(f"error: rank {rank()}: {error.said()}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
     except RuntimeError as error:
         if not _is_lost_peer(error):
             _record(error)
             raise
-        raise SystemExit(f"rank {rank()}: stops, as another process has ended") from None
+        reason = str(error).splitlines()[0]
+        raise SystemExit(f"rank {rank()}: stops, as another process has ended ({reason})") from None
     except Exception as error:
         _record(error)
         raise
@@ -108,8 +123,12 @@ def _fresh_store() -> dict[str, Any]:
 
 def _backend(device: str) -> str:
     if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
+        if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
+            raise UserError("several processes cannot share a Mac's GPU; give --device cpu")
         return "gloo"
     local = int(os.environ.get("LOCAL_RANK", 0))
+    if "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1:
+        local = 0  # srun shows each task its own GPU alone
     if ":" in device or local >= torch.cuda.device_count():
         raise UserError(
             f"process {local} of this machine needs a GPU of its own: start as many processes "
@@ -136,7 +155,8 @@ def _first_to_say(message: str) -> bool:
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    said = "closed by peer", "reset by peer", "Broken pipe"
+    return isinstance(error, dist.DistNetworkError) or any(words in str(error) for words in said)
 
 
 def rank() -> int:

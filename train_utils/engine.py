@@ -20,7 +20,7 @@ from src.device import amp_name
 
 from .checkpoint import save_checkpoint
 from .distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks, world_size
-from .evaluation import evaluate
+from .evaluation import evaluate, predicted
 from .losses import map_names
 from .records import Records, peak_memory
 from .trainer import Batch, Step, Trainer
@@ -132,11 +132,14 @@ class _Run:
         lr, total = trainer.lr, len(sampler)
         batches = iter(self.train)
         with _Progress(trainer, total, self.plan.epochs, self.records) as progress:
-            while trainer.step < total:
-                # Ranks must stop together; asking takes a moment, so several ask now and then.
-                ask = world_size() == 1 or trainer.updates % _SHOWN_EVERY == 0
-                if ask and on_any_rank(bool(self.caught), trainer.device):
-                    return {}
+            while True:
+                # Ranks must stop together; asking makes a GPU wait, so GPUs ask now and then.
+                at_end = trainer.step >= total
+                ask = trainer.device.type != "cuda" or trainer.updates % _SHOWN_EVERY == 0
+                if (ask or at_end) and on_any_rank(bool(self.caught), trainer.device):
+                    return {}  # at the end too: scoring may take longer than a job's last seconds
+                if at_end:
+                    break
                 group, lr = list(islice(batches, self.plan.accum)), trainer.lr
                 step = trainer.train_step(group)
                 trainer.add(step)
@@ -167,7 +170,8 @@ class _Run:
         if trainer.bad_steps >= BAD_STEPS:
             raise UserError(
                 f"{message}. {BAD_STEPS} such steps in a row end the run; checkpoints stay as they "
-                "were. Look at the pictures, lower --lr, or try --clip-grad 1 or --amp off"
+                f"were. Look at the pictures, or begin a new run with --pretrained {self.folder}/"
+                "last.pt and a lower --lr, --clip-grad 1 or --amp off"
             )
         if is_main():
             tqdm.write(f"{message}. Skipped, {trainer.bad_steps} in a row")
@@ -181,7 +185,8 @@ class _Run:
         for prefix, network in networks.items():
             share_buffers(network)
             predictor = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
-            scores = evaluate(predictor, self.test)
+            maps = predicted(predictor, self.test, stretch=True)
+            scores = evaluate(maps, device=trainer.device, total=len(self.test)).results
             row |= {prefix + name: scores[name] for name in ("mae", "max_f", "mean_f")}
         if self.records:
             samples = _samples(predictor, self.test)

@@ -1,56 +1,112 @@
-"""Score a network on a data set: the one loop that training and validation.py share."""
+"""Score maps on a data set: the one loop that training and validation.py share."""
 
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from src import Predictor
 
-from .distributed import is_main, sum_over_ranks
-from .metrics import SaliencyMetrics, histogram, to_levels
+from .distributed import gather, is_main, sum_over_ranks
+from .metrics import PER_PICTURE, SaliencyMetrics, histogram, to_levels
+from .structure import structural
+
+_IN_FLIGHT = 4  # batches whose structure is still being measured
 
 
-def evaluate(
-    predictor: Predictor, loader: DataLoader, stretch: bool = True
-) -> dict[str, float | int]:
-    """MAE and F-measures over a set, each map scored at its mask's own size.
+class Scored(NamedTuple):
+    """Maps ready to be scored, and what they are scored against, of one batch."""
+
+    levels: list[Tensor]  # H×W uint8, each of its mask's size
+    masks: list[Tensor]  # H×W uint8 {0, 1}, on the same device
+    indices: list[int]  # of the pictures in their data set
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out, of all ranks together."""
+
+    results: dict[str, float | int]  # see SaliencyMetrics.results
+    curves: dict[str, list[float]]  # see SaliencyMetrics.curves
+    rows: dict[int, dict[str, float]]  # of each picture, by its index
+
+
+def predicted(predictor: Predictor, loader: DataLoader, stretch: bool) -> Iterator[Scored]:
+    """Maps of a network, resized to their masks.
 
     Args:
         predictor: what turns prepared pictures into maps.
         loader: of :func:`~train_utils.loaders.eval_loader`, at the predictor's img_size.
-        stretch: stretch each map by its own minimum and maximum first (published convention).
-
-    Returns:
-        The dict of :meth:`SaliencyMetrics.results`; under torchrun that of all ranks together.
+        stretch: stretch each map by its own minimum and maximum, before it is rounded to 8 bits.
     """
-    metrics = SaliencyMetrics(stretch)
-    bar = tqdm(
-        loader,
-        "scoring",
-        leave=False,
-        disable=None if is_main() else True,
-        unit="batch",
-    )
-    for pictures, masks, _ in bar:
+    for pictures, masks, indices in loader:
         # A batch that is not full is computed as a full one: convolutions round by its size, and
         # how many processes share the set must not show.
         full = pictures.repeat(-(-loader.batch_size // len(pictures)), 1, 1, 1)
-        score_batch(predictor, metrics, full[: loader.batch_size], masks)
-    metrics.sums = sum_over_ranks(metrics.sums, predictor.device)
-    return metrics.results()
+        with torch.inference_mode():
+            maps = predictor.maps(full[: loader.batch_size])[: len(pictures)]
+            levels = [
+                to_levels(predictor.resize(saliency, mask.shape[-2:]), stretch)
+                for saliency, mask in zip(maps, masks, strict=True)
+            ]
+        masks = [mask[0].to(predictor.device, non_blocking=True) for mask in masks]
+        yield Scored(levels, masks, indices)
 
 
-@torch.inference_mode()
-def score_batch(
-    predictor: Predictor,
-    metrics: SaliencyMetrics,
-    pictures: torch.Tensor,
-    masks: list[torch.Tensor],
-) -> None:
-    """Add the maps of ``masks``, the first ones of ``pictures``, to ``metrics``."""
-    histograms = []
-    for saliency, mask in zip(predictor.maps(pictures), masks, strict=False):
-        saliency = predictor.resize(saliency, mask.shape[-2:])
-        levels = to_levels(saliency, metrics.stretch)
-        histograms.append(histogram(levels, mask[0].to(predictor.device, non_blocking=True)))
-    metrics.update(histograms)
+def evaluate(
+    batches: Iterable[Scored],
+    stretch: bool = True,
+    structure: bool = False,
+    device: torch.device | None = None,
+    total: int | None = None,
+) -> Evaluation:
+    """Every measure over a set, this rank's ``batches`` and those of the others.
+
+    Args:
+        batches: of :func:`predicted`, or of maps that exist already.
+        stretch: stretch each map by its own minimum and maximum first (published convention).
+        structure: weighted F and relaxed boundary F too; threads find them while the next maps
+            are being made.
+        device: where ranks meet to add up; the CPU by default.
+        total: how many batches there are, for the progress bar.
+    """
+    metrics, indices = SaliencyMetrics(stretch), []
+    pending: deque[tuple[list[Tensor], list[Future]]] = deque()
+    shown = None if is_main() else True
+    workers = min(8, os.cpu_count() or 1)
+
+    def finish_one() -> None:
+        histograms, futures = pending.popleft()
+        metrics.update(histograms, [f.result() for f in futures] if structure else None)
+
+    with ThreadPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        bar = tqdm(batches, "scoring", total, leave=False, disable=shown, unit="batch")
+        for levels, masks, which in bar:
+            pairs = list(zip(levels, masks, strict=True))
+            futures = [
+                pool.submit(structural, s.cpu().numpy(), m.cpu().numpy(), stretch)
+                for s, m in (pairs if structure else ())
+            ]
+            pending.append(([histogram(s, m) for s, m in pairs], futures))
+            indices += which
+            if len(pending) > _IN_FLIGHT:
+                finish_one()
+        while pending:
+            finish_one()
+    own = dict(zip(indices, metrics.rows.tolist(), strict=True))
+    rows = {index: row for part in gather(own) for index, row in part.items()}
+    metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
+    names = PER_PICTURE if structure else PER_PICTURE[:-2]
+    return Evaluation(
+        metrics.results(),
+        metrics.curves(),
+        {index: dict(zip(names, rows[index], strict=False)) for index in sorted(rows)},
+    )

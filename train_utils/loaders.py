@@ -1,6 +1,9 @@
 """Batches: in a repeatable random order to train, in order and each picture once to evaluate."""
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -71,15 +74,34 @@ def train_loader(
     return DataLoader(dataset, batch_sampler=sampler, **_options(workers, pin))
 
 
-def eval_loader(dataset: Dataset, batch_size: int, workers: int, pin: bool = False) -> DataLoader:
-    """Batches of pictures N×3×S×S uint8, a list of masks 1×H×W, each of its size, and indices."""
+def eval_loader(
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    pin: bool = False,
+    collate: Callable[[list], Any] | None = None,
+) -> DataLoader:
+    """This rank's share, in order, each item once.
+
+    Without ``collate``, batches of pictures N×3×S×S uint8, a list of masks 1×H×W, each of its size,
+    and a list of indices.
+    """
     return DataLoader(
         dataset,
         batch_size,
         sampler=_Share(len(dataset)),
-        collate_fn=_ragged,
+        collate_fn=collate or _ragged,
         **_options(workers, pin),
     )
+
+
+def _leave_signals(_: int) -> None:
+    """In a loader's process: signals are the trainer's, which finishes its step with this one's
+    help. Ctrl-C and torchrun send theirs to the whole process group, so it gets one of its own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(AttributeError, OSError):  # not on Windows
+        os.setpgid(0, 0)
 
 
 def _options(workers: int, pin: bool) -> dict[str, Any]:
@@ -87,6 +109,7 @@ def _options(workers: int, pin: bool) -> dict[str, Any]:
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": pin,
+        "worker_init_fn": _leave_signals,
         # Of its own: each new iterator draws from it, which would shift the global one's dropout.
         "generator": torch.Generator(),
     }

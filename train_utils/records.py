@@ -1,6 +1,7 @@
 """What a run leaves to look at: arguments, log, curves, sample pictures, TensorBoard's events."""
 
 import csv
+import json
 import platform
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid, save_image
 
+from src import UserError
 from src.files import atomic_path, clear_temporary, save_json
 
 try:
@@ -27,15 +29,26 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def write_args(folder: Path, args: dict[str, Any]) -> None:
-    """``args.json``: every flag of the run, and the versions and the git commit it ran with."""
+def write_args(folder: Path, args: dict[str, Any], launch: str | None = None) -> None:
+    """``args.json``: every flag of the run, the versions and the git commit it ran with, and the
+    launch of torchrun that it belongs to.
+    """
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "commit": git_commit(),
     }
-    save_json({**args, "versions": versions}, folder / "args.json")
+    save_json({**args, "versions": versions, "launch": launch}, folder / "args.json")
+
+
+def begun_by(folder: Path, launch: str | None) -> bool:
+    """Whether :func:`write_args` noted this launch there."""
+    try:
+        noted = json.loads((folder / "args.json").read_text(encoding="utf-8"))["launch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return launch is not None and noted == launch
 
 
 def git_commit() -> str | None:
@@ -121,12 +134,20 @@ class Log:
         self.rows: list[dict[str, Any]] = []
         if epoch and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+                rows = list(csv.DictReader(file))
+            try:
+                self.rows = [row for row in rows if int(row["epoch"]) <= epoch]
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{path}: not the log that the run wrote (was it saved by another program?); "
+                    "put it back, or move it away"
+                ) from None
 
     def append(self, row: dict[str, Any]) -> None:
         """Add an epoch's row; floats keep six significant digits."""
+        known = {name: value for name, value in row.items() if value == value}  # nan: left empty
         self.rows.append(
-            {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()}
+            {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in known.items()}
         )
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:

@@ -66,7 +66,13 @@ class Trainer:
         self.net = self.model
         if world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.net = DistributedDataParallel(self.model, device_ids=ids)
+            # Looking for unused parameters keeps the gradients' order of travel, which DDP would
+            # else change after a run's first step: three ranks and more would then add up in
+            # another order after a resume.
+            same_order = self.device.type == "cpu" and world_size() > 2
+            self.net = DistributedDataParallel(
+                self.model, device_ids=ids, find_unused_parameters=same_order
+            )
         if self.compile:
             self.net.compile()
         self.sums = torch.zeros(2 + self.model.num_maps, dtype=torch.float64)

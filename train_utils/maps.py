@@ -1,0 +1,98 @@
+"""Maps that exist already as files: found for each picture, read, brought to their mask's size."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src import Predictor, UserError
+from src.images import list_images, open_image, oriented_size, to_rgb
+
+from .evaluation import Scored
+from .masks import read_mask
+
+
+@dataclass
+class Maps:
+    """What :func:`find_maps` found in a folder."""
+
+    folder: Path
+    paths: list[Path | None]  # of each picture's map, in the order of the pictures
+    missing: list[str] = field(default_factory=list)  # names of pictures that have none
+    extra: list[str] = field(default_factory=list)  # file names of maps that have no mask
+    resized: int = 0  # maps of another size than their mask
+
+
+def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -> Maps:
+    """The maps of some pictures by their stems; ``mask.suffix`` and case of suffixes don't matter.
+
+    Raises:
+        UserError: no such folder, two maps of one name, or none of them is there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--pred-dir {folder}: no such folder")
+    files = list_images(folder)
+    doubled = [stem for stem, n in Counter(path.stem for path in files).items() if n > 1]
+    if doubled:
+        raise UserError(f"--pred-dir {folder}: holds two maps called {doubled[0]}")
+    by_stem = {path.stem: path for path in files}
+    found = Maps(folder, [by_stem.get(name) for name in names])
+    found.missing = [name for name in names if name not in by_stem]
+    # Those of another split are not strangers.
+    known = {path.stem for where in {mask.parent for mask in masks} for path in list_images(where)}
+    found.extra = [path.name for path in files if path.stem not in known]
+    if not any(found.paths):
+        raise UserError(f"--pred-dir {folder}: holds no map of any of the {len(names)} pictures")
+    found.resized = sum(
+        path is not None and oriented_size(path) != oriented_size(mask)
+        for path, mask in zip(found.paths, masks, strict=True)
+    )
+    return found
+
+
+def read_map(path: str | Path) -> np.ndarray:
+    """A map as H×W uint8; 16 bits and floats are scaled, colours become grey."""
+    return np.array(to_rgb(open_image(path)).convert("L"))
+
+
+class MapDataset(Dataset):
+    """Map (H×W uint8, of its mask's size), mask (1×H×W uint8 {0, 1}) and the picture's index.
+
+    Args:
+        maps: as found.
+        masks: the mask of each picture.
+    """
+
+    def __init__(self, maps: Maps, masks: Sequence[Path]) -> None:
+        self.masks = masks
+        self.items = [(i, path) for i, path in enumerate(maps.paths) if path is not None]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
+        index, path = self.items[item]
+        levels, mask = read_map(path), torch.from_numpy(read_mask(self.masks[index]))[None]
+        levels = torch.from_numpy(levels)
+        if levels.shape != mask.shape[-2:]:
+            resized = Predictor.resize(levels / 255, mask.shape[-2:])
+            levels = resized.mul(255).round().to(torch.uint8)
+        return levels, mask, index
+
+
+def collate_maps(samples: Iterable[tuple[Tensor, Tensor, int]]) -> Scored:
+    """A batch of :class:`MapDataset`: each of its own size."""
+    levels, masks, indices = zip(*samples, strict=True)
+    return Scored(list(levels), [mask[0] for mask in masks], list(indices))
+
+
+def stored(loader: DataLoader, device: torch.device) -> Iterator[Scored]:
+    """Batches of a loader of maps, on the device that scores them."""
+    for levels, masks, indices in loader:
+        yield Scored([s.to(device) for s in levels], [m.to(device) for m in masks], indices)

@@ -1,0 +1,129 @@
+"""What validation.py writes: tables, curves, and sheets of the worst pictures."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from src.files import atomic_path
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones
+    "max_f": "maxF",
+    "mae": "MAE",
+    "weighted_f": "wF",
+    "relaxed_boundary_f": "relaxF",
+    "s_measure": "S",
+    "max_e": "maxE",
+    "mean_e": "meanE",
+    "adaptive_e": "adpE",
+    "max_f_per_image": "maxF/img",
+    "mean_f": "meanF",
+    "adaptive_f": "adpF",
+}
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """A Markdown table with aligned columns; numbers to three decimals, as papers round.
+
+    Args:
+        rows: of values by key.
+        titles: of the keys to show; those that no row has are left out.
+    """
+    keys = [key for key in titles if any(key in row for row in rows)]
+    cells = [[titles[key] for key in keys]]
+    cells += [[_cell(row.get(key, "–")) for key in keys] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [not isinstance(rows[0].get(key), str) for key in keys]
+    ends = [":" if right else "-" for right in numeric]
+    rule = ["-" * (width - 1) + end for width, end in zip(widths, ends, strict=True)]
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join(
+        "| " + " | ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ) + " |"
+        for line in lines
+    )  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row per picture, with six decimals."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+
+
+def plot_curves(
+    path: Path, curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], note: str
+) -> None:
+    """Precision over recall, and F over the threshold: a line per weights, a row per data set.
+
+    Args:
+        path: of the picture, any format that matplotlib writes.
+        curves: set → weights → ``precision``, ``recall`` and ``f`` at thresholds 255 … 0.
+        note: how maps were treated, for the title.
+    """
+    figure, axes = plt.subplots(
+        len(curves), 2, figsize=(11, 4.6 * len(curves)), squeeze=False, layout="constrained"
+    )
+    thresholds = np.arange(255, -1, -1)
+    for (left, right), (name, lines) in zip(axes, curves.items(), strict=True):
+        for label, line in lines.items():
+            left.plot(line["recall"], line["precision"], label=label)
+            right.plot(thresholds, line["f"], label=f"{label} (max {max(line['f']):.3f})")
+        left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
+        right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
+        for one in (left, right):
+            one.set_ylim(0, 1.02)
+            one.grid(alpha=0.3)
+            one.legend(loc="lower left" if one is left else "lower center")
+        left.set_xlim(0, 1.02)
+    figure.suptitle(note, fontsize=9)
+    _save(figure, path)
+
+
+def worst_sheet(
+    path: Path, columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str
+) -> None:
+    """Picture, mask, map and error of some pictures, a row each.
+
+    Args:
+        path: of the sheet.
+        columns: of each: its caption, the picture H×W×3 uint8, the mask H×W {0, 1}, and the map
+            H×W in [0, 1]. In the error, what the map misses is red, what it adds is blue.
+        title: above all.
+    """
+    heads = "picture", "mask", "map", "error: missed red, added blue"
+    figure, axes = plt.subplots(
+        len(columns), 4, figsize=(12, 2.6 * len(columns) + 0.6), squeeze=False, layout="constrained"
+    )
+    for row, (caption, picture, mask, saliency) in zip(axes, columns, strict=True):
+        missed, added = (mask - saliency).clip(0, 1), (saliency - mask).clip(0, 1)
+        error = 1 - np.stack((added, np.maximum(missed, added), missed), axis=-1)
+        for one, image in zip(row, (picture, mask, saliency, error), strict=True):
+            one.imshow(image, cmap="gray", vmin=0, vmax=1)
+            one.axis("off")
+        row[0].set_title(caption, fontsize=8, loc="left")
+    for one, head in zip(axes[0, 1:], heads[1:], strict=True):
+        one.set_title(head, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
+    plt.close(figure)
