@@ -5,11 +5,12 @@ What a mask may be: {0,1}, {0,255}, grey, palette, or RGBA; ``train_utils/masks.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,6 +22,7 @@ from transforms import EvalPreset, TrainPreset
 
 SPLITS = ("train", "test", "all")
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
+MaskReader = Callable[[Path], np.ndarray]  # a file to H×W uint8
 _ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
 
 
@@ -54,6 +56,7 @@ def find_pairs(
     image_dir: str | Path | None = None,
     mask_dir: str | Path | None = None,
     skip_invalid: bool = False,
+    read: MaskReader = read_mask,
 ) -> Inventory:
     """One split of a data set, see :func:`find_splits`. None is what there is to score: DUTS-TE in
     the DUTS layout, all pairs of other folders.
@@ -61,7 +64,7 @@ def find_pairs(
     if split is None:
         has_test = data_path and (Path(data_path) / _DUTS["test"]).is_dir()
         split = "test" if has_test else "all"
-    return find_splits(data_path, (split,), image_dir, mask_dir, skip_invalid)[0]
+    return find_splits(data_path, (split,), image_dir, mask_dir, skip_invalid, read)[0]
 
 
 def find_splits(
@@ -70,6 +73,7 @@ def find_splits(
     image_dir: str | Path | None = None,
     mask_dir: str | Path | None = None,
     skip_invalid: bool = False,
+    read: MaskReader = read_mask,
 ) -> list[Inventory]:
     """Find and check splits of a data set; only headers are read, so 10,000 pairs take seconds.
 
@@ -81,11 +85,14 @@ def find_splits(
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders.
         skip_invalid: leave faulty pairs out and note how many; also decodes every file once, to
             find those that headers don't give away.
+        read: of a mask file, to {0, 1} or class indices.
 
     Raises:
         UserError: no data set is there, or something in it is faulty: all of it is named.
     """
-    results = [_find_split(data_path, s, image_dir, mask_dir, skip_invalid) for s in splits]
+    results = [_find_split(data_path, s, image_dir, mask_dir) for s in splits]
+    for found in results:
+        _check(found, skip_invalid, read)
     where = data_path or image_dir
     faults = list(dict.fromkeys(fault for found in results for fault in found.faults))
     if faults and not (skip_invalid and all(found.pairs for found in results)):
@@ -113,7 +120,6 @@ def _find_split(
     split: str,
     image_dir: str | Path | None,
     mask_dir: str | Path | None,
-    deep: bool,
 ) -> Inventory:
     found = Inventory(split)
     folders, lists = _layout(data_path, split, image_dir, mask_dir)
@@ -122,7 +128,6 @@ def _find_split(
         stems = {path.stem for path in files[images]}
         wanted = stems if lists is None else _select(lists, split, stems, found)
         _match(files[images], files[masks], wanted, found)
-    _check(found, deep)
     return found
 
 
@@ -233,24 +238,24 @@ def _match(images: list[Path], masks: list[Path], wanted: set[str], found: Inven
         found.notes.append(f"{len(unused)} masks have no picture, such as {min(unused)}: not used")
 
 
-def _check(found: Inventory, deep: bool) -> None:
+def _check(found: Inventory, deep: bool, read: MaskReader) -> None:
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(lambda pair: _check_pair(pair, deep), found.pairs))
+        checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), found.pairs))
     found.faults += [result for result in checked if isinstance(result, str)]
     found.pairs = [result for result in checked if isinstance(result, Pair)]
     # The values of masks go wrong all together or not at all: a few tell before training starts.
     for pair in found.pairs[:: max(1, len(found.pairs) // 8)] if not deep else ():
         try:
-            read_mask(pair.mask)
+            read(pair.mask)
         except UserError as error:
             found.faults.append(f"{error} (one mask in {len(found.pairs) // 8 or 1} was opened)")
 
 
-def _check_pair(pair: Pair, deep: bool) -> Pair | str:
+def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | str:
     try:
         if deep:
             open_image(pair.image)
-            read_mask(pair.mask)
+            read(pair.mask)
         width, height = oriented_size(pair.image)
         size = oriented_size(pair.mask)
     except UserError as error:
@@ -277,6 +282,7 @@ class SegmentationDataset(Dataset):
         pairs: of :func:`find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
+        read: of a mask file, to {0, 1} or class indices.
 
     An item is asked for by ``index``, or by ``(epoch, index)`` as the training sampler does: its
     augmentation depends on (seed, epoch, index) alone, so a run repeats whatever the number of
@@ -284,9 +290,14 @@ class SegmentationDataset(Dataset):
     """
 
     def __init__(
-        self, pairs: Iterable[Pair], transform: TrainPreset | EvalPreset, seed: int = 0
+        self,
+        pairs: Iterable[Pair],
+        transform: TrainPreset | EvalPreset,
+        seed: int = 0,
+        read: MaskReader = read_mask,
     ) -> None:
         self.pairs = list(pairs)
+        self.read = read
         self.transform = transform
         self.seed = seed
 
@@ -295,7 +306,7 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        picture, mask = load_pair(self.pairs[index])
+        picture, mask = load_pair(self.pairs[index], self.read)
         # Not torch.manual_seed: it seeds GPUs too, and formats a stack trace for each one to come.
         before = torch.random.get_rng_state()
         try:
@@ -305,9 +316,9 @@ class SegmentationDataset(Dataset):
             torch.random.set_rng_state(before)
 
 
-def load_pair(pair: Pair) -> tuple[Tensor, Tensor]:
-    """Picture 3×H×W uint8 and mask 1×h×w uint8 {0, 1}, of the picture's size or its aspect."""
-    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(read_mask(pair.mask))[None]
+def load_pair(pair: Pair, read: MaskReader = read_mask) -> tuple[Tensor, Tensor]:
+    """Picture 3×H×W uint8 and mask 1×h×w uint8, of the picture's size or its aspect."""
+    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(read(pair.mask))[None]
 
 
 def _mix(*numbers: int) -> int:

@@ -14,8 +14,9 @@ is 0, the others are as defined. Under torchrun each process takes its share of 
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from train_utils.distributed import is_main, process_group
 from train_utils.evaluation import Evaluation, evaluate, predicted
 from train_utils.loaders import eval_loader
 from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, read_map, stored
-from train_utils.masks import read_mask
+from train_utils.masks import read_classes, read_mask
+from train_utils.semantic import confusion_matrix, predicted_classes, semantic_measures
 from transforms import EvalPreset
 
 
@@ -47,8 +49,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, help=(
         "which pictures (default: DUTS-TE in the DUTS layout, all pictures of other folders)"
     ))  # fmt: skip
-    parser.add_argument("--metrics", choices=("basic", "all"), default="basic", help=(
-        "basic: MAE, F, E and S; all: weighted F and relaxed boundary F too"
+    parser.add_argument("--metrics", choices=("basic", "all", "semantic"), default="basic", help=(
+        "basic: MAE, F, E and S; all: weighted F and relaxed boundary F too; semantic: accuracies, "
+        "IoU and Dice of the classes, a network's maps as they are"
+    ))  # fmt: skip
+    parser.add_argument("--num-classes", type=cli.positive, default=2, metavar="K", help=(
+        "semantic: 2 is object and background; more: masks, and maps, hold class indices"
+    ))  # fmt: skip
+    parser.add_argument("--ignore-index", type=cli.natural, metavar="I", help=(
+        "semantic: pixels whose mask holds this are left out"
     ))  # fmt: skip
     parser.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=True, help=(
         "stretch each map by its own minimum and maximum before scoring"
@@ -58,7 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     out("--json", type=cli.file_named(".json"), metavar="F", help="write every score there")
     out("--csv", type=cli.file_named(".csv"), metavar="F", help="write each picture's scores there")
     out("--plot", type=cli.file_named(".png", ".pdf", ".svg"), metavar="F", help=(
-        "draw the PR curve and the F-threshold curve of all weights and maps there"
+        "draw the PR curve and the F-threshold curve of all weights and maps there; semantic: "
+        "confusion matrices"
     ))  # fmt: skip
     out("--worst", type=cli.positive, metavar="K", help=(
         "draw the K pictures of the highest MAE: picture, mask, map, error"
@@ -70,6 +80,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         parser.error("give --weights, or maps that exist already by --pred-dir")
+    if args.metrics == "semantic" and (args.csv or args.worst):
+        parser.error("--csv and --worst go with --metrics basic or all")
+    if args.num_classes < 2 or args.num_classes > 255:
+        parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     return args
 
 
@@ -101,39 +115,56 @@ class Row:
     data: Inventory
     maps: Maps | None
     evaluation: Evaluation
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any]
+    confusion: torch.Tensor | None = None
 
 
 def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) -> Row:
     """Score one source on one set; all ranks together."""
     device, masks = pick_device(args.device), [pair.mask for pair in data.pairs]
-    maps = None
-    pin = device.type == "cuda"
+    semantic, read = args.metrics == "semantic", reader(args)
+    maps, collate = None, None
     if source.predictor:
-        dataset = SegmentationDataset(data.pairs, EvalPreset(source.predictor.img_size))
-        loader = eval_loader(dataset, args.batch_size, args.workers, pin)
-        batches = predicted(source.predictor, loader, args.normalize)
+        dataset = SegmentationDataset(data.pairs, EvalPreset(source.predictor.img_size), read=read)
     else:
         folder = source.path / name if (source.path / name).is_dir() else source.path
-        maps = find_maps(folder, masks, [pair.name for pair in data.pairs])
-        dataset = MapDataset(maps, masks)
-        loader = eval_loader(dataset, args.batch_size, args.workers, pin, collate_maps)
-        batches = stored(loader, device)
+        maps, collate = find_maps(folder, masks, [pair.name for pair in data.pairs]), collate_maps
+        dataset = MapDataset(maps, masks, read, args.num_classes if semantic else 2)
+    pin = device.type == "cuda"
+    loader = eval_loader(dataset, args.batch_size, args.workers, pin, collate)
+    if maps:
+        batches = stored(loader, device, args.num_classes == 2 and semantic)
+    elif semantic:
+        batches = predicted_classes(source.predictor, loader, args.num_classes)
+    else:
+        batches = predicted(source.predictor, loader, args.normalize)
+    about = {"data": name, "split": data.split, **source.about()}
+    if semantic:
+        confusion = confusion_matrix(
+            batches, args.num_classes, args.ignore_index, device, len(loader)
+        )
+        results = {"images": len(data.pairs), **semantic_measures(confusion)}
+        about |= {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
+        return Row(source, name, data, maps, Evaluation(results, {}, {}), about, confusion)
     found = evaluate(batches, args.normalize, args.metrics == "all", device, len(loader))
-    about = {"data": name, "split": data.split, **source.about(), "normalize": args.normalize}
-    return Row(source, name, data, maps, found, about)
+    return Row(source, name, data, maps, found, {**about, "normalize": args.normalize})
+
+
+def reader(args: argparse.Namespace) -> Callable[[Path], np.ndarray]:
+    """How mask files are read."""
+    if args.metrics != "semantic" or (args.num_classes == 2 and args.ignore_index is None):
+        return read_mask
+    return partial(read_classes, classes=args.num_classes, ignore_index=args.ignore_index)
 
 
 def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
     """Every data set that is asked for, under the name that tables show."""
-    split, invalid = args.split, args.skip_invalid
+    more = args.split, args.image_dir, args.mask_dir, args.skip_invalid, reader(args)
     if not args.data_path:
-        found = find_pairs(None, split, args.image_dir, args.mask_dir, invalid)
+        found = find_pairs(None, *more)
         return [(args.image_dir.resolve().name, found)]
-    return [
-        (label, find_pairs(path, split, args.image_dir, args.mask_dir, invalid))
-        for label, path in zip(labels(args.data_path), args.data_path, strict=True)
-    ]
+    named = zip(labels(args.data_path), args.data_path, strict=True)
+    return [(label, find_pairs(path, *more)) for label, path in named]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -150,22 +181,30 @@ def tell(rows: Sequence[Row]) -> None:
     """Notes and the table, on the screen."""
     for note in dict.fromkeys(note for row in rows for note in notes(row)):
         print(f"note: {note}")
-    table = []
-    for row in rows:
-        head = {
-            "set": row.name,
-            "maps": row.source.label,
-            "images": row.evaluation.results["images"],
-        }
-        table.append({**head, **row.evaluation.results})
-    titles = {"set": "set", "maps": "maps", "images": "images"}
+    table = [{"set": r.name, "maps": r.source.label, **r.evaluation.results} for r in rows]
+    semantic = rows[0].confusion is not None
     print(how(rows[0]))
-    print(reports.markdown(table, {**titles, **reports.COLUMNS}))
+    heads = {key: key for key in ("set", "maps", "images")}
+    print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
+    for row in rows if semantic else ():
+        iou = zip(class_names(row), row.evaluation.results["class_iou"], strict=True)
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in iou if value is not None)
+        print(f"IoU of {row.source.label} on {row.name}: {listed}")
+
+
+def class_names(row: Row) -> list[str]:
+    """Of classes.txt beside the pictures, a name a line, where there is one; else numbers."""
+    count = row.about["num_classes"]
+    path = row.data.pairs[0].image.parent.parent / "classes.txt"
+    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
+    return names[:count] if len(names) >= count else plain
 
 
 def how(row: Row) -> str:
     """In a few words, what every figure depends on."""
-    stretched = ("maps as they are", "each map stretched to its full range")[row.about["normalize"]]
+    full = row.about.get("normalize", False)
+    stretched = "each map stretched to its full range" if full else "maps as they are"
     if not row.source.predictor:
         return stretched
     return f"{stretched}, network at {row.about['img_size']}² in {row.about['precision']}"
@@ -174,7 +213,7 @@ def how(row: Row) -> str:
 def notes(row: Row) -> list[str]:
     """What deserves a word beside the figures."""
     said = [f"{row.name}: {note}" for note in row.data.notes]
-    empty = row.evaluation.results["empty_masks"]
+    empty = row.evaluation.results.get("empty_masks")
     if empty:
         said.append(f"{row.name}: {empty} empty masks, each counted with F = 0")
     if row.maps:
@@ -201,7 +240,10 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
             for row in rows
             for index, scores in row.evaluation.rows.items()
         ])  # fmt: skip
-    if args.plot:
+    if args.plot and rows[0].confusion is not None:
+        matrices = {f"{row.source.label} on {row.name}": row.confusion.numpy() for row in rows}
+        reports.plot_confusion(args.plot, matrices, class_names(rows[0]))
+    elif args.plot:
         curves: dict[str, dict] = {}
         for row in rows:
             curves.setdefault(row.name, {})[row.source.label] = row.evaluation.curves

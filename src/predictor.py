@@ -56,19 +56,22 @@ class Predictor:
         """An upright picture to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
         return resize_input(to_tensor(to_rgb(image)), self.img_size)
 
-    @torch.inference_mode()
     def maps(self, pictures: Tensor) -> Tensor:
         """Prepared pictures N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the device."""
+        return self.probabilities(pictures)[:, 0]
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Tensor) -> Tensor:
+        """As :meth:`maps`, all of the network's: N×out_ch×S×S."""
         pictures = pictures.to(self.device, non_blocking=True)
-        return self.model(normalize(pictures, self.dtype))[:, 0]
+        return self.model(normalize(pictures, self.dtype))
 
     @staticmethod
     def resize(saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """A map S×S to H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
-        resized = F.interpolate(
-            saliency[None, None], size=tuple(size), mode="bilinear", antialias=True
-        )
-        return resized[0, 0].clamp_(0, 1)
+        """Map(s) …×S×S to …×H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
+        stack = saliency.reshape(1, -1, *saliency.shape[-2:])
+        resized = F.interpolate(stack, size=tuple(size), mode="bilinear", antialias=True)
+        return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -1,12 +1,13 @@
 """Maps that exist already as files: found for each picture, read, brought to their mask's size."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,7 +15,7 @@ from src import Predictor, UserError
 from src.images import list_images, open_image, oriented_size, to_rgb
 
 from .evaluation import Scored
-from .masks import read_mask
+from .masks import read_classes, read_mask
 
 
 @dataclass
@@ -67,10 +68,18 @@ class MapDataset(Dataset):
     Args:
         maps: as found.
         masks: the mask of each picture.
+        read: of a mask file.
+        classes: above 2, maps are of class indices, and are resized without mixing them.
     """
 
-    def __init__(self, maps: Maps, masks: Sequence[Path]) -> None:
-        self.masks = masks
+    def __init__(
+        self,
+        maps: Maps,
+        masks: Sequence[Path],
+        read: Callable[[Path], np.ndarray] = read_mask,
+        classes: int = 2,
+    ) -> None:
+        self.masks, self.read, self.classes = masks, read, classes
         self.items = [(i, path) for i, path in enumerate(maps.paths) if path is not None]
 
     def __len__(self) -> int:
@@ -78,8 +87,11 @@ class MapDataset(Dataset):
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
         index, path = self.items[item]
-        levels, mask = read_map(path), torch.from_numpy(read_mask(self.masks[index]))[None]
-        levels = torch.from_numpy(levels)
+        mask = torch.from_numpy(self.read(self.masks[index]))[None]
+        if self.classes > 2:
+            levels = torch.from_numpy(read_classes(path, self.classes))[None, None]
+            return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index
+        levels = torch.from_numpy(read_map(path))
         if levels.shape != mask.shape[-2:]:
             resized = Predictor.resize(levels / 255, mask.shape[-2:])
             levels = resized.mul(255).round().to(torch.uint8)
@@ -92,7 +104,9 @@ def collate_maps(samples: Iterable[tuple[Tensor, Tensor, int]]) -> Scored:
     return Scored(list(levels), [mask[0] for mask in masks], list(indices))
 
 
-def stored(loader: DataLoader, device: torch.device) -> Iterator[Scored]:
-    """Batches of a loader of maps, on the device that scores them."""
+def stored(loader: DataLoader, device: torch.device, binary: bool = False) -> Iterator[Scored]:
+    """Batches of a loader of maps, on the device that scores them; ``binary``: as 0 and 1."""
     for levels, masks, indices in loader:
+        if binary:
+            levels = [(s > 127).to(torch.uint8) for s in levels]
         yield Scored([s.to(device) for s in levels], [m.to(device) for m in masks], indices)

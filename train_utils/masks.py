@@ -41,6 +41,25 @@ def read_mask(path: str | Path) -> np.ndarray:
     return _binary(brightest, path)
 
 
+def read_classes(path: str | Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
+    """A mask of class indices as H×W uint8: a palette's indices or grey values, as they are.
+
+    Raises:
+        UserError: unreadable, neither grey nor palette, or an index that is no class.
+    """
+    image = open_image(path)
+    if image.mode not in ("L", "P", "1"):
+        raise UserError(f"{path}: is {image.mode}; a mask of classes must be 8-bit grey or palette")
+    indices = np.array(image, dtype=np.uint8)
+    wrong = [i for i in np.unique(indices).tolist() if i >= classes and i != ignore_index]
+    if wrong:
+        raise UserError(
+            f"{path}: holds index {', '.join(map(str, wrong[:6]))}, beyond --num-classes {classes} "
+            "(if it means pixels to leave out, give --ignore-index)"
+        )
+    return indices
+
+
 def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
     """Small numbers and 255 with nothing between: classes, and the pixels to be ignored."""
     if values.dtype == np.uint8 and ((values - 1) < 30).any():

@@ -28,6 +28,16 @@ COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's
 }
 
 
+SEMANTIC = {
+    "pixel_accuracy": "PA",
+    "mean_pixel_accuracy": "mPA",
+    "mean_precision": "mP",
+    "mean_iou": "mIoU",
+    "frequency_weighted_iou": "fwIoU",
+    "dice": "Dice",
+}
+
+
 def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """A Markdown table with aligned columns; numbers to three decimals, as papers round.
 
@@ -120,6 +130,24 @@ def worst_sheet(
     for one, head in zip(axes[0, 1:], heads[1:], strict=True):
         one.set_title(head, fontsize=8)
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def plot_confusion(path: Path, matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    """Confusion matrices side by side: each row the share of its true class, in percent."""
+    side = 2.2 + 0.55 * len(names)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(side * len(matrices), side), squeeze=False, layout="constrained"
+    )
+    for one, (title, matrix) in zip(axes[0], matrices.items(), strict=True):
+        share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
+        one.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        for (y, x), value in np.ndenumerate(share):
+            colour = "white" if value > 55 else "black"
+            one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        one.set_yticks(range(len(names)), names, fontsize=8)
+        one.set(title=title, xlabel="predicted", ylabel="true, % of its pixels")
     _save(figure, path)
 
 

@@ -13,13 +13,13 @@ _DISC = (_AWAY**2 + _AWAY[:, None] ** 2 <= 9).astype(np.uint8)  # as far as an o
 _GAUSSIAN = cv2.getGaussianKernel(7, 5.0, cv2.CV_32F)
 _FARTHEST = 18  # squared distance of the corners of that filter
 _REACH = 4  # of the neighbours no farther than that
-# Nearest first; scipy, so PySODMetrics, takes the leftmost, then the topmost of equally near ones.
-_NEIGHBOURS = sorted(
-    (dy * dy + dx * dx, dx, dy)
-    for dy in range(-_REACH, _REACH + 1)
-    for dx in range(-_REACH, _REACH + 1)
-    if 0 < dy * dy + dx * dx <= _FARTHEST
-)
+_SIDE = range(-_REACH, _REACH + 1)
+# Of equally near ones scipy, so PySODMetrics, takes the leftmost, then the topmost: it comes last.
+_NEIGHBOURS = {
+    square: [(y, x) for x in reversed(_SIDE) for y in reversed(_SIDE) if y * y + x * x == square]
+    for square in sorted({y * y + x * x for y in _SIDE for x in _SIDE})
+    if 0 < square <= _FARTHEST
+}
 
 
 def structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[flo
     low, high = int(levels.min()), int(levels.max())
     if stretch and high > low:
         values = (values - values[low]) / (values[high] - values[low])
-    saliency = values[levels]
+    saliency = cv2.LUT(levels, values)
     return weighted_f(saliency, mask), relaxed_boundary_f(saliency, mask)
 
 
@@ -48,16 +48,21 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
     objects = np.count_nonzero(mask)
     if not objects:
         return 0.0
-    error = np.abs(saliency - mask)
-    background = 1 - mask
-    distance = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Where both are 0, there is no error: beyond the reach of the rest, nothing need be looked at.
+    left, top, width, height = cv2.boundingRect(((saliency > 0) | (mask > 0)).view(np.uint8))
+    y, x = max(0, top - _REACH), max(0, left - _REACH)
+    part = np.s_[y : top + height + _REACH, x : left + width + _REACH]
+    saliency, mask = saliency[part], np.ascontiguousarray(mask[part])
+    inside = mask.astype(np.float32)
+    error = cv2.absdiff(saliency, inside)
+    distance = cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     spread = _from_nearest(error, mask, distance)
     # An error beside right neighbours counts less: what a viewer sees is their mean.
     blurred = cv2.sepFilter2D(spread, -1, _GAUSSIAN, _GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
-    missed = float(np.sum(np.minimum(error, blurred) * mask, dtype=np.float64))
+    missed = float(np.vdot(np.minimum(error, blurred), inside))
     # A false alarm counts up to double, the further it is from the object.
     weight = 2 - np.exp(distance * np.float32(np.log(0.5) / 5))
-    alarms = float(np.sum(error * weight * background, dtype=np.float64))
+    alarms = float(np.vdot(error * (1 - inside), weight))
     hits = objects - missed
     recall = 1 - missed / objects
     precision = hits / (hits + alarms) if hits + alarms else 0.0
@@ -66,20 +71,21 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
 
 def _from_nearest(error: np.ndarray, mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """The error with that of the nearest object pixel in each background pixel within reach."""
-    width = mask.shape[1] + 2 * _REACH
-    inside = cv2.copyMakeBorder(mask, *[_REACH] * 4, cv2.BORDER_CONSTANT, value=0).ravel()
-    near = cv2.copyMakeBorder(distance, *[_REACH] * 4, cv2.BORDER_CONSTANT, value=1e9)
-    flat = cv2.copyMakeBorder(error, *[_REACH] * 4, cv2.BORDER_CONSTANT, value=0)
-    squared = np.rint(near * near).ravel()
-    band = np.flatnonzero((squared > 0) & (squared <= _FARTHEST))
-    squared, source = squared[band], band.copy()
-    for square, dx, dy in reversed(_NEIGHBOURS):  # the first choice comes last, and stays
-        there = band + dy * width + dx
-        found = (squared == square) & (inside[there] > 0)
-        source[found] = there[found]
-    result = flat.ravel().copy()
-    result[band] = result[source]
-    return result.reshape(flat.shape)[_REACH:-_REACH, _REACH:-_REACH]
+    errors, inside, away = (
+        cv2.copyMakeBorder(x, *[_REACH] * 4, cv2.BORDER_CONSTANT, value=0)
+        for x in (error, mask, distance)
+    )
+    padded, shape = errors.shape[1], errors.shape
+    errors, inside = errors.ravel(), inside.ravel()
+    band = np.flatnonzero(cv2.inRange(away, 0.5, _FARTHEST**0.5 + 0.01))
+    squared = np.rint(away.ravel()[band] ** 2)
+    for square, neighbours in _NEIGHBOURS.items():
+        pixels = band[squared == square]
+        for dy, dx in neighbours:  # the first choice comes last, and stays
+            there = pixels + (dy * padded + dx)
+            found = inside[there] > 0
+            errors[pixels[found]] = errors[there[found]]  # from objects, which don't change
+    return errors.reshape(shape)[_REACH:-_REACH, _REACH:-_REACH]
 
 
 def relaxed_boundary_f(saliency: np.ndarray, mask: np.ndarray) -> float:

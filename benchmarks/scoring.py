@@ -1,0 +1,125 @@
+"""What scoring costs: every measure here against PySODMetrics, map by map, and what validation adds
+to the network.
+
+    python -m benchmarks.scoring --data-path ECSSD --weights u2netp.pth     # pip install .[test]
+
+First, maps that exist already, in memory: PySODMetrics measures them in one process of one thread,
+as it does alone, measure by measure; ours the same maps, in one thread too, so that only the work
+differs. The relaxed boundary F, which PySODMetrics lacks, is in our figure. Both take turns, batch
+by batch, and the median of each is taken. Then the network alone, on prepared pictures in memory,
+against validation of the same pictures from their files, all measures included, in turns.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from my_dataset import SegmentationDataset, find_pairs
+from src import Predictor
+from train_utils import cli
+from train_utils.evaluation import evaluate, predicted
+from train_utils.loaders import eval_loader
+from train_utils.masks import read_mask
+from train_utils.metrics import SaliencyMetrics, histogram, to_levels
+from train_utils.structure import structural
+from transforms import EvalPreset
+
+MEASURES = "MAE", "Fmeasure", "Emeasure", "Smeasure", "WeightedFmeasure"
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def ours(maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """All measures of some maps, in this thread."""
+    counts = [histogram(torch.from_numpy(s), torch.from_numpy(m)) for s, m in maps]
+    SaliencyMetrics().update(counts, [structural(s, m, stretch=True) for s, m in maps])
+
+
+def theirs(name: str, maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """One of PySODMetrics' measures of some maps."""
+    import py_sod_metrics
+
+    measure = getattr(py_sod_metrics, name)()
+    for saliency, mask in maps:
+        measure.step(saliency, mask * 255)
+
+
+def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
+    """The table of the first part."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    columns: dict[str, list[float]] = {name: [] for name in (*MEASURES, "ours")}
+    for start in range(0, len(maps), batch):
+        some = maps[start : start + batch]
+        for name in MEASURES:
+            columns[name].append(timed(partial(theirs, name, some)) / len(some))
+        columns["ours"].append(timed(partial(ours, some)) / len(some))
+    torch.set_num_threads(threads)
+    medians = {name: 1e3 * statistics.median(values) for name, values in columns.items()}
+    together = sum(medians[name] for name in MEASURES)
+    for name in MEASURES:
+        print(f"PySODMetrics {name:18s} {medians[name]:6.2f} ms a map")
+    print(f"PySODMetrics together       {together:6.2f} ms")
+    print(f"ours, relaxed boundary too  {medians['ours']:6.2f} ms,", end=" ")
+    print(f"{medians['ours'] / together:.2f} of it")
+
+
+def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds: int) -> None:
+    """The second part: network alone and validation in turns, each on the same pictures."""
+    pictures = torch.stack([data[i][0] for i in range(len(data))])
+    loader = eval_loader(data, batch, cli.default_workers())
+
+    def network() -> None:
+        for part in pictures.split(batch):
+            predictor.maps(part)
+
+    def whole() -> None:
+        evaluate(predicted(predictor, loader, True), structure=True)
+
+    network(), whole()
+    alone, all_of_it = zip(*[(timed(network), timed(whole)) for _ in range(rounds)], strict=True)
+    each = [1e3 * statistics.median(values) / len(data) for values in (alone, all_of_it)]
+    print(f"network alone               {each[0]:6.1f} ms a picture")
+    print(f"validation, all measures    {each[1]:6.1f} ms, {each[1] / each[0]:.2f} of it")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-path", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, required=True, metavar="W")
+    parser.add_argument("--pictures", type=cli.positive, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=cli.positive, default=8, metavar="N")
+    parser.add_argument("--rounds", type=cli.positive, default=3, metavar="N")
+    args = parser.parse_args()
+    predictor = Predictor(args.weights)
+    pairs = find_pairs(args.data_path).pairs
+    pairs = pairs[:: max(1, len(pairs) // args.pictures)][: args.pictures]
+    maps = []
+    for pair in pairs:
+        mask, saliency = read_mask(pair.mask), torch.from_numpy(predictor(pair.image))
+        saliency = predictor.resize(saliency, mask.shape)
+        maps.append((to_levels(saliency, stretch=False).numpy(), mask))
+    score_maps(maps, args.batch_size)
+    data = SegmentationDataset(pairs, EvalPreset(predictor.img_size))
+    validate(predictor, data, args.batch_size, args.rounds)
+
+
+if __name__ == "__main__":
+    cli.keep_freed_memory()
+    main()
