@@ -222,9 +222,12 @@ def notes(row: Row) -> list[str]:
             said.append(
                 f"{where}: {row.maps.resized} maps resized, of another size than their mask"
             )
-        for kind, names in (("no map of", row.maps.missing), ("no mask for", row.maps.extra)):
-            if names:
-                said.append(f"{where}: {kind} {len(names)} pictures: {', '.join(names)}")
+        if row.maps.missing:
+            names = ", ".join(row.maps.missing)
+            said.append(f"{where}: no map of {len(row.maps.missing)} pictures: {names}")
+        if row.maps.extra:
+            names = ", ".join(row.maps.extra)
+            said.append(f"{where}: no mask for {len(row.maps.extra)} maps: {names}")
     return said
 
 
