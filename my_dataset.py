@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from torch.utils.data import Dataset
 from src.errors import UserError
 from src.images import SUFFIXES, list_images, open_image, oriented_size, to_rgb, to_tensor
 from train_utils.masks import read_mask
-from transforms import EvalPreset, TrainPreset
+from transforms import EvalPreset, Growing, TrainPreset, paste
 
-SPLITS = ("train", "test", "all")
+_LISTED = ("train", "val", "test")  # NAME.txt
+SPLITS = (*_LISTED, "all")
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 MaskReader = Callable[[Path], np.ndarray]  # a file to H×W uint8
 _ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
@@ -79,9 +81,9 @@ def find_splits(
 
     Args:
         data_path: the DUTS layout (``DUTS-TR/DUTS-TR-Image`` …), or ``images`` + ``masks`` with
-            optional ``train.txt`` / ``test.txt`` (stems, one a line). Where no list tells the
-            splits apart, one picture in ten, chosen by its name, is ``test``.
-        splits: of ``train``, ``test`` and ``all``.
+            optional ``train.txt`` / ``val.txt`` / ``test.txt`` (stems, one a line). Where no list
+            tells the splits apart, one picture in ten, chosen by its name, is ``test``.
+        splits: of ``train``, ``val``, ``test`` and ``all``.
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders.
         skip_invalid: leave faulty pairs out and note how many; also decodes every file once, to
             find those that headers don't give away.
@@ -113,6 +115,16 @@ def find_splits(
                 "the same aspect: scaled to it for training, scored at their own"
             )
     return results
+
+
+def is_duts(data_path: str | Path) -> bool:
+    """Whether ``data_path`` has the DUTS layout."""
+    return any((Path(data_path) / name).is_dir() for name in _DUTS.values())
+
+
+def has_list(data_path: str | Path | None, split: str) -> bool:
+    """Whether ``split``.txt tells the pictures of a split in ``data_path``."""
+    return bool(data_path) and (Path(data_path) / f"{split}.txt").is_file()
 
 
 def _find_split(
@@ -149,6 +161,8 @@ def _layout(
         raise UserError(f"--data-path {root}: no such folder")
     parts = {s: root / name for s, name in _DUTS.items() if (root / name).is_dir()}
     if parts:
+        if split == "val":
+            raise UserError(f"--data-path {root}: the DUTS layout has no val split")
         alone = list(parts) == ["train"]  # no DUTS-TE: some of DUTS-TR is held out
         wanted = list(parts) if split == "all" else ["train" if alone else split]
         if wanted == ["train"] and "train" not in parts:
@@ -175,25 +189,29 @@ def _list(folder: Path, found: Inventory) -> list[Path]:
 
 def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[str]:
     """The stems of one split, by the lists in ``lists`` or, without any, by name."""
-    named = {s: _read_list(lists / f"{s}.txt", found) for s in _DUTS}
-    train, test = named["train"], named["test"]
-    if train and test and train & test:
-        found.faults.append(f"{lists}: {sorted(train & test)[0]} is in train.txt and in test.txt")
+    named = {s: _read_list(lists / f"{s}.txt", found) for s in _LISTED}
+    named = {s: names for s, names in named.items() if names is not None}
+    for one, other in combinations(named, 2):
+        both = sorted(named[one] & named[other])
+        if both:
+            found.faults.append(f"{lists}: {both[0]} is in {one}.txt and in {other}.txt")
     if split == "all":
-        trained = f"those of {lists / 'train.txt'}" if train else "nine in ten that train.py takes"
+        there = "train" in named
+        trained = f"those of {lists / 'train.txt'}" if there else "nine in ten that train.py takes"
         found.notes.append(
             f"all {len(stems)} pictures, {trained} too; --split test scores only the ones held out"
         )
         return stems
-    listed, others = (train, test) if split == "train" else (test, train)
-    if listed is not None:
+    if split in named:
         found.faults += [
             f"{lists / split}.txt: lists {stem}, which has no picture"
-            for stem in sorted(listed - stems)
+            for stem in sorted(named[split] - stems)
         ]
-        return listed & stems
-    if others is not None:
-        return stems - others
+        return named[split] & stems
+    if split == "val":
+        raise UserError(f"{lists}: no val.txt in it, so no --split val")
+    if named:
+        return stems.difference(*named.values())
     found.notes.append("no train.txt or test.txt: one picture in ten is held out to test")
     held_out = {stem for stem in stems if _hash(stem) % 10 == 0}
     held_out = held_out or set(sorted(stems, key=_hash)[:1])
@@ -292,7 +310,7 @@ class SegmentationDataset(Dataset):
     def __init__(
         self,
         pairs: Iterable[Pair],
-        transform: TrainPreset | EvalPreset,
+        transform: TrainPreset | EvalPreset | Growing,
         seed: int = 0,
         read: MaskReader = read_mask,
     ) -> None:
@@ -311,7 +329,12 @@ class SegmentationDataset(Dataset):
         before = torch.random.get_rng_state()
         try:
             torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            return *self.transform(picture, mask), index
+            preset = self.transform.at(epoch)
+            picture, mask = preset(picture, mask)
+            if getattr(preset, "paste", 0) and torch.rand(()) < preset.paste:
+                other = self.pairs[int(torch.randint(len(self), ()))]
+                picture, mask = paste(*preset(*load_pair(other, self.read)), picture, mask)
+            return picture, mask, index
         finally:
             torch.random.set_rng_state(before)
 

@@ -12,7 +12,6 @@ on, after a crash too, to the same result.
 """
 
 import argparse
-import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from my_dataset import SegmentationDataset, find_splits
+from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list, is_duts
 from src import NETWORKS, UserError, build_model, load_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.checkpoint import (
-    has_checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from train_utils.checkpoint import load_checkpoint, save_checkpoint
 from train_utils.distributed import (
     from_main,
     is_main,
@@ -41,16 +35,28 @@ from train_utils.distributed import (
     world_size,
 )
 from train_utils.engine import CRITERION, Interrupted, Plan, fit
-from train_utils.loaders import eval_loader, train_loader
-from train_utils.losses import DeepSupervisionBCE
+from train_utils.loaders import EpochSampler, eval_loader, train_loader
+from train_utils.losses import LOSSES, DeepSupervision
 from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
-from train_utils.records import begun_by, write_args
+from train_utils.records import write_args
+from train_utils.runs import choose_folder
 from train_utils.trainer import Trainer
-from transforms import EvalPreset, TrainPreset
+from transforms import EvalPreset, Growing, TrainPreset
 
-WARMUP_EPOCHS = 2
 EXACT = (  # the flags that a run's result depends on
-    *("img_size", "crop_size", "epochs", "batch_size", "accum", "lr", "weight_decay"),
+    *(
+        "img_size",
+        "crop_size",
+        "grow_at",
+        "augment",
+        "loss",
+        "data_shares",
+        "epochs",
+        "batch_size",
+        "accum",
+        "lr",
+        "weight_decay",
+    ),
     *("clip_grad", "loss_weights", "ema", "seed", "sync_bn", "eval_interval", "compile"),
 )
 
@@ -58,7 +64,12 @@ EXACT = (  # the flags that a run's result depends on
 def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Namespace:
     """The flags of a run; each has a default but the data."""
     parser = cli.make_parser(doc)
-    cli.add_data_flags(parser)
+    cli.add_data_flags(parser, several=True)
+    parser.add_argument("--data-shares", type=cli.not_negative, nargs="+", metavar="X", help=(
+        "how often an epoch takes each picture of each --data-path: 2 twice, 0.5 every other one, "
+        "chosen anew each time (default: 1 for each). The first set chooses the best weights, by "
+        "its val.txt if there is one, else by its test pictures"
+    ))  # fmt: skip
     count = {"type": cli.positive, "metavar": "N"}
     number = {"type": cli.not_negative, "metavar": "X"}
     net = parser.add_argument_group("network")
@@ -67,18 +78,33 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
         f"{', '.join(NETWORKS)}, or a .json stage table (default: u2net_full)"
     ))  # fmt: skip
     add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
-    add("--img-size", **count, default=320, help="pictures are resized to this square, in pixels")
-    add("--crop-size", **count, help="side of the random crop (default: 9/10 of --img-size)")
+    add("--img-size", **count, nargs="+", default=[320], help=(
+        "pictures are resized to this square, in pixels; several: one after the other, as it grows"
+    ))  # fmt: skip
+    add("--crop-size", **count, nargs="+", help="of the random crop (default: 9/10 of --img-size)")
+    add("--grow-at", type=cli.fraction, nargs="+", metavar="X", help=(
+        "the shares of the run after which the next --img-size holds (default: evenly spaced)"
+    ))  # fmt: skip
     recipe = parser.add_argument_group("recipe")
     add = recipe.add_argument
     add("--epochs", **count, default=360, help="passes over the training split")
     add("--batch-size", **count, default=16, help="pictures per step and process")
     add("--accum", **count, default=1, help="batches per optimizer step")
     add("--lr", **number, default=1e-3, help="peak learning rate")
+    add("--warmup-epochs", type=cli.natural, metavar="N", default=2, help=(
+        "in which the learning rate rises; then a cosine to the end"
+    ))  # fmt: skip
     add("--weight-decay", **number, default=1e-4, help="of weights, not of norms and biases")
     add("--clip-grad", **number, default=0.0, help="largest gradient norm; 0 for none")
     add("--loss-weights", type=cli.not_negative, nargs="+", metavar="W", help=(
         "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)"
+    ))  # fmt: skip
+    add(
+        "--loss", choices=tuple(LOSSES), default="bce", help="of each map; bce is the published one"
+    )
+    add("--augment", choices=("basic", "strong"), default="basic", help=(
+        "basic: crop and flip, as published; strong: scale, aspect, colour, blur, noise, JPEG "
+        "artefacts and pasted objects too"
     ))  # fmt: skip
     add("--ema", type=cli.fraction, nargs="?", const=0.999, default=0.0, metavar="DECAY", help=(
         "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is given"
@@ -107,20 +133,38 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     ))  # fmt: skip
     add("--keep", **count, default=2, help="checkpoints to keep: last.pt, last-1.pt before it, ...")
     args = parser.parse_args(argv)
-    args.crop_size = args.crop_size or args.img_size * 9 // 10
-    if args.crop_size < 32:
-        parser.error(f"--crop-size {args.crop_size}: at least 32 (by default 9/10 of --img-size)")
+    _complete(parser, args)
     return args
+
+
+def _complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Defaults that follow from other flags; the end of the program where flags don't agree."""
+    sizes = args.img_size
+    args.crop_size = args.crop_size or [size * 9 // 10 for size in sizes]
+    if min(args.crop_size) < 32:
+        parser.error(f"--crop-size {args.crop_size}: at least 32 (by default 9/10 of --img-size)")
+    if len(args.crop_size) != len(sizes):
+        parser.error(f"--crop-size: {len(args.crop_size)} for {len(sizes)} of --img-size")
+    args.grow_at = args.grow_at or [i / len(sizes) for i in range(1, len(sizes))]
+    if len(args.grow_at) != len(sizes) - 1 or sorted(args.grow_at) != args.grow_at:
+        parser.error("--grow-at: a rising share of the run for each --img-size after the first")
+    sets = len(args.data_path or [None])
+    args.data_shares = args.data_shares or [1.0] * sets
+    if len(args.data_shares) != sets:
+        parser.error(f"--data-shares: {len(args.data_shares)} for {sets} of --data-path")
 
 
 def train(args: argparse.Namespace) -> int:
     """The whole run; returns the exit status."""
     device = pick_device(args.device)
     dtype = pick_dtype(args.amp, device)
-    train_set, test_set = _datasets(args)
+    train_set, test_set, lengths = _datasets(args)
     # A node whose own processes all lived doesn't count its restart, so any rank's word is taken.
     restarted = on_any_rank(is_restarted(), device)
-    folder, resume = from_main(_folder(args, restarted) if is_main() else None)
+    name = Path(args.model or args.pretrained or "u2net_full").stem
+    folder, resume = from_main(
+        choose_folder(name, args.resume, args.output_dir, restarted) if is_main() else None
+    )
     state = load_checkpoint(resume) if resume else None
     torch.manual_seed(args.seed)
     model = _network(args, state).to(device, memory_format=torch.channels_last)
@@ -129,16 +173,17 @@ def train(args: argparse.Namespace) -> int:
         if not on_gpu:
             raise UserError("--sync-bn: torch's SyncBatchNorm runs on GPUs alone; leave it out")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    loader = train_loader(train_set, args.batch_size, args.workers, args.seed, on_gpu)
+    sampler = EpochSampler(lengths, args.batch_size, args.seed, args.data_shares)
+    loader = train_loader(train_set, sampler, args.workers, on_gpu)
     test = eval_loader(test_set, args.batch_size, args.workers, on_gpu)
     optimizer = make_optimizer(model, args.lr, args.weight_decay)
     steps = -(-len(loader) // args.accum)
     trainer = Trainer(
         model,
         optimizer,
-        make_scheduler(optimizer, WARMUP_EPOCHS * steps, args.epochs * steps),
+        make_scheduler(optimizer, args.warmup_epochs * steps, args.epochs * steps),
         make_scaler(device, dtype),
-        DeepSupervisionBCE(args.loss_weights),
+        DeepSupervision(args.loss_weights, args.loss),
         dtype,
         make_ema(model, args.ema) if args.ema else None,
         args.clip_grad,
@@ -197,40 +242,29 @@ def _announce(
           f"into {folder}/", flush=True)  # fmt: skip
 
 
-def _folder(args: argparse.Namespace, restarted: bool) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from, if any."""
-    by_path = args.resume not in (None, "auto")
-    given = Path(args.resume).parent if by_path else args.output_dir
-    if by_path and args.output_dir and args.output_dir.resolve() != given.resolve():
-        raise UserError(f"--resume {args.resume} goes on in {given}; leave out --output-dir")
-    name = Path(args.model or args.pretrained or "u2net_full").stem
-    pattern = re.compile(re.escape(name) + r"-(\d+)")
-    found = [pattern.fullmatch(path.name) for path in Path("runs").glob("*")]
-    number = max((int(match[1]) for match in found if match), default=0)
-    newest, new = (given or Path("runs") / f"{name}-{n}" for n in (max(number, 1), number + 1))
-    if args.resume == "auto" or (restarted and begun_by(newest, launch_id())):
-        resume, passed_over = newest_checkpoint(newest)
-        for fault in passed_over:
-            print(f"passed over: {fault}", flush=True)
-        return newest, resume
-    if not by_path and has_checkpoint(new):
-        raise UserError(
-            f"{new} holds a run; go on with it by --resume auto, or choose another --output-dir"
-        )
-    return new, Path(args.resume) if by_path else None
-
-
-def _datasets(args: argparse.Namespace) -> list[SegmentationDataset]:
-    folders = args.data_path, ("train", "test"), args.image_dir, args.mask_dir
-    presets = TrainPreset(args.img_size, args.crop_size), EvalPreset(args.img_size)
-    results = find_splits(*folders, args.skip_invalid)
-    for note in dict.fromkeys(note for found in results for note in found.notes):
-        if is_main():
-            print(note, flush=True)
-    return [
-        SegmentationDataset(found.pairs, preset, args.seed)
-        for found, preset in zip(results, presets, strict=True)
-    ]
+def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, SegmentationDataset, list]:
+    """All pictures to train on, those that choose the best weights, and how many of each set are
+    in the first.
+    """
+    first, *others = args.data_path or [None]
+    held_out = "val" if has_list(first, "val") else "test"
+    folders = args.image_dir, args.mask_dir, args.skip_invalid
+    train, test = find_splits(first, ("train", held_out), *folders)
+    notes, sets = [*train.notes, *test.notes], [train.pairs]
+    for path in others:  # all their pictures but those that they keep for themselves
+        listed = any(has_list(path, name) for name in ("train", "val", "test"))
+        found = find_pairs(path, "train" if listed or is_duts(path) else "all", *folders)
+        notes += found.notes if listed else [note for note in found.notes if "--split" not in note]
+        sets.append(found.pairs)
+    if is_main():
+        print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
+    starts = [round(share * args.epochs) for share in (0, *args.grow_at)]
+    strong, sizes = args.augment == "strong", zip(args.img_size, args.crop_size, strict=True)
+    grow = Growing([TrainPreset(*size, strong) for size in sizes], starts)
+    grow_test = Growing([EvalPreset(size) for size in args.img_size], starts)
+    pairs = [pair for one in sets for pair in one]
+    data = SegmentationDataset(pairs, grow, args.seed)
+    return data, SegmentationDataset(test.pairs, grow_test), [len(one) for one in sets]
 
 
 def _network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Module:
@@ -252,12 +286,13 @@ def _network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Modul
         raise UserError(
             f"--loss-weights: {model.config.name} has {model.num_maps} maps; one for each"
         )
-    if args.batch_size == 1 and args.crop_size <= model.config.stride:
+    smallest = min(args.crop_size)
+    if args.batch_size == 1 and smallest <= model.config.stride:
         raise UserError(
-            f"--batch-size 1 with --crop-size {args.crop_size}: the coarsest maps have one pixel, "
-            "and batch norm needs more; raise either"
+            f"--batch-size 1 with --crop-size {smallest}: the coarsest maps have one pixel, and "
+            "batch norm needs more; raise either"
         )
-    model.img_size = args.img_size
+    model.img_size = args.img_size[-1]
     return model
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from src import NETWORKS, build_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.losses import DeepSupervisionBCE
+from train_utils.losses import DeepSupervision
 from train_utils.optim import make_optimizer, make_scaler, make_scheduler
 from train_utils.trainer import Trainer
 
@@ -53,7 +53,7 @@ def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, 1e-3, 1e-4)
     scheduler, scaler = make_scheduler(optimizer, 2, 1000), make_scaler(device, dtype)
-    trainer = Trainer(model, optimizer, scheduler, scaler, DeepSupervisionBCE(), dtype)
+    trainer = Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), dtype)
     return lambda: trainer.train_step([(pictures, masks, None)])
 
 

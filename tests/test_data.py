@@ -66,6 +66,18 @@ def test_lists_choose_the_splits(tmp_path, folders):
     assert stems(find_pairs(tmp_path)) == set("abcde")
 
 
+def test_a_val_list(tmp_path, folders):
+    """Held out of training beside test.txt, and to be had by its name alone."""
+    make_pairs(*folders, "abcdef")
+    assert "val.txt" in faults_of(tmp_path, "val")
+    (tmp_path / "test.txt").write_text("d\nb\n")
+    (tmp_path / "val.txt").write_text("a\n")
+    assert split_stems(tmp_path)["train"] == set("cef")
+    assert stems(find_pairs(tmp_path, "val")) == {"a"}
+    (tmp_path / "val.txt").write_text("a\nb\n")
+    assert "b is in val.txt and in test.txt" in faults_of(tmp_path, "train")
+
+
 def test_two_folders_anywhere(tmp_path):
     make_pairs(tmp_path / "x", tmp_path / "y" / "z", "ab")
     found = find_pairs(image_dir=tmp_path / "x", mask_dir=tmp_path / "y" / "z")

@@ -148,9 +148,7 @@ def new_trainer():
     scheduler = train.make_scheduler(optimizer, 0, 10)
     scaler = train.make_scaler(torch.device("cpu"), torch.float32)
     ema = train.make_ema(model, 0.9)
-    return Trainer(
-        model, optimizer, scheduler, scaler, train.DeepSupervisionBCE(), torch.float32, ema
-    )
+    return Trainer(model, optimizer, scheduler, scaler, train.DeepSupervision(), torch.float32, ema)
 
 
 def reductions(accum):

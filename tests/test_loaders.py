@@ -9,7 +9,7 @@ from conftest import make_pairs
 
 from my_dataset import SegmentationDataset, find_pairs, load_pair
 from train_utils import loaders
-from transforms import EvalPreset, TrainPreset
+from transforms import EvalPreset, Growing, TrainPreset
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,15 @@ def test_items_and_batches(pairs):
     assert (mask.dtype, mask.shape) == (torch.uint8, (1, 32, 32)) and set(
         mask.unique().tolist()
     ) <= {0, 1}
-    pictures, masks, indices = next(iter(loaders.train_loader(data, 3, 0, 0)))
+    pictures, masks, indices = next(
+        iter(loaders.train_loader(data, loaders.EpochSampler([7], 3, 0), 0))
+    )
     assert (pictures.shape, masks.shape) == ((3, 3, 32, 32), (3, 1, 32, 32)) and len(indices) == 3
 
 
-def run_of_batches(pairs, workers, seed=5, epochs=2):
-    loader = loaders.train_loader(
-        SegmentationDataset(pairs, TrainPreset(40, 32), seed), 2, workers, seed
-    )
+def run_of_batches(pairs, workers, seed=5, epochs=2, preset=None):
+    data = SegmentationDataset(pairs, preset or TrainPreset(40, 32), seed)
+    loader = loaders.train_loader(data, loaders.EpochSampler([len(pairs)], 2, seed), workers)
     batches = []
     for epoch in range(epochs):
         loader.batch_sampler.epoch = epoch
@@ -43,11 +44,13 @@ def run_of_batches(pairs, workers, seed=5, epochs=2):
     return batches
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_alone(pairs):
+@pytest.mark.parametrize("strong", [False, True])
+def test_augmentation_depends_on_seed_epoch_and_index_alone(pairs, strong):
     """Bit-equal with any number of workers and any state of the generators."""
-    alone = run_of_batches(pairs, 0)
+    preset = TrainPreset(40, 32, strong)
+    alone = run_of_batches(pairs, 0, preset=preset)
     torch.manual_seed(99)
-    for one, other in zip(alone, run_of_batches(pairs, 2), strict=True):
+    for one, other in zip(alone, run_of_batches(pairs, 2, preset=preset), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     data, same, reseeded = (SegmentationDataset(pairs, TrainPreset(40, 24), s) for s in (5, 5, 6))
     keys = [(epoch, 1) for epoch in range(4)]
@@ -69,7 +72,7 @@ def test_items_leave_global_generators_alone(pairs):
 def order(monkeypatch, epoch, rank=0, world=1, length=23, batch=3, seed=1, start=0):
     monkeypatch.setattr(loaders, "rank", lambda: rank)
     monkeypatch.setattr(loaders, "world_size", lambda: world)
-    sampler = loaders.EpochSampler(length, batch, seed)
+    sampler = loaders.EpochSampler([length], batch, seed)
     sampler.epoch, sampler.start = epoch, start
     batches = list(sampler)
     assert len(batches) == len(sampler) - start and all(len(b) == batch for b in batches)
@@ -85,6 +88,35 @@ def test_sampler_order(monkeypatch):
     shares = [order(monkeypatch, 4, rank, world=3) for rank in range(3)]
     assert len(set().union(*shares)) == sum(map(len, shares)) == 18
     assert set(order(monkeypatch, 0, length=2, batch=5)) == {0, 1}
+
+
+def test_sets_and_their_shares():
+    """Twice each picture of the first, every other one of the second, each epoch others."""
+    sampler = loaders.EpochSampler([4, 10, 3], 1, 0, [2, 0.5, 1])
+    epochs = []
+    for epoch in range(6):
+        sampler.epoch = epoch
+        epochs.append([batch[0][1] for batch in sampler])
+    for taken in epochs:
+        counts = np.bincount(taken, minlength=17)
+        assert counts[:4].tolist() == [2] * 4 and counts[14:].tolist() == [1] * 3
+        assert counts[4:14].sum() == 5 and counts[4:14].max() == 1
+    assert len({tuple(sorted(taken)) for taken in epochs}) > 1
+    assert {i for taken in epochs for i in taken} == set(range(17))
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_growing(pairs):
+    """The size holds from its epoch on, for training and for scoring."""
+    grow = Growing([TrainPreset(40, 32), TrainPreset(60, 48)], [0, 3])
+    data = SegmentationDataset(pairs, grow)
+    assert [data[epoch, 0][0].shape[-1] for epoch in (0, 2, 3, 9)] == [32, 32, 48, 48]
+    loader = loaders.eval_loader(
+        SegmentationDataset(pairs, Growing([EvalPreset(40), EvalPreset(64)], [0, 3])), 2, 0
+    )
+    for epoch, side in ((0, 40), (4, 64)):
+        loader.sampler.epoch = epoch
+        assert next(iter(loader))[0].shape[-1] == side
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 0)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src import UserError
-from train_utils.losses import DeepSupervisionBCE, map_names
+from train_utils.losses import DeepSupervision, map_names
 
 
 def plain_bce(logits, target):
@@ -27,31 +27,50 @@ def maps():
 @pytest.mark.parametrize("weights", [None, (1.0, 0.5, 0.25)])
 def test_equals_the_plain_formula(maps, weights):
     logits, target = maps
-    total, terms = DeepSupervisionBCE(weights)(logits, target)
+    total, terms = DeepSupervision(weights)(logits, target)
     expected = [plain_bce(x, target) for x in logits]
     assert terms.tolist() == pytest.approx(expected, rel=1e-5)
     whole = sum(w * e for w, e in zip(weights or (1, 1, 1), expected, strict=True))
     assert total.item() == pytest.approx(whole, rel=1e-5)
 
 
+def plain_iou(logits, target):
+    """1 − intersection over union of probabilities, each map by itself, in Python floats."""
+    values = []
+    for x, y in zip(logits.flatten(1).tolist(), target.flatten(1).tolist(), strict=True):
+        p = [1 / (1 + math.exp(-v)) for v in x]
+        both = sum(a * b for a, b in zip(p, y, strict=True))
+        values.append(1 - (both + 1) / (sum(p) + sum(y) - both + 1))
+    return sum(values) / len(values)
+
+
+def test_with_iou(maps):
+    logits, target = maps
+    total, terms = DeepSupervision(loss="bce+iou")(logits, target)
+    expected = [plain_bce(x, target) + plain_iou(x, target) for x in logits]
+    assert terms.tolist() == pytest.approx(expected, rel=1e-5)
+    total.backward()
+    assert all(x.grad.abs().sum() > 0 for x in logits)
+
+
 def test_gradient_is_the_weighted_difference(maps):
     """dℓ/dx = w (σ(x) − y) / n."""
     logits, target = maps
-    DeepSupervisionBCE((1.0, 2.0, 0.0))(logits, target)[0].backward()
+    DeepSupervision((1.0, 2.0, 0.0))(logits, target)[0].backward()
     for x, weight in zip(logits, (1.0, 2.0, 0.0), strict=True):
         expected = weight * (x.detach().sigmoid() - target) / target.numel()
         assert torch.allclose(x.grad, expected, atol=1e-7)
 
 
 def test_terms_carry_no_gradient(maps):
-    assert not DeepSupervisionBCE()(*maps)[1].requires_grad
+    assert not DeepSupervision()(*maps)[1].requires_grad
 
 
 def test_safe_under_autocast():
     """Logits of 60 in half precision: a sigmoid before the loss would give log(0)."""
     logits = [torch.full((1, 1, 8, 8), 60.0, dtype=torch.bfloat16, requires_grad=True)]
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = DeepSupervisionBCE()(logits, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+        total, _ = DeepSupervision()(logits, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
     total.backward()
     assert total.dtype == torch.float32 and total.item() == pytest.approx(60)
     assert torch.isfinite(logits[0].grad).all() and logits[0].grad.any()
@@ -59,7 +78,7 @@ def test_safe_under_autocast():
 
 def test_wrong_number_of_weights(maps):
     with pytest.raises(UserError, match="2 loss weights for 3 maps"):
-        DeepSupervisionBCE((1.0, 1.0))(*maps)
+        DeepSupervision((1.0, 1.0))(*maps)
 
 
 def test_map_names():

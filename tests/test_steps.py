@@ -5,7 +5,7 @@ import torch
 
 from src import build_model
 from train_utils import optim
-from train_utils.losses import DeepSupervisionBCE
+from train_utils.losses import DeepSupervision
 from train_utils.trainer import Trainer
 
 
@@ -58,7 +58,7 @@ def make_trainer(model, **options):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scheduler = optim.make_scheduler(optimizer, 0, 10)
     scaler = optim.make_scaler(torch.device("cpu"), torch.float32)
-    loss = DeepSupervisionBCE()
+    loss = DeepSupervision()
     return Trainer(model, optimizer, scheduler, scaler, loss, torch.float32, **options)
 
 

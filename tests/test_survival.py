@@ -21,6 +21,7 @@ from src import files as src_files
 from train_utils import checkpoint, synthetic
 from train_utils.checkpoint import newest_checkpoint, save_checkpoint
 from train_utils.records import Log, write_args
+from train_utils.runs import choose_folder
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
@@ -163,7 +164,7 @@ def numbered(tmp_path, monkeypatch):
 
 def folder_of(*argv, restarted=False):
     args = train.parse_args(["--model", "net", *argv])
-    return train._folder(args, restarted)
+    return choose_folder("net", args.resume, args.output_dir, restarted)
 
 
 def test_which_folder(numbered):

@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import save, scene
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,7 +20,7 @@ import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
 from train_utils import engine, synthetic
 from train_utils.evaluation import Evaluation
-from train_utils.losses import DeepSupervisionBCE
+from train_utils.losses import DeepSupervision
 from train_utils.records import git_commit
 from train_utils.trainer import Trainer
 
@@ -60,7 +61,7 @@ def test_the_folder(finished):
         assert float(row["loss"]) == pytest.approx(sum(terms), rel=1e-4)
         assert 0 < float(row["ema_mae"]) < 1
     args = json.loads((finished / "args.json").read_text())
-    assert args["img_size"] == 48 and args["versions"]["torch"] == torch.__version__
+    assert args["img_size"] == [48] and args["versions"]["torch"] == torch.__version__
     assert args["versions"]["commit"] == git_commit()
     board = EventAccumulator(str(finished / "tensorboard")).Reload()
     tags = board.Tags()
@@ -87,6 +88,44 @@ def test_best_is_the_best_epoch(finished):
     assert kept["scores"]["max_f"] == pytest.approx(max(scores), abs=1e-5)
     last = torch.load(finished / "last.pt", weights_only=True)
     assert last["best"]["epoch"] == kept["epoch"]
+
+
+def test_several_sets_and_sizes(data, tmp_path):
+    """The second set is drawn from by its share; sizes grow, and each is scored and shipped as it
+    was trained."""
+    second = tmp_path / "second"
+    for i in range(6):
+        picture, mask = scene(i)
+        save(second / f"images/{i}.png", picture)
+        save(second / f"masks/{i}.png", mask)
+    folder = tmp_path / "run"
+    flags = ["--data-path", str(data), str(second), "--data-shares", "1", "0.5"]
+    flags += ["--img-size", "48", "64", "--grow-at", "0.5", "--augment", "strong"]
+    flags += ["--loss", "bce+iou", "--batch-size", "3", "--epochs", "4", "--eval-interval", "2"]
+    flags += ["--model", "u2net_lite", "--workers", "1", "--device", "cpu", "--amp", "off"]
+    assert train.main([*flags, "--output-dir", str(folder)]) == 0
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert state["flags"]["pictures"][0].startswith("24 pictures to train")
+    assert state["scheduler"]["last_epoch"] == 4 * ((18 + 3) // 3)
+    sizes = [Image.open(folder / f"samples/epoch_{n:04d}.png").size for n in (2, 4)]
+    assert sizes[0][0] < sizes[1][0]
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert best["img_size"] == {2: 48, 4: 64}[best["epoch"]]
+    assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--img-size", "48", "64", "--grow-at", "0.5", "0.7"], "--grow-at"),
+        (["--img-size", "48", "64", "--crop-size", "40"], "--crop-size"),
+        (["--data-shares", "1", "2"], "--data-shares"),
+    ],
+)
+def test_flags_that_do_not_agree(data, tmp_path, capsys, flags, named):
+    with pytest.raises(SystemExit) as left:
+        train.main(["--data-path", str(data), "--output-dir", str(tmp_path / "run"), *flags])
+    assert left.value.code == 2 and named in capsys.readouterr().err
 
 
 def test_a_worse_score_leaves_best_alone(data, tmp_path, monkeypatch):
@@ -172,14 +211,14 @@ def test_interrupted_and_resumed_equals_unbroken(data, finished, tmp_path, monke
 
 def poison(monkeypatch, first, last):
     """The losses of these steps, counted from 0, are nan."""
-    calls, original = [], DeepSupervisionBCE.forward
+    calls, original = [], DeepSupervision.forward
 
     def forward(self, *args):
         calls.append(None)
         factor = torch.nan if first <= len(calls) - 1 <= last else 1.0
         return tuple(value * factor for value in original(self, *args))
 
-    monkeypatch.setattr(DeepSupervisionBCE, "forward", forward)
+    monkeypatch.setattr(DeepSupervision, "forward", forward)
 
 
 def test_a_poisoned_batch_is_skipped(data, tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ def add_data_flags(parser: argparse.ArgumentParser, several: bool = False) -> No
     number = {"nargs": "+"} if several else {}
     group.add_argument("--data-path", type=Path, **number, metavar="DIR", help=(
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
-        "masks/ with optional train.txt and test.txt (stems, one a line)"
+        "masks/ with optional train.txt, val.txt and test.txt (stems, one a line)"
     ))  # fmt: skip
     group.add_argument("--image-dir", type=Path, metavar="DIR", help="in place of --data-path")
     group.add_argument("--mask-dir", type=Path, metavar="DIR", help="goes with --image-dir")

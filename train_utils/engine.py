@@ -179,17 +179,19 @@ class _Run:
     def _evaluate(self) -> dict[str, Any]:
         """Scores of the weights, and of their average; keeps the best and draws samples."""
         trainer, row = self.trainer, {}
+        self.test.sampler.epoch = trainer.epoch - 1
         networks = {"": trainer.model}
         if trainer.ema is not None:
             networks["ema_"] = trainer.ema.module
         for prefix, network in networks.items():
             share_buffers(network)
+            network.img_size = self.test.dataset.transform.at(trainer.epoch - 1).img_size
             predictor = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
             maps = predicted(predictor, self.test, stretch=True)
             scores = evaluate(maps, device=trainer.device, total=len(self.test)).results
             row |= {prefix + name: scores[name] for name in ("mae", "max_f", "mean_f")}
         if self.records:
-            samples = _samples(predictor, self.test)
+            samples = _samples(predictor, self.test, trainer.epoch - 1)
             self.records.samples(samples, trainer.epoch, trainer.updates)
         score = scores[CRITERION]  # the average's, where there is one: networks puts it last
         if score > trainer.best.get(CRITERION, -1.0):
@@ -256,9 +258,11 @@ def _mean_losses(sums: Tensor) -> dict[str, float]:
     return {"loss": total, **dict(zip(names, terms, strict=True))}
 
 
-def _samples(predictor: Predictor, test: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _samples(
+    predictor: Predictor, test: DataLoader, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     indices = range(0, len(test.dataset), max(1, len(test.dataset) // 8))[:8]
-    pictures, masks, _ = zip(*(test.dataset[i] for i in indices), strict=True)
+    pictures, masks, _ = zip(*(test.dataset[epoch, i] for i in indices), strict=True)
     maps = predictor.maps(torch.stack(pictures)).cpu()
     return zip(pictures, (mask[0] for mask in masks), maps, strict=True)
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,59 +18,83 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     The order depends on (seed, epoch) alone. Set ``epoch``, and ``start`` to go on in the middle
     of it. Batches are always full: what is left over of an epoch waits for another one's order,
-    and a set smaller than a batch is repeated to fill it.
+    and too few pictures for a batch are repeated to fill it.
 
     Args:
-        length: of the data set.
+        lengths: of the data sets that follow one another, in pictures.
         batch_size: of one rank.
         seed: of the order.
+        shares: how often an epoch takes each picture of each set: 2 is twice, 0.5 every other one,
+            chosen anew in each epoch. 1 for each if None.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        self.length = length
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        self.lengths = lengths
+        self.shares = shares or [1.0] * len(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
         self.start = 0
+        self.pictures = sum(map(_taken, lengths, self.shares))
 
     def __len__(self) -> int:
-        return max(1, self.length // (self.batch_size * world_size()))
+        return max(1, self.pictures // (self.batch_size * world_size()))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.length, generator=generator)
+        order, first = [], 0
+        for length, share in zip(self.lengths, self.shares, strict=True):
+            taken = _taken(length, share)
+            rounds = [torch.randperm(length, generator=generator) for _ in range(0, taken, length)]
+            order.append(first + torch.cat(rounds)[:taken])
+            first += length
+        order = torch.cat(order)
+        if len(self.lengths) > 1:
+            order = order[torch.randperm(len(order), generator=generator)]
         wanted = len(self) * self.batch_size * world_size()
-        order = order.repeat(-(-wanted // self.length))[:wanted][rank() :: world_size()]
+        order = order.repeat(-(-wanted // len(order)))[:wanted][rank() :: world_size()]
         for batch in order.view(-1, self.batch_size)[self.start :].tolist():
             yield [(self.epoch, index) for index in batch]
 
 
-class _Share(Sampler[int]):
-    """Every world-th index from this rank on: no padding, so no picture counts twice."""
+def _taken(length: int, share: float) -> int:
+    """Pictures that an epoch takes of a set."""
+    return max(1, round(length * share))
+
+
+class _Share(Sampler[tuple[int, int]]):
+    """(epoch, index), each world-th index from this rank on: no padding, so no picture counts
+    twice. Set ``epoch`` where the preset depends on it.
+    """
 
     def __init__(self, length: int) -> None:
         self.indices = range(rank(), length, world_size())
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, index) for index in self.indices)
 
 
 def train_loader(
-    dataset: Dataset, batch_size: int, workers: int, seed: int, pin: bool = False
+    dataset: Dataset, sampler: EpochSampler, workers: int, pin: bool = False
 ) -> DataLoader:
     """Batches of pictures N×3×S×S uint8, masks N×1×S×S uint8 and indices N.
 
     Args:
         dataset: items asked for by (epoch, index).
-        batch_size: of one rank.
+        sampler: of the batches.
         workers: processes that load; 0 for none beside this one.
-        seed: of the order.
         pin: page-locked memory, for the way to a GPU.
     """
-    sampler = EpochSampler(len(dataset), batch_size, seed)
     return DataLoader(dataset, batch_sampler=sampler, **_options(workers, pin))
 
 

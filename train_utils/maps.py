@@ -85,8 +85,8 @@ class MapDataset(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int]:
-        index, path = self.items[item]
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        index, path = self.items[key[1] if isinstance(key, tuple) else key]
         mask = torch.from_numpy(self.read(self.masks[index]))[None]
         if self.classes > 2:
             levels = torch.from_numpy(read_classes(path, self.classes))[None, None]
