@@ -43,29 +43,19 @@ from train_utils.runs import choose_folder
 from train_utils.trainer import Trainer
 from transforms import EvalPreset, Growing, TrainPreset
 
-EXACT = (  # the flags that a run's result depends on
-    *(
-        "img_size",
-        "crop_size",
-        "grow_at",
-        "augment",
-        "loss",
-        "data_shares",
-        "epochs",
-        "batch_size",
-        "accum",
-        "lr",
-        "weight_decay",
-    ),
-    *("clip_grad", "loss_weights", "ema", "seed", "sync_bn", "eval_interval", "compile"),
+# The flags that a resumed run may change; on all others, its result depends. Data, network and
+# device are compared as what they turn out to be.
+_FREE = (
+    *("data_path", "image_dir", "mask_dir", "skip_invalid", "model", "pretrained", "device", "amp"),
+    *("workers", "output_dir", "resume", "save_every", "keep"),
 )
 
 
 def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Namespace:
     """The flags of a run; each has a default but the data."""
     parser = cli.make_parser(doc)
-    cli.add_data_flags(parser, several=True)
-    parser.add_argument("--data-shares", type=cli.not_negative, nargs="+", metavar="X", help=(
+    data = cli.add_data_flags(parser, several=True)
+    data.add_argument("--data-shares", type=cli.not_negative, nargs="+", metavar="X", help=(
         "how often an epoch takes each picture of each --data-path: 2 twice, 0.5 every other one, "
         "chosen anew each time (default: 1 for each). The first set chooses the best weights, by "
         "its val.txt if there is one, else by its test pictures"
@@ -79,7 +69,7 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     ))  # fmt: skip
     add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
     add("--img-size", **count, nargs="+", default=[320], help=(
-        "pictures are resized to this square, in pixels; several: one after the other, as it grows"
+        "pictures are resized to this square, in pixels; several: one after the other (default: 320)"
     ))  # fmt: skip
     add("--crop-size", **count, nargs="+", help="of the random crop (default: 9/10 of --img-size)")
     add("--grow-at", type=cli.fraction, nargs="+", metavar="X", help=(
@@ -188,7 +178,7 @@ def train(args: argparse.Namespace) -> int:
         make_ema(model, args.ema) if args.ema else None,
         args.clip_grad,
         args.compile,
-        flags={name: getattr(args, name) for name in EXACT}
+        flags={name: value for name, value in vars(args).items() if name not in _FREE}
         | {"pictures": [_told(train_set, "to train"), _told(test_set, "to test")]}
         | {"processes": world_size(), "precision": str(dtype), "device": device.type},
     )

@@ -45,7 +45,9 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
     ))  # fmt: skip
 
 
-def add_data_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+def add_data_flags(
+    parser: argparse.ArgumentParser, several: bool = False
+) -> argparse._ArgumentGroup:
     """Where pictures and masks are; ``several``: --data-path names one set or more."""
     group = parser.add_argument_group("data")
     number = {"nargs": "+"} if several else {}
@@ -58,6 +60,7 @@ def add_data_flags(parser: argparse.ArgumentParser, several: bool = False) -> No
     group.add_argument("--skip-invalid", action="store_true", help=(
         "leave faulty pairs out in place of stopping; decodes every file once to find them"
     ))  # fmt: skip
+    return group
 
 
 def add_device_flags(
