@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     ))  # fmt: skip
     add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
     add("--img-size", **count, nargs="+", default=[320], help=(
-        "pictures are resized to this square, in pixels; several: one after the other (default: 320)"
+        "pictures are resized to this square, in pixels; several: in turn (default: 320)"
     ))  # fmt: skip
     add("--crop-size", **count, nargs="+", help="of the random crop (default: 9/10 of --img-size)")
     add("--grow-at", type=cli.fraction, nargs="+", metavar="X", help=(

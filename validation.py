@@ -14,8 +14,9 @@ is 0, the others are as defined. Under torchrun each process takes its share of 
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,22 @@ import numpy as np
 import torch
 
 from my_dataset import SPLITS, Inventory, SegmentationDataset, find_pairs
-from src import Predictor
+from src import Predictor, UserError
 from src.device import pick_device
-from src.files import save_json
+from src.files import check_writable, save_json
 from src.images import open_image, to_rgb
 from train_utils import cli, reports
-from train_utils.distributed import is_main, process_group
+from train_utils.distributed import from_main, gather, is_main, process_group
 from train_utils.evaluation import Evaluation, evaluate, predicted
-from train_utils.loaders import eval_loader
+from train_utils.loaders import Tolerant
 from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, read_map, stored
 from train_utils.masks import read_classes, read_mask
-from train_utils.semantic import confusion_matrix, predicted_classes, semantic_measures
+from train_utils.semantic import (
+    class_names,
+    confusion_matrix,
+    predicted_classes,
+    semantic_measures,
+)
 from transforms import EvalPreset
 
 
@@ -71,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "confusion matrices"
     ))  # fmt: skip
     out("--worst", type=cli.positive, metavar="K", help=(
-        "draw the K pictures of the highest MAE: picture, mask, map, error"
+        "draw the K ≤ 40 pictures of the highest MAE: picture, mask, map, error"
     ))  # fmt: skip
     out("--worst-file", type=cli.file_named(".png", ".pdf"), metavar="F", help=(
         "for them; with several sets or weights, their names are added"
@@ -80,10 +86,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         parser.error("give --weights, or maps that exist already by --pred-dir")
-    if args.metrics == "semantic" and (args.csv or args.worst):
+    semantic = args.metrics == "semantic"
+    if semantic and (args.csv or args.worst):
         parser.error("--csv and --worst go with --metrics basic or all")
-    if args.num_classes < 2 or args.num_classes > 255:
+    if not semantic and (args.num_classes != 2 or args.ignore_index is not None):
+        parser.error("--num-classes and --ignore-index go with --metrics semantic")
+    if not 2 <= args.num_classes <= 255:
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
+    if args.worst and args.worst > 40:
+        parser.error("--worst: at most 40 on a sheet; --csv has every picture's scores")
+    if args.worst and args.plot and args.plot.absolute() == args.worst_file.absolute():
+        parser.error(f"--plot and --worst-file are the same {args.plot}")
     return args
 
 
@@ -117,6 +130,12 @@ class Row:
     evaluation: Evaluation
     about: dict[str, Any]
     confusion: torch.Tensor | None = None
+    faults: dict[int, str] = field(default_factory=dict)  # of pictures that could not be scored
+
+    def class_names(self) -> list[str]:
+        """Of the set's classes.txt, if it has one."""
+        folder = self.data.pairs[0].image.parent.parent
+        return class_names(folder, self.about["num_classes"])
 
 
 def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) -> Row:
@@ -127,11 +146,10 @@ def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) 
     if source.predictor:
         dataset = SegmentationDataset(data.pairs, EvalPreset(source.predictor.img_size), read=read)
     else:
-        folder = source.path / name if (source.path / name).is_dir() else source.path
-        maps, collate = find_maps(folder, masks, [pair.name for pair in data.pairs]), collate_maps
+        maps, collate = maps_of(source, name, data), collate_maps
         dataset = MapDataset(maps, masks, read, args.num_classes if semantic else 2)
     pin = device.type == "cuda"
-    loader = eval_loader(dataset, args.batch_size, args.workers, pin, collate)
+    loader = Tolerant(dataset, args.batch_size, args.workers, pin, collate)
     if maps:
         batches = stored(loader, device, args.num_classes == 2 and semantic)
     elif semantic:
@@ -143,11 +161,28 @@ def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) 
         confusion = confusion_matrix(
             batches, args.num_classes, args.ignore_index, device, len(loader)
         )
-        results = {"images": len(data.pairs), **semantic_measures(confusion)}
+        found = Evaluation(semantic_measures(confusion), {}, {})
         about |= {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
-        return Row(source, name, data, maps, Evaluation(results, {}, {}), about, confusion)
-    found = evaluate(batches, args.normalize, args.metrics == "all", device, len(loader))
-    return Row(source, name, data, maps, found, {**about, "normalize": args.normalize})
+    else:
+        confusion = None
+        found = evaluate(batches, args.normalize, args.metrics == "all", device, len(loader))
+    row = Row(source, name, data, maps, found, about, confusion)
+    faults = [fault for part in gather(loader.faults) for fault in part]
+    row.faults = {dataset.items[i][0] if maps else i: error for i, error in sorted(faults)}
+    about["normalize"] = args.normalize and not semantic
+    about |= {"unreadable": [data.pairs[index].name for index in row.faults]}
+    if maps:
+        about |= {"missing": maps.missing, "extra": maps.extra, "resized": maps.resized}
+    scored = len(data.pairs) - len(row.faults) - (len(maps.missing) if maps else 0)
+    found.results.setdefault("images", scored)
+    return row
+
+
+def maps_of(source: Source, name: str, data: Inventory) -> Maps:
+    """The maps of a set in a folder of them: of all its sets, or of this one alone."""
+    folder = source.path / Path(name).name
+    names, masks = [pair.name for pair in data.pairs], [pair.mask for pair in data.pairs]
+    return find_maps(folder if folder.is_dir() else source.path, masks, names)
 
 
 def reader(args: argparse.Namespace) -> Callable[[Path], np.ndarray]:
@@ -163,42 +198,25 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
     if not args.data_path:
         found = find_pairs(None, *more)
         return [(args.image_dir.resolve().name, found)]
-    named = zip(labels(args.data_path), args.data_path, strict=True)
+    named = zip(reports.labels(args.data_path), args.data_path, strict=True)
     return [(label, find_pairs(path, *more)) for label, path in named]
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path that tells it from the others: a short name for tables."""
-    names = [path.resolve().with_suffix("").parts for path in paths]
-    for length in range(1, max(map(len, names), default=1) + 1):
-        short = ["/".join(parts[-length:]) for parts in names]
-        if len(set(short)) == len(short):
-            return short
-    return [str(path) for path in paths]
 
 
 def tell(rows: Sequence[Row]) -> None:
     """Notes and the table, on the screen."""
     for note in dict.fromkeys(note for row in rows for note in notes(row)):
         print(f"note: {note}")
+    for fault in dict.fromkeys(fault for row in rows for fault in row.faults.values()):
+        print(f"error: left out: {fault}", file=sys.stderr)
     table = [{"set": r.name, "maps": r.source.label, **r.evaluation.results} for r in rows]
     semantic = rows[0].confusion is not None
     print(how(rows[0]))
     heads = {key: key for key in ("set", "maps", "images")}
     print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
     for row in rows if semantic else ():
-        iou = zip(class_names(row), row.evaluation.results["class_iou"], strict=True)
+        iou = zip(row.class_names(), row.evaluation.results["class_iou"], strict=True)
         listed = ", ".join(f"{name} {value:.3f}" for name, value in iou if value is not None)
         print(f"IoU of {row.source.label} on {row.name}: {listed}")
-
-
-def class_names(row: Row) -> list[str]:
-    """Of classes.txt beside the pictures, a name a line, where there is one; else numbers."""
-    count = row.about["num_classes"]
-    path = row.data.pairs[0].image.parent.parent / "classes.txt"
-    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
-    return names[:count] if len(names) >= count else plain
 
 
 def how(row: Row) -> str:
@@ -223,10 +241,10 @@ def notes(row: Row) -> list[str]:
                 f"{where}: {row.maps.resized} maps resized, of another size than their mask"
             )
         if row.maps.missing:
-            names = ", ".join(row.maps.missing)
+            names = reports.few(row.maps.missing)
             said.append(f"{where}: no map of {len(row.maps.missing)} pictures: {names}")
         if row.maps.extra:
-            names = ", ".join(row.maps.extra)
+            names = reports.few(row.maps.extra)
             said.append(f"{where}: no mask for {len(row.maps.extra)} maps: {names}")
     return said
 
@@ -244,19 +262,18 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
             for index, scores in row.evaluation.rows.items()
         ])  # fmt: skip
     if args.plot and rows[0].confusion is not None:
-        matrices = {f"{row.source.label} on {row.name}": row.confusion.numpy() for row in rows}
-        reports.plot_confusion(args.plot, matrices, class_names(rows[0]))
+        reports.plot_confusion(args.plot, {
+            f"{row.source.label} on {row.name}": (row.confusion.numpy(), row.class_names())
+            for row in rows
+        })  # fmt: skip
     elif args.plot:
         curves: dict[str, dict] = {}
         for row in rows:
             curves.setdefault(row.name, {})[row.source.label] = row.evaluation.curves
         reports.plot_curves(args.plot, curves, how(rows[0]))
     for row in rows if args.worst else ():
-        path = args.worst_file
-        if len(rows) > 1:
-            name = f"{row.name}-{row.source.label}".replace("/", "-")
-            path = path.with_stem(f"{path.stem}-{name}")
-        draw_worst(path, row, args.worst)
+        several = f"-{row.name}-{row.source.label}".replace("/", "-") if len(rows) > 1 else ""
+        draw_worst(args.worst_file.with_stem(args.worst_file.stem + several), row, args.worst)
 
 
 def draw_worst(path: Path, row: Row, count: int) -> None:
@@ -281,17 +298,40 @@ def draw_worst(path: Path, row: Row, count: int) -> None:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Score, print, write; returns the exit status, 2 where maps and masks don't match."""
-    data = sets(args)
-    paths = [*args.weights, *args.pred_dir]
-    sources = [Source(name, path, None) for name, path in zip(labels(paths), paths, strict=True)]
-    for source in sources[: len(args.weights)]:
-        source.predictor = Predictor(source.path, args.img_size, args.device, args.amp)
+    """Score, print, write; returns the exit status, 2 where something could not be scored."""
+    if is_main():
+        for path in (args.json, args.csv, args.plot, args.worst and args.worst_file):
+            if path:
+                check_writable(path)
+    data, sources = sets(args), find_sources(args)
+    for name, found in data:  # whatever is wrong with flags, before the work is done
+        for source in sources:
+            if source.predictor is None:
+                maps_of(source, name, found)
     rows = [score(args, source, name, found) for name, found in data for source in sources]
     if is_main():
         tell(rows)
         write(args, rows)
-    return 2 if any(row.maps and (row.maps.missing or row.maps.extra) for row in rows) else 0
+    from_main(None)  # the others wait, as torchrun ends all once one of them has left with 2
+    unmatched = any(row.maps and (row.maps.missing or row.maps.extra) for row in rows)
+    return 2 if unmatched or any(row.faults for row in rows) else 0
+
+
+def find_sources(args: argparse.Namespace) -> list[Source]:
+    """Every network and folder of maps that is asked for, under the name that tables show."""
+    paths = [*args.weights, *args.pred_dir]
+    sources = [
+        Source(name, path, None) for name, path in zip(reports.labels(paths), paths, strict=True)
+    ]
+    for source in sources[: len(args.weights)]:
+        source.predictor = Predictor(source.path, args.img_size, args.device, args.amp)
+        maps = source.predictor.model.config.out_ch
+        if args.metrics != "semantic" and maps != 1:
+            raise UserError(
+                f"{source.path}: gives {maps} maps, not one; score it by --metrics semantic "
+                f"--num-classes {maps}"
+            )
+    return sources
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -88,6 +88,20 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def check_writable(path: str | Path) -> None:
+    """Before long work whose result goes to ``path``: that it can be written.
+
+    Raises:
+        UserError: it is a folder, or its folder can't be made or written to.
+    """
+    with suppress(_Unwritten), atomic_path(path):
+        raise _Unwritten
+
+
+class _Unwritten(Exception):
+    """Leaves :func:`atomic_path` before the file takes its place."""
+
+
 def clear_temporary(folder: Path) -> None:
     """Remove what killed writers left in and under ``folder``; nobody else may be writing there."""
     for path in folder.rglob(".*.tmp"):

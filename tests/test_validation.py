@@ -6,14 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_pairs, palette, save, scene
+from conftest import make_pairs, palette, save, scene, tear
 from PIL import Image
+from processes import ranks
 from sklearn import metrics as sklearn
 
 import predict
 import validation
 from src import UserError, build_model, save_model
+from train_utils.maps import read_map
 from train_utils.masks import read_classes
+from train_utils.reports import labels
 from train_utils.semantic import confusion_matrix, semantic_measures
 
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
@@ -102,6 +105,92 @@ def test_what_does_not_match_is_listed(call, two_sets, maps, tmp_path):
     assert said.splitlines()[-1].split("|")[3].strip() == "2"
 
 
+def test_a_torn_file_costs_itself_alone(call, two_sets, maps, weights, tmp_path):
+    """A map, and a picture: named, left out, and all the rest is scored and written."""
+    folder = tmp_path / "maps"
+    for path in (maps / "two").iterdir():
+        save(folder / path.name, Image.open(path))
+    tear(folder / "f.png")
+    json_file = tmp_path / "s.json"
+    argv = [
+        "--pred-dir",
+        folder,
+        maps,
+        "--data-path",
+        two_sets / "two",
+        "--json",
+        json_file,
+        *PLAIN,
+    ]
+    status, said, err = call(validation.main, *argv, "--csv", tmp_path / "s.csv")
+    first, second = rows_of(json_file)
+    assert status == 2 and "f.png" in err and "Traceback" not in err
+    assert (first["images"], second["images"]) == (3, 4) and first["unreadable"] == ["f"]
+    assert len(said.splitlines()[-1]) > 20 and len((tmp_path / "s.csv").read_text().split()) == 8
+    make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
+    tear(tmp_path / "images/b.jpg")
+    argv = ["--weights", weights, "--img-size", 32, "--data-path", tmp_path, *PLAIN]
+    status, _, err = call(validation.main, *argv, "--json", json_file)
+    assert status == 2 and "b.jpg" in err and rows_of(json_file)[0]["images"] == 2
+
+
+def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
+    """torchrun ends all processes once one has left with 2: rank 0 must have written by then."""
+    folder = tmp_path / "maps"
+    for path in (maps / "two").iterdir():
+        if path.stem != "e":
+            save(folder / path.name, Image.open(path))
+    tear(folder / "f.png")
+    argv = ["--pred-dir", str(folder), "--data-path", str(two_sets / "two"), *PLAIN]
+    argv += ["--metrics", "all", "--worst", "3"]
+    results = []
+    for world in (1, 3):
+        out = tmp_path / str(world)
+        files = ["--json", str(out / "s.json"), "--worst-file", str(out / "w.png")]
+        told = ranks(world, validation.main, [*argv, *files], group=False)
+        assert [result for result, *_ in told] == [2] * world
+        assert (out / "w.png").stat().st_size > 5000
+        results.append(json.loads((out / "s.json").read_text()))
+    assert (results[1]["missing"], results[1]["unreadable"]) == (["e"], ["f"])
+    numbers = [{k: v for k, v in r.items() if isinstance(v, float)} for r in results]
+    assert len(numbers[0]) > 10 and numbers[0] == pytest.approx(numbers[1], abs=1e-6)
+
+
+def test_outputs_are_tried_first(call, two_sets, maps, tmp_path):
+    (tmp_path / "file").write_text("")
+    argv = ["--pred-dir", maps, "--data-path", two_sets / "one", *PLAIN, "--csv"]
+    status, said, err = call(validation.main, *argv, tmp_path / "file/x.csv")
+    assert status == 2 and "x.csv" in err and "|" not in said
+
+
+def test_a_network_of_several_maps_is_no_saliency(call, two_sets, tmp_path):
+    save_model(build_model("u2net_lite", out_ch=2), tmp_path / "net.pt")
+    argv = ["--weights", tmp_path / "net.pt", "--data-path", two_sets / "one", *PLAIN]
+    status, _, err = call(validation.main, *argv)
+    assert status == 2 and "--metrics semantic --num-classes 2" in err
+
+
+def test_how_maps_are_read(tmp_path):
+    """Grey of any depth; the alpha of a cut-out."""
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (read_map(save(tmp_path / "l.png", grey)) == grey).all()
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert (read_map(save(tmp_path / "16.png", deep)) == grey).all()
+    cutout = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
+    cutout.putalpha(Image.fromarray(grey))
+    assert (read_map(save(tmp_path / "a.png", cutout)) == grey).all()
+
+
+def test_labels(tmp_path):
+    """Enough of the path to tell them apart; a folder's dot is no suffix."""
+    for name in ("a.v1", "a.v2"):
+        (tmp_path / name).mkdir()
+    assert labels([tmp_path / "a.v1", tmp_path / "a.v2"]) == ["a.v1", "a.v2"]
+    weights = [tmp_path / "x/best.pt", tmp_path / "y/best.pt"]
+    assert labels(weights) == ["x/best", "y/best"]
+    assert labels(weights[:1]) == ["best"]
+
+
 @pytest.mark.parametrize("fault", ["nowhere", "empty", "others", "doubled"])
 def test_unusable_map_folders(call, two_sets, maps, tmp_path, fault):
     folder = tmp_path / "maps"
@@ -176,6 +265,26 @@ def test_a_network_of_classes(call, class_masks):
     assert call(validation.main, *argv, 3)[0] == 0
     status, _, err = call(validation.main, *argv, 10)
     assert status == 2 and "3 maps" in err
+
+
+def test_maps_of_0_and_1(call, two_sets):
+    """As masks may be, maps may too: the masks themselves are perfect."""
+    folder = two_sets / "ones"
+    for path in (two_sets / "one/masks").iterdir():
+        save(folder / path.name, np.array(Image.open(path)) // 255)
+    argv = ["--pred-dir", folder, "--data-path", two_sets / "one", *PLAIN, "--metrics", "semantic"]
+    status, said, _ = call(validation.main, *argv)
+    assert status == 0 and "object 1.000" in said
+
+
+def test_nothing_but_ignored_pixels(call, class_masks):
+    for path in (class_masks / "masks").iterdir():
+        save(path, np.full((40, 48), 9, np.uint8))
+    status, _, err = call(
+        validation.main, "--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN,
+        "--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9,
+    )  # fmt: skip
+    assert status == 2 and "ignored" in err
 
 
 def test_binary_masks(call, two_sets, maps):

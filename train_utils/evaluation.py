@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from src import Predictor
+from src import Predictor, UserError
 
 from .distributed import gather, is_main, sum_over_ranks
 from .metrics import PER_PICTURE, SaliencyMetrics, histogram, to_levels
@@ -104,6 +104,9 @@ def evaluate(
     own = dict(zip(indices, metrics.rows.tolist(), strict=True))
     rows = {index: row for part in gather(own) for index, row in part.items()}
     metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
+    metrics.structure = structure  # also where this rank had no picture
+    if not metrics.sums[0]:
+        raise UserError("nothing to score: no picture could be read")
     names = PER_PICTURE if structure else PER_PICTURE[:-2]
     return Evaluation(
         metrics.results(),

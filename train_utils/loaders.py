@@ -4,11 +4,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src import UserError
 
 from .distributed import rank, world_size
 
@@ -126,6 +129,59 @@ def _leave_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # not on Windows
         os.setpgid(0, 0)
+
+
+class Tolerant:
+    """A loader of :func:`eval_loader` that passes over items with a UserError.
+
+    Args:
+        dataset, batch_size, workers, pin, collate: as there.
+
+    ``faults`` gathers, while batches are drawn, the index and the error of each item left out.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        workers: int,
+        pin: bool = False,
+        collate: Callable[[list], Any] | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.faults: list[tuple[int, str]] = []
+        whole = partial(_split_faults, collate=collate or _ragged)
+        self.loader = eval_loader(_Caught(dataset), batch_size, workers, pin, whole)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch, faults in self.loader:
+            self.faults += faults
+            if batch is not None:
+                yield batch
+
+
+class _Caught(Dataset):
+    """Items, or (index, error) in place of those that raise one."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return key[1], error.said()
+
+
+def _split_faults(items: list[tuple], collate: Callable[[list], Any]) -> tuple[Any, list[tuple]]:
+    sound = [item for item in items if len(item) == 3]
+    return collate(sound) if sound else None, [item for item in items if len(item) == 2]
 
 
 def _options(workers: int, pin: bool) -> dict[str, Any]:

@@ -49,7 +49,10 @@ def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -
     known = {path.stem for where in {mask.parent for mask in masks} for path in list_images(where)}
     found.extra = [path.name for path in files if path.stem not in known]
     if not any(found.paths):
-        raise UserError(f"--pred-dir {folder}: holds no map of any of the {len(names)} pictures")
+        raise UserError(
+            f"--pred-dir {folder}: holds no map of any of the {len(names)} pictures; looked for by "
+            f"name, such as {names[0]}.png, in that folder itself or in one named like the set"
+        )
     found.resized = sum(
         path is not None and oriented_size(path) != oriented_size(mask)
         for path, mask in zip(found.paths, masks, strict=True)
@@ -58,8 +61,15 @@ def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -
 
 
 def read_map(path: str | Path) -> np.ndarray:
-    """A map as H×W uint8; 16 bits and floats are scaled, colours become grey."""
-    return np.array(to_rgb(open_image(path)).convert("L"))
+    """A map as H×W uint8: the alpha where there is one that varies, as in a cut-out; else grey, 16
+    bits and floats scaled.
+    """
+    image = open_image(path)
+    if image.has_transparency_data:
+        alpha = np.array(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha
+    return np.array(to_rgb(image).convert("L"))
 
 
 class MapDataset(Dataset):
@@ -105,8 +115,10 @@ def collate_maps(samples: Iterable[tuple[Tensor, Tensor, int]]) -> Scored:
 
 
 def stored(loader: DataLoader, device: torch.device, binary: bool = False) -> Iterator[Scored]:
-    """Batches of a loader of maps, on the device that scores them; ``binary``: as 0 and 1."""
+    """Batches of a loader of maps, on the device that scores them; ``binary``: as 0 and 1, which
+    they may be already.
+    """
     for levels, masks, indices in loader:
         if binary:
-            levels = [(s > 127).to(torch.uint8) for s in levels]
+            levels = [(s > (127 if s.max() > 1 else 0)).to(torch.uint8) for s in levels]
         yield Scored([s.to(device) for s in levels], [m.to(device) for m in masks], indices)

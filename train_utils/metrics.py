@@ -76,6 +76,7 @@ class SaliencyMetrics:
 
     def __init__(self, stretch: bool = True) -> None:
         self.stretch = stretch
+        self.structure = False
         self.rows = torch.empty(0, len(PER_PICTURE), dtype=torch.float64)
         # count, empty masks, means of the rows, then curves over 256 thresholds: P, R, F, E.
         self.sums = torch.zeros(2 + len(PER_PICTURE) + 4 * 256, dtype=torch.float64)
@@ -91,8 +92,8 @@ class SaliencyMetrics:
         """
         counts = torch.stack(tuple(histograms)).cpu().double()
         here, curves = _measures(counts, self.stretch)
-        if structure is None:
-            structure = [(torch.nan, torch.nan)] * len(counts)
+        self.structure = structure is not None
+        structure = structure if self.structure else [(0.0, 0.0)] * len(counts)
         rows = torch.cat((here, torch.tensor(structure, dtype=torch.float64)), dim=1)
         self.rows = torch.cat((self.rows, rows))
         empty = (counts[:, :, 1].sum((1, 2)) == 0).double()
@@ -127,7 +128,9 @@ class SaliencyMetrics:
             "adaptive_e": mean["adaptive_e"],
             "relaxed_boundary_f": mean["relaxed_boundary_f"],
         }
-        return {name: value for name, value in results.items() if value == value}  # nan: absent
+        if not self.structure:
+            del results["weighted_f"], results["relaxed_boundary_f"]
+        return results
 
     def curves(self) -> dict[str, list[float]]:
         """Mean precision and recall, and the F that they give, at thresholds from 255 to 0."""

@@ -133,13 +133,15 @@ def worst_sheet(
     _save(figure, path)
 
 
-def plot_confusion(path: Path, matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
-    """Confusion matrices side by side: each row the share of its true class, in percent."""
-    side = 2.2 + 0.55 * len(names)
+def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
+    """Confusion matrices K×K and their classes' names, by title, side by side: each row the share
+    of its true class, in percent.
+    """
+    side = 2.2 + 0.55 * max(len(names) for _, names in matrices.values())
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(side * len(matrices), side), squeeze=False, layout="constrained"
     )
-    for one, (title, matrix) in zip(axes[0], matrices.items(), strict=True):
+    for one, (title, (matrix, names)) in zip(axes[0], matrices.items(), strict=True):
         share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
         one.imshow(share, cmap="Blues", vmin=0, vmax=100)
         for (y, x), value in np.ndenumerate(share):
@@ -155,3 +157,20 @@ def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
     plt.close(figure)
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path that tells it from the others: a short name for tables."""
+    plain = [path.absolute() for path in paths]
+    names = [(path if path.is_dir() else path.with_suffix("")).parts for path in plain]
+    for length in range(1, max(map(len, names), default=1) + 1):
+        short = ["/".join(parts[-length:]) for parts in names]
+        if len(set(short)) == len(short):
+            return short
+    return [str(path) for path in paths]
+
+
+def few(names: Sequence[str]) -> str:
+    """A list of names that leaves room for the figures; --json has them all."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -1,6 +1,7 @@
 """The measures of semantic segmentation, from one confusion matrix over all pixels of a set."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -69,8 +70,10 @@ def confusion_matrix(
             if ignore_index is not None:
                 index = index[truth != ignore_index]
             counts += torch.bincount(index.flatten(), minlength=classes * classes).cpu()
-    counts = counts.double()
-    return sum_over_ranks(counts, device or torch.device("cpu")).view(classes, classes)
+    counts = sum_over_ranks(counts.double(), device or torch.device("cpu"))
+    if not counts.sum():
+        raise UserError("nothing to score: no picture could be read, or all pixels are ignored")
+    return counts.view(classes, classes)
 
 
 def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]]:
@@ -94,3 +97,14 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
         "dice": (dice[1] if len(dice) == 2 else dice[present].mean()).item(),
         "class_iou": [v if p else None for v, p in zip(iou.tolist(), present, strict=True)],
     }
+
+
+def class_names(folder: Path, count: int) -> list[str]:
+    """The first lines of ``classes.txt`` in a data set's folder, where it has enough; else plain
+    names.
+    """
+    path = folder / "classes.txt"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
+    return names[:count] if len(names) >= count else plain
