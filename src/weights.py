@@ -24,17 +24,20 @@ StateDict = dict[str, Tensor]
 _KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
 
 
-def save_model(model: nn.Module, path: str | Path, **extra: Any) -> None:
+def save_model(model: nn.Module, path: str | Path, half: bool = False, **extra: Any) -> None:
     """Write weights and table; ``.safetensors`` by its suffix, else a torch file.
 
     Args:
         model: a network of :func:`build_model`, not fused.
         path: where to write; written whole or not at all.
+        half: convolutions in 16 bits, for a file of half the size; loading widens them again.
         **extra: plain values kept beside (epoch, scores); torch files only.
     """
     if model.fused:
         raise UserError(f"{path}: the network is fused; save it before fuse()")
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    if half:  # statistics of batch norm are few, and may exceed what 16 bits hold
+        state = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
     about = {"config": model.config.to_dict(), "img_size": model.img_size}
     if Path(path).suffix != ".safetensors":
         save_torch({"model": state, **about, **extra}, path)

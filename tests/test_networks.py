@@ -83,6 +83,21 @@ def test_fuse_changes_nothing(network):
     assert (before - after).abs().max() < 1e-5
 
 
+def test_half_the_size(tmp_path):
+    """Convolutions in 16 bits, all else as it was; read as float32 again."""
+    model = build_model("u2net_lite").eval()
+    for half in (False, True):
+        save_model(model, tmp_path / f"{half}.safetensors", half=half)
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert sizes[1] < 0.55 * sizes[0] and sizes[1] < 2.6e6
+    loaded = load_model(tmp_path / "True.safetensors")
+    for name, value in loaded.state_dict().items():
+        original = model.state_dict()[name]
+        assert value.dtype == original.dtype
+        expected = original.half().float() if original.ndim > 1 else original
+        assert torch.equal(value, expected), name
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_save_and_load(network, suffix, tmp_path):
     """A file alone rebuilds the network, bit for bit, and knows its size."""

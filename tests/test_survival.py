@@ -125,6 +125,30 @@ def test_twenty_kills(data, tmp_path):
     assert [e.step for e in board.Scalars("step/lr")] == [10, 20, 30, 40]
 
 
+def test_a_killed_loader(data, tmp_path):
+    """As the system kills for want of memory: said in a line, and nothing of the run is lost."""
+    folder = tmp_path / "run"
+    argv = ["--data-path", str(data), *FLAGS, "--output-dir", str(folder), "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *argv, "--epochs", "500"], cwd=ROOT, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
+        os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "killed" in errors and "--workers" in errors and "--resume auto" in errors
+    assert newest_checkpoint(folder)[0] == folder / "last.pt"
+
+
 def test_a_signal_to_the_whole_group(data, tmp_path):
     """As torchrun, timeout and batch systems send it: the loader's processes get it too."""
     argv = [

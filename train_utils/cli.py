@@ -143,6 +143,11 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(_fail(error.said(), 2))
     except torch.OutOfMemoryError:
         sys.exit(_fail("out of GPU memory; lower --batch-size (and raise --accum) or sizes", 2))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        sys.exit(_fail(f"{reason}: out of memory? Lower --workers; training: --resume auto", 1))
     except OSError as error:  # a full disk, say
         sys.exit(_fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
     except KeyboardInterrupt:
