@@ -4,7 +4,9 @@ import io
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
+import time
 import traceback
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 
@@ -98,3 +100,18 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
+
+
+def wait_for(path, seconds=120):
+    """Until a run has written this file."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} was never written"
+        time.sleep(0.05)
+
+
+def children(pid):
+    """The processes that a process has started."""
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    return [int(number) for number in listed.split()]

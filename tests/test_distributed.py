@@ -8,12 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from conftest import ROOT, tear
-from processes import ranks
+from processes import children, ranks, wait_for
 from test_survival import same
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -318,10 +317,8 @@ def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
     script = ["--max-restarts=2", train_multi_GPU.__file__]
     process = launch(*script, *flags(data, folder, "--save-every", "1"))
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "last.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(children(process)[1], signal.SIGKILL)
+        wait_for(folder / "last.pt")
+        os.kill(children(process.pid)[1], signal.SIGKILL)
         output = process.communicate(timeout=180)[0]
     finally:
         process.kill()
@@ -334,22 +331,13 @@ def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
     assert (folder / "log.csv").read_bytes() == (trained[0] / "log.csv").read_bytes()
 
 
-def children(process):
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    return [int(pid) for pid in listed.stdout.split()]
-
-
 def test_a_signal_to_one_rank_stops_all(data, tmp_path):
     """SIGTERM reaches one process only: both leave after the same step, and last.pt is whole."""
     folder = tmp_path / "run"
     process = launch(train_multi_GPU.__file__, *flags(data, folder, "--epochs", "200"))
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "last.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        os.kill(children(process)[1], signal.SIGTERM)
+        wait_for(folder / "last.pt")
+        os.kill(children(process.pid)[1], signal.SIGTERM)
         output = process.communicate(timeout=120)[0]
     finally:
         process.kill()

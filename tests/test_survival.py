@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from processes import running
+from processes import children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -134,13 +134,8 @@ def test_a_killed_loader(data, tmp_path):
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while not (folder / "last.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-        )
-        os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
+        wait_for(folder / "last.pt")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
         errors = process.communicate(timeout=60)[1]
     finally:
         process.kill()
@@ -165,9 +160,7 @@ def test_a_signal_to_the_whole_group(data, tmp_path):
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "run/last.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(tmp_path / "run/last.pt")
         os.killpg(process.pid, signal.SIGTERM)
         output = process.communicate(timeout=60)[0]
     finally:

@@ -22,7 +22,8 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
     class Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str:
-            if action.default is None or action.default is False or "(default" in action.help:
+            silent = action.default in (None, False) or action.default == []
+            if silent or "(default" in action.help:
                 return action.help
             return super()._get_help_string(action)
 
