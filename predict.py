@@ -109,6 +109,8 @@ def predict(args: argparse.Namespace) -> int:
     jobs = plan(args.input, args.output)
     share = list(jobs.items())[rank() :: world_size()]
     predictor = Predictor(args.weights, args.img_size, args.device, args.amp)
+    if is_main():
+        print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
     failed = 0
     show = None if is_main() else True
     for source, target in tqdm(share, "predicting", disable=show, unit="picture"):

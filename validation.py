@@ -231,6 +231,8 @@ def how(row: Row) -> str:
 def notes(row: Row) -> list[str]:
     """What deserves a word beside the figures."""
     said = [f"{row.name}: {note}" for note in row.data.notes]
+    if row.source.predictor:
+        said.insert(0, f"{row.source.path}: {row.source.predictor.origin}")
     empty = row.evaluation.results.get("empty_masks")
     if empty:
         said.append(f"{row.name}: {empty} empty masks, each counted with F = 0")

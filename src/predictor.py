@@ -39,6 +39,7 @@ class Predictor:
         amp: str = "auto",
     ) -> None:
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
+        self.origin = getattr(model, "origin", model.config.name)  # what kind of weights they were
         self.img_size = img_size or model.img_size
         self.device = pick_device(str(device))
         self.dtype = pick_dtype(amp, self.device)

@@ -1,11 +1,10 @@
-"""Weights in and out: our checkpoints, safetensors, and the official U-2-Net layout.
+"""Weights in and out: our checkpoints, safetensors, and the layouts of ``src/layouts.py``.
 
 One format goes out: a plain dict with ``model`` and ``config`` (or safetensors with the config in
 its metadata), enough to rebuild the network without being told which one it is.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
 from .files import atomic_path, save_torch
+from .layouts import StateDict, is_state, recognise
 from .registry import build_model
 
-StateDict = dict[str, Tensor]
 _KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
 
 
@@ -59,31 +57,20 @@ def load_model(path: str | Path) -> nn.Module:
     if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
         # A checkpoint with an exponential moving average was scored by it.
         config, state = dict(content["config"]), content.get("ema") or content["model"]
-        if not _is_state(state):
+        kind = "checkpoint of this toolkit"
+        if not is_state(state):
             raise UserError(f"{path}: its weights are no tensors by name")
-    elif "stage1.rebnconvin.conv_s1.weight" in content and _is_state(content):
-        config, state = _from_official(content, path)
     else:
-        raise _unrecognised(content, path)
+        kind, config, state = recognise(content, path)
     try:
         model = build_model(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     model.img_size = content.get("img_size", model.img_size)
     load_state(model, state, path)
+    maps = "1 map" if model.config.out_ch == 1 else f"{model.config.out_ch} maps"
+    model.origin = f"{kind}, {model.config.name}, {maps}"
     return model.eval()
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
-    some = ", ".join(list(map(str, content))[:3])
-    return UserError(
-        f"{path}: not weights of a U²-Net that can be recognised (first names: {some}); expected "
-        "a checkpoint of train.py, a .safetensors of it, or the official U-2-Net layout"
-    )
 
 
 def load_state(model: nn.Module, state: StateDict, path: str | Path) -> None:
@@ -97,7 +84,9 @@ def load_state(model: nn.Module, state: StateDict, path: str | Path) -> None:
         if name in state and state[name].shape != own[name].shape
     ][:3]
     if faults:
-        raise UserError(f"{path}: does not fit {model.config.name}: {'; '.join(faults)}")
+        raise UserError(
+            f"{path}: looks most like {model.config.name}, but does not fit: {'; '.join(faults)}"
+        )
     model.load_state_dict(state)
 
 
@@ -123,48 +112,3 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
     return dict(content)
-
-
-def _from_official(
-    official: Mapping[str, Tensor], path: str | Path
-) -> tuple[U2NetConfig, StateDict]:
-    """The official layout (github.com/xuebinqin/U-2-Net): the same tensors under other names."""
-    first, last = official.get("stage1.rebnconv1.conv_s1.weight"), official.get("outconv.weight")
-    mid_ch = first.shape[0] if first is not None else 0
-    base = next((c for c in (FULL, LITE) if c.encoder[0].mid_ch == mid_ch), None)
-    if base is None or last is None:
-        raise UserError(
-            f"{path}: the official layout, but neither of the full nor the lite network"
-        )
-    config = base.replace(out_ch=last.shape[0], conv_bias=True)
-    heights = {
-        prefix: stage.height
-        for prefix, stage in zip(_OFFICIAL_STAGES, (*config.encoder, *config.decoder), strict=True)
-    }
-    return config, {_our_name(name, heights): tensor for name, tensor in official.items()}
-
-
-_OFFICIAL_STAGES = {
-    **{f"stage{i}": f"encoder.{i - 1}" for i in range(1, 7)},
-    **{f"stage{i}d": f"decoder.{5 - i}" for i in range(5, 0, -1)},
-}
-
-
-def _our_name(name: str, heights: Mapping[str, int]) -> str:
-    """``stage5d.rebnconv3d.bn_s1.weight`` → ``decoder.0.decoder.0.bn.weight``."""
-    if side := re.fullmatch(r"side(\d)\.(\w+)", name):
-        return f"sides.{int(side[1]) - 1}.{side[2]}"
-    if out := re.fullmatch(r"outconv\.(\w+)", name):
-        return f"out_conv.{out[1]}"
-    match = re.fullmatch(r"(stage\dd?)\.rebnconv(in|\d)(d?)\.(conv|bn)_s1\.(\w+)", name)
-    if not match or match[1] not in _OFFICIAL_STAGES:
-        return name  # reported as unexpected
-    stage, level, decoding, layer, field = match.groups()
-    height = heights[stage]
-    if level == "in":
-        block = "conv_in"
-    elif decoding:
-        block = f"decoder.{height - 1 - int(level)}"
-    else:
-        block = "bottom" if int(level) == height else f"encoder.{int(level) - 1}"
-    return f"{_OFFICIAL_STAGES[stage]}.{block}.{layer}.{field}"

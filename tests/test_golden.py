@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from src import FULL, LITE, Predictor, U2Net, build_model, load_model
-from src.weights import _from_official
+from src.layouts import recognise
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(
@@ -66,7 +66,8 @@ def test_official_layout_loads_completely(config, name):
     """Every name and shape of the official state_dicts finds its place, none is left over."""
     shapes = json.loads((SHARED / f"golden/{name}_state_dict_shapes.json").read_text())
     official = {key: torch.rand(shape) for key, shape in shapes.items()}
-    found, state = _from_official(official, name)
+    kind, found, state = recognise(official, name)
+    assert kind == "official U-2-Net layout"
     assert found == config.replace(conv_bias=True)
     network = build_model(found)
     network.load_state_dict(state)
@@ -94,6 +95,6 @@ def test_official_order_is_ours():
         for layer, field in [("conv", "weight"), ("conv", "bias"), ("bn", "running_mean")]:
             official[f"{theirs}.{layer}_s1.{field}"] = state[f"{mine}.{layer}.{field}"]
     official["outconv.weight"] = state["out_conv.weight"]
-    _, mapped = _from_official(official, "official")
+    *_, mapped = recognise(official, "official")
     assert all(torch.equal(value, state[name]) for name, value in mapped.items())
     assert len(mapped) == len(official)

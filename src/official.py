@@ -1,0 +1,93 @@
+"""The names of the official repository over this builder, for code that was written for it.
+
+    from u2net import U2NET, U2NETP        # there
+    from src.official import U2NET, U2NETP  # here
+
+Its state_dicts load and save under their own names, and ``forward`` returns the seven maps, fused
+first, after the sigmoid, as a tuple.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import FULL, LITE, U2NetConfig
+from .layouts import from_official, to_official
+from .u2net import RSU, ConvBNReLU, U2Net
+
+
+class REBNCONV(ConvBNReLU):
+    """3×3 convolution with bias, batch norm, ReLU; ``dirate`` is padding and dilation."""
+
+    def __init__(self, in_ch: int = 3, out_ch: int = 3, dirate: int = 1) -> None:
+        super().__init__(in_ch, out_ch, dirate, bias=True)
+
+
+class _RSU(RSU):
+    height, dilated_block = 7, False
+
+    def __init__(self, in_ch: int = 3, mid_ch: int = 12, out_ch: int = 3) -> None:
+        super().__init__(self.height, in_ch, mid_ch, out_ch, self.dilated_block, bias=True)
+
+
+class RSU7(_RSU):
+    """Residual U-block of 7 levels."""
+
+
+class RSU6(_RSU):
+    """Residual U-block of 6 levels."""
+
+    height = 6
+
+
+class RSU5(_RSU):
+    """Residual U-block of 5 levels."""
+
+    height = 5
+
+
+class RSU4(_RSU):
+    """Residual U-block of 4 levels."""
+
+    height = 4
+
+
+class RSU4F(_RSU):
+    """The dilated block of the deepest stages."""
+
+    height, dilated_block = 4, True
+
+
+class _Official(U2Net):
+    table: U2NetConfig
+
+    def __init__(self, in_ch: int = 3, out_ch: int = 1) -> None:
+        super().__init__(self.table.replace(in_ch=in_ch, out_ch=out_ch, conv_bias=True))
+        self.register_state_dict_post_hook(_renamed_out)
+        self.register_load_state_dict_pre_hook(_renamed_in)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.sigmoid(logits) for logits in self.logits(x))
+
+
+class U2NET(_Official):
+    """The full network."""
+
+    table = FULL
+
+
+class U2NETP(_Official):
+    """The small network, lite here."""
+
+    table = LITE
+
+
+def _renamed_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + to_official(name.removeprefix(prefix))] = state.pop(name)
+
+
+def _renamed_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + from_official(name.removeprefix(prefix))] = state.pop(name)
