@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src import FULL, LITE, Predictor, U2Net, build_model, load_model
+from src import FULL, LITE, Predictor, U2Net, build_model, load_model, official
 from src.layouts import recognise
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -37,6 +37,20 @@ def test_all_seven_maps(published, size, fused):
 
 
 @needs_shared
+@pytest.mark.parametrize("size", ["", "odd_"])
+def test_code_for_the_official_repository(size):
+    """Its class over our builder: the published file loads, and gives its seven maps."""
+    golden = np.load(SHARED / "golden/u2netp_horse.npz")
+    network = official.U2NETP(3, 1)
+    state = torch.load(SHARED / "weights/u2netp.pth", weights_only=True)
+    assert list(network.state_dict()) == list(state)
+    network.load_state_dict(state)
+    with torch.no_grad():
+        maps = network.eval()(torch.from_numpy(golden[size + "input"]))
+    assert np.abs(torch.cat(maps).numpy() - golden[size + "outputs"]).max() <= 1e-5
+
+
+@needs_shared
 def test_bf16_stays_close(published):
     """The published weights hold a channel of value 226 that plain bf16 rounds to .28 off: the
     horse's mean error is then .0025 against .0003, and single pixels flip."""
@@ -54,10 +68,10 @@ def test_reference_masks(published, name):
     """The official results of the official test pictures, by our own preparation."""
     path = SHARED / "reference/images" / name
     with Image.open(SHARED / f"reference/u2netp_results/{path.stem}.png") as image:
-        official = np.asarray(image.convert("L")) / 255
+        expected = np.asarray(image.convert("L")) / 255
     ours = Predictor(published, amp="off", device="cpu")(path)
-    assert ours.shape == official.shape
-    assert np.abs(ours - official).mean() < 0.02
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).mean() < 0.02
 
 
 @needs_shared
@@ -65,8 +79,8 @@ def test_reference_masks(published, name):
 def test_official_layout_loads_completely(config, name):
     """Every name and shape of the official state_dicts finds its place, none is left over."""
     shapes = json.loads((SHARED / f"golden/{name}_state_dict_shapes.json").read_text())
-    official = {key: torch.rand(shape) for key, shape in shapes.items()}
-    kind, found, state = recognise(official, name)
+    theirs = {key: torch.rand(shape) for key, shape in shapes.items()}
+    kind, found, state = recognise(theirs, name)
     assert kind == "official U-2-Net layout"
     assert found == config.replace(conv_bias=True)
     network = build_model(found)
@@ -89,12 +103,12 @@ def test_official_order_is_ours():
     by position, without any names, must agree with the mapping of names."""
     network = U2Net(LITE.replace(conv_bias=True))
     ours = [n.removesuffix(".conv") for n, _ in network.named_modules() if n.endswith(".conv")]
-    official = {}
+    named = {}
     state = network.state_dict()
     for theirs, mine in zip(official_names(LITE), ours, strict=True):
         for layer, field in [("conv", "weight"), ("conv", "bias"), ("bn", "running_mean")]:
-            official[f"{theirs}.{layer}_s1.{field}"] = state[f"{mine}.{layer}.{field}"]
-    official["outconv.weight"] = state["out_conv.weight"]
-    *_, mapped = recognise(official, "official")
+            named[f"{theirs}.{layer}_s1.{field}"] = state[f"{mine}.{layer}.{field}"]
+    named["outconv.weight"] = state["out_conv.weight"]
+    *_, mapped = recognise(named, "official")
     assert all(torch.equal(value, state[name]) for name, value in mapped.items())
-    assert len(mapped) == len(official)
+    assert len(mapped) == len(named)
