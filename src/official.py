@@ -1,7 +1,7 @@
 """The names of the official repository over this builder, for code that was written for it.
 
-    from u2net import U2NET, U2NETP        # there
-    from src.official import U2NET, U2NETP  # here
+    from model import U2NET, U2NETP           # there
+    from u2net.official import U2NET, U2NETP  # here; in the clone: from src.official import …
 
 Its state_dicts load and save under their own names, and ``forward`` returns the seven maps, fused
 first, after the sigmoid, as a tuple.

@@ -25,7 +25,7 @@ from train_utils.runs import choose_folder
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
-RECIPE = ["--model", "u2net_lite", "--epochs", "4", "--eval-interval", "2", "--ema", "0.9"]
+RECIPE = ["--model", "u2net_lite", "--epochs", "8", "--eval-interval", "4", "--ema", "0.9"]
 FLAGS = [*SIZES, *RECIPE, "--clip-grad", "1", "--amp", "off"]
 KILLS = 20
 
@@ -97,9 +97,9 @@ def test_twenty_kills(data, tmp_path):
                 assert len(list(killed.glob(".last.pt.*.tmp"))) == 1
                 assert (killed / "last.pt").exists() == (halt_in_save == "half written")
             else:
-                for _ in range(chance.randint(1, 5)):
+                for _ in range(chance.randint(1, 4)):
                     pipe.recv()
-                time.sleep(chance.uniform(0, 0.2))
+                time.sleep(chance.uniform(0, 0.1))
             assert process.is_alive()
             process.kill()
             process.join()
@@ -107,7 +107,7 @@ def test_twenty_kills(data, tmp_path):
         if found := newest_checkpoint(killed)[0]:
             state = torch.load(found, weights_only=True)
             reached.append((state["epoch"], state["step"]))
-    assert reached == sorted(reached) and reached[0][0] == 0 < reached[-1][0]
+    assert reached == sorted(reached) and reached[0][0] == 0 < reached[-1][0] < 8
     with running(life, argv) as (process, pipe):
         process.join(120)
         assert process.exitcode == 0
@@ -118,11 +118,11 @@ def test_twenty_kills(data, tmp_path):
     assert same(*best)
     assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     with (killed / "log.csv").open(newline="") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 9))
     assert not list(killed.glob(".*.tmp")), "what the killed ones left is gone"
     board = EventAccumulator(str(killed / "tensorboard"), {"scalars": 0}).Reload()
-    assert [e.step for e in board.Scalars("epoch/loss")] == [12, 24, 36, 48]
-    assert [e.step for e in board.Scalars("step/lr")] == [10, 20, 30, 40]
+    assert [e.step for e in board.Scalars("epoch/loss")] == list(range(12, 97, 12))
+    assert [e.step for e in board.Scalars("step/lr")] == list(range(10, 97, 10))
 
 
 def test_a_killed_loader(data, tmp_path):
