@@ -29,6 +29,7 @@ from src import Predictor, UserError
 from src.device import pick_device
 from src.files import check_writable, save_json
 from src.images import open_image, to_rgb
+from src.weights import SHIPPED
 from train_utils import cli, reports
 from train_utils.distributed import from_main, gather, is_main, process_group
 from train_utils.evaluation import Evaluation, evaluate, predicted
@@ -85,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_device_flags(parser)
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
-        parser.error("give --weights, or maps that exist already by --pred-dir")
+        args.weights = [SHIPPED]
     semantic = args.metrics == "semantic"
     if semantic and (args.csv or args.worst):
         parser.error("--csv and --worst go with --metrics basic or all")

@@ -14,8 +14,8 @@ from torch import Tensor
 from .errors import UserError
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
+STD = (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112
 
 
@@ -116,4 +116,4 @@ def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 @lru_cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     """Once per device: a copy to a GPU makes the program wait for it."""
-    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (_MEAN, _STD))
+    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))

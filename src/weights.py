@@ -19,6 +19,9 @@ from .files import atomic_path, save_torch
 from .layouts import StateDict, is_state, recognise
 from .registry import build_model
 
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "u2net_lite.safetensors"
+"""What scripts use where no weights are named; ``weights/README.md`` tells how it was made."""
+
 _KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
 
 

@@ -83,6 +83,19 @@ def test_fuse_changes_nothing(network):
     assert (before - after).abs().max() < 1e-5
 
 
+def test_synchronised_batch_norm_is_folded_too():
+    """What several GPUs train with must be scored as what they ship."""
+    model = build_model("u2net_lite").eval()
+    picture = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        expected = model(picture)
+        synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+        assert synchronised.state_dict().keys() == model.state_dict().keys()
+        fused = synchronised.fuse()
+        assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in fused.modules())
+        assert torch.allclose(fused(picture), expected, atol=1e-5)
+
+
 def test_half_the_size(tmp_path):
     """Convolutions in 16 bits, all else as it was; read as float32 again."""
     model = build_model("u2net_lite").eval()

@@ -207,11 +207,6 @@ def test_unusable_map_folders(call, two_sets, maps, tmp_path, fault):
     assert status == 2 and str(folder) in err and "Traceback" not in err
 
 
-def test_nothing_to_score(call, two_sets):
-    status, _, err = call(validation.main, "--data-path", two_sets / "one")
-    assert status == 2 and "--weights" in err and "--pred-dir" in err
-
-
 @pytest.fixture
 def class_masks(tmp_path):
     """Three classes and 9 for pixels to be left out, grey and palette; and maps of them."""

@@ -13,6 +13,7 @@ import torch
 
 from src import UserError
 from src.device import AMP_CHOICES
+from src.weights import SHIPPED
 
 from .distributed import launched_rank
 
@@ -37,9 +38,10 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
 def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Which network to use (``several``: none, one or more), and at which size."""
-    number = {"nargs": "+", "default": []} if several else {"required": True}
+    number = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
     parser.add_argument("--weights", type=Path, **number, metavar="W", help=(
-        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout"
+        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout "
+        "(default: weights/u2net_lite.safetensors, ours)"
     ))  # fmt: skip
     parser.add_argument("--img-size", type=positive, metavar="PX", help=(
         "side of the square that the network sees (default: as trained, 320 if unknown)"

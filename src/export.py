@@ -1,0 +1,144 @@
+"""Networks for other runtimes: ONNX and torch.export programs, checked before they are kept.
+
+Every export takes a float32 input N×3×H×W, normalised as ``MEAN`` and ``STD`` of ``src/images.py``
+say, of any batch and size from 32², and gives the fused map as probabilities N×out_ch×H×W first.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import UserError
+from .files import atomic_path
+from .images import MEAN, STD
+
+TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
+HALF_TOLERANCE = 0.02  # with weights and arithmetic of 16 bits
+_CHECKED = ((1, 320, 320), (2, 96, 64), (3, 253, 317))  # batch, height, width
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, sides: bool = False, half: bool = False
+) -> float:
+    """One ``.onnx`` file with everything in it.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is.
+        path: where to write; nothing is left there if the check fails.
+        sides: give the side maps too, after the fused one.
+        half: weights and arithmetic in float16, input and outputs still float32.
+
+    Returns:
+        The largest difference from the network itself that the check found.
+
+    Raises:
+        UserError: a package is missing, or the file does not give what the network gives.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise UserError(f"export to ONNX needs {error.name}: pip install '.[export]'") from None
+    network = _Maps(model, sides)
+    exported = _program(_Maps(model, sides, torch.float16) if half else network)
+    program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    for i, value in enumerate(program.model.graph.outputs):
+        value.name = f"side{i}" if i else "saliency"
+    program.model.graph.inputs[0].name = "pictures"
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in about(model).items()})
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        limit = HALF_TOLERANCE if half else TOLERANCE
+        return _check(network, lambda x: session.run(None, {"pictures": x.numpy()}), limit, path)
+
+
+def export_pt2(model: nn.Module, path: str | Path, sides: bool = False) -> float:
+    """A ``torch.export`` program, which ``torch.export.load`` reads without this toolkit.
+
+    Args, returns and raises as :func:`export_onnx`.
+    """
+    network = _Maps(model, sides)
+    program = _program(network)
+    with atomic_path(path) as temporary:
+        named = temporary.with_suffix(".pt2")  # the suffix is asked for
+        try:
+            extra = {"about.json": json.dumps(about(model))}
+            torch.export.save(program, named, extra_files=extra)
+            loaded = torch.export.load(named).module()
+            named.replace(temporary)
+        finally:
+            named.unlink(missing_ok=True)
+        return _check(network, lambda x: [m.numpy() for m in loaded(x)], TOLERANCE, path)
+
+
+def about(model: nn.Module) -> dict[str, object]:
+    """What a file should say of itself."""
+    try:
+        version = metadata.version("u2net-toolkit")
+    except metadata.PackageNotFoundError:  # run from a clone that is not installed
+        version = "clone"
+    return {
+        "network": model.config.name,
+        "img_size": model.img_size,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "version": version,
+    }
+
+
+class _Maps(nn.Module):
+    """Probabilities of the fused map, and of the side maps if wanted, as a tuple."""
+
+    def __init__(self, model: nn.Module, sides: bool, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = type(model)(model.config)
+        self.network.load_state_dict(model.state_dict())
+        self.network.fuse().requires_grad_(False).to(dtype)
+        self.count = None if sides else 1
+        self.dtype = dtype
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network.logits(pictures.to(self.dtype))[: self.count]
+        return tuple(self.network.probabilities(x) for x in logits)
+
+
+def _program(network: nn.Module) -> torch.export.ExportedProgram:
+    # Two pictures, as a batch of 1 would be taken for a constant; no names for the sizes, as ceil
+    # mode pooling makes ranges of them that no name fits.
+    free = torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, 3, 96, 64)
+    shapes = {"pictures": {0: free, 2: free, 3: free}}
+    return torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
+
+
+@torch.no_grad()
+def _check(
+    network: nn.Module,
+    run: Callable[[Tensor], Sequence[np.ndarray]],
+    limit: float,
+    path: str | Path,
+) -> float:
+    """The largest difference over several batches and sizes, in either direction of rounding."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, height, width in _CHECKED:
+        # Patches, not noise: a trained network sees nothing there, and 0 is soon equalled.
+        coarse = 2 * torch.randn(batch, 3, 5, 5, generator=generator)
+        x = F.interpolate(coarse, (height, width), mode="bicubic")
+        for expected, found in zip(network(x), run(x), strict=True):
+            if found.shape != expected.shape:
+                raise UserError(f"{path}: gives {found.shape}, expected {tuple(expected.shape)}")
+            worst = max(worst, float(np.abs(found - expected.numpy()).max()))
+    if not worst <= limit:
+        raise UserError(f"{path}: differs from the network by {worst:.2g}, more than {limit:g}")
+    return worst

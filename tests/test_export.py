@@ -1,0 +1,125 @@
+"""Exports against the network itself, in the runtimes they are for."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import export
+import src.export
+from src import UserError, build_model, save_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = build_model("u2net_lite").eval()
+    model.img_size = 192
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "lite.pt"
+    save_model(model, path)
+    return path
+
+
+def pictures(batch, height, width):
+    torch.manual_seed(batch)
+    return torch.randn(batch, 3, height, width)
+
+
+def expected(model, x):
+    with torch.no_grad():
+        return [m.sigmoid().numpy() for m in model.logits(x)]
+
+
+@pytest.mark.parametrize("sides", [False, True])
+def test_onnx(call, model, weights, tmp_path, sides):
+    """One file, any batch and size, the fused map first, and what a user needs to know in it."""
+    path = tmp_path / "net.onnx"
+    argv = ["--weights", weights, "--output", path, *(["--sides"] if sides else [])]
+    status, said, err = call(export.main, *argv)
+    assert status == 0 and "MB" in said, err
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["pictures"]
+    names = ["saliency", *(f"side{i}" for i in range(1, 7))] if sides else ["saliency"]
+    assert [o.name for o in session.get_outputs()] == names
+    for shape in ((1, 64, 64), (4, 33, 70), (1, 320, 320)):
+        x = pictures(*shape)
+        for found, truth in zip(
+            session.run(None, {"pictures": x.numpy()}), expected(model, x), strict=False
+        ):
+            assert np.abs(found - truth).max() <= 1e-4
+    props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+    assert props["img_size"] == 192 and props["network"] == "u2net_lite"
+    assert np.allclose(props["mean"], (0.485, 0.456, 0.406)) and len(props["std"]) == 3
+
+
+def test_half_onnx(model, tmp_path):
+    """16 bits inside, float32 outside; the error is told."""
+    told = src.export.export_onnx(model, tmp_path / "net.onnx", half=True)
+    assert (tmp_path / "net.onnx").stat().st_size < 3.2e6
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    x = pictures(2, 64, 96)
+    found = session.run(None, {"pictures": x.numpy()})[0]
+    assert found.dtype == np.float32 and 0 < told <= src.export.HALF_TOLERANCE
+    assert np.abs(found - expected(model, x)[0]).max() < 0.05
+
+
+def test_pt2(call, model, weights, tmp_path):
+    """torch alone reads it."""
+    path = tmp_path / "net.pt2"
+    assert call(export.main, "--weights", weights, "--output", path)[0] == 0
+    extra = {"about.json": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    assert json.loads(extra["about.json"])["img_size"] == 192
+    x = pictures(3, 50, 65)
+    assert np.abs(program(x)[0].numpy() - expected(model, x)[0]).max() <= 1e-5
+
+
+def test_several_maps(tmp_path):
+    """A network of classes gives its softmax or sigmoid, as in eval mode."""
+    model = build_model("u2net_lite", out_ch=3).eval()
+    assert src.export.export_pt2(model, tmp_path / "net.pt2") <= 1e-4
+    x = pictures(1, 64, 64)
+    found = torch.export.load(tmp_path / "net.pt2").module()(x)[0]
+    with torch.no_grad():
+        assert torch.allclose(found, model(x), atol=1e-5)
+
+
+def test_what_differs_is_not_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(src.export, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="differs from the network"):
+        src.export.export_pt2(model, tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_stays_as_it_was(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    src.export.export_pt2(model, tmp_path / "net.pt2")
+    assert not model.fused and before.keys() == model.state_dict().keys()
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--output", "x.txt"], "x.txt"),
+        (["--output", "x.pt2", "--half"], "--half"),
+        (["--output", "x.pt2", "--format", "onnx"], "--format"),
+        (["--output", "x.onnx", "--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_wrong_flags(call, argv, named):
+    status, _, err = call(export.main, *argv)
+    assert status == 2 and named in err and "Traceback" not in err
