@@ -244,7 +244,7 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
     for path in others:  # all their pictures but those that they keep for themselves
         listed = any(has_list(path, name) for name in ("train", "val", "test"))
         found = find_pairs(path, "train" if listed or is_duts(path) else "all", *folders)
-        notes += found.notes if listed else [note for note in found.notes if "--split" not in note]
+        notes += found.notes
         sets.append(found.pairs)
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from my_dataset import SPLITS, Inventory, SegmentationDataset, find_pairs
-from src import Predictor, UserError
+from src import Predictor
 from src.device import pick_device
 from src.files import check_writable, save_json
 from src.images import open_image, to_rgb
@@ -42,6 +42,7 @@ from train_utils.semantic import (
     predicted_classes,
     semantic_measures,
 )
+from train_utils.sources import Source, find_sources
 from transforms import EvalPreset
 
 
@@ -99,25 +100,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.worst and args.plot and args.plot.absolute() == args.worst_file.absolute():
         parser.error(f"--plot and --worst-file are the same {args.plot}")
     return args
-
-
-@dataclass
-class Source:
-    """A network, or a folder of maps, under the name that tables show."""
-
-    label: str
-    path: Path
-    predictor: Predictor | None
-
-    def about(self) -> dict[str, Any]:
-        if self.predictor is None:
-            return {"pred_dir": str(self.path)}
-        return {
-            "weights": str(self.path),
-            "network": self.predictor.model.config.name,
-            "img_size": self.predictor.img_size,
-            "precision": str(self.predictor.dtype).removeprefix("torch."),
-        }
 
 
 @dataclass
@@ -197,10 +179,17 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
     """Every data set that is asked for, under the name that tables show."""
     more = args.split, args.image_dir, args.mask_dir, args.skip_invalid, reader(args)
     if not args.data_path:
-        found = find_pairs(None, *more)
-        return [(args.image_dir.resolve().name, found)]
+        name = args.image_dir.resolve().name if args.image_dir else ""
+        return [(name, find_pairs(None, *more))]
     named = zip(reports.labels(args.data_path), args.data_path, strict=True)
-    return [(label, find_pairs(path, *more)) for label, path in named]
+    found = [(label, find_pairs(path, *more)) for label, path in named]
+    for _, data in found:
+        if data.split == "all":
+            data.notes.append(
+                f"all {len(data.pairs)} pictures, those that train.py takes too; --split test "
+                "scores only the ones held out"
+            )
+    return found
 
 
 def tell(rows: Sequence[Row]) -> None:
@@ -306,7 +295,10 @@ def validate(args: argparse.Namespace) -> int:
         for path in (args.json, args.csv, args.plot, args.worst and args.worst_file):
             if path:
                 check_writable(path)
-    data, sources = sets(args), find_sources(args)
+    data = sets(args)
+    sources = find_sources(
+        args.weights, args.pred_dir, args.metrics, args.img_size, args.device, args.amp
+    )
     for name, found in data:  # whatever is wrong with flags, before the work is done
         for source in sources:
             if source.predictor is None:
@@ -318,23 +310,6 @@ def validate(args: argparse.Namespace) -> int:
     from_main(None)  # the others wait, as torchrun ends all once one of them has left with 2
     unmatched = any(row.maps and (row.maps.missing or row.maps.extra) for row in rows)
     return 2 if unmatched or any(row.faults for row in rows) else 0
-
-
-def find_sources(args: argparse.Namespace) -> list[Source]:
-    """Every network and folder of maps that is asked for, under the name that tables show."""
-    paths = [*args.weights, *args.pred_dir]
-    sources = [
-        Source(name, path, None) for name, path in zip(reports.labels(paths), paths, strict=True)
-    ]
-    for source in sources[: len(args.weights)]:
-        source.predictor = Predictor(source.path, args.img_size, args.device, args.amp)
-        maps = source.predictor.model.config.out_ch
-        if args.metrics != "semantic" and maps != 1:
-            raise UserError(
-                f"{source.path}: gives {maps} maps, not one; score it by --metrics semantic "
-                f"--num-classes {maps}"
-            )
-    return sources
 
 
 def main(argv: list[str] | None = None) -> int:
