@@ -101,7 +101,7 @@ def evaluate(
                 finish_one()
         while pending:
             finish_one()
-    own = dict(zip(indices, metrics.rows.tolist(), strict=True))
+    own = dict(zip(indices, metrics.rows, strict=True))
     rows = {index: row for part in gather(own) for index, row in part.items()}
     metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
     metrics.structure = structure  # also where this rank had no picture

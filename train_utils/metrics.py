@@ -77,7 +77,7 @@ class SaliencyMetrics:
     def __init__(self, stretch: bool = True) -> None:
         self.stretch = stretch
         self.structure = False
-        self.rows = torch.empty(0, len(PER_PICTURE), dtype=torch.float64)
+        self.rows: list[list[float]] = []  # of each picture, in the order of PER_PICTURE
         # count, empty masks, means of the rows, then curves over 256 thresholds: P, R, F, E.
         self.sums = torch.zeros(2 + len(PER_PICTURE) + 4 * 256, dtype=torch.float64)
 
@@ -95,7 +95,7 @@ class SaliencyMetrics:
         self.structure = structure is not None
         structure = structure if self.structure else [(0.0, 0.0)] * len(counts)
         rows = torch.cat((here, torch.tensor(structure, dtype=torch.float64)), dim=1)
-        self.rows = torch.cat((self.rows, rows))
+        self.rows += rows.tolist()
         empty = (counts[:, :, 1].sum((1, 2)) == 0).double()
         heads = torch.stack((torch.ones_like(empty), empty), dim=1)
         self.sums += torch.cat((heads, rows, curves.flatten(1)), dim=1).sum(0)

@@ -7,7 +7,8 @@ so threads can score while the network computes.
 import cv2
 import numpy as np
 
-BETA2 = 0.3
+from .metrics import BETA2
+
 _AWAY = np.arange(-3, 4)
 _DISC = (_AWAY**2 + _AWAY[:, None] ** 2 <= 9).astype(np.uint8)  # as far as an outline may be off
 _GAUSSIAN = cv2.getGaussianKernel(7, 5.0, cv2.CV_32F)

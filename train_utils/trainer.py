@@ -76,8 +76,11 @@ class Trainer:
         if self.compile:
             self.net.compile()
         self.sums = torch.zeros(2 + self.model.num_maps, dtype=torch.float64)
-        self._statistics = list(self.model.buffers())
-        self._sound_statistics = [b.clone() for b in self._statistics]
+        # Batch norm's statistics and a copy of when they were sound, by type: one call copies
+        # hundreds of small tensors, of one type only.
+        buffers = list(self.model.buffers())
+        groups = [[b for b in buffers if b.dtype == dtype] for dtype in {b.dtype for b in buffers}]
+        self._statistics = [(group, [b.clone() for b in group]) for group in groups]
 
     @property
     def updates(self) -> int:
@@ -95,7 +98,8 @@ class Trainer:
         Where a loss or the gradient is not finite, weights, moments, average and batch norm's
         statistics stay as they were, on all ranks alike; only the schedule moves on.
         """
-        _copy(self._sound_statistics, self._statistics)
+        for statistics, sound_ones in self._statistics:
+            torch._foreach_copy_(sound_ones, statistics)
         logged = []
         for i, (pictures, masks, _) in enumerate(batches):
             last = i == len(batches) - 1
@@ -121,7 +125,8 @@ class Trainer:
             if self.ema is not None:
                 self.ema.update_parameters(self.model)
         else:
-            _copy(self._statistics, self._sound_statistics)
+            for statistics, sound_ones in self._statistics:
+                torch._foreach_copy_(statistics, sound_ones)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
@@ -195,10 +200,3 @@ class Trainer:
         torch.random.set_rng_state(rng["cpu"])
         if "cuda" in rng and self.device.type == "cuda":
             torch.cuda.set_rng_state(rng["cuda"], self.device)
-
-
-def _copy(to: list[Tensor], of: list[Tensor]) -> None:
-    """Few calls for hundreds of small tensors; one call takes tensors of one type only."""
-    for dtype in {tensor.dtype for tensor in of}:
-        pairs = [(t, o) for t, o in zip(to, of, strict=True) if o.dtype == dtype]
-        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
