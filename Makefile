@@ -20,7 +20,7 @@ $(RUN)/.trained: | .venv/ready
 		--epochs 12 --batch-size 8 --lr 2e-3 --ema 0.98 --eval-interval 6 --output-dir $(RUN) --resume auto
 	touch $@
 
-test: .venv/ready-to-test
+test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
@@ -34,5 +34,11 @@ test: .venv/ready-to-test
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+# What exports for rembg are tested with: its packages clash with pysodmetrics'.
+.venv-rembg/ready:
+	$(PYTHON) -m venv .venv-rembg
+	.venv-rembg/bin/python -m pip install --quiet 'rembg[cpu]==2.0.86'
+	touch $@
+
 clean:
-	rm -rf .venv data/synthetic runs/synthetic
+	rm -rf .venv .venv-rembg data/synthetic runs/synthetic

@@ -1,22 +1,29 @@
 """Write a network for other runtimes, checked against the network itself.
 
     python export.py --weights runs/u2net_lite-1/best.pt --output lite.onnx
-    python export.py --weights u2net.pth --format pt2 --output u2net.pt2
+    python export.py --weights u2net.pth --output u2net.pt2                   # torch.export
+    python export.py --weights u2net.pth --format aoti --output u2net.pt2     # for C++, see cpp/
+    python export.py --weights u2net.pth --preset rembg --output u2net.onnx
 
 The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by the mean and std that
 it names in its metadata; batch, height and width are free. Its first output is the fused map as
 probabilities, N x 1 x H x W. Before it is kept, it has to load and to give what the network gives,
-at several batches and sizes.
+at several batches and sizes. An AOTInductor package is compiled for this machine's processor, which
+takes minutes and a C++ compiler. A file for rembg is one for its u2net_custom session, which shows
+a network squares of 320 pixels, whatever it was trained at:
+
+    rembg p -m u2net_custom -x '{"model_path": "u2net.onnx"}' pictures cutouts
 """
 
 import argparse
 from pathlib import Path
 
 from src import UserError, load_model
-from src.export import export_onnx, export_pt2
+from src.export import export_aoti, export_onnx, export_pt2
 from train_utils import cli
 
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2"}
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
+REMBG_SIZE = 320
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,15 +31,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
     add = parser.add_argument
-    add("--format", choices=tuple(FORMATS), help="onnx or pt2 (default: by the suffix of --output)")
+    add("--format", choices=tuple(FORMATS), help=(
+        "onnx, pt2 (torch.export program) or aoti (AOTInductor package) (default: onnx or pt2, by "
+        "the suffix of --output)"
+    ))  # fmt: skip
     add("--output", type=cli.file_named(*FORMATS.values()), required=True, metavar="F", help="file")
     add("--sides", action="store_true", help="give the side maps too, after the fused one")
     add("--half", action="store_true", help="onnx: weights and arithmetic in float16")
+    add("--preset", choices=("rembg",), help=(
+        "rembg: onnx for its u2net_custom session; says if the network was trained at another size"
+    ))  # fmt: skip
     args = parser.parse_args(argv)
-    by_suffix = next(name for name, suffix in FORMATS.items() if suffix == args.output.suffix)
-    if args.format not in (None, by_suffix):
+    suffix = args.output.suffix.lower()
+    args.format = args.format or next(name for name in FORMATS if FORMATS[name] == suffix)
+    if FORMATS[args.format] != suffix:
         parser.error(f"--format {args.format} is written to a {FORMATS[args.format]} file")
-    args.format = by_suffix
+    if args.preset and (args.format != "onnx" or args.sides):
+        parser.error("--preset rembg goes with --format onnx, without --sides")
     if args.half and args.format != "onnx":
         parser.error("--half goes with --format onnx")
     return args
@@ -45,11 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     model.img_size = args.img_size or model.img_size
     if model.config.in_ch != 3:
         raise UserError(f"{args.weights}: takes {model.config.in_ch} channels, not 3")
+    print(f"{args.weights}: {model.origin}")
+    if args.preset and model.img_size != REMBG_SIZE:
+        print(f"trained at {model.img_size}², but rembg shows it {REMBG_SIZE}²: expect less of it")
     if args.format == "onnx":
         worst = export_onnx(model, args.output, args.sides, args.half)
     else:
-        worst = export_pt2(model, args.output, args.sides)
-    print(f"{args.weights}: {model.origin}")
+        write = export_pt2 if args.format == "pt2" else export_aoti
+        worst = write(model, args.output, args.sides)
     print(f"{args.output}: {size(args.output)}, at most {worst:.1g} off the network")
     return 0
 

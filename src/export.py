@@ -1,4 +1,5 @@
-"""Networks for other runtimes: ONNX and torch.export programs, checked before they are kept.
+"""Networks for other runtimes: ONNX, torch.export programs and AOTInductor packages, each checked
+before it is kept.
 
 Every export takes a float32 input N×3×H×W, normalised as ``MEAN`` and ``STD`` of ``src/images.py``
 say, of any batch and size from 32², and gives the fused map as probabilities N×out_ch×H×W first.
@@ -81,6 +82,32 @@ def export_pt2(model: nn.Module, path: str | Path, sides: bool = False) -> float
         return _check(network, lambda x: [m.numpy() for m in loaded(x)], TOLERANCE, path)
 
 
+def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> float:
+    """An AOTInductor package: compiled for this machine's processor, loaded by torch from Python or
+    by LibTorch from C++ (``cpp/``). Takes minutes, and a C++ compiler.
+
+    Args, returns and raises as :func:`export_onnx`.
+    """
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    network = _Maps(model, sides)
+    program = _program(network)
+    options = {"aot_inductor.metadata": {k: json.dumps(v) for k, v in about(model).items()}}
+    with atomic_path(path) as temporary:
+        named = temporary.with_suffix(".pt2")
+        try:
+            compiled = torch._inductor.aoti_compile_and_package(
+                program, package_path=str(named), inductor_configs=options
+            )
+            run = torch._inductor.aoti_load_package(compiled)
+            named.replace(temporary)
+        except InvalidCxxCompiler as error:
+            raise UserError(f"--format aoti needs a C++ compiler, such as g++ ({error})") from None
+        finally:
+            named.unlink(missing_ok=True)
+        return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path)
+
+
 def about(model: nn.Module) -> dict[str, object]:
     """What a file should say of itself."""
     try:
@@ -89,6 +116,7 @@ def about(model: nn.Module) -> dict[str, object]:
         version = "clone"
     return {
         "network": model.config.name,
+        "config": model.config.to_dict(),
         "img_size": model.img_size,
         "mean": list(MEAN),
         "std": list(STD),
@@ -112,11 +140,17 @@ class _Maps(nn.Module):
         return tuple(self.network.probabilities(x) for x in logits)
 
 
-def _program(network: nn.Module) -> torch.export.ExportedProgram:
-    # Two pictures, as a batch of 1 would be taken for a constant; no names for the sizes, as ceil
-    # mode pooling makes ranges of them that no name fits.
+def _program(network: _Maps) -> torch.export.ExportedProgram:
+    """Batch, height and width free.
+
+    Two pictures, as a batch of 1 would be taken for a constant; no names for the sizes, as ceil
+    mode pooling makes ranges of them that no name fits; and sizes that are odd at every pooling, as
+    inductor takes ceil mode for floor mode where the example cannot tell them apart (then all
+    other sizes are wrong).
+    """
+    stride = getattr(network.network.config, "stride", 32)
     free = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, 3, 96, 64)
+    example = torch.zeros(2, network.network.config.in_ch, 2 * stride + 1, 3 * stride + 1)
     shapes = {"pictures": {0: free, 2: free, 3: free}}
     return torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
@@ -125,6 +125,24 @@ def to_official(name: str) -> str:
         level = levels[block]
     official = next(theirs for theirs, ours in _OFFICIAL_STAGES.items() if ours == stage)
     return f"{official}.rebnconv{level}.{layer}_s1.{field}"
+
+
+def official_state(model: nn.Module) -> StateDict:
+    """The tensors of a network under the official names, for code of that repository.
+
+    Convolutions without bias get one of zeros there, as its networks have biases.
+
+    Raises:
+        UserError: the official repository has no such network.
+    """
+    if _table(model.state_dict()).replace(name=model.config.name) != model.config:
+        raise UserError(f"{model.config.name}: the official layout knows full and lite alone")
+    state: StateDict = {}
+    for name, tensor in model.state_dict().items():
+        state[to_official(name)] = tensor
+        if name.endswith(".conv.weight") and not model.config.conv_bias:
+            state[to_official(name.replace("weight", "bias"))] = tensor.new_zeros(len(tensor))
+    return state
 
 
 def _from_tutorial(name: str) -> str:

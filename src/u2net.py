@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .config import FULL, LITE, StageConfig, U2NetConfig
+from .hub import HubNetwork
 
 
 def upsample_like(x: Tensor, ref: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class RSU4F(RSU):
         super().__init__(4, in_ch, mid_ch, out_ch, dilated=True, bias=bias)
 
 
-class U2Net(nn.Module):
+class U2Net(nn.Module, HubNetwork):
     """The network of a stage table.
 
     Args:
@@ -131,6 +132,7 @@ class U2Net(nn.Module):
         torch.Size([1, 1, 253, 317])
     """
 
+    config_class = U2NetConfig
     img_size = 320  # the side that pictures are resized to; kept with the weights
     fused = False
 

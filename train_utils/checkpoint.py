@@ -9,7 +9,7 @@ from typing import Any
 
 from src import UserError
 from src.files import atomic_path, write_torch
-from src.weights import read_file
+from src.storage import read_file
 
 _PARTS = (
     *("model", "config", "flags", "optimizer", "scheduler", "scaler", "ema", "ema_updates"),

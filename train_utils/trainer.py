@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from src import UserError
 from src.images import normalize
-from src.weights import load_state
+from src.storage import load_state
 
 from .distributed import gather, rank, world_size
 

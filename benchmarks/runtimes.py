@@ -1,0 +1,160 @@
+"""What each runtime makes of the same network: how far off, how fast, and how large its file.
+
+    python -m benchmarks.runtimes --weights u2netp.pth
+    python -m benchmarks.runtimes --weights u2netp.pth --golden u2netp_horse.npz --mask build/mask
+
+Differences are the largest of any pixel's probability, over all maps, from the network in float32
+as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W
+and 7×1×H×W, and the same after ``odd_``). C++ (``cpp/``, built beforehand) writes 8-bit masks: it
+is compared with predict.py's, of a picture made here or of --picture. Times are of one picture at
+--size, medians of rounds in which each runtime has its turn. The AOTInductor package takes minutes
+to compile.
+"""
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from src import Predictor, load_model
+from src.export import export_aoti, export_onnx, export_pt2
+from train_utils import cli
+
+Run = Callable[[Tensor], Sequence[np.ndarray]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, compare, time, print one Markdown table."""
+    args = parse_args(argv)
+    model = load_model(args.weights)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
+        runtimes, files = make(model, Path(folder))
+        cases = read_golden(args.golden) if args.golden else made_up(model)
+        off = {name: worst(run, cases) for name, run in runtimes.items()}
+        x = torch.randn(1, 3, args.size, args.size)
+        times = timed({name: lambda run=run: run(x) for name, run in runtimes.items()}, args.rounds)
+        rows = [
+            (name, f"{off[name]:.1e}", f"{times[name] * 1000:.0f}", megabytes(files.get(name)))
+            for name in runtimes
+        ]
+        if args.mask:
+            levels = cpp_off(args, files["AOTInductor"])
+            rows.append(("C++, AOTInductor", f"{levels}/255 of the mask", "", ""))
+    print("| runtime | at most off | ms | file, MB |\n|---|---:|---:|---:|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    return 0
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = cli.make_parser(__doc__)
+    cli.add_weights_flags(parser)
+    parser.add_argument("--golden", type=Path, metavar="F.npz", help="inputs and outputs known")
+    parser.add_argument("--mask", type=Path, metavar="PROGRAM", help="the program built from cpp/")
+    parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="P", help="for C++")
+    parser.add_argument("--size", type=cli.positive, default=320, metavar="PX", help="timed at")
+    parser.add_argument("--rounds", type=cli.positive, default=7, metavar="N", help="of timing")
+    return parser.parse_args(argv)
+
+
+def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path]]:
+    """Every runtime as a function from pictures to all maps, and the files that some read."""
+    import onnxruntime
+
+    files = {
+        "ONNX Runtime": folder / "a.onnx",
+        "torch.export": folder / "a.pt2",
+        "AOTInductor": folder / "b.pt2",
+    }
+    for write, path in zip((export_onnx, export_pt2, export_aoti), files.values(), strict=True):
+        write(model, path, sides=True)
+    session = onnxruntime.InferenceSession(
+        files["ONNX Runtime"], providers=["CPUExecutionProvider"]
+    )
+    program = torch.export.load(files["torch.export"]).module()
+    package = torch._inductor.aoti_load_package(str(files["AOTInductor"]))
+
+    def eager(network: nn.Module) -> Run:
+        return lambda x: [network.probabilities(m).numpy() for m in network.logits(x)]
+
+    compiled = load_fused(model)
+    compiled.logits = torch.compile(compiled.logits, dynamic=True)
+    return {
+        "eager": eager(model),
+        "eager, batch norm folded": eager(load_fused(model)),
+        "torch.compile": eager(compiled),
+        "ONNX Runtime": lambda x: session.run(None, {"pictures": x.numpy()}),
+        "torch.export": lambda x: [m.numpy() for m in program(x)],
+        "AOTInductor": lambda x: [m.numpy() for m in package(x)],
+    }, files
+
+
+def load_fused(model: nn.Module) -> nn.Module:
+    """A copy with batch norm folded; the model stays as it is."""
+    copy = type(model)(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy.fuse().requires_grad_(False)
+
+
+def read_golden(path: Path) -> list[tuple[Tensor, np.ndarray]]:
+    """The pairs of input and outputs in the file."""
+    arrays = np.load(path)
+    sizes = [name.removesuffix("input") for name in arrays.files if name.endswith("input")]
+    return [(torch.from_numpy(arrays[f"{s}input"]), arrays[f"{s}outputs"]) for s in sizes]
+
+
+def made_up(model: nn.Module) -> list[tuple[Tensor, np.ndarray]]:
+    """Inputs of two sizes, and what the network itself makes of them."""
+    inputs = [torch.randn(1, 3, *size) for size in ((320, 320), (253, 317))]
+    maps = [[model.probabilities(m).numpy() for m in model.logits(x)] for x in inputs]
+    return [(x, np.concatenate(m)) for x, m in zip(inputs, maps, strict=True)]
+
+
+def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
+    """The largest difference over all maps of all inputs."""
+    return max(float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
+
+
+def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def cpp_off(args: argparse.Namespace, package: Path) -> int:
+    """The largest difference between the C++ program's masks and predict.py's in float32."""
+    predict = Predictor(args.weights, args.img_size, device="cpu", amp="off")
+    pictures, result = args.picture, package.with_suffix(".png")
+    if not pictures:
+        pictures = [package.with_name("made_up.png")]
+        noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(pictures[0])
+    largest = 0
+    for picture in pictures:
+        subprocess.run([args.mask, package, picture, result], check=True)
+        ours = (predict(picture) * 255).round().astype(int)
+        largest = max(largest, int(np.abs(np.asarray(Image.open(result)) - ours).max()))
+    return largest
+
+
+def megabytes(path: Path | None) -> str:
+    """A file's size, nothing for none."""
+    return f"{path.stat().st_size / 1e6:.1f}" if path else ""
+
+
+if __name__ == "__main__":
+    cli.run(main)

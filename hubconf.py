@@ -1,0 +1,51 @@
+"""The networks for torch.hub.
+
+torch.hub.load("path/to/this/clone", "u2net_lite", source="local")              # random weights
+torch.hub.load("path/to/this/clone", "u2net_lite", source="local", pretrained=True)
+torch.hub.load("path/to/this/clone", "load_model", "u2netp.pth", source="local")
+torch.hub.load("path/to/this/clone", "predictor", "u2netp.pth", source="local")("photo.jpg")
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub"]
+
+
+def _library() -> ModuleType:
+    """``src`` as ``u2net``: the code that calls may have a ``src`` of its own."""
+    if "u2net" not in sys.modules:
+        init = Path(__file__).resolve().parent / "src" / "__init__.py"
+        spec = importlib.util.spec_from_file_location(
+            "u2net", init, submodule_search_locations=[str(init.parent)]
+        )
+        sys.modules["u2net"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["u2net"])
+    return sys.modules["u2net"]
+
+
+def u2net_full(**overrides: Any):
+    """The full network with random weights; ``overrides`` such as ``out_ch=4``."""
+    return _library().u2net_full(**overrides)
+
+
+def u2net_lite(pretrained: bool = False, **overrides: Any):
+    """The lite network with random weights, or (``pretrained``) with those of this repository."""
+    if pretrained and overrides:
+        raise ValueError(f"pretrained weights are of the published table; drop {list(overrides)}")
+    return load_model() if pretrained else _library().u2net_lite(**overrides)
+
+
+def load_model(path: str | None = None):
+    """The network of a weights file of any kind that is read; by default this repository's own."""
+    library = _library()
+    return library.load_model(path or library.weights.SHIPPED)
+
+
+def predictor(weights: str | None = None, **options: Any):
+    """Picture in, map out: ``u2net.Predictor``, which takes the ``options`` too."""
+    library = _library()
+    return library.Predictor(weights or library.weights.SHIPPED, **options)

@@ -1,0 +1,74 @@
+"""Networks to and from folders and the Hugging Face Hub, by huggingface_hub's own mixin."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from .errors import UserError
+from .storage import FOLDER, load_state, read_file, save_folder
+
+_CARD = """---
+{{ card_data }}
+---
+
+A network of the U²-Net family ([paper]({{ paper_url }})): a picture in, a map of its objects out.
+`config.json` holds its table and the size in pixels that it was trained at.
+
+```python
+from u2net import Predictor, U2Net
+
+network = U2Net.from_pretrained("this repository's name, or a folder")
+saliency = Predictor(network)("photo.jpg")  # H×W in [0, 1]
+```
+"""
+
+
+class HubNetwork(
+    ModelHubMixin,
+    library_name="u2net",
+    tags=["image-segmentation", "salient-object-detection", "u2net"],
+    paper_url="https://arxiv.org/abs/2005.09007",
+    pipeline_tag="image-segmentation",
+    model_card_template=_CARD,
+):
+    """Adds ``save_pretrained(folder)``, ``push_to_hub(id)`` and ``from_pretrained(folder or id)``.
+
+    A network class names what makes its ``config`` from a dict in ``config_class``.
+    """
+
+    config_class: Any
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_folder(self, save_directory)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "HubNetwork":
+        """The network of a folder that ``save_pretrained`` made, or of a repository on the Hub.
+
+        Args:
+            name: the folder, else ``owner/name`` on the Hub.
+            **options: of :func:`huggingface_hub.snapshot_download`: ``revision``, ``token``,
+                ``cache_dir``, ``local_files_only``, …
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            UserError: nothing there by that name, or no network of this class in it.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            try:
+                folder = Path(snapshot_download(str(name), allow_patterns=list(FOLDER), **options))
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"{name}: no such folder, nor to be had from the Hub ({reason})"
+                ) from None
+        content = read_file(folder)
+        model = cls(cls.config_class.from_dict(content["config"]))
+        model.img_size = content.get("img_size", model.img_size)
+        load_state(model, content["model"], folder)
+        return model.eval()

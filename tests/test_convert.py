@@ -1,0 +1,278 @@
+"""Weights from kind to kind: files, folders, ONNX, the Hub's and torch.hub's ways."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import onnx
+import pytest
+import torch
+from conftest import ROOT
+from test_golden import SHARED, needs_shared
+
+import convert
+from src import LITE, U2Net, UserError, build_model, load_model, official, save_model
+from src.export import export_onnx
+
+
+def lively(**overrides):
+    """Lite with batch norm that does something, so that a wrong place shows."""
+    torch.manual_seed(0)
+    model = build_model("u2net_lite", **overrides)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    model.out_conv.weight.data *= 20
+    model.img_size = 96
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "lite.onnx"
+    export_onnx(model, path)
+    return path
+
+
+def same(first, second):
+    """Equal bit for bit, name for name."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def near(first, second):
+    torch.manual_seed(1)
+    picture = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        return torch.allclose(first(picture), second(picture), atol=1e-5)
+
+
+def test_from_kind_to_kind(call, model, tmp_path):
+    """Checkpoint → safetensors → folder → checkpoint, bit for bit, with the size trained at."""
+    names = [tmp_path / name for name in ("a.pt", "b.safetensors", "folder", "d.pth")]
+    save_model(model, names[0])
+    for before, after in itertools.pairwise(names):
+        status, said, err = call(convert.main, before, after)
+        assert status == 0 and "u2net_lite" in said and " MB" in said, err
+        again = load_model(after)
+        assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
+
+
+def test_official_out_and_half(call, model, tmp_path):
+    """Their code loads what comes out, with biases that it expects and ours lacks."""
+    save_model(model, tmp_path / "a.pt")
+    assert call(convert.main, tmp_path / "a.pt", tmp_path / "b.pth", "--official")[0] == 0
+    state = torch.load(tmp_path / "b.pth", weights_only=True)
+    theirs = official.U2NETP()
+    assert not any(theirs.load_state_dict(state))
+    assert near(lambda x: theirs.eval()(x)[0], model)
+    assert call(convert.main, tmp_path / "a.pt", tmp_path / "c.safetensors", "--half")[0] == 0
+    assert (tmp_path / "c.safetensors").stat().st_size < 0.6 * (tmp_path / "a.pt").stat().st_size
+
+
+@needs_shared
+def test_published_round_trip(call, tmp_path):
+    """Official → ours → safetensors → ONNX → official: bit-equal, as nothing is left to fold."""
+    start = SHARED / "weights/u2netp.pth"
+    names = [tmp_path / name for name in ("a.pt", "b.safetensors", "c.onnx", "d.pth")]
+    assert call(convert.main, start, names[0])[0] == 0
+    assert call(convert.main, names[0], names[1])[0] == 0
+    export_onnx(load_model(names[1]), names[2])
+    assert call(convert.main, names[2], names[3], "--official")[0] == 0
+    assert same(torch.load(names[3], weights_only=True), torch.load(start, weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["a.pt", "b.onnx"], "export.py"),
+        (["a.pt", "folder", "--official"], "--official"),
+        (["a.pt", "a.pt"], "INPUT"),
+        (["nowhere.pt", "b.pt"], "nowhere.pt"),
+    ],
+)
+def test_wrong_flags(call, tmp_path, monkeypatch, argv, named):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call(convert.main, *argv)
+    assert status == 2 and named in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_tables_have_no_official_names(call, tmp_path):
+    save_model(build_model("u2net_lite", out_ch=2), tmp_path / "a.pt")
+    assert call(convert.main, tmp_path / "a.pt", tmp_path / "b.pth", "--official")[0] == 0
+    smaller = LITE.to_dict()
+    for stage in (*smaller["encoder"], *smaller["decoder"]):
+        stage["mid_ch"] = 4
+    save_model(build_model(smaller), tmp_path / "c.pt")
+    status, _, err = call(convert.main, tmp_path / "c.pt", tmp_path / "d.pth", "--official")
+    assert status == 2 and "full and lite alone" in err
+
+
+# ONNX in
+
+
+def test_onnx_in(model, exported):
+    again = load_model(exported)
+    assert again.origin == "ONNX file, u2net_lite, 1 map" and again.img_size == 96
+    assert near(again, model)
+
+
+def test_onnx_of_another_table(tmp_path):
+    table = LITE.to_dict()
+    for stage in (*table["encoder"], *table["decoder"]):
+        stage["mid_ch"] = 4
+    model = build_model(table | {"name": "thin"})
+    export_onnx(model.eval(), tmp_path / "a.onnx", half=True)
+    again = load_model(tmp_path / "a.onnx")
+    assert again.config == model.config.replace(conv_bias=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("folded", [True, False])
+def test_onnx_made_elsewhere(tmp_path, folded):
+    """The official code's seven maps by the old exporter, fixed size, batch norm folded or not."""
+    torch.manual_seed(0)
+    theirs = official.U2NETP().eval()
+    theirs.load_state_dict(
+        {k: torch.rand_like(v) * 0.1 if v.ndim == 1 else v for k, v in theirs.state_dict().items()}
+    )
+    torch.onnx.export(
+        theirs, (torch.zeros(1, 3, 64, 64),), tmp_path / "a.onnx", dynamo=False,
+        do_constant_folding=folded, opset_version=17, input_names=["input.1"],
+        training=torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE,
+    )  # fmt: skip
+    kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    assert ("BatchNormalization" in kinds) is not folded
+    assert near(load_model(tmp_path / "a.onnx"), lambda x: theirs(x)[0])
+
+
+def change(path, target, edit):
+    file = onnx.load(path)
+    edit(file.graph)
+    onnx.save(file, target)
+    return target
+
+
+def widen(graph):
+    convs = [n for n in graph.node if n.op_type == "Conv"]
+    weight = next(t for t in graph.initializer if t.name == convs[4].input[1])
+    weight.dims[:] = [weight.dims[0] * 3, weight.dims[1], 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda graph: graph.node.reverse(), "convolution 1 is|cannot run it"),
+        (widen, "convolution 5 is"),
+        (lambda graph: graph.ClearField("node"), "holds no convolution"),
+    ],
+)
+def test_onnx_that_does_not_fit(exported, tmp_path, edit, named):
+    with pytest.raises(UserError, match=named):
+        load_model(change(exported, tmp_path / "b.onnx", edit))
+
+
+def test_onnx_that_computes_something_else(exported, tmp_path):
+    """Two convolutions of one shape that changed places, and a sigmoid that is none."""
+
+    def swap(graph):
+        second, third = [n for n in graph.node if n.op_type == "Conv"][-6:-4]
+        second.input[0], third.input[0] = third.input[0], second.input[0]
+
+    def exchange(graph):
+        next(n for n in graph.node if n.op_type == "Sigmoid").op_type = "Tanh"
+
+    for edit in (swap, exchange):
+        with pytest.raises(UserError, match="first map is not what"):
+            load_model(change(exported, tmp_path / "b.onnx", edit))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of protobuf", None])
+def test_onnx_torn_or_missing(tmp_path, exported, content):
+    path = tmp_path / "a.onnx"
+    if content is not None:
+        path.write_bytes(content or exported.read_bytes()[:50000])
+    with pytest.raises(UserError, match=r"a\.onnx"):
+        load_model(path)
+
+
+# Folders and hubs
+
+
+def test_pretrained_folder(model, tmp_path):
+    """What the mixin writes: safetensors, config.json, a card; read by class and by name."""
+    model.save_pretrained(tmp_path / "net")
+    names = {path.name for path in (tmp_path / "net").iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors"}
+    assert json.loads((tmp_path / "net/config.json").read_text())["img_size"] == 96
+    assert "from_pretrained" in (tmp_path / "net/README.md").read_text()
+    for again in (U2Net.from_pretrained(tmp_path / "net"), load_model(tmp_path / "net")):
+        assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
+        assert not again.training
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), '"config"'),
+        (lambda folder: (folder / "model.safetensors").write_text("x"), "torn"),
+    ],
+)
+def test_spoilt_folder(model, tmp_path, spoil, named):
+    model.save_pretrained(tmp_path)
+    spoil(tmp_path)
+    for read in (load_model, U2Net.from_pretrained):
+        with pytest.raises(UserError, match=named):
+            read(tmp_path)
+
+
+def test_from_the_hub(model, tmp_path, monkeypatch):
+    """An id is handed to huggingface_hub with what the caller asks; its folder is then read."""
+    model.save_pretrained(tmp_path)
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("src.hub.snapshot_download", download)
+    again = U2Net.from_pretrained("owner/lite", revision="v1")
+    assert same(again.state_dict(), model.state_dict())
+    assert asked["name"] == "owner/lite" and asked["revision"] == "v1"
+    assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
+
+
+def test_nothing_on_the_hub(tmp_path):
+    for name in ("owner/nothing", "no/such/folder"):
+        with pytest.raises(UserError, match="no such folder, nor to be had from the Hub"):
+            U2Net.from_pretrained(name, local_files_only=True, cache_dir=tmp_path)
+
+
+def test_torch_hub(model, tmp_path):
+    """From a program with a src of its own."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/__init__.py").write_text("MINE = True\n")
+    save_model(model, tmp_path / "a.pt")
+    script = f"""
+import torch, src
+load = lambda name, *args, **kw: torch.hub.load({str(ROOT)!r}, name, *args, source="local", **kw)
+net = load("u2net_lite", out_ch=2)
+assert net.config.out_ch == 2 and src.MINE
+assert sum(p.numel() for p in load("u2net_full").parameters()) == 43995469
+assert load("load_model", "a.pt").img_size == 96
+assert load("u2net_lite", pretrained=True).origin.startswith("checkpoint")
+assert load("predictor", "a.pt", img_size=64).img_size == 64
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

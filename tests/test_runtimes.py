@@ -1,0 +1,152 @@
+"""What other programs make of an export: C++ and rembg, against our own prediction."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, scene
+from PIL import Image
+from test_golden import SHARED, needs_shared
+
+import export
+from src import Predictor, U2NetConfig, build_model, load_model, save_model
+from src.export import export_onnx, export_pt2
+
+TINY = {
+    "name": "tiny",
+    "encoder": [
+        {"name": "En1", "height": 4, "in_ch": 3, "mid_ch": 4, "out_ch": 8},
+        {"name": "En2", "height": 4, "in_ch": 8, "mid_ch": 4, "out_ch": 8, "dilated": True},
+    ],
+    "decoder": [
+        {"name": "De1", "height": 4, "in_ch": 16, "mid_ch": 4, "out_ch": 8, "side": True},
+    ],
+}
+
+
+def on_path(*programs):
+    missing = [name for name in programs if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed here: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """An AOTInductor package of a small network, as export.py makes it."""
+    folder = tmp_path_factory.mktemp("aoti")
+    torch.manual_seed(0)
+    model = build_model(U2NetConfig.from_dict(TINY))
+    model.out_conv.weight.data *= 20
+    model.img_size = 96
+    save_model(model, folder / "tiny.pt")
+    argv = ["--weights", folder / "tiny.pt", "--format", "aoti", "--output", folder / "tiny.pt2"]
+    assert export.main([str(a) for a in argv]) == 0
+    return folder / "tiny.pt2"
+
+
+@on_path("g++")
+def test_aoti(package):
+    """Any batch and size, odd at every pooling and even; and what a reader must know."""
+    network = torch._inductor.aoti_load_package(str(package))
+    about = network.get_metadata()
+    assert about["img_size"] == "96" and about["mean"] == "[0.485, 0.456, 0.406]"
+    model = load_model(package.with_suffix(".pt"))
+    for shape in ((1, 3, 64, 64), (3, 3, 33, 65), (2, 3, 253, 47), (1, 3, 320, 320)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            assert torch.allclose(network(x)[0], model(x), atol=1e-5)
+
+
+@on_path("g++", "cmake")
+def test_cpp(package, tmp_path):
+    """Built by the README's commands; its masks are predict.py's, of pictures that shrink, grow and
+    have to be turned upright."""
+    for command in (
+        ["cmake", "-S", ROOT / "cpp", "-B", tmp_path, f"-DPYTHON={sys.executable}"],
+        ["cmake", "--build", tmp_path],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "OpenCV" in done.stderr:
+            pytest.skip("OpenCV is not installed here for C++ (libopencv-dev)")
+        assert done.returncode == 0, done.stdout + done.stderr
+    float32 = ["--weights", package.with_suffix(".pt"), "--device", "cpu", "--amp", "off"]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    for name, size, options in (
+        ("large.png", (301, 207), {}),
+        ("small.png", (40, 33), {}),
+        ("turned.jpg", (120, 90), {"exif": exif, "quality": 95}),
+    ):
+        Image.fromarray(scene(3, *size)[0]).save(tmp_path / name, **options)
+        theirs, ours = tmp_path / "theirs.png", tmp_path / "ours.png"
+        subprocess.run([tmp_path / "mask", package, tmp_path / name, theirs], check=True)
+        subprocess.run(
+            [sys.executable, "predict.py", tmp_path / name, "--output", ours, *float32],
+            cwd=ROOT, check=True, capture_output=True,
+        )  # fmt: skip
+        a, b = (np.asarray(Image.open(path)).astype(int) for path in (theirs, ours))
+        assert a.shape == b.shape and np.ptp(b) > 10
+        assert np.abs(a - b).max() <= 1
+    for argv in ([], [tmp_path / "no.pt2", "a", "b"], [package, tmp_path / "no.png", "b"]):
+        done = subprocess.run([tmp_path / "mask", *argv], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: ")
+        assert "frame #" not in done.stderr
+
+
+REMBG = ROOT / ".venv-rembg/bin/python"  # its packages clash with pysodmetrics'
+REMBG_MASKS = """
+import sys
+from pathlib import Path
+from PIL import Image
+import rembg
+model, folder, *pictures = sys.argv[1:]
+session = rembg.new_session("u2net_custom", model_path=model)
+for path in pictures:
+    mask = rembg.remove(Image.open(path), session=session, only_mask=True)
+    mask.save(Path(folder) / (Path(path).stem + ".png"))
+"""
+
+
+@pytest.mark.skipif(not REMBG.is_file(), reason="no .venv-rembg here; make test makes it")
+@pytest.mark.parametrize("published", [pytest.param(True, marks=needs_shared), False])
+def test_rembg(call, tmp_path, weights, published):
+    """An export as it is in rembg's session for other people's networks, and predict.py's preset of
+    that name, on real pictures where they are at hand."""
+    pictures = [Image.fromarray(scene(seed, 64 + 31 * seed, 70)[0]) for seed in range(3)]
+    if published:
+        weights = SHARED / "weights/u2netp.pth"
+        paths = sorted((SHARED / "reference/images").iterdir())
+        pictures = [Image.open(path).convert("RGB") for path in paths]
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.bmp")
+    argv = ["--weights", weights, "--preset", "rembg", "--output", tmp_path / "lite.onnx"]
+    assert call(export.main, *argv)[0] == 0
+    subprocess.run(
+        [REMBG, "-c", REMBG_MASKS, tmp_path / "lite.onnx", tmp_path, *tmp_path.glob("*.bmp")],
+        check=True,
+    )
+    predict = Predictor(weights, 320, preset="rembg", device="cpu")
+    for i, picture in enumerate(pictures):
+        theirs = np.asarray(Image.open(tmp_path / f"{i}.png")).astype(int)
+        ours = np.asarray(predict(picture)).astype(int)
+        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1
+
+
+@needs_shared
+@pytest.mark.parametrize("size", ["", "odd_"])
+def test_golden_outputs(tmp_path, size):
+    """All seven maps of the official code, through ONNX Runtime and a torch.export program."""
+    import onnxruntime
+
+    model = load_model(SHARED / "weights/u2netp.pth")
+    golden = np.load(SHARED / "golden/u2netp_horse.npz")
+    x, expected = golden[size + "input"], golden[size + "outputs"]
+    export_onnx(model, tmp_path / "a.onnx", sides=True)
+    export_pt2(model, tmp_path / "a.pt2", sides=True)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    program = torch.export.load(tmp_path / "a.pt2").module()
+    for maps in (session.run(None, {"pictures": x}), program(torch.from_numpy(x))):
+        found = np.concatenate([np.asarray(m) for m in maps])
+        assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-4
