@@ -67,7 +67,9 @@ def check_onnx(model: nn.Module, path: str | Path) -> None:
     """
     runtime = _need("onnxruntime")
     try:
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is said below
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
         size = [n if isinstance(n, int) else 96 for n in entry.shape[2:]]
         coarse = 2 * torch.randn(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from src import build_model, save_model
@@ -119,6 +120,40 @@ MASKS = {  # each shows OBJECT
     "RGB 0/1": GREY3 // 250,
     "RGB 0/1 in red": RED1,  # as simulators write classes
 }
+
+
+SMALL = {  # a network that is built, exported and compiled in little time
+    "name": "small",
+    "encoder": [
+        {"name": "En1", "height": 4, "in_ch": 3, "mid_ch": 4, "out_ch": 8},
+        {
+            "name": "En2",
+            "height": 4,
+            "in_ch": 8,
+            "mid_ch": 4,
+            "out_ch": 8,
+            "dilated": True,
+            "side": True,
+        },
+    ],
+    "decoder": [
+        {"name": "De1", "height": 4, "in_ch": 16, "mid_ch": 4, "out_ch": 8, "side": True},
+    ],
+}
+
+
+def lively(name_or_config="u2net_lite", **overrides):
+    """A network whose batch norm does something and whose maps vary, so that a wrong place shows;
+    trained at 96², as it says."""
+    torch.manual_seed(0)
+    model = build_model(name_or_config, **overrides).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    model.out_conv.weight.data *= 20
+    model.img_size = 96
+    return model
 
 
 @pytest.fixture

@@ -7,24 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scene
+from conftest import ROOT, SMALL, lively, scene
 from PIL import Image
 from test_golden import SHARED, needs_shared
 
 import export
-from src import Predictor, U2NetConfig, build_model, load_model, save_model
+from src import Predictor, load_model, save_model
 from src.export import export_onnx, export_pt2
-
-TINY = {
-    "name": "tiny",
-    "encoder": [
-        {"name": "En1", "height": 4, "in_ch": 3, "mid_ch": 4, "out_ch": 8},
-        {"name": "En2", "height": 4, "in_ch": 8, "mid_ch": 4, "out_ch": 8, "dilated": True},
-    ],
-    "decoder": [
-        {"name": "De1", "height": 4, "in_ch": 16, "mid_ch": 4, "out_ch": 8, "side": True},
-    ],
-}
 
 
 def on_path(*programs):
@@ -36,11 +25,7 @@ def on_path(*programs):
 def package(tmp_path_factory):
     """An AOTInductor package of a small network, as export.py makes it."""
     folder = tmp_path_factory.mktemp("aoti")
-    torch.manual_seed(0)
-    model = build_model(U2NetConfig.from_dict(TINY))
-    model.out_conv.weight.data *= 20
-    model.img_size = 96
-    save_model(model, folder / "tiny.pt")
+    save_model(lively(SMALL), folder / "tiny.pt")
     argv = ["--weights", folder / "tiny.pt", "--format", "aoti", "--output", folder / "tiny.pt2"]
     assert export.main([str(a) for a in argv]) == 0
     return folder / "tiny.pt2"
