@@ -4,7 +4,7 @@ The two published tables (Qin et al. 2020, Table 1) are :data:`FULL` and :data:`
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -109,14 +109,19 @@ class U2NetConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> "U2NetConfig":
         """Read a table written by :meth:`to_json` or by hand."""
-        try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not a readable JSON network table ({error})") from None
-        try:
-            return cls.from_dict(table)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        return read_json(path, cls.from_dict)
+
+
+def read_json(path: str | Path, parse: Callable[[Any], Any]) -> Any:
+    """What ``parse`` makes of a JSON file; its UserErrors, and those of the file, name the path."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a readable JSON network table ({error})") from None
+    try:
+        return parse(table)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _from_dict(cls: type, values: Any, what: str) -> Any:

@@ -169,10 +169,12 @@ def _check(
         # Patches, not noise: a trained network sees nothing there, and 0 is soon equalled.
         coarse = 2 * torch.randn(batch, 3, 5, 5, generator=generator)
         x = F.interpolate(coarse, (height, width), mode="bicubic")
+        x += 0.2 * torch.randn(x.shape, generator=generator)  # as no picture is perfectly smooth
         for expected, found in zip(network(x), run(x), strict=True):
             if found.shape != expected.shape:
                 raise UserError(f"{path}: gives {found.shape}, expected {tuple(expected.shape)}")
-            worst = max(worst, float(np.abs(found - expected.numpy()).max()))
+            off = np.abs(found - expected.numpy())
+            worst = max(worst, float(np.quantile(off, 0.99 if network.network.jumps else 1)))
     if not worst <= limit:
         raise UserError(f"{path}: differs from the network by {worst:.2g}, more than {limit:g}")
     return worst

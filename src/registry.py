@@ -6,41 +6,65 @@ from typing import Any
 
 from torch import nn
 
-from .config import U2NetConfig
+from .base import NetworkConfig
+from .config import U2NetConfig, read_json
 from .errors import UserError
+from .fcn import FCN8s, fcn8s
+from .segnet import SegNet, segnet
 from .u2net import U2Net, u2net_full, u2net_lite
+from .unet import UNet, unet
+from .unet_bn import UNetBN, unet_bn
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "u2net_full": u2net_full,
     "u2net_lite": u2net_lite,
+    "unet": unet,
+    "unet_bn": unet_bn,
+    "fcn8s": fcn8s,
+    "segnet": segnet,
 }
+_FAMILY = {"unet": UNet, "unet_bn": UNetBN, "fcn8s": FCN8s, "segnet": SegNet}
 
 
-def build_model(name_or_config: str | Path | dict | U2NetConfig, **overrides: Any) -> nn.Module:
+def build_model(
+    name_or_config: str | Path | dict | U2NetConfig | NetworkConfig, **overrides: Any
+) -> nn.Module:
     """A new network with random weights.
 
     Args:
-        name_or_config: a name of :data:`NETWORKS`, a path to a JSON stage table, a table as a dict
-            (as checkpoints hold it) or a :class:`U2NetConfig`.
+        name_or_config: a name of :data:`NETWORKS`, a path to a JSON table, a table as a dict (as
+            checkpoints hold it), a :class:`U2NetConfig` or a :class:`NetworkConfig`.
         **overrides: fields to change, such as ``out_ch=4``.
 
     Raises:
-        UserError: an unknown name, or a table that is wrong (it names the stage).
+        UserError: an unknown name, or a table that is wrong (it names the stage or field).
 
     Example:
         >>> build_model("u2net_lite", out_ch=2).config.out_ch
         2
+        >>> build_model({"name": "unet_bn", "width": 16}).config.width
+        16
     """
-    if isinstance(name_or_config, U2NetConfig):
-        return U2Net(name_or_config.replace(**overrides))
-    if isinstance(name_or_config, dict):
-        return U2Net(U2NetConfig.from_dict(name_or_config).replace(**overrides))
-    name = str(name_or_config)
-    if name.endswith(".json"):
-        return U2Net(U2NetConfig.from_json(name).replace(**overrides))
-    if name not in NETWORKS:
-        raise UserError(
-            f"unknown network {name!r}: choose {', '.join(NETWORKS)}, or the path of a .json stage "
-            "table"
-        )
-    return NETWORKS[name](**overrides)
+    config = name_or_config
+    if isinstance(config, str | Path):
+        if str(config).endswith(".json"):
+            config = read_json(config, _config)
+        elif config in NETWORKS:
+            return NETWORKS[config](**overrides)
+    if isinstance(config, dict):
+        config = _config(config)
+    if isinstance(config, U2NetConfig):
+        return U2Net(config.replace(**overrides))
+    if isinstance(config, NetworkConfig) and config.name in _FAMILY:
+        return _FAMILY[config.name](config.replace(**overrides))
+    name = getattr(config, "name", config)
+    raise UserError(
+        f"unknown network {str(name)!r}: choose {', '.join(NETWORKS)}, or the path of a .json table"
+    )
+
+
+def _config(table: Any) -> U2NetConfig | NetworkConfig:
+    """Stages make a U²-Net; without them, the name tells which network it is."""
+    if isinstance(table, dict) and "encoder" not in table and table.get("name") in _FAMILY:
+        return NetworkConfig.from_dict(table)
+    return U2NetConfig.from_dict(table)

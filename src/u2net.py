@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .base import Network
 from .config import FULL, LITE, StageConfig, U2NetConfig
-from .hub import HubNetwork
 
 
 def upsample_like(x: Tensor, ref: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class RSU4F(RSU):
         super().__init__(4, in_ch, mid_ch, out_ch, dilated=True, bias=bias)
 
 
-class U2Net(nn.Module, HubNetwork):
+class U2Net(Network):
     """The network of a stage table.
 
     Args:
@@ -133,12 +133,9 @@ class U2Net(nn.Module, HubNetwork):
     """
 
     config_class = U2NetConfig
-    img_size = 320  # the side that pictures are resized to; kept with the weights
-    fused = False
 
     def __init__(self, config: U2NetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
 
         def block(s: StageConfig) -> RSU:
             return RSU(s.height, s.in_ch, s.mid_ch, s.out_ch, s.dilated, config.conv_bias)
@@ -162,9 +159,10 @@ class U2Net(nn.Module, HubNetwork):
         """How many maps training mode returns: the fused one and the sides."""
         return 1 + len(self.sides)
 
-    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
-        maps = self.logits(x)
-        return maps if self.training else self.probabilities(maps[0])
+    @property
+    def stride(self) -> int:
+        """How much smaller than the picture the coarsest map inside the network is, per side."""
+        return self.config.stride
 
     def logits(self, x: Tensor) -> list[Tensor]:
         """The list that training mode returns, in either mode: fused map, then side maps."""
@@ -182,20 +180,6 @@ class U2Net(nn.Module, HubNetwork):
             side = conv(outputs[i])
             sides.append(upsample_like(side, x) if level else side)
         return [self.out_conv(torch.cat(sides, dim=1)), *sides]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits N×out_ch×H×W to float32 probabilities by the table's activation."""
-        logits = logits.float()
-        return logits.softmax(1) if self.config.activation == "softmax" else logits.sigmoid()
-
-    def fuse(self) -> "U2Net":
-        """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
-        self.eval()
-        self.fused = True
-        for module in self.modules():
-            if isinstance(module, ConvBNReLU):
-                module.fuse()
-        return self
 
 
 def u2net_full(**overrides: object) -> U2Net:

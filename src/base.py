@@ -1,0 +1,121 @@
+"""What every network of the family shares: its few options, and the contract of its outputs."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from .errors import UserError
+from .hub import HubNetwork
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The options of a network that needs no stage table.
+
+    Args:
+        name: which network, a name of ``NETWORKS``.
+        in_ch: channels of the picture.
+        out_ch: channels of the map: 1 for saliency, else one per class.
+        activation: what turns logits into probabilities in eval mode.
+        width: channels of the finest level, 64 as published; the others follow in proportion.
+
+    Raises:
+        UserError: a value of another type or range; it names the field.
+    """
+
+    name: str
+    in_ch: int = 3
+    out_ch: int = 1
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        for field in ("in_ch", "out_ch", "width"):
+            value = getattr(self, field)
+            if type(value) is not int or value < 1:
+                raise UserError(f"{self.name}: {field} must be an integer ≥ 1, got {value!r}")
+        if self.activation not in ("sigmoid", "softmax"):
+            raise UserError(
+                f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
+            )
+
+    def replace(self, **changes: Any) -> "NetworkConfig":
+        """A copy with some fields changed, checked again."""
+        unknown = changes.keys() - {f.name for f in fields(self)}
+        if unknown:
+            raise UserError(f"unknown network option {sorted(unknown)}")
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain strings and numbers, ready for JSON or a checkpoint."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
+        """The inverse of :meth:`to_dict`; an unknown key is a UserError."""
+        unknown = values.keys() - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"{values.get('name')}: unknown field {sorted(unknown)}")
+        return cls(**values)
+
+
+class Network(nn.Module, HubNetwork):
+    """A network from picture to maps.
+
+    Args:
+        config: with at least ``name``, ``in_ch``, ``out_ch`` and ``activation``.
+
+    Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
+
+    Returns (forward): in training mode a list of logits, the map that counts first, each
+    N×out_ch×H×W (``unet`` alone: of their centre, as its convolutions are unpadded). In eval mode
+    the first map as float32 probabilities, N×out_ch×H×W in [0, 1].
+    """
+
+    config_class: ClassVar[type] = NetworkConfig
+    img_size = 320  # the side that pictures are resized to; kept with the weights
+    fused = False
+    num_maps = 1  # how many training mode returns
+    stride: ClassVar[int] = 1  # how much smaller than the picture the coarsest batch norm's map is
+    margin: ClassVar[int] = 0  # pixels that training mode's maps lack on each side
+    jumps: ClassVar[bool] = (
+        False  # where two numbers are equal, rounding decides on more than itself
+    )
+    backbone: ClassVar[str | None] = None  # torchvision's name for weights that it can start from
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """The list that training mode returns, in either mode."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        maps = self.logits(x)
+        return maps if self.training else self.probabilities(maps[0])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits N×out_ch×H×W to float32 probabilities by the config's activation."""
+        logits = logits.float()
+        return logits.softmax(1) if self.config.activation == "softmax" else logits.sigmoid()
+
+    def fuse(self) -> "Network":
+        """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
+        self.eval()
+        self.fused = True
+        for module in self.modules():
+            if module is not self and hasattr(module, "fuse"):
+                module.fuse()
+        return self
+
+
+def init_he(network: nn.Module) -> None:
+    """Normal weights of variance 2 / fan-in (He et al. 2015) for all convolutions, biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
