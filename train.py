@@ -2,26 +2,26 @@
 
     python train.py --data-path DUTS --model u2net_full
     python train.py --data-path my_pictures --model u2net_lite --img-size 160 --epochs 40
+    python train.py --data-path streets --num-classes 11 --ignore-index 11 --model segnet
     python train.py --data-path DUTS --model u2net_full --resume auto
     torchrun --nproc_per_node=4 train_multi_GPU.py --data-path DUTS     (the same flags)
 
 The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to go on
-from) and best.pt (the weights with the highest maxF on the test split; give it to validation.py and
-predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status 130; --resume auto goes
-on, after a crash too, to the same result.
+from) and best.pt (the weights with the highest maxF on the test split, or mean IoU of classes; give
+it to validation.py and predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status
+130; --resume auto goes on, after a crash too, to the same result.
 """
 
 import argparse
 import zlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list, is_duts
-from src import NETWORKS, UserError, build_model, load_model
+from src import NETWORKS, UserError
 from src.device import pick_device, pick_dtype
 from train_utils import cli
 from train_utils.checkpoint import load_checkpoint, save_checkpoint
@@ -34,19 +34,23 @@ from train_utils.distributed import (
     process_group,
     world_size,
 )
-from train_utils.engine import CRITERION, Interrupted, Plan, fit
+from train_utils.engine import Interrupted, Plan, fit
 from train_utils.loaders import EpochSampler, eval_loader, train_loader
-from train_utils.losses import LOSSES, DeepSupervision
+from train_utils.losses import PARTS, DeepSupervision
+from train_utils.masks import balanced_weights, mask_reader
 from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from train_utils.records import write_args
 from train_utils.runs import choose_folder
+from train_utils.start import start_network
+from train_utils.tasks import Classes, Saliency
 from train_utils.trainer import Trainer
 from transforms import EvalPreset, Growing, TrainPreset
 
 # The flags that a resumed run may change; on all others, its result depends. Data, network and
 # device are compared as what they turn out to be.
 _FREE = (
-    *("data_path", "image_dir", "mask_dir", "skip_invalid", "model", "pretrained", "device", "amp"),
+    *("data_path", "image_dir", "mask_dir", "skip_invalid", "model", "pretrained", "backbone"),
+    *("device", "amp"),
     *("workers", "output_dir", "resume", "save_every", "keep"),
 )
 
@@ -60,14 +64,27 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
         "chosen anew each time (default: 1 for each). The first set chooses the best weights, by "
         "its val.txt if there is one, else by its test pictures"
     ))  # fmt: skip
+    data.add_argument("--num-classes", type=cli.positive, metavar="K", help=(
+        "masks hold class indices below K, grey or palette, and the network gives a map for each "
+        "(default: masks of object and background, one map)"
+    ))  # fmt: skip
+    data.add_argument("--ignore-index", type=cli.natural, metavar="I", help=(
+        "with --num-classes: pixels whose mask holds this count nowhere"
+    ))  # fmt: skip
     count = {"type": cli.positive, "metavar": "N"}
     number = {"type": cli.not_negative, "metavar": "X"}
     net = parser.add_argument_group("network")
     add = net.add_argument
     add("--model", metavar="NAME", help=(
-        f"{', '.join(NETWORKS)}, or a .json stage table (default: u2net_full)"
+        f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)"
     ))  # fmt: skip
-    add("--pretrained", type=Path, metavar="W", help="start from these weights, any that are read")
+    start = net.add_mutually_exclusive_group().add_argument
+    start(
+        "--pretrained", type=Path, metavar="W", help="start from these weights, any that are read"
+    )
+    start("--backbone", metavar="imagenet|W", help=(
+        "fcn8s, segnet: start from torchvision's VGG-16, which it downloads, or from that file"
+    ))  # fmt: skip
     add("--img-size", **count, nargs="+", default=[320], help=(
         "pictures are resized to this square, in pixels; several: in turn (default: 320)"
     ))  # fmt: skip
@@ -89,9 +106,14 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     add("--loss-weights", type=cli.not_negative, nargs="+", metavar="W", help=(
         "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)"
     ))  # fmt: skip
-    add(
-        "--loss", choices=tuple(LOSSES), default="bce", help="of each map; bce is the published one"
-    )
+    add("--loss", metavar="NAME", help=(
+        f"of each map: {', '.join(PARTS)}, or a sum such as bce+iou+ssim (default: bce, the "
+        "published one; ce with --num-classes)"
+    ))  # fmt: skip
+    add("--class-weights", type=cli.weight, nargs="+", metavar="W", help=(
+        "in bce and ce: one for each class (without --num-classes: background, object), or "
+        "balanced, the median frequency balancing of the training masks (default: none)"
+    ))  # fmt: skip
     add("--augment", choices=("basic", "strong"), default="basic", help=(
         "basic: crop and flip, as published; strong: scale, aspect, colour, blur, noise, JPEG "
         "artefacts and pasted objects too"
@@ -142,6 +164,14 @@ def _complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
     args.data_shares = args.data_shares or [1.0] * sets
     if len(args.data_shares) != sets:
         parser.error(f"--data-shares: {len(args.data_shares)} for {sets} of --data-path")
+    if args.num_classes is not None and not 2 <= args.num_classes <= 255:
+        parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
+    if args.ignore_index is not None and (args.num_classes is None or args.ignore_index > 255):
+        parser.error("--ignore-index: up to 255, with --num-classes")
+    args.loss = args.loss or ("ce" if args.num_classes else "bce")
+    weights, classes = args.class_weights or [], args.num_classes or 2
+    if weights and weights != ["balanced"] and (len(weights) != classes or "balanced" in weights):
+        parser.error(f"--class-weights: balanced, or {classes} numbers")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -157,7 +187,7 @@ def train(args: argparse.Namespace) -> int:
     )
     state = load_checkpoint(resume) if resume else None
     torch.manual_seed(args.seed)
-    model = _network(args, state).to(device, memory_format=torch.channels_last)
+    model = start_network(args, state).to(device, memory_format=torch.channels_last)
     on_gpu = device.type == "cuda"
     if args.sync_bn:
         if not on_gpu:
@@ -173,7 +203,7 @@ def train(args: argparse.Namespace) -> int:
         optimizer,
         make_scheduler(optimizer, args.warmup_epochs * steps, args.epochs * steps),
         make_scaler(device, dtype),
-        DeepSupervision(args.loss_weights, args.loss),
+        _loss(args, train_set).to(device),
         dtype,
         make_ema(model, args.ema) if args.ema else None,
         args.clip_grad,
@@ -194,15 +224,16 @@ def train(args: argparse.Namespace) -> int:
             return status
     best = trainer.best
     if is_main() and best:
-        print(f"best {CRITERION} {best[CRITERION]:.4f} (MAE {best['mae']:.4f}) after epoch "
-              f"{best['epoch']}: {folder / 'best.pt'}")  # fmt: skip
+        scores = ", ".join(f"{name} {best[name]:.4f}" for name in _task(args).told)
+        print(f"best {scores} after epoch {best['epoch']}: {folder / 'best.pt'}")
     return 0
 
 
 def _fit(
     trainer: Trainer, loader: DataLoader, test: DataLoader, folder: Path, args: argparse.Namespace
 ) -> int:
-    plan = Plan(args.epochs, args.accum, args.eval_interval, args.save_every, args.keep)
+    task, often = _task(args), (args.eval_interval, args.save_every)
+    plan = Plan(args.epochs, args.accum, *often, args.keep, task)
     try:
         fit(trainer, loader, test, folder, plan)
     except Interrupted as stopped:
@@ -210,6 +241,21 @@ def _fit(
             print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
         return 128 + stopped.args[0]
     return 0
+
+
+def _task(args: argparse.Namespace) -> Saliency | Classes:
+    return Classes(args.num_classes, args.ignore_index) if args.num_classes else Saliency()
+
+
+def _loss(args: argparse.Namespace, train_set: SegmentationDataset) -> DeepSupervision:
+    weights = args.class_weights
+    if weights == ["balanced"]:
+        masks, classes = [pair.mask for pair in train_set.pairs], args.num_classes or 2
+        weights = balanced_weights(masks, train_set.read, classes, args.ignore_index)
+        if is_main():
+            print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
+    classes = args.num_classes or 1
+    return DeepSupervision(args.loss_weights, args.loss, classes, args.ignore_index, weights)
 
 
 def _told(dataset: SegmentationDataset, purpose: str) -> str:
@@ -238,7 +284,8 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
     """
     first, *others = args.data_path or [None]
     held_out = "val" if has_list(first, "val") else "test"
-    folders = args.image_dir, args.mask_dir, args.skip_invalid
+    read = mask_reader(args.num_classes, args.ignore_index)
+    folders = args.image_dir, args.mask_dir, args.skip_invalid, read
     train, test = find_splits(first, ("train", held_out), *folders)
     notes, sets = [*train.notes, *test.notes], [train.pairs]
     for path in others:  # all their pictures but those that they keep for themselves
@@ -249,45 +296,15 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     starts = [round(share * args.epochs) for share in (0, *args.grow_at)]
-    strong, sizes = args.augment == "strong", zip(args.img_size, args.crop_size, strict=True)
-    grow = Growing([TrainPreset(*size, strong) for size in sizes], starts)
+    kind, sizes = (
+        (args.augment == "strong", bool(args.num_classes)),
+        (args.img_size, args.crop_size),
+    )
+    grow = Growing([TrainPreset(*size, *kind) for size in zip(*sizes, strict=True)], starts)
     grow_test = Growing([EvalPreset(size) for size in args.img_size], starts)
     pairs = [pair for one in sets for pair in one]
-    data = SegmentationDataset(pairs, grow, args.seed)
-    return data, SegmentationDataset(test.pairs, grow_test), [len(one) for one in sets]
-
-
-def _network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Module:
-    """The network of the checkpoint, of the pretrained weights, or a new one."""
-    if state:
-        model = build_model(state["config"])
-    elif args.pretrained:
-        model = load_model(args.pretrained)
-    else:
-        model = build_model(args.model or "u2net_full")
-    with torch.device("meta"):  # its table is wanted, not its weights
-        named = build_model(args.model) if args.model else model
-    if _stages(named) != _stages(model):
-        source = f"--resume {args.resume}" if state else f"--pretrained {args.pretrained}"
-        raise UserError(f"{source} holds a {model.config.name}, not --model {args.model}")
-    if (model.config.in_ch, model.config.out_ch) != (3, 1):
-        raise UserError("train.py needs a network of 3 input channels and 1 map")
-    if args.loss_weights and len(args.loss_weights) != model.num_maps:
-        raise UserError(
-            f"--loss-weights: {model.config.name} has {model.num_maps} maps; one for each"
-        )
-    smallest = min(args.crop_size)
-    if args.batch_size == 1 and smallest <= model.config.stride:
-        raise UserError(
-            f"--batch-size 1 with --crop-size {smallest}: the coarsest maps have one pixel, and "
-            "batch norm needs more; raise either"
-        )
-    model.img_size = args.img_size[-1]
-    return model
-
-
-def _stages(model: nn.Module) -> tuple:
-    return model.config.encoder, model.config.decoder
+    data = SegmentationDataset(pairs, grow, args.seed, read)
+    return data, SegmentationDataset(test.pairs, grow_test, read=read), [len(one) for one in sets]
 
 
 def launch(args: argparse.Namespace) -> int:

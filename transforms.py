@@ -33,12 +33,15 @@ class TrainPreset:
             from 0.6 to 1.67, the others are the whole picture; brightness, contrast and saturation,
             grey, blur, noise and JPEG artefacts; and one picture in seven gets the object of
             another one pasted in (:func:`paste`).
+        classes: masks hold class indices; nothing is pasted then.
 
     Raises:
         UserError: the crop is larger than the picture.
     """
 
-    def __init__(self, img_size: int, crop_size: int, strong: bool = False) -> None:
+    def __init__(
+        self, img_size: int, crop_size: int, strong: bool = False, classes: bool = False
+    ) -> None:
         if not 0 < crop_size <= img_size:
             raise UserError(f"--crop-size {crop_size} must be in 1 … --img-size {img_size}")
         self.img_size = img_size
@@ -46,7 +49,7 @@ class TrainPreset:
         self.crop_size = crop_size
         self.flip = v2.RandomHorizontalFlip(0.5)
         self.strong = strong
-        self.paste = 0.15 if strong else 0.0  # how often
+        self.paste = 0.15 if strong and not classes else 0.0  # how often
         self.resized_crop = v2.RandomResizedCrop(crop_size, scale=(0.3, 1), ratio=(0.6, 1 / 0.6))
 
     def at(self, epoch: int) -> "TrainPreset":

@@ -17,7 +17,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,13 @@ from src.images import open_image, to_rgb
 from src.weights import SHIPPED
 from train_utils import cli, reports
 from train_utils.distributed import from_main, gather, is_main, process_group
-from train_utils.evaluation import Evaluation, evaluate, predicted
+from train_utils.evaluation import Evaluation, evaluate, predicted, predicted_classes
 from train_utils.loaders import Tolerant
 from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, read_map, stored
-from train_utils.masks import read_classes, read_mask
+from train_utils.masks import mask_reader, read_mask
 from train_utils.semantic import (
     class_names,
     confusion_matrix,
-    predicted_classes,
     semantic_measures,
 )
 from train_utils.sources import Source, find_sources
@@ -170,9 +168,7 @@ def maps_of(source: Source, name: str, data: Inventory) -> Maps:
 
 def reader(args: argparse.Namespace) -> Callable[[Path], np.ndarray]:
     """How mask files are read."""
-    if args.metrics != "semantic" or (args.num_classes == 2 and args.ignore_index is None):
-        return read_mask
-    return partial(read_classes, classes=args.num_classes, ignore_index=args.ignore_index)
+    return mask_reader(args.num_classes if args.metrics == "semantic" else None, args.ignore_index)
 
 
 def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
@@ -204,9 +200,10 @@ def tell(rows: Sequence[Row]) -> None:
     heads = {key: key for key in ("set", "maps", "images")}
     print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
     for row in rows if semantic else ():
-        iou = zip(row.class_names(), row.evaluation.results["class_iou"], strict=True)
-        listed = ", ".join(f"{name} {value:.3f}" for name, value in iou if value is not None)
-        print(f"IoU of {row.source.label} on {row.name}: {listed}")
+        for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
+            values = zip(row.class_names(), row.evaluation.results[key], strict=True)
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+            print(f"{measure} of {row.source.label} on {row.name}: {listed}")
 
 
 def how(row: Row) -> str:

@@ -18,7 +18,7 @@ import predict
 import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
-from train_utils import engine, synthetic
+from train_utils import engine, synthetic, tasks
 from train_utils.evaluation import Evaluation
 from train_utils.losses import DeepSupervision
 from train_utils.records import git_commit
@@ -135,7 +135,7 @@ def test_a_worse_score_leaves_best_alone(data, tmp_path, monkeypatch):
     def evaluate(*_, **__):
         return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
 
-    monkeypatch.setattr(engine, "evaluate", evaluate)
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
     run(data, tmp_path / "run", "--ema", "0")
     assert torch.load(tmp_path / "run/best.pt", weights_only=True)["epoch"] == 2
 

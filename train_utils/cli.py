@@ -121,6 +121,11 @@ def not_negative(text: str) -> float:
     return _number(text, math.inf)
 
 
+def weight(text: str) -> float | str:
+    """A finite number ≥ 0, or ``balanced``, for argparse."""
+    return text if text == "balanced" else not_negative(text)
+
+
 def fraction(text: str) -> float:
     """A number in 0 … 1, 1 excluded, for argparse."""
     return _number(text, 1)

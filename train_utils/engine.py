@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from src.device import amp_name
 
 from .checkpoint import save_checkpoint
 from .distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks, world_size
-from .evaluation import evaluate, predicted
 from .losses import map_names
 from .records import Records, peak_memory
+from .tasks import Classes, Saliency
 from .trainer import Batch, Step, Trainer
 
-CRITERION = "max_f"  # what "best" means: the paper's maxF on the test split, of the EMA if there is
 BAD_STEPS = 3  # so many in a row whose loss or gradient is not finite end the run
 _SHOWN_EVERY = 10  # optimizer steps between looks at the ranks' mean loss and at signals
 
@@ -44,6 +43,8 @@ class Plan:
         eval_interval: epochs between evaluations.
         save_every: optimizer steps between checkpoints; 0 for the end of each epoch alone.
         keep: how many checkpoints to leave in the folder.
+        task: how maps are scored and shown; by its first measure on the test split, of the average
+            if there is one, the best weights are kept.
     """
 
     epochs: int
@@ -51,6 +52,7 @@ class Plan:
     eval_interval: int = 1
     save_every: int = 0
     keep: int = 2
+    task: Saliency | Classes = field(default_factory=Saliency)
 
     def saves_after(self, updates: int) -> bool:
         """Whether a checkpoint is due after so many optimizer steps."""
@@ -112,7 +114,7 @@ class _Run:
                 row |= self._evaluate()
             if row and self.records:
                 self.records.epoch(row, trainer.updates)
-                tqdm.write(f"{_line(row, plan.epochs)}, {self.speed:.1f} pictures/s")
+                tqdm.write(f"{_line(row, plan)}, {self.speed:.1f} pictures/s")
             self._save()
             if trainer.epoch < plan.epochs and on_any_rank(bool(self.caught), trainer.device):
                 raise Interrupted(self.caught[0] if self.caught else signal.SIGTERM)
@@ -178,7 +180,7 @@ class _Run:
 
     def _evaluate(self) -> dict[str, Any]:
         """Scores of the weights, and of their average; keeps the best and draws samples."""
-        trainer, row = self.trainer, {}
+        trainer, task, row = self.trainer, self.plan.task, {}
         self.test.sampler.epoch = trainer.epoch - 1
         networks = {"": trainer.model}
         if trainer.ema is not None:
@@ -187,15 +189,14 @@ class _Run:
             share_buffers(network)
             network.img_size = self.test.dataset.transform.at(trainer.epoch - 1).img_size
             predictor = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
-            maps = predicted(predictor, self.test, stretch=True)
-            scores = evaluate(maps, device=trainer.device, total=len(self.test)).results
-            row |= {prefix + name: scores[name] for name in ("mae", "max_f", "mean_f")}
+            scores = task.score(predictor, self.test)
+            row |= {prefix + name: scores[name] for name in task.logged}
         if self.records:
-            samples = _samples(predictor, self.test, trainer.epoch - 1)
+            samples = _samples(predictor, self.test, trainer.epoch - 1, task)
             self.records.samples(samples, trainer.epoch, trainer.updates)
-        score = scores[CRITERION]  # the average's, where there is one: networks puts it last
-        if score > trainer.best.get(CRITERION, -1.0):
-            trainer.best = {CRITERION: score, "mae": scores["mae"], "epoch": trainer.epoch}
+        criterion = task.told[0]  # of the average, where there is one: networks puts it last
+        if scores[criterion] > trainer.best.get(criterion, -1.0):
+            trainer.best = {n: scores[n] for n in task.told} | {"epoch": trainer.epoch}
             if is_main():
                 save_model(network, self.folder / "best.pt", epoch=trainer.epoch, scores=scores)
         return row
@@ -259,15 +260,15 @@ def _mean_losses(sums: Tensor) -> dict[str, float]:
 
 
 def _samples(
-    predictor: Predictor, test: DataLoader, epoch: int
+    predictor: Predictor, test: DataLoader, epoch: int, task: Saliency | Classes
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     indices = range(0, len(test.dataset), max(1, len(test.dataset) // 8))[:8]
     pictures, masks, _ = zip(*(test.dataset[epoch, i] for i in indices), strict=True)
-    maps = predictor.maps(torch.stack(pictures)).cpu()
-    return zip(pictures, (mask[0] for mask in masks), maps, strict=True)
+    found = predictor.probabilities(torch.stack(pictures)).cpu()
+    return zip(pictures, map(task.show_mask, masks), map(task.show, found), strict=True)
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
-    names = ("loss", "mae", "max_f", "ema_mae", "ema_max_f")
+def _line(row: dict[str, Any], plan: Plan) -> str:
+    names = ("loss", *(prefix + name for prefix in ("", "ema_") for name in plan.task.told))
     scores = ", ".join(f"{name} {row[name]:.4f}" for name in names if name in row)
-    return f"epoch {row['epoch']}/{epochs}: {scores}"
+    return f"epoch {row['epoch']}/{plan.epochs}: {scores}"

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from src import Predictor, UserError
+from src.classes import most_probable
 
 from .distributed import gather, is_main, sum_over_ranks
 from .metrics import PER_PICTURE, SaliencyMetrics, histogram, to_levels
@@ -47,15 +48,39 @@ def predicted(predictor: Predictor, loader: DataLoader, stretch: bool) -> Iterat
         loader: of :func:`~train_utils.loaders.eval_loader`, at the predictor's img_size.
         stretch: stretch each map by its own minimum and maximum, before it is rounded to 8 bits.
     """
+    return _scored(predictor, loader, lambda maps: to_levels(maps[0], stretch))
+
+
+def predicted_classes(predictor: Predictor, loader: DataLoader, classes: int) -> Iterator[Scored]:
+    """Class maps of a network, resized to their masks: object where ≥ 0.5 for a network of one map,
+    else the most probable class.
+
+    Args:
+        predictor, loader: as for :func:`predicted`.
+        classes: how many there are, 2 for object and background.
+
+    Raises:
+        UserError: the network has another number of maps.
+    """
+    maps = predictor.model.config.out_ch
+    if maps != (1 if classes == 2 else classes) and maps != classes:
+        raise UserError(f"--num-classes {classes}: the network has {maps} maps; one for each class")
+    return _scored(predictor, loader, most_probable)
+
+
+def _scored(
+    predictor: Predictor, loader: DataLoader, found: Callable[[Tensor], Tensor]
+) -> Iterator[Scored]:
+    """What ``found`` makes, H×W uint8, of the probabilities C×H×W of each picture."""
     for pictures, masks, indices in loader:
         # A batch that is not full is computed as a full one: convolutions round by its size, and
         # how many processes share the set must not show.
         full = pictures.repeat(-(-loader.batch_size // len(pictures)), 1, 1, 1)
         with torch.inference_mode():
-            maps = predictor.maps(full[: loader.batch_size])[: len(pictures)]
+            maps = predictor.probabilities(full[: loader.batch_size])[: len(pictures)]
             levels = [
-                to_levels(predictor.resize(saliency, mask.shape[-2:]), stretch)
-                for saliency, mask in zip(maps, masks, strict=True)
+                found(predictor.resize(one, mask.shape[-2:]))
+                for one, mask in zip(maps, masks, strict=True)
             ]
         masks = [mask[0].to(predictor.device, non_blocking=True) for mask in masks]
         yield Scored(levels, masks, indices)

@@ -1,6 +1,7 @@
-"""Deep supervision: the same loss on the fused map and every side map."""
+"""Losses of one map, sums of them, and deep supervision: the same sum on every map."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -8,31 +9,130 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 
+_RADIUS, _SIGMA = 5, 1.5  # of the SSIM's Gaussian window, in pixels (Wang et al. 2004)
+_C1, _C2 = 0.01**2, 0.03**2
+
 
 def map_names(count: int) -> list[str]:
     """What the terms of the loss are called in logs: ``fused``, ``side1`` (finest) …"""
     return ["fused", *(f"side{i}" for i in range(1, count))]
 
 
-def bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean pixel-wise binary cross-entropy (Qin et al. 2020, equation 2)."""
-    return F.binary_cross_entropy_with_logits(logits, target)
+class Target:
+    """A mask in the forms that losses need, float32.
+
+    Args:
+        mask: N×1×H×W; in [0, 1] for one map, else class indices.
+        classes: maps of the network; 1 for saliency.
+        ignore_index: of pixels that count in no loss; classes only.
+        weights: of each class (background and object for one map) in ``bce`` and ``ce``.
+    """
+
+    def __init__(
+        self,
+        mask: Tensor,
+        classes: int = 1,
+        ignore_index: int | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.mask, self.classes, self.weights = mask, classes, weights
+        ignored = classes > 1 and ignore_index is not None
+        self.counts = (mask != ignore_index).float() if ignored else torch.ones_like(mask).float()
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Classes N×H×W int64, 0 where pixels don't count."""
+        return (self.mask * self.counts).long()[:, 0]
+
+    @cached_property
+    def values(self) -> Tensor:
+        """N×C×H×W in [0, 1]: the mask, or 1 in the map of each pixel's class."""
+        if self.classes == 1:
+            return self.mask.float()
+        hot = torch.arange(self.classes, device=self.mask.device).view(1, -1, 1, 1)
+        return (self.index[:, None] == hot) * self.counts
+
+    @cached_property
+    def pixel_weights(self) -> Tensor:
+        """N×1×H×W: the weight of each pixel's class, 0 where it doesn't count."""
+        if self.weights is None:
+            return self.counts
+        if self.classes == 1:
+            return torch.lerp(self.weights[0], self.weights[1], self.values)
+        return self.weights[self.index][:, None] * self.counts
 
 
-def iou(logits: Tensor, target: Tensor) -> Tensor:
+def bce(logits: Tensor, target: Target) -> Tensor:
+    """Σ w ℓ / Σ w over all pixels, ℓ their binary cross-entropy (Qin et al. 2020, equation 2) and
+    w the weight of their class, 1 where there is none.
+    """
+    if target.weights is None:
+        return F.binary_cross_entropy_with_logits(logits, target.values)
+    terms = F.binary_cross_entropy_with_logits(logits, target.values, reduction="none")
+    return _mean(terms, target.pixel_weights)
+
+
+def ce(logits: Tensor, target: Target) -> Tensor:
+    """Σ w ℓ / Σ w over the pixels that count, ℓ = −log softmax of their class's logit."""
+    terms = F.cross_entropy(logits, target.index, reduction="none")[:, None]
+    return _mean(terms, target.pixel_weights)
+
+
+def _mean(terms: Tensor, weights: Tensor) -> Tensor:
+    return (terms * weights).sum() / weights.sum().clamp(min=1e-6)
+
+
+def dice(logits: Tensor, target: Target) -> Tensor:
+    """1 − (2 Σpt + 1) / (Σp² + Σt² + 1) of each map, averaged (Milletari et al. 2016, V-Net)."""
+    p, t = _flat(logits, target)
+    return (1 - (2 * (p * t).sum(1) + 1) / (p.square().sum(1) + t.square().sum(1) + 1)).mean()
+
+
+def iou(logits: Tensor, target: Target) -> Tensor:
     """1 − (Σpt + 1) / (Σ(p + t − pt) + 1) of each map, averaged (as Máttyus et al. 2017).
 
     It looks at the object as a whole, so a small one counts as much as a large one.
     """
-    p = logits.sigmoid().flatten(1)
-    target = target.flatten(1)
-    both = (p * target).sum(1)
-    return (1 - (both + 1) / ((p + target).sum(1) - both + 1)).mean()
+    p, t = _flat(logits, target)
+    both = (p * t).sum(1)
+    return (1 - (both + 1) / ((p + t).sum(1) - both + 1)).mean()
 
 
-LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], ...]] = {
-    "bce": (bce,),
-    "bce+iou": (bce, iou),
+def ssim(logits: Tensor, target: Target) -> Tensor:
+    """1 − the mean structural similarity of map and mask (Qin et al. 2019, BASNet, section 3.3): of
+    Gaussian windows of 11×11 pixels, with 0 around the picture.
+    """
+    p, t = _probabilities(logits, target), target.values
+    n = p.shape[1]
+    mean_p, mean_t, pp, tt, pt = _blur(torch.cat((p, t, p * p, t * t, p * t), dim=1)).split(n, 1)
+    cross, squares = mean_p * mean_t, mean_p.square() + mean_t.square()
+    covariance, variances = pt - cross, pp + tt - squares
+    similar = (2 * cross + _C1) * (2 * covariance + _C2)
+    return 1 - (similar / ((squares + _C1) * (variances + _C2))).mean()
+
+
+def _blur(x: Tensor) -> Tensor:
+    place = torch.arange(-_RADIUS, _RADIUS + 1, device=x.device, dtype=x.dtype)
+    line = torch.exp(-place.square() / (2 * _SIGMA**2))
+    line = (line / line.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.conv2d(x, line, padding=(0, _RADIUS), groups=x.shape[1])
+    return F.conv2d(x, line.mT, padding=(_RADIUS, 0), groups=x.shape[1])
+
+
+def _probabilities(logits: Tensor, target: Target) -> Tensor:
+    """0 where pixels don't count, as their target is."""
+    p = logits.sigmoid() if target.classes == 1 else logits.softmax(1)
+    return p * target.counts
+
+
+def _flat(logits: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Probabilities and target, a row for each map of each picture."""
+    p = _probabilities(logits, target)
+    return p.flatten(0, 1).flatten(1), target.values.flatten(0, 1).flatten(1)
+
+
+PARTS: dict[str, Callable[[Tensor, Target], Tensor]] = {
+    part.__name__: part for part in (bce, ce, dice, iou, ssim)
 }
 
 
@@ -41,28 +141,57 @@ class DeepSupervision(nn.Module):
 
     Args:
         weights: one per map, fused first; 1 for each, as published, where None.
-        loss: ℓ, a name in ``LOSSES``; the published one is ``bce``.
+        loss: ℓ: names of ``PARTS`` joined by ``+``, such as ``bce+iou+ssim``; the published one is
+            ``bce``. None is ``bce`` for one map and ``ce`` for classes.
+        classes: of the network's maps, 1 for saliency.
+        ignore_index: of pixels that no loss counts.
+        class_weights: of each class (for one map: background, object) in ``bce`` and ``ce``.
 
-    Call with the list of logits that a network gives in training mode (each N×C×H×W, any float
-    type) and a target N×C×H×W in [0, 1]. Returns the total (a float32 scalar to call backward on)
-    and the unweighted terms (float32, one per map, detached) for the log. Computed in float32 with
-    logits, so safe under autocast.
+    Call with the list of logits that a network gives in training mode (each N×classes×h×w, any
+    float type) and a mask N×1×H×W, {0, 1} or class indices. Where maps are smaller than the mask,
+    they are of its centre. Returns the total (a float32 scalar to call backward on) and the
+    unweighted terms (float32, one per map, detached) for the log. Computed in float32 with logits,
+    so safe under autocast.
 
     Raises:
-        UserError: another number of weights than of maps.
+        UserError: an unknown loss, or one for classes without them, or another number of weights
+            than of maps.
     """
 
-    def __init__(self, weights: Sequence[float] | None = None, loss: str = "bce") -> None:
+    def __init__(
+        self,
+        weights: Sequence[float] | None = None,
+        loss: str | None = None,
+        classes: int = 1,
+        ignore_index: int | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.weights = None if weights is None else tuple(weights)
-        self.parts = LOSSES[loss]
+        names = (loss or ("bce" if classes == 1 else "ce")).split("+")
+        wrong = "ce" if classes == 1 else "bce"
+        for name in names:
+            if name == wrong or name not in PARTS:
+                known = ", ".join(part for part in PARTS if part != wrong)
+                what = "one map" if classes == 1 else "classes"
+                raise UserError(f"--loss {loss}: {name!r} is none for {what}; join any of {known}")
+        self.parts = [PARTS[name] for name in names]
+        self.classes, self.ignore_index = classes, ignore_index
+        given = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", given, persistent=False)
 
-    def forward(self, logits: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.weights or (1.0,) * len(logits)
         if len(weights) != len(logits):
             raise UserError(f"{len(weights)} loss weights for {len(logits)} maps; give one per map")
-        with torch.autocast(target.device.type, enabled=False):
-            target = target.float()
+        with torch.autocast(mask.device.type, enabled=False):
+            mask = _centre(mask, logits[0].shape[-2:])
+            target = Target(mask, self.classes, self.ignore_index, self.class_weights)
             terms = [sum(part(x.float(), target) for part in self.parts) for x in logits]
             total = sum(weight * term for weight, term in zip(weights, terms, strict=True))
             return total, torch.stack(terms).detach()
+
+
+def _centre(mask: Tensor, size: Sequence[int]) -> Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
+    return mask[..., top : top + size[0], left : left + size[1]]

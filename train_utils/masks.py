@@ -1,5 +1,8 @@
 """What a mask file may be, and how each kind is read."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,42 @@ def read_classes(path: str | Path, classes: int, ignore_index: int | None = None
             "(if it means pixels to leave out, give --ignore-index)"
         )
     return indices
+
+
+def mask_reader(
+    classes: int | None, ignore_index: int | None = None
+) -> Callable[[str | Path], np.ndarray]:
+    """How masks are read: those of ``classes`` as class indices; None, or 2 without pixels to be
+    ignored, is object and background.
+    """
+    if classes is None or (classes == 2 and ignore_index is None):
+        return read_mask
+    return partial(read_classes, classes=classes, ignore_index=ignore_index)
+
+
+def balanced_weights(
+    masks: Sequence[Path],
+    read: Callable[[Path], np.ndarray],
+    classes: int,
+    ignore_index: int | None = None,
+) -> list[float]:
+    """Median frequency balancing (Eigen & Fergus 2015, section 6.3.2; SegNet's): the weight of a
+    class is median(f) / f, f its share of the pixels of those masks that have it; 1 where none has.
+    """
+
+    def count(path: Path) -> np.ndarray:
+        indices = read(path)
+        kept = indices[indices != ignore_index] if ignore_index is not None else indices
+        return np.bincount(kept.ravel(), minlength=classes)[:classes]
+
+    with ThreadPoolExecutor() as pool:
+        counts = np.stack(list(pool.map(count, masks)))
+    pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
+    present = pixels > 0
+    share = counts.sum(0)[present] / pixels[present]
+    weights = np.ones(classes)
+    weights[present] = np.median(share) / share
+    return weights.tolist()
 
 
 def _refuse_indices(values: np.ndarray, path: str | Path) -> None:

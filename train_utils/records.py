@@ -104,11 +104,11 @@ class Records:
     def samples(
         self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
     ) -> None:
-        """A sheet with a row for each of (picture 3×S×S uint8, mask H×W {0, 1}, map S×S [0, 1])."""
+        """A sheet of (picture 3×S×S uint8, mask 3×H×W, map 3×S×S, both in [0, 1]), two in a row."""
         tiles = []
-        for picture, mask, saliency in triples:
-            mask = F.interpolate(mask[None, None].float(), size=saliency.shape)[0]
-            tiles += [picture.float() / 255, mask.expand(3, -1, -1), saliency.expand(3, -1, -1)]
+        for picture, mask, found in triples:
+            mask = F.interpolate(mask[None], size=found.shape[-2:])[0]
+            tiles += [picture.float() / 255, mask, found]
         sheet = make_grid(tiles, nrow=6, padding=4, pad_value=1.0)
         with atomic_path(self.folder / "samples" / f"epoch_{epoch:04d}.png") as temporary:
             save_image(sheet, temporary, format="png")
@@ -166,8 +166,9 @@ def draw_curves(log: Log, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name in ("loss", "loss_fused"):
         left.plot(*log.column(name), label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="binary cross-entropy", yscale="log")
-    for name, best in (("max_f", max), ("ema_max_f", max), ("mae", min), ("ema_mae", min)):
+    left.set(xlabel="epoch", ylabel="loss", yscale="log")
+    measures = ("max_f", max), ("mae", min), ("mean_iou", max), ("pixel_accuracy", max)
+    for name, best in ((prefix + n, best) for n, best in measures for prefix in ("", "ema_")):
         epochs, values = log.column(name)
         if values:
             label = f"{name} (best {best(values):.3f})"

@@ -1,49 +1,16 @@
 """The measures of semantic segmentation, from one confusion matrix over all pixels of a set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from src import Predictor, UserError
+from src import UserError
 
 from .distributed import is_main, sum_over_ranks
 from .evaluation import Scored
-
-
-def predicted_classes(predictor: Predictor, loader: DataLoader, classes: int) -> Iterator[Scored]:
-    """Class maps of a network, at their masks' sizes: object where ≥ 0.5 for a network of one map,
-    else the most probable class.
-
-    Args:
-        predictor: what turns prepared pictures into probabilities.
-        loader: of :func:`~train_utils.loaders.eval_loader`, at the predictor's img_size.
-        classes: how many there are, 2 for object and background.
-
-    Raises:
-        UserError: the network has another number of maps.
-    """
-    maps = predictor.model.config.out_ch
-    if maps != (1 if classes == 2 else classes) and maps != classes:
-        raise UserError(f"--num-classes {classes}: the network has {maps} maps; one for each class")
-    for pictures, masks, indices in loader:
-        with torch.inference_mode():
-            found = [
-                _classes(predictor.resize(one, mask.shape[-2:]))
-                for one, mask in zip(predictor.probabilities(pictures), masks, strict=True)
-            ]
-        masks = [mask[0].to(predictor.device, non_blocking=True) for mask in masks]
-        yield Scored(found, masks, indices)
-
-
-def _classes(probabilities: Tensor) -> Tensor:
-    """C×H×W to the class of each pixel, H×W uint8."""
-    if len(probabilities) == 1:
-        return (probabilities[0] >= 0.5).to(torch.uint8)
-    return probabilities.argmax(0).to(torch.uint8)
 
 
 def confusion_matrix(
@@ -81,21 +48,26 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
 
     Means are over the classes that occur in the masks (recall, IoU) or in the maps (precision).
     ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the set, of the object where there
-    are two classes, else the mean of all classes. ``class_iou`` has None for an absent class.
+    are two classes, else the mean of all classes. ``class_iou`` and ``class_accuracy`` (recall)
+    have None for an absent class.
     """
     hits, true, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
     present, chosen = true > 0, found > 0
     iou = hits / (true + found - hits).clamp(min=1)
+    recall = hits / true.clamp(min=1)
     dice = (2 * hits + 1) / (true + found + 1)
     pixels = confusion.sum().clamp(min=1)
     return {
         "pixel_accuracy": (hits.sum() / pixels).item(),
-        "mean_pixel_accuracy": (hits / true.clamp(min=1))[present].mean().item(),
+        "mean_pixel_accuracy": recall[present].mean().item(),
         "mean_precision": (hits / found.clamp(min=1))[chosen].mean().item(),
         "mean_iou": iou[present].mean().item(),
         "frequency_weighted_iou": (true / pixels * iou).sum().item(),
         "dice": (dice[1] if len(dice) == 2 else dice[present].mean()).item(),
-        "class_iou": [v if p else None for v, p in zip(iou.tolist(), present, strict=True)],
+        **{
+            name: [v if p else None for v, p in zip(values.tolist(), present, strict=True)]
+            for name, values in (("class_iou", iou), ("class_accuracy", recall))
+        },
     }
 
 
