@@ -1,0 +1,79 @@
+"""What each network costs: parameters, operations, time and memory for one picture.
+
+    python -m benchmarks.networks                     # all of them, 320^2, in the Predictor
+    python -m benchmarks.networks --size 288 --rounds 20
+
+Each network runs in a process of its own, as Predictor runs it: batch norm folded, channels last,
+bf16 where that is fast. Time is the best of several pictures, which other work on the machine
+disturbs least. Memory is what the process's peak resident size grows by with network and pictures.
+Operations are those of convolutions, a multiplication and an addition counted as two; unet's
+are of the mirrored picture. The table is Markdown.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from src import NETWORKS, Predictor, build_model
+from train_utils import cli
+
+
+def measure(name: str, size: int, rounds: int) -> dict[str, float]:
+    """One network's figures, in this process."""
+    cli.keep_freed_memory()
+    with torch.device("meta"):
+        network = build_model(name).eval()
+        parameters = sum(p.numel() for p in network.parameters())
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, size, size))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    predictor = Predictor(build_model(name), size, "cpu")
+    picture = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
+    predictor.maps(picture)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        predictor.maps(picture)
+        times.append(time.perf_counter() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {
+        "parameters": parameters / 1e6,
+        "operations": counter.get_total_flops() / 1e9,
+        "seconds": min(times),
+        "memory": grown / 1e6,
+    }
+
+
+def parse_args() -> argparse.Namespace:
+    """The flags of the benchmark."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--size", type=cli.positive, default=320, help="side of the picture")
+    parser.add_argument("--rounds", type=cli.positive, default=5, help="timed pictures")
+    parser.add_argument("--one", choices=NETWORKS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """A row for each network."""
+    args = parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args.size, args.rounds)))
+        return
+    print(f"| network | parameters | GFLOP at {args.size}² | s a picture | memory |")
+    print("|---|---:|---:|---:|---:|")
+    for name in NETWORKS:
+        command = [sys.executable, "-m", "benchmarks.networks", *sys.argv[1:], "--one", name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        row = json.loads(output.splitlines()[-1])
+        print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "
+              f"{row['seconds']:.3f} | {row['memory']:.2f} GB |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Networks of classes from the masks on: trained, scored, shown in colour, gone on with."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import save, scene
+from PIL import Image
+
+import train
+import validation
+from src import Predictor, UserError, build_model, load_model, save_model
+from src.classes import class_map, coloured, most_probable
+from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask
+
+NARROW = {"name": "segnet", "width": 8}
+PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
+RUN = ["--num-classes", 3, "--ignore-index", 9, "--img-size", 32, "--crop-size", 32, *PLAIN]
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    """Bright and dark on grey: three classes, and a border of 9 that is to be left out."""
+    root = tmp_path_factory.mktemp("streets")
+    for i in range(10):
+        picture, mask = scene(i)
+        indices = (mask > 0).astype(np.uint8)
+        picture[:12], indices[:12] = 255, 2
+        indices[:, :3] = 9
+        save(root / f"images/{i}.png", picture)
+        save(root / f"masks/{i}.png", coloured(indices) if i % 2 else indices)
+    (root / "test.txt").write_text("0\n1\n")
+    (root / "classes.txt").write_text("ground\nbox\nsky\n")
+    (root / "narrow.json").write_text(json.dumps(NARROW))
+    return root
+
+
+def run(streets, folder, *flags):
+    argv = ["--data-path", streets, "--model", streets / "narrow.json", "--output-dir", folder]
+    return train.main([str(a) for a in (*argv, *RUN, "--batch-size", 4, *flags)])
+
+
+@pytest.fixture(scope="module")
+def finished(streets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    flags = "--epochs", 8, "--eval-interval", 4, "--lr", 1e-2, "--data-shares", 4
+    assert run(streets, folder, *flags, "--class-weights", "balanced", "--loss", "ce+dice") == 0
+    return folder
+
+
+def test_a_run(streets, finished, call):
+    """It learns; the log's scores are what validation.py says of best.pt."""
+    with (finished / "log.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["mean_iou"]]
+    best = max(rows, key=lambda row: float(row["mean_iou"]))
+    assert float(best["mean_iou"]) > 0.5 and best is not rows[0]
+    status, said, err = call(
+        validation.main, "--weights", finished / "best.pt", "--data-path", streets, *PLAIN,
+        "--split", "test", "--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9,
+        "--json", finished / "s.json", "--batch-size", 4,
+    )  # fmt: skip
+    assert status == 0 and "IoU of best" in said and "recall of best" in said, err
+    scores = json.loads((finished / "s.json").read_text())
+    assert scores["mean_iou"] == pytest.approx(float(best["mean_iou"]), abs=1e-5)
+    assert np.mean(scores["class_accuracy"]) == pytest.approx(scores["mean_pixel_accuracy"])
+
+
+def test_samples_are_coloured(finished):
+    """The sheet shows masks and maps in their classes' colours."""
+    sheet = np.array(Image.open(finished / "samples/epoch_0008.png")).reshape(-1, 3)
+    shown = {tuple(colour) for colour in np.unique(sheet, axis=0).tolist()}
+    assert {(128, 0, 0), (0, 128, 0)} <= shown
+
+
+def test_the_network_knows_its_classes(streets, finished):
+    network = load_model(finished / "best.pt")
+    assert network.config.out_ch == 3 and network.config.activation == "softmax"
+    assert network.config.width == 8 and network.img_size == 32
+
+
+def test_resumed(streets, finished, tmp_path):
+    """The same flags go on; other weights of the classes would be another run."""
+    flags = "--epochs", 1, "--eval-interval", 1
+    assert run(streets, tmp_path / "a", *flags) == 0
+    assert run(streets, tmp_path / "a", *flags, "--resume", "auto") == 0
+    with pytest.raises(UserError, match="class_weights was None"):
+        run(streets, tmp_path / "a", *flags, "--resume", "auto", "--class-weights", "balanced")
+
+
+def test_what_to_ignore_is_not_guessed(streets):
+    argv = [a if a != 9 else 8 for a in RUN]
+    with pytest.raises(UserError, match="index 9, beyond --num-classes 3"):
+        train.main([str(a) for a in ("--data-path", streets, *argv)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--num-classes", "1"], "from 2 to 255"),
+        (["--ignore-index", "9"], "--num-classes"),
+        (["--num-classes", "3", "--ignore-index", "9", "--loss", "bce"], "'bce'"),
+        (["--num-classes", "3", "--ignore-index", "9", "--class-weights", "1", "2"], "3 numbers"),
+        (["--num-classes", "3", "--ignore-index", "9", "--backbone", "imagenet"], "has none"),
+        (["--num-classes", "3", "--ignore-index", "9", "--pretrained", "LITE"], "gives 1 maps"),
+        (["--pretrained", "x.pt", "--backbone", "imagenet"], "--backbone"),
+        (
+            ["--num-classes", "3", "--ignore-index", "9", "--model", "unet"],
+            "at least|more than 184",
+        ),
+    ],
+)
+def test_flags_that_do_not_agree(call, streets, weights, tmp_path, flags, named):
+    flags = [weights if flag == "LITE" else flag for flag in flags]
+    status, _, err = call(
+        train.main, "--data-path", streets, "--output-dir", tmp_path / "run", "--img-size", 48,
+        *(() if "--model" in flags else ("--model", "u2net_lite")), *PLAIN, *flags,
+    )  # fmt: skip
+    assert status == 2 and any(n in err for n in named.split("|")) and "Traceback" not in err, err
+
+
+def test_two_classes_from_saliency_masks(streets, tmp_path):
+    """Two maps, as the U-Net of the paper has, learn from masks of object and background."""
+    for i in range(4):
+        picture, mask = scene(i)
+        save(tmp_path / f"images/{i}.png", picture)
+        save(tmp_path / f"masks/{i}.png", mask)
+    (tmp_path / "test.txt").write_text("0\n")
+    argv = ["--data-path", tmp_path, "--model", streets / "narrow.json", "--num-classes", 2]
+    argv += ["--img-size", 32, "--crop-size", 32, "--batch-size", 2, "--epochs", 1, *PLAIN]
+    assert train.main([str(a) for a in (*argv, "--output-dir", tmp_path / "run")]) == 0
+    assert load_model(tmp_path / "run/best.pt").config.out_ch == 2
+
+
+def test_how_masks_are_read():
+    assert mask_reader(None) is read_mask and mask_reader(2) is read_mask
+    assert mask_reader(2, 255).func is read_classes
+
+
+def test_balanced_weights(streets):
+    """Median frequency balancing, written out; a class that no mask has weighs 1."""
+    paths = sorted((streets / "masks").iterdir())
+    masks = [np.array(Image.open(path)) for path in paths]
+    shares = []
+    for c in range(3):
+        having = [m for m in masks if (m == c).any()]
+        shares.append(sum((m == c).sum() for m in having) / sum((m != 9).sum() for m in having))
+    expected = [np.median(shares) / share for share in shares]
+    found = balanced_weights(paths, mask_reader(4, 9), 4, 9)
+    assert found == pytest.approx([*expected, 1.0])
+
+
+def test_colours():
+    """Those that PASCAL VOC paints background, aeroplane, person, tv monitor and the border in;
+    read as a mask, the picture is its indices.
+    """
+    indices = np.array([[0, 1, 15], [20, 255, 3]], np.uint8)
+    image = coloured(indices)
+    colours = np.array(image.convert("RGB")).reshape(-1, 3).tolist()
+    voc = [[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192], [128, 128, 0]]
+    assert colours == voc
+    assert np.array_equal(np.array(image), indices)
+
+
+def test_class_map(tmp_path):
+    """Of the picture's own size, from a network at its own; each pixel's most probable class."""
+    torch.manual_seed(0)
+    network = build_model(NARROW, out_ch=5, activation="softmax")
+    network.img_size = 64
+    save_model(network, tmp_path / "net.safetensors")
+    predictor = Predictor(tmp_path / "net.safetensors", device="cpu", amp="off")
+    picture = Image.fromarray(scene(width=70, height=50)[0])
+    found = class_map(predictor, picture)
+    resized = torchvision.transforms.functional.resize(
+        predictor.probabilities(predictor.prepare(picture)[None])[0], [50, 70], antialias=True
+    )
+    assert found.shape == (50, 70) and found.dtype == np.uint8
+    assert (found == resized.argmax(0).numpy()).mean() > 0.999
+    assert most_probable(torch.tensor([[[0.5, 0.49]]])).tolist() == [[1, 0]]

@@ -1,0 +1,51 @@
+"""Every network learns eight real pictures by heart, in seconds: small and narrow, on the CPU."""
+
+import pytest
+import torch
+from conftest import ROOT
+
+from my_dataset import find_splits, load_pair
+from src import LITE, build_model
+from src.images import normalize
+from train_utils.losses import DeepSupervision
+from transforms import TrainPreset
+
+ECSSD = ROOT.parent / "shared/data/ECSSD"
+pytestmark = pytest.mark.skipif(not ECSSD.is_dir(), reason="needs ../shared/data/ECSSD")
+
+CASES = {  # network, side of the pictures, steps
+    "unet": ({"name": "unet", "width": 8}, 204, 50),  # learns their inner 20²
+    "unet_bn": ({"name": "unet_bn", "width": 8}, 32, 100),
+    "fcn8s": ({"name": "fcn8s", "width": 16}, 64, 80),
+    "segnet": ({"name": "segnet", "width": 16}, 48, 80),
+    "u2net_lite": (LITE, 32, 100),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_eight_pictures(name):
+    torch.manual_seed(0)
+    table, side, steps = CASES[name]
+    network = build_model(table)
+    pairs = [TrainPreset(side, side)(*load_pair(p)) for p in find_splits(ECSSD)[0].pairs[:8]]
+    pictures, masks = (torch.stack(part) for part in zip(*pairs, strict=True))
+    pictures = normalize(pictures)
+    loss = DeepSupervision(loss="bce+dice")
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # it is there to prevent just this
+    for _ in range(steps):
+        loss(network(pictures), masks)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    network.train(network.margin > 0)  # unet learned what training mode sees of a picture
+    with torch.no_grad():
+        found = network.logits(pictures)[0] > 0
+    edge = (side - found.shape[-1]) // 2
+    truth = masks[..., edge : side - edge, edge : side - edge] > 0
+    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert dice > 0.95, float(dice)
