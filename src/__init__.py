@@ -1,5 +1,7 @@
 """The U²-Net family of networks, their weights, and their use on a picture."""
 
+from .base import Network, NetworkConfig
+from .classes import class_map, coloured
 from .config import FULL, LITE, StageConfig, U2NetConfig
 from .errors import UserError
 from .predictor import Predictor
@@ -13,12 +15,16 @@ __all__ = [
     "NETWORKS",
     "RSU",
     "RSU4F",
+    "Network",
+    "NetworkConfig",
     "Predictor",
     "StageConfig",
     "U2Net",
     "U2NetConfig",
     "UserError",
     "build_model",
+    "class_map",
+    "coloured",
     "load_model",
     "save_model",
     "u2net_full",

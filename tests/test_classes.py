@@ -15,6 +15,7 @@ import validation
 from src import Predictor, UserError, build_model, load_model, save_model
 from src.classes import class_map, coloured, most_probable
 from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask
+from transforms import TrainPreset
 
 NARROW = {"name": "segnet", "width": 8}
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
@@ -162,6 +163,18 @@ def test_colours():
     voc = [[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192], [128, 128, 0]]
     assert colours == voc
     assert np.array_equal(np.array(image), indices)
+
+
+def test_nothing_is_pasted_between_classes():
+    """Strong augmentation mixes objects into other pictures; classes have none to mix."""
+    preset = TrainPreset(48, 40, strong=True, classes=True)
+    picture, mask = scene()
+    mask = torch.from_numpy(mask)[None] // 255 * 7 + 2
+    assert preset.paste == 0 < TrainPreset(48, 40, strong=True).paste
+    for seed in range(8):
+        torch.manual_seed(seed)
+        _, seen = preset(torch.from_numpy(picture).permute(2, 0, 1), mask)
+        assert set(seen.unique().tolist()) <= {2, 9}
 
 
 def test_class_map(tmp_path):
