@@ -5,7 +5,7 @@ import torch
 from conftest import ROOT
 
 from my_dataset import find_splits, load_pair
-from src import LITE, build_model
+from src import build_model
 from src.images import normalize
 from train_utils.losses import DeepSupervision
 from transforms import TrainPreset
@@ -13,32 +13,33 @@ from transforms import TrainPreset
 ECSSD = ROOT.parent / "shared/data/ECSSD"
 pytestmark = pytest.mark.skipif(not ECSSD.is_dir(), reason="needs ../shared/data/ECSSD")
 
-CASES = {  # network, side of the pictures, steps
-    "unet": ({"name": "unet", "width": 8}, 204, 50),  # learns their inner 20²
-    "unet_bn": ({"name": "unet_bn", "width": 8}, 32, 100),
-    "fcn8s": ({"name": "fcn8s", "width": 16}, 64, 80),
-    "segnet": ({"name": "segnet", "width": 16}, 48, 80),
-    "u2net_lite": (LITE, 32, 100),
+CASES = {  # network, side of the pictures, steps, learning rate
+    "unet": ({"name": "unet", "width": 8}, 204, 130, 2e-3),  # learns their inner 20²
+    "unet_bn": ({"name": "unet_bn", "width": 8}, 32, 100, 3e-3),
+    "fcn8s": ({"name": "fcn8s", "width": 8}, 112, 220, 2e-3),
+    "segnet": ({"name": "segnet", "width": 16}, 48, 80, 3e-3),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_eight_pictures(name):
     torch.manual_seed(0)
-    table, side, steps = CASES[name]
-    network = build_model(table)
+    table, side, steps, rate = CASES[name]
+    network = build_model(table).to(memory_format=torch.channels_last)
     pairs = [TrainPreset(side, side)(*load_pair(p)) for p in find_splits(ECSSD)[0].pairs[:8]]
     pictures, masks = (torch.stack(part) for part in zip(*pairs, strict=True))
     pictures = normalize(pictures)
     loss = DeepSupervision(loss="bce+dice")
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # it is there to prevent just this
     for _ in range(steps):
-        loss(network(pictures), masks)[0].backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            total, _ = loss(network(pictures), masks)
+        total.backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
