@@ -39,6 +39,11 @@ def u2net_lite(pretrained: bool = False, **overrides: Any):
     return load_model() if pretrained else _library().u2net_lite(**overrides)
 
 
+def build_model(name: str, **overrides: Any):
+    """Any network of the family with random weights: ``unet``, ``segnet``, a ``.json`` table …"""
+    return _library().build_model(name, **overrides)
+
+
 def load_model(path: str | None = None):
     """The network of a weights file of any kind that is read; by default this repository's own."""
     library = _library()

@@ -1,17 +1,17 @@
 """What every network of the family shares: its few options, and the contract of its outputs."""
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from .config import Table
 from .errors import UserError
 from .hub import HubNetwork
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Table):
     """The options of a network that needs no stage table.
 
     Args:
@@ -41,17 +41,6 @@ class NetworkConfig:
                 f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
             )
 
-    def replace(self, **changes: Any) -> "NetworkConfig":
-        """A copy with some fields changed, checked again."""
-        unknown = changes.keys() - {f.name for f in fields(self)}
-        if unknown:
-            raise UserError(f"unknown network option {sorted(unknown)}")
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain strings and numbers, ready for JSON or a checkpoint."""
-        return json.loads(json.dumps(asdict(self)))
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
         """The inverse of :meth:`to_dict`; an unknown key is a UserError."""
@@ -80,9 +69,7 @@ class Network(nn.Module, HubNetwork):
     num_maps = 1  # how many training mode returns
     stride: ClassVar[int] = 1  # how much smaller than the picture the coarsest batch norm's map is
     margin: ClassVar[int] = 0  # pixels that training mode's maps lack on each side
-    jumps: ClassVar[bool] = (
-        False  # where two numbers are equal, rounding decides on more than itself
-    )
+    jumps: ClassVar[bool] = False  # rounding may decide between maps that differ much (SegNet's)
     backbone: ClassVar[str | None] = None  # torchvision's name for weights that it can start from
 
     def __init__(self, config: Any) -> None:

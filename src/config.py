@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from .errors import UserError
 
@@ -35,8 +35,23 @@ class StageConfig:
     side: bool = False
 
 
+class Table:
+    """What the frozen dataclasses that describe a network share."""
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again; an unknown one is a UserError."""
+        unknown = changes.keys() - {f.name for f in fields(self)}
+        if unknown:
+            raise UserError(f"unknown network option {sorted(unknown)}")
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
+        return json.loads(json.dumps(asdict(self)))
+
+
 @dataclass(frozen=True)
-class U2NetConfig:
+class U2NetConfig(Table):
     """A whole network: encoder stages from fine to coarse, decoder stages from coarse to fine.
 
     Args:
@@ -76,19 +91,12 @@ class U2NetConfig:
         pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]
         return 2 ** max(pools)
 
-    def replace(self, **changes: Any) -> "U2NetConfig":
-        """A copy with some fields changed, validated again; ``in_ch`` changes the first stage."""
+    def replace(self, **changes: Any) -> Self:
+        """As :meth:`Table.replace`; ``in_ch`` changes the first stage."""
         if "in_ch" in changes:
             first = replace(self.encoder[0], in_ch=changes.pop("in_ch"))
             changes["encoder"] = (first, *changes.get("encoder", self.encoder)[1:])
-        unknown = changes.keys() - {f.name for f in fields(self)}
-        if unknown:
-            raise UserError(f"unknown network option {sorted(unknown)}")
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
-        return json.loads(json.dumps(asdict(self)))
+        return super().replace(**changes)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> "U2NetConfig":

@@ -238,6 +238,7 @@ load = lambda name, *args, **kw: torch.hub.load({str(ROOT)!r}, name, *args, sour
 net = load("u2net_lite", out_ch=2)
 assert net.config.out_ch == 2 and src.MINE
 assert sum(p.numel() for p in load("u2net_full").parameters()) == 43995469
+assert load("build_model", "unet_bn", width=8).config.name == "unet_bn"
 assert load("load_model", "a.pt").img_size == 96
 assert load("u2net_lite", pretrained=True).origin.startswith("checkpoint")
 assert load("predictor", "a.pt", img_size=64).img_size == 64

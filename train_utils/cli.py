@@ -40,8 +40,8 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
     """Which network to use (``several``: none, one or more), and at which size."""
     number = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
     parser.add_argument("--weights", type=Path, **number, metavar="W", help=(
-        "a checkpoint of train.py, .safetensors, or weights in the official U-2-Net layout "
-        "(default: weights/u2net_lite.safetensors, ours)"
+        "weights of any kind: a checkpoint of train.py, .safetensors, the official U-2-Net layout, "
+        ".onnx, a folder of save_pretrained (default: weights/u2net_lite.safetensors, ours)"
     ))  # fmt: skip
     parser.add_argument("--img-size", type=positive, metavar="PX", help=(
         "side of the square that the network sees (default: as trained, 320 if unknown)"
