@@ -5,6 +5,7 @@ Every export takes a float32 input N×3×H×W, normalised as ``MEAN`` and ``STD`
 say, of any batch and size from 32², and gives the fused map as probabilities N×out_ch×H×W first.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -46,7 +47,9 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
-        raise UserError(f"export to ONNX needs {error.name}: pip install '.[export]'") from None
+        raise UserError(
+            f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
+        ) from None
     network = _Maps(model, sides)
     exported = _program(_Maps(model, sides, torch.float16) if half else network)
     program = torch.onnx.export(exported, dynamo=True, verbose=False)
@@ -162,15 +165,22 @@ def _check(
     limit: float,
     path: str | Path,
 ) -> float:
-    """The largest difference over several batches and sizes, in either direction of rounding."""
+    """The largest difference from the network in float64, over several batches and sizes.
+
+    float64, as float32 rounds too: with the published lite weights, which hold constants beyond
+    1000, two ways of adding up the same numbers can be 1e-4 apart.
+    """
+    exact = copy.deepcopy(network).double()
+    exact.dtype = torch.float64
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch, height, width in _CHECKED:
         # Patches, not noise: a trained network sees nothing there, and 0 is soon equalled.
         coarse = 2 * torch.randn(batch, 3, 5, 5, generator=generator)
         x = F.interpolate(coarse, (height, width), mode="bicubic")
-        x += 0.2 * torch.randn(x.shape, generator=generator)  # as no picture is perfectly smooth
-        for expected, found in zip(network(x), run(x), strict=True):
+        if network.network.jumps:  # on what is perfectly smooth, which no picture is
+            x += 0.2 * torch.randn(x.shape, generator=generator)
+        for expected, found in zip(exact(x), run(x), strict=True):
             if found.shape != expected.shape:
                 raise UserError(f"{path}: gives {found.shape}, expected {tuple(expected.shape)}")
             off = np.abs(found - expected.numpy())

@@ -94,7 +94,7 @@ def _need(package: str) -> Any:
     try:
         return __import__(package)
     except ImportError:
-        raise UserError(f"reading .onnx needs {package}: pip install '.[export]'") from None
+        raise UserError(f"reading .onnx needs {package}: pip install onnx onnxruntime") from None
 
 
 def _about(file: Any, path: str | Path) -> dict[str, Any]:
