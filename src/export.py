@@ -167,24 +167,26 @@ def _check(
 ) -> float:
     """The largest difference from the network in float64, over several batches and sizes.
 
-    float64, as float32 rounds too: with the published lite weights, which hold constants beyond
-    1000, two ways of adding up the same numbers can be 1e-4 apart.
+    float64, as float32 rounds too, and twice of what it costs the network itself is allowed: the
+    published lite weights hold constants beyond 1000, and are 9e-5 off in torch's own float32.
     """
     exact = copy.deepcopy(network).double()
     exact.dtype = torch.float64
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
+    worst = own = 0.0
     for batch, height, width in _CHECKED:
         # Patches, not noise: a trained network sees nothing there, and 0 is soon equalled.
         coarse = 2 * torch.randn(batch, 3, 5, 5, generator=generator)
         x = F.interpolate(coarse, (height, width), mode="bicubic")
         if network.network.jumps:  # on what is perfectly smooth, which no picture is
             x += 0.2 * torch.randn(x.shape, generator=generator)
-        for expected, found in zip(exact(x), run(x), strict=True):
+        for expected, found, eager in zip(exact(x), run(x), network(x), strict=True):
+            own = max(own, float((eager - expected).abs().max()))
             if found.shape != expected.shape:
                 raise UserError(f"{path}: gives {found.shape}, expected {tuple(expected.shape)}")
             off = np.abs(found - expected.numpy())
             worst = max(worst, float(np.quantile(off, 0.99 if network.network.jumps else 1)))
+    limit = max(limit, 2 * own)
     if not worst <= limit:
-        raise UserError(f"{path}: differs from the network by {worst:.2g}, more than {limit:g}")
+        raise UserError(f"{path}: differs from the network by {worst:.2g}, more than {limit:.2g}")
     return worst
