@@ -22,6 +22,7 @@ from tqdm import tqdm
 from src import Predictor, UserError
 from src.files import atomic_path
 from src.images import SUFFIXES, list_images, open_image, to_rgb
+from src.presets import PRESETS
 from train_utils import cli
 from train_utils.distributed import gather, is_main, process_group, rank, world_size
 
@@ -36,6 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "a folder, or for a single picture a .png file"
     ))  # fmt: skip
     add("--mode", choices=("mask", "cutout"), default="mask", help="what to write")
+    add("--preset", choices=tuple(PRESETS), default="default", help=(
+        "rembg gives that program's masks: Lanczos, stretched by minimum and maximum"
+    ))  # fmt: skip
     cli.add_device_flags(parser, workers=False)
     return parser.parse_args(argv)
 
@@ -108,7 +112,7 @@ def predict(args: argparse.Namespace) -> int:
     """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
     jobs = plan(args.input, args.output)
     share = list(jobs.items())[rank() :: world_size()]
-    predictor = Predictor(args.weights, args.img_size, args.device, args.amp)
+    predictor = Predictor(args.weights, args.img_size, args.device, args.amp, args.preset)
     if is_main():
         print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
     failed = 0
@@ -116,7 +120,7 @@ def predict(args: argparse.Namespace) -> int:
     for source, target in tqdm(share, "predicting", disable=show, unit="picture"):
         try:
             picture = open_image(source)
-            result = render(picture, predictor(picture), args.mode)
+            result = render(picture, predictor(np.asarray(to_rgb(picture))), args.mode)
         except UserError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)

@@ -274,7 +274,7 @@ def draw_worst(path: Path, row: Row, count: int) -> None:
         pair = row.data.pairs[index]
         picture, mask = to_rgb(open_image(pair.image)), read_mask(pair.mask)
         if row.source.predictor:
-            saliency = torch.from_numpy(row.source.predictor(picture))
+            saliency = torch.from_numpy(row.source.predictor(np.asarray(picture)))
         else:
             saliency = torch.from_numpy(read_map(row.maps.paths[index])) / 255
         saliency = Predictor.resize(saliency, mask.shape).numpy()

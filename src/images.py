@@ -82,18 +82,60 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits. 16-bit and float grey are scaled (Pillow would clip them); transparency lies on
-    white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        highest = grey.max(initial=0)
-        top = 65535.0 if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255.0)
-        image = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
+    """RGB, 8 bits, for the network: transparency lies on white, a colour profile is not applied."""
+    image = to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats to mode L, scaled (Pillow would clip); others as they are.
+
+    Integers up to 65535 are 16-bit values; floats up to 1 are shares, up to 255 levels; where there
+    are larger values, the largest becomes 255. Negative ones and what is no number become 0.
+    """
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0)
+    highest = grey.max(initial=0)
+    top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
+    scaled = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
+    scaled.info = image.info
+    return scaled
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """An array as a picture.
+
+    Args:
+        array: H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA): bool, uint8, uint16, or float in [0, 1].
+
+    Raises:
+        UserError: another shape or type, or floats that are not in [0, 1].
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise UserError(f"an array of {list(array.shape)}; give H×W, H×W×3 or H×W×4")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # nan neither
+            raise UserError("an array of floats that are not all in [0, 1]; divide it by 255?")
+        array = (array * 255).round()
+    elif array.dtype == np.uint16:
+        array = (array / 257).round()
+    elif array.dtype == bool:
+        array = array * 255
+    elif array.dtype != np.uint8:
+        raise UserError(f"an array of {array.dtype}; give uint8, uint16, or floats in [0, 1]")
+    return Image.fromarray(array.astype(np.uint8, copy=False))
+
+
+def to_grey(saliency: np.ndarray) -> Image.Image:
+    """A map H×W in [0, 1] to a picture of mode L, rounded."""
+    return Image.fromarray((saliency * 255).round().astype(np.uint8))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -1,22 +1,25 @@
 """Picture in, map out. Validation, prediction and the benchmarks all go through this."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from .device import pick_device, pick_dtype
-from .images import normalize, open_image, resize_input, to_rgb, to_tensor, upright
+from .errors import UserError
+from .images import from_array, open_image, to_grey, upright
+from .presets import Preset, pick_preset
 from .weights import load_model
 
 
 class Predictor:
     """A network made ready for inference: batch norm folded, channels last, bf16 where fast.
+
+    It keeps no state between calls, so threads may share one.
 
     Args:
         model: a network (copied, the caller's stays as it is) or the path of a weights file.
@@ -24,6 +27,8 @@ class Predictor:
             it was trained at (320 for published weights).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
+        preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``).
+        tta: average each map with that of the mirrored picture; takes twice the time.
 
     Example:
         >>> predict = Predictor("runs/lite/best.pt")  # doctest: +SKIP
@@ -37,25 +42,68 @@ class Predictor:
         img_size: int | None = None,
         device: str | torch.device = "auto",
         amp: str = "auto",
+        preset: str = "default",
+        tta: bool = False,
     ) -> None:
+        self.preset = pick_preset(preset)
+        self.resize = self.preset.resize
+        self.tta = tta
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
         self.origin = getattr(model, "origin", model.config.name)  # what kind of weights they were
         self.img_size = img_size or model.img_size
         self.device = pick_device(str(device))
+        amp = "off" if amp == "auto" and self.preset.exact else amp
         self.dtype = pick_dtype(amp, self.device)
         model = model.fuse() if hasattr(model, "fuse") else model.eval()
         model = model.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.model = _to_half(model, self.dtype) if self.dtype != torch.float32 else model
 
-    def __call__(self, picture: Image.Image | str | Path) -> np.ndarray:
-        """The saliency map of one picture: H×W float32 in [0, 1], at the picture's own size."""
-        image = upright(picture) if isinstance(picture, Image.Image) else open_image(picture)
+    @overload
+    def __call__(self, picture: str | Path | np.ndarray) -> np.ndarray: ...
+    @overload
+    def __call__(self, picture: Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, picture: Tensor) -> Tensor: ...
+
+    def __call__(
+        self, picture: str | Path | Image.Image | np.ndarray | Tensor
+    ) -> np.ndarray | Image.Image | Tensor:
+        """The saliency map of a picture at its own size, of the kind that the picture is.
+
+        Args:
+            picture: one of
+
+                - a path, or an array H×W, H×W×3 or H×W×4 (:func:`~.images.from_array`): gives an
+                  array H×W float32 in [0, 1];
+                - a PIL image of any mode: gives one of mode L, 255 where the network is sure;
+                - a tensor 3×H×W or N×3×H×W, uint8 or float in [0, 1]: gives a float32 tensor H×W
+                  or N×H×W in [0, 1], on the tensor's device.
+
+        Raises:
+            UserError: the file is no picture, or array or tensor have another shape or range.
+        """
+        if isinstance(picture, Tensor):
+            images = picture[None] if picture.ndim == 3 else picture
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise UserError(f"a tensor of {list(picture.shape)}; give 3×H×W or N×3×H×W")
+            maps = [self._map(from_array(one.permute(1, 2, 0).cpu().numpy())) for one in images]
+            stacked = torch.stack(maps) if maps else images.new_zeros(images[:, 0].shape).float()
+            return (stacked if picture.ndim == 4 else stacked[0]).to(picture.device)
+        if isinstance(picture, np.ndarray):
+            return self._map(from_array(picture)).cpu().numpy()
+        if isinstance(picture, Image.Image):
+            return to_grey(self._map(upright(picture)).cpu().numpy())
+        return self._map(open_image(picture)).cpu().numpy()
+
+    resize = staticmethod(Preset.resize)  # of the class; each object has that of its preset
+
+    def _map(self, image: Image.Image) -> Tensor:
         prepared = self.prepare(image)
-        return self.resize(self.maps(prepared[None])[0], (image.height, image.width)).cpu().numpy()
+        return self.resize(self.maps(prepared[None])[0], (image.height, image.width))
 
     def prepare(self, image: Image.Image) -> Tensor:
         """An upright picture to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
-        return resize_input(to_tensor(to_rgb(image)), self.img_size)
+        return self.preset.prepare(image, self.img_size)
 
     def maps(self, pictures: Tensor) -> Tensor:
         """Prepared pictures N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the device."""
@@ -65,14 +113,11 @@ class Predictor:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """As :meth:`maps`, all of the network's: N×out_ch×S×S."""
         pictures = pictures.to(self.device, non_blocking=True)
-        return self.model(normalize(pictures, self.dtype))
-
-    @staticmethod
-    def resize(saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Map(s) …×S×S to …×H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
-        stack = saliency.reshape(1, -1, *saliency.shape[-2:])
-        resized = F.interpolate(stack, size=tuple(size), mode="bilinear", antialias=True)
-        return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
+        maps = self.model(self.preset.normalize(pictures, self.dtype))
+        if self.tta:
+            mirrored = self.model(self.preset.normalize(pictures.flip(-1), self.dtype))
+            maps = (maps + mirrored.flip(-1)) / 2
+        return self.preset.finish(maps)
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:

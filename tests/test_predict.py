@@ -20,7 +20,7 @@ def test_predictor_turns_pictures_upright(weights):
     """A picture given as an object as one given by its path."""
     picture = Image.new("RGB", (60, 40))
     picture.getexif()[0x0112] = 6
-    assert Predictor(weights)(picture).shape == (60, 40)
+    assert Predictor(weights)(picture).size == (40, 60)
 
 
 def test_half_precision_keeps_channels_of_huge_constants():

@@ -42,7 +42,7 @@ def test_it_finds_a_plain_object():
     y, x = np.mgrid[:240, :320]
     disc = np.hypot(y - 120, x - 160) < 60
     picture = np.where(disc[..., None], (150, 40, 30), (190, 200, 180)).astype(np.uint8)
-    saliency = Predictor(SHIPPED, device="cpu", amp="off")(Image.fromarray(picture))
+    saliency = Predictor(SHIPPED, device="cpu", amp="off")(picture)
     assert saliency[disc].mean() > 0.7 and saliency[~disc].mean() < 0.2
 
 

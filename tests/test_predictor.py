@@ -1,0 +1,77 @@
+"""One class for every kind of picture, from many threads at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from conftest import save, scene
+from PIL import Image
+
+from src import Predictor, UserError, build_model
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    torch.manual_seed(5)
+    return Predictor(build_model("u2net_lite"), 64, "cpu", "off")
+
+
+def test_every_kind_gives_its_own_kind_and_the_same_map(predictor, tmp_path):
+    picture, _ = scene(1, 50, 40)
+    path = save(tmp_path / "a.png", picture)
+    expected = predictor(path)
+    assert isinstance(expected, np.ndarray) and expected.dtype == np.float32
+    assert expected.shape == (40, 50) and np.array_equal(predictor(str(path)), expected)
+    assert np.array_equal(predictor(picture), expected)
+    assert np.array_equal(predictor(picture / 255.0), expected)
+    mask = predictor(Image.fromarray(picture))
+    assert mask.mode == "L" and np.array_equal(mask, (expected * 255).round())
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    assert torch.equal(predictor(tensor), torch.from_numpy(expected))
+    batch = predictor(torch.stack([tensor, tensor.flip(-1)]).double() / 255)
+    assert batch.shape == (2, 40, 50) and torch.equal(batch[0], torch.from_numpy(expected))
+    assert predictor(tensor[None][:0]).shape == (0, 40, 50)
+
+
+def test_grey_and_16_bit_arrays(predictor):
+    grey = scene(1)[0][..., 0]
+    expected = predictor(np.repeat(grey[..., None], 3, axis=2))
+    assert np.array_equal(predictor(grey), expected)
+    assert np.array_equal(predictor(grey[..., None]), expected)
+    assert np.array_equal(predictor(grey.astype(np.uint16) * 257), expected)
+    opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    assert np.array_equal(predictor(opaque), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.int64),
+        np.full((4, 4, 3), 255.0),
+        np.full((4, 4), np.nan),
+        torch.zeros(4, 4),
+        torch.zeros(1, 4, 4),
+    ],
+    ids=lambda wrong: f"{tuple(wrong.shape)} {wrong.dtype}",
+)
+def test_what_is_no_picture_is_refused(predictor, wrong):
+    with pytest.raises(UserError, match=r"give|divide"):
+        predictor(wrong)
+
+
+def test_threads_share_one(predictor):
+    pictures = [scene(seed, 40 + seed, 40)[0] for seed in range(12)]
+    expected = [predictor(picture) for picture in pictures]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(predictor, pictures * 3))
+    assert all(map(np.array_equal, found, expected * 3))
+
+
+def test_tta_is_the_mean_of_both_views(predictor):
+    picture = scene(2, 64, 64)[0]
+    both = Predictor(predictor.model, 64, "cpu", "off", tta=True)(picture)
+    mirrored = predictor(picture[:, ::-1].copy())[:, ::-1]
+    assert both == pytest.approx((predictor(picture) + mirrored) / 2, abs=1e-6)
