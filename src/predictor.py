@@ -137,4 +137,7 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             module.to(dtype)
         if exact and isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
+    for block in getattr(model, "decoder", ()):  # what leaves a block is of ordinary size again
+        if exact.intersection(block.modules()):
+            block.register_forward_hook(lambda block, args, out: out.to(dtype))
     return model
