@@ -1,143 +1,182 @@
-"""Predict masks or cut-outs of pictures.
+"""Predict masks of pictures, cut-outs, and the same on another background.
 
-    python predict.py photo.jpg --weights runs/u2net_lite-1/best.pt --output mask.png
-    python predict.py pictures/ more/*.jpg --weights best.pt --output masks
-    python predict.py photo.jpg --weights best.pt --mode cutout --output cutouts
+    python predict.py photo.jpg --output mask.png
+    python predict.py photo.jpg --mode cutout --refine --crop
+    python predict.py pictures/ 'more/*.jpg' --recursive --mode background --background blur
+    python predict.py - < photo.jpg > mask.png
 
-A mask is an 8-bit grey PNG of the picture's own size, 255 where the network is sure of the object;
-it is not stretched, so an empty scene stays dark. A cut-out is the picture as an RGBA PNG with the
-mask as its alpha. Folders are read one level deep. A picture that cannot be read is named and
-passed over; the exit status is then 2. Under torchrun each process takes its share.
+Pictures: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC (with pillow-heif), upright by their EXIF
+data; of several frames the first. A mask is 8-bit grey of the picture's own size, 255 where the
+network is sure of the object; it is not stretched, so an empty scene stays dark. What is
+transparent in a picture lies on white for the network, and stays transparent in what shows the
+picture. A file that cannot be read is named and passed over; the exit status is then 2. Under
+torchrun each process takes its share.
 """
 
 import argparse
+import io
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 from tqdm import tqdm
 
 from src import Predictor, UserError
 from src.files import atomic_path
-from src.images import SUFFIXES, list_images, open_image, to_rgb
+from src.images import frames, limit_pixels, open_image, oriented_size, read_image
+from src.jobs import Job, plan
+from src.pipeline import stream
 from src.presets import PRESETS
+from src.results import FORMATS, MODES, Style, encode, parse_background, render
 from train_utils import cli
 from train_utils.distributed import gather, is_main, process_group, rank, world_size
+
+PIPE = Path("-")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of predict.py."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add("input", type=Path, nargs="+", metavar="INPUT", help="pictures, or folders of them")
-    cli.add_weights_flags(parser)
-    add("--output", type=Path, default=Path("predictions"), metavar="DIR|FILE", help=(
-        "a folder, or for a single picture a .png file"
+    add("input", type=Path, nargs="+", metavar="INPUT", help=(
+        "pictures, folders of them, patterns in quotes, or - for standard input"
     ))  # fmt: skip
-    add("--mode", choices=("mask", "cutout"), default="mask", help="what to write")
+    cli.add_weights_flags(parser)
     add("--preset", choices=tuple(PRESETS), default="default", help=(
         "rembg gives that program's masks: Lanczos, stretched by minimum and maximum"
     ))  # fmt: skip
+    add("--tta", action="store_true", help="average with the mirrored picture; twice the time")
+    files = parser.add_argument_group("files")
+    add = files.add_argument
+    add("--output", type=Path, metavar="DIR|FILE", help=(
+        "a folder, or for a single picture a file, or - (default: predictions; - for -)"
+    ))  # fmt: skip
+    add("--recursive", action="store_true", help="folders with all below them; their tree is kept")
+    add("--skip-existing", action="store_true", help="go on where an interrupted run ended")
+    add("--format", choices=[s[1:] for s in FORMATS], default="png", help="of results in a folder")
+    add("--suffix", default="", metavar="TEXT", help="put behind each result's name")
+    add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=(
+        "refuse larger pictures: a small file can unpack to all memory"
+    ))  # fmt: skip
+    look = parser.add_argument_group("results")
+    add = look.add_argument
+    add("--mode", choices=MODES, default="mask", help="what to write")
+    add("--background", default="white", metavar="COLOUR|blur|FILE", help="of that mode")
+    add("--threshold", type=share, metavar="T", help=(
+        "object where the map is T or more, nothing below (default: soft; 0.5 for binary)"
+    ))  # fmt: skip
+    add("--invert", action="store_true", help="keep what is not the object")
+    add("--crop", action="store_true", help="to the object, where there is one")
+    add("--size", type=cli.positive, metavar="PX", help="shrink to PX along the longer side")
+    add("--refine", action="store_true", help="put edges where the picture has them: hair, say")
     cli.add_device_flags(parser, workers=False)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if PIPE in args.input and len(args.input) > 1:
+        parser.error("- is one picture, so it goes alone")
+    args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
+    suffix = args.output.suffix.lower()
+    form = suffix if suffix in FORMATS else f".{args.format}"
+    if args.mode == "cutout" and form in (".jpg", ".jpeg"):
+        parser.error("--mode cutout: a JPEG has no transparency; choose --format png or webp")
+    if "/" in args.suffix or "\\" in args.suffix:
+        parser.error(f"--suffix {args.suffix}: is a part of a name, not of a path")
+    return args
 
 
-def plan(inputs: list[Path], output: Path) -> dict[Path, Path]:
-    """Each picture and the file to write for it.
-
-    Raises:
-        UserError: an input is missing or an empty folder, or a result would overwrite a picture.
-    """
-    pictures: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = list_images(path)
-            if not inside:
-                raise UserError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-            pictures += inside
-        elif path.exists():
-            pictures.append(path)
-        else:
-            raise UserError(f"{path}: no such file or folder")
-    pictures = list(dict.fromkeys(pictures))
-    if output.suffix.lower() == ".png":
-        if len(pictures) > 1:
-            raise UserError(
-                f"--output {output} is one file for {len(pictures)} pictures; name a folder"
-            )
-        return _safe({pictures[0]: output})
-    if output.is_file() or output.suffix.lower() in SUFFIXES:
-        raise UserError(f"--output {output}: name a folder, or a .png file for one picture")
-    stems = Counter(path.stem for path in pictures)
-    names = {p: f"{p.stem if stems[p.stem] == 1 else p.name}.png" for p in pictures}
-    doubled = [name for name, n in Counter(names.values()).items() if n > 1]
-    if doubled:
-        raise UserError(
-            f"two pictures are called {doubled[0][:-4]}; predict their folders one by one"
-        )
-    return _safe({path: output / name for path, name in names.items()})
+def share(text: str) -> float:
+    """A number in 0 … 1, for argparse."""
+    value = cli.not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
-def _safe(jobs: dict[Path, Path]) -> dict[Path, Path]:
-    originals = {path.resolve() for path in jobs}
-    for target in jobs.values():
-        if target.resolve() in originals:
-            raise UserError(f"--output: {target} would overwrite a picture; name another folder")
-    return jobs
+def style(args: argparse.Namespace) -> Style:
+    """How results are to look; reads the background's picture."""
+    path = Path(args.background)
+    ground = open_image(path) if path.is_file() else parse_background(args.background)
+    return Style(args.mode, ground, args.threshold, args.invert, args.crop, args.size, args.refine)
 
 
-def render(picture: Image.Image, saliency: np.ndarray, mode: str) -> Image.Image:
-    """The picture to write: a grey mask, or the picture with the map as its alpha.
-
-    Args:
-        picture: upright, any mode.
-        saliency: H×W in [0, 1], of the picture's size.
-        mode: ``mask`` or ``cutout``.
-    """
-    mask = Image.fromarray((saliency * 255).round().astype(np.uint8))
-    if mode == "mask":
-        return mask
-    if picture.has_transparency_data:  # what was transparent stays so
-        cutout = picture.convert("RGBA")
-        mask = ImageChops.multiply(mask, cutout.getchannel("A"))
-    else:
-        cutout = to_rgb(picture).copy()
-    cutout.putalpha(mask)
-    return cutout
+def pixels(job: Job) -> int:
+    """Of a picture, by its header."""
+    width, height = oriented_size(job.source)
+    return width * height
 
 
-def predict(args: argparse.Namespace) -> int:
+def load(job: Job) -> Image.Image:
+    """The picture; says so where it is one of several."""
+    picture = open_image(job.source)
+    if (count := frames(picture)) > 1:
+        tqdm.write(f"{job.source}: the first of its {count} pictures is used", file=sys.stderr)
+    return picture
+
+
+def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
-    jobs = plan(args.input, args.output)
-    share = list(jobs.items())[rank() :: world_size()]
-    predictor = Predictor(args.weights, args.img_size, args.device, args.amp, args.preset)
-    if is_main():
-        print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
+    jobs = plan(args.input, args.output, args.suffix, f".{args.format}", args.recursive)
+    mine = jobs[rank() :: world_size()]
+    left = [job for job in mine if not (args.skip_existing and job.target.exists())]
+
+    def write(job: Job, picture: Image.Image, saliency: np.ndarray) -> None:
+        result = render(picture, saliency, look)
+        with atomic_path(job.target) as temporary:
+            encode(result, temporary, job.target.suffix.lower())
+
     failed = 0
-    show = None if is_main() else True
-    for source, target in tqdm(share, "predicting", disable=show, unit="picture"):
-        try:
-            picture = open_image(source)
-            result = render(picture, predictor(np.asarray(to_rgb(picture))), args.mode)
-        except UserError as error:
+    shown = None if is_main() else True
+    results = stream(predictor, left, load, write, pixels, len(left))
+    for job, failure in tqdm(results, "predicting", len(left), disable=shown, unit="picture"):
+        if failure:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            continue
-        with atomic_path(target) as temporary:
-            result.save(temporary, format="png")
-    failed = sum(gather(failed))
+            said = str(failure)
+            said = said if str(job.source) in said else f"{job.source}: {said}"
+            tqdm.write(f"error: {said}", file=sys.stderr)
+    failed, skipped = (sum(gather(n)) for n in (failed, len(mine) - len(left)))
     if is_main():
-        print(f"{len(jobs) - failed} of {len(jobs)} pictures written to {args.output}")
+        before = f", {skipped} were there" if skipped else ""
+        written = len(jobs) - failed - skipped
+        print(f"{written} of {len(jobs)} pictures written to {args.output}{before}")
     return 2 if failed else 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
+    """One picture, from standard input or to standard output."""
+    if args.input == [PIPE]:
+        try:
+            picture = read_image(io.BytesIO(sys.stdin.buffer.read()))
+        except UserError as error:
+            raise UserError(f"standard input: {error}") from None
+    else:
+        (job,) = plan(args.input, Path("stdout.png"))
+        picture = open_image(job.source)
+    result = render(picture, predictor.map(picture), look)
+    if args.output == PIPE:
+        encode(result, sys.stdout.buffer, f".{args.format}")
+        return 0
+    target = args.output
+    if target.suffix.lower() not in FORMATS:
+        target = target / f"stdin{args.suffix}.{args.format}"
+    with atomic_path(target) as temporary:
+        encode(result, temporary, target.suffix.lower())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict; under torchrun each rank takes its share of the pictures."""
     args = parse_args(argv)
     with process_group(args.device):
-        return predict(args)
+        limit_pixels(args.max_megapixels * 1_000_000)
+        look = style(args)
+        predictor = Predictor(
+            args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
+        )
+        if is_main():
+            print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
+        piped = PIPE in (*args.input, args.output)
+        return (predict_pipe if piped else predict_files)(args, predictor, look)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Pictures from disk, upright and RGB, and their way to the network."""
 
 import io
-import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from .errors import UserError
 
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+SUFFIXES = frozenset(
+    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
 STD = (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112
@@ -25,33 +28,88 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
+def limit_pixels(count: int) -> None:
+    """Refuse pictures of more pixels, in this process: a small file can unpack to all memory.
+
+    Without this, Pillow's own limit holds, 179 million.
+    """
+    Image.MAX_IMAGE_PIXELS = count
+    warnings.simplefilter("error", Image.DecompressionBombWarning)  # it refuses only from twice on
+
+
 def open_image(path: str | Path, decode: bool = True) -> Image.Image:
-    """A picture, upright (EXIF orientation applied), in the mode the file has.
+    """A picture, upright (EXIF orientation applied), in the mode the file has; of several frames
+    the first.
 
     Args:
-        path: any format that Pillow reads.
+        path: any format that Pillow reads; HEIC where pillow-heif is installed.
         decode: False reads the header alone; the picture is then not turned upright.
 
     Raises:
-        UserError: the file is missing, not a picture, or torn.
+        UserError: the file is missing, not a picture, torn, or beyond :func:`limit_pixels`.
     """
     try:
         # Read whole to decode: Pillow alone reads in small pieces, a tenth of the time.
-        image = Image.open(io.BytesIO(Path(path).read_bytes()) if decode else path)
-        if decode:
-            image.load()
+        return read_image(io.BytesIO(Path(path).read_bytes()) if decode else path, decode)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture in a known format") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: refused ({error})") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for torn files
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    try:
-        return upright(image) if decode else image
+    except OSError as error:  # a folder, no permission
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
+    """As :func:`open_image`, from an open file too; what it raises does not name the file."""
+    try:
+        image = _identify(file)
+        if decode:
+            image.load()
+    except (UserError, FileNotFoundError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = Image.MAX_IMAGE_PIXELS / 1e6
+        raise UserError(f"refused, as it has more than {limit:g} million pixels") from None
+    except UnidentifiedImageError:
+        raise UserError("not a picture in a known format") from None
+    except MemoryError:
+        raise UserError("too large for this machine's memory") from None
+    except Exception as error:  # a torn or hostile file makes decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"cannot be read ({error or type(error).__name__})") from None
+    return upright(image) if decode else image
+
+
+def _identify(file: str | Path | BinaryIO) -> Image.Image:
+    """``Image.open``, with the plug-in for HEIC once a file needs it."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UserError("HEIC needs pillow-heif: pip install 'u2net-toolkit[predict]'") from None
+    pillow_heif.register_heif_opener()
+    return Image.open(file)
+
+
+def _is_heif(file: str | Path | BinaryIO) -> bool:
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return _is_heif(opened)
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf")
+
+
+def frames(image: Image.Image) -> int:
+    """How many pictures the file shows, one after the other or as pages."""
+    # What telephones put behind a JPEG (MPO), and a HEIC's further images, are other views.
+    return getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP", "TIFF") else 1
 
 
 def oriented_size(path: str | Path) -> tuple[int, int]:
@@ -66,7 +124,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 … 8; garbled EXIF counts as none."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except (SyntaxError, struct.error, ValueError, TypeError, OSError):
+    except Exception:  # its parser was written for sound files
         return 1
     return value if value in range(1, 9) else 1
 
@@ -77,7 +135,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, struct.error, ValueError, TypeError, OSError) as error:
+    except Exception as error:
         raise UserError(f"garbled EXIF data ({error})") from None
 
 
@@ -103,7 +161,9 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     highest = grey.max(initial=0)
     top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
     scaled = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
-    scaled.info = image.info
+    scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    if isinstance(image.info.get("transparency"), int):  # of PNG: this level is to be seen through
+        scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
     return scaled
 
 

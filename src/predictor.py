@@ -90,12 +90,16 @@ class Predictor:
             stacked = torch.stack(maps) if maps else images.new_zeros(images[:, 0].shape).float()
             return (stacked if picture.ndim == 4 else stacked[0]).to(picture.device)
         if isinstance(picture, np.ndarray):
-            return self._map(from_array(picture)).cpu().numpy()
+            return self.map(from_array(picture))
         if isinstance(picture, Image.Image):
-            return to_grey(self._map(upright(picture)).cpu().numpy())
-        return self._map(open_image(picture)).cpu().numpy()
+            return to_grey(self.map(upright(picture)))
+        return self.map(open_image(picture))
 
     resize = staticmethod(Preset.resize)  # of the class; each object has that of its preset
+
+    def map(self, image: Image.Image) -> np.ndarray:
+        """The map of an upright picture, H×W float32 in [0, 1], at the picture's own size."""
+        return self._map(image).cpu().numpy()
 
     def _map(self, image: Image.Image) -> Tensor:
         prepared = self.prepare(image)

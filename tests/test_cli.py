@@ -188,9 +188,15 @@ PATHS = [
     ("predict", "--output {tmp}", "photo.png"),
     ("predict", "{second} --output {tmp}/one.png", "one.png"),
     ("predict", "{twin}", "photo"),
-    ("predict", "--output {tmp}/mask.jpg", "mask.jpg"),
+    ("predict", "--mode cutout --output {tmp}/mask.jpg", "--mode cutout"),
     ("predict", "--output {weights}", "--output"),
     ("predict", "--output {tmp}/text", "text"),
+    ("predict", "--output {tmp}/mask.gif", "mask.gif"),
+    ("predict", "--background no-colour", "--background"),
+    ("predict", "--threshold 1.5", "--threshold"),
+    ("predict", "--suffix a/b", "--suffix"),
+    ("predict", "-", "goes alone"),
+    ("predict", "{tmp}/*.nothing", "*.nothing"),
     ("predict", "--output {tmp}/a-folder.png", "a-folder.png"),
 ]
 

@@ -176,7 +176,8 @@ def test_predict(finished, data, tmp_path, mode):
         assert result.mode == {"mask": "L", "cutout": "RGBA"}[mode]
         grey = np.asarray(result.getchannel("L" if mode == "mask" else "A")) / 255
         if mode == "cutout":
-            assert np.array_equal(result.convert("RGB"), picture.convert("RGB"))
+            sure = grey == 1  # elsewhere, the object's own colours are estimated
+            assert np.array_equal(np.array(result)[sure, :3], np.array(picture)[sure])
     assert np.abs(grey - expected).max() <= 0.51 / 255
 
 

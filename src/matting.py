@@ -1,0 +1,181 @@
+"""From a coarse map to a cut-out: edges at the picture's resolution, colours without background.
+
+Both work in strips of rows, so that memory stays bounded for pictures of any size.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+_SIDE = 1024  # colours around an edge are looked at in a picture of this size at most
+_COLOUR_SIDE = 512  # the wide look for the object's colours, far from the edge, at this one
+_RADII = (6, 2, 1)  # the narrow looks, at the picture's own
+_STRIP = 1 << 19  # pixels that are worked on at once at full size
+_PRIOR = 0.03  # how much the map counts beside colours: as two that differ by its root
+
+
+def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
+    """A map whose edges are those of the picture, at the picture's own resolution.
+
+    Around the map's outline, a pixel's alpha is its place between the colours of what is surely
+    object and surely background near it: the least squares solution of the compositing equation,
+    with the map as its prior where these colours are alike. What comes out is the surer map for a
+    second look. ``docs/predict.md`` compares it with a guided filter and closed-form matting.
+
+    Args:
+        picture: RGB, of any size.
+        alpha: H×W float32 in [0, 1], of the picture's size.
+
+    Returns:
+        H×W float32 in [0, 1].
+    """
+    small, coarse = _shrunk(picture, alpha, _SIDE)
+    radius = max(2, round(max(small.size) / 140))  # a network's map of 320² is unsure that far
+    band = _band(coarse, radius)
+    if not band.any():
+        return alpha
+    pixels, prior = _tensor(small), torch.from_numpy(coarse)[None].double()
+    level = prior
+    for _ in range(2):
+        near = _mean(pixels, _surely(level), radius)
+        behind = _mean(pixels, _surely(1 - level), radius)
+        level = torch.where(band, _place(pixels, near, behind, prior), prior)
+    grounds = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
+    result = np.array(alpha)
+    for rows, _ in _strips(*picture.size, margin=0):
+        box = (0, rows.start, picture.width, rows.stop)
+        near, behind, part = (_stretch(image, picture.size, box) for image in grounds)
+        part = np.asarray(part) > 127
+        if part.any():
+            prior = torch.from_numpy(alpha[rows]).double()[None]
+            found = _place(_tensor(picture.crop(box)), _tensor(near), _tensor(behind), prior)
+            result[rows][part] = found[0].numpy()[part]
+    return result
+
+
+def _band(alpha: np.ndarray, radius: int) -> Tensor:
+    """Where the map is unsure, and what is near: H×W bool."""
+    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
+    levels = torch.from_numpy(alpha)[None]
+    highest, lowest = F.max_pool2d(levels, **window), -F.max_pool2d(-levels, **window)
+    return ((highest > 0.04) & (lowest < 0.96))[0]
+
+
+def _surely(level: Tensor) -> Tensor:
+    """How much a pixel's colour counts: from 0.7 on, and a trace of it where there is no better."""
+    return ((level - 0.7) / 0.3).clamp(0, 1) + 1e-4 * level
+
+
+def _mean(pixels: Tensor, weight: Tensor, radius: int) -> Tensor:
+    return _box(pixels * weight, radius) / (_box(weight, radius) + 1e-9)
+
+
+def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor) -> Tensor:
+    """1×H×W: which mixture of both colours comes closest to the pixel's."""
+    way = near - behind
+    along = (way * (pixels - behind)).sum(0, keepdim=True) + _PRIOR * prior
+    return (along / (way.square().sum(0, keepdim=True) + _PRIOR)).clamp_(0, 1)
+
+
+def foreground(picture: Image.Image, alpha: np.ndarray) -> Image.Image:
+    """The object's own colours, where picture shows them mixed with the background's.
+
+    After blur-fusion (Forte 2021, "Approximate fast foreground colour estimation"): the means of
+    object and background around a pixel, each weighted by how much of it is there, then corrected
+    so that both together give the pixel. Here the correction falls to both by least squares, and
+    windows shrink in five steps; ``docs/predict.md`` compares it with other ways.
+
+    Args:
+        picture: RGB, of any size.
+        alpha: H×W in [0, 1], of the picture's size.
+
+    Returns:
+        RGB; where alpha is 1, the picture's pixels as they are.
+    """
+    small, weight = _shrunk(picture, alpha, _COLOUR_SIDE)
+    pixels, weight = _tensor(small), torch.from_numpy(weight)[None].double()
+    colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
+    near, behind = map(_image, colours)
+    result = np.array(picture)
+    margin = 2 * sum(_RADII)
+    for rows, outer in _strips(*picture.size, margin):
+        if alpha[rows].min() == 1:
+            continue
+        box = (0, outer.start, picture.width, outer.stop)
+        first, second = (_stretch(image, picture.size, box) for image in (near, behind))
+        found, part = first, alpha[outer]
+        if part.max() > 0:
+            weight = torch.from_numpy(np.array(part, dtype=np.float64))[None]
+            inputs = map(_tensor, (picture.crop(box), first, second))
+            found = _image(_fuse(*inputs, weight, _RADII)[0])
+        mixed = alpha[rows] < 1
+        inner = slice(rows.start - outer.start, rows.stop - outer.start)
+        result[rows][mixed] = np.asarray(found)[inner][mixed]
+    return Image.fromarray(result)
+
+
+def _fuse(
+    pixels: Tensor, near: Tensor, behind: Tensor, alpha: Tensor, radii: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Colours of object and background, 3×H×W each, by windows of 2·radius + 1, one by one."""
+    share = alpha.square() + (1 - alpha).square() + 0.1  # 0.1: the means are believed a little
+    for radius in radii:
+        amount = _box(alpha, radius)
+        near = _box(near * alpha, radius) / (amount + 1e-5)
+        behind = _box(behind * (1 - alpha), radius) / (1 - amount + 1e-5)
+        rest = (pixels - alpha * near - (1 - alpha) * behind) / share
+        near = (near + alpha * rest).clamp_(0, 1)
+        behind = (behind + (1 - alpha) * rest).clamp_(0, 1)
+    return near, behind
+
+
+def _shrunk(picture: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Image, np.ndarray]:
+    """Both, with ``side`` pixels at most along the longer side."""
+    scale = min(1, side / max(picture.size))
+    size = [max(1, round(n * scale)) for n in picture.size]
+    box = Image.Resampling.BOX
+    small = Image.fromarray(alpha.astype(np.float32, copy=False)).resize(size, box)
+    return picture.resize(size, box), np.array(small)
+
+
+def _stretch(image: Image.Image, size: tuple[int, int], box: tuple[int, ...]) -> Image.Image:
+    """The part ``box`` of what the image becomes when resized to ``size``."""
+    across, down = image.width / size[0], image.height / size[1]
+    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    target = (box[2] - box[0], box[3] - box[1])
+    return image.resize(target, Image.Resampling.BILINEAR, box=part)
+
+
+def _strips(width: int, height: int, margin: int) -> Iterator[tuple[slice, slice]]:
+    """Rows to write, and those to read for them."""
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        bottom = min(height, top + step)
+        yield slice(top, bottom), slice(max(0, top - margin), min(height, bottom + margin))
+
+
+def _box(x: Tensor, radius: int) -> Tensor:
+    """C×H×W to the means over square windows; at the border, over what of them is inside."""
+    for dim in (-1, -2):
+        size = x.shape[dim]
+        place = torch.arange(size)
+        first, last = (place - radius).clamp_(min=0), (place + radius + 1).clamp_(max=size)
+        sums = F.pad(x.cumsum(dim), (1, 0) if dim == -1 else (0, 0, 1, 0))
+        count = (last - first).view(-1, *[1] * (-1 - dim))
+        x = (sums.index_select(dim, last) - sums.index_select(dim, first)) / count
+    return x
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """RGB to 3×H×W float64 in [0, 1]: running sums over a picture need the precision."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).double().div_(255)
+
+
+def _image(colours: Tensor) -> Image.Image:
+    """3×H×W in [0, 1] to RGB."""
+    levels = (colours * 255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
