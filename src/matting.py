@@ -41,10 +41,13 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
     pixels, prior = _tensor(small), torch.from_numpy(coarse)[None].double()
     level = prior
     for _ in range(2):
-        near = _mean(pixels, _surely(level), radius)
-        behind = _mean(pixels, _surely(1 - level), radius)
-        level = torch.where(band, _place(pixels, near, behind, prior), prior)
+        near, some = _mean(pixels, _surely(level), radius)
+        behind, enough = _mean(pixels, _surely(1 - level), radius)
+        # Eyes and shadows inside an object, far from any background, are no holes in it.
+        doubt = _PRIOR / ((some / 0.01).clamp(0.1, 1) * (enough / 0.05).clamp(1e-3, 1))
+        level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
     grounds = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
+    doubts = Image.fromarray(doubt[0].float().numpy())
     result = np.array(alpha)
     for rows, _ in _strips(*picture.size, margin=0):
         box = (0, rows.start, picture.width, rows.stop)
@@ -52,7 +55,9 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
         part = np.asarray(part) > 127
         if part.any():
             prior = torch.from_numpy(alpha[rows]).double()[None]
-            found = _place(_tensor(picture.crop(box)), _tensor(near), _tensor(behind), prior)
+            doubt = torch.from_numpy(np.array(_stretch(doubts, picture.size, box))).double()
+            colours = map(_tensor, (picture.crop(box), near, behind))
+            found = _place(*colours, prior, doubt)
             result[rows][part] = found[0].numpy()[part]
     return result
 
@@ -70,15 +75,17 @@ def _surely(level: Tensor) -> Tensor:
     return ((level - 0.7) / 0.3).clamp(0, 1) + 1e-4 * level
 
 
-def _mean(pixels: Tensor, weight: Tensor, radius: int) -> Tensor:
-    return _box(pixels * weight, radius) / (_box(weight, radius) + 1e-9)
+def _mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """The weighted mean over windows, and how much weight there was."""
+    amount = _box(weight, radius)
+    return _box(pixels * weight, radius) / (amount + 1e-9), amount
 
 
-def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor) -> Tensor:
-    """1×H×W: which mixture of both colours comes closest to the pixel's."""
+def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor, doubt: Tensor) -> Tensor:
+    """1×H×W: which mixture of both colours comes closest to the pixel's, and to the prior."""
     way = near - behind
-    along = (way * (pixels - behind)).sum(0, keepdim=True) + _PRIOR * prior
-    return (along / (way.square().sum(0, keepdim=True) + _PRIOR)).clamp_(0, 1)
+    along = (way * (pixels - behind)).sum(0, keepdim=True) + doubt * prior
+    return (along / (way.square().sum(0, keepdim=True) + doubt)).clamp_(0, 1)
 
 
 def foreground(picture: Image.Image, alpha: np.ndarray) -> Image.Image:
