@@ -65,7 +65,9 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
         image = _identify(file)
         if decode:
             image.load()
-    except (UserError, FileNotFoundError):
+        if image.mode in ("P", "PA") and image.palette is None:
+            raise ValueError("its palette is missing")
+    except (UserError, FileNotFoundError):  # said well already
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = Image.MAX_IMAGE_PIXELS / 1e6

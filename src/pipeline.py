@@ -42,8 +42,8 @@ def stream(
         total: how many items there are; few of them get more cores each.
 
     Yields:
-        Item and result, or item and the UserError that ``load``, ``pixels`` or ``finish`` raised,
-        in the order in which they are done.
+        Item and result, or item and a UserError where ``load``, ``pixels`` or ``finish`` raised, in
+        the order in which they are done: one bad picture ends no run.
     """
     waiting, flow = iter(items), _Flow(predictor, load, finish, total)
     with flow.files, flow.networks:
@@ -118,6 +118,10 @@ class _Flow(Generic[T, R]):
                 result = future.result()
             except UserError as error:
                 result = error
+            except Exception as error:
+                if after == self._was_computed:  # no fault of a picture
+                    raise
+                result = UserError(f"cannot be predicted ({type(error).__name__}: {error})")
             if done := after(passages, result):
                 yield done
 

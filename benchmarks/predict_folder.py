@@ -1,0 +1,102 @@
+"""A folder of pictures to masks: predict.py beside rembg's folder command, same weights.
+
+    python -m venv rembg && rembg/bin/pip install 'rembg[cpu,cli]==2.0.86'
+    python -m benchmarks.predict_folder ECSSD/images --weights u2netp.pth --rembg rembg/bin/rembg
+
+Both run as a shell would run them, one after the other, start-up included, in turns. rembg gets the
+weights as ONNX from export.py, in its u2net_custom session, and writes masks only. Time is what the
+clock shows; beside it, what the processor spent, which other programs on the machine disturb less.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from src.images import list_images
+from train_utils import cli
+
+
+class Run(NamedTuple):
+    """What one command took."""
+
+    wall: float  # seconds
+    cpu: float  # seconds, of all its cores
+    memory: float  # MB at its highest
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, link the pictures, run both in turns, print medians and ratios."""
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    add("images", type=Path, help="a folder of pictures")
+    cli.add_weights_flags(parser)
+    add("--rembg", type=Path, required=True, metavar="FILE", help="the rembg command")
+    add("--count", type=cli.positive, default=200, help="so many of the pictures")
+    add("--rounds", type=cli.positive, default=3, help="how often each runs")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args, Path(folder))
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Both commands on the same links to pictures."""
+    pictures = list_images(args.images)[: args.count]
+    (folder / "in").mkdir()
+    for path in pictures:
+        (folder / "in" / path.name).symlink_to(path.resolve())
+    model = folder / "home" / "lite.onnx"
+    script = [sys.executable, "export.py", "--weights", args.weights, "--output", model]
+    subprocess.run([str(part) for part in script], check=True, stdout=subprocess.DEVNULL)
+    # rembg loads only what lies in its own folder.
+    env = {**os.environ, "U2NET_HOME": str(model.parent), "REMBG_HOME": str(model.parent)}
+    extra = json.dumps({"model_path": str(model)})
+    theirs = [args.rembg, "p", "-m", "u2net_custom", "-om", "-x", extra, folder / "in"]
+    ours = [sys.executable, "predict.py", folder / "in", "--weights", args.weights, "--output"]
+    runs: dict[str, list[Run]] = {"rembg": [], "predict.py": []}
+    for _ in range(args.rounds):
+        for name, command in (("rembg", theirs), ("predict.py", ours)):
+            runs[name].append(measure([*command, folder / "out"], env))
+            if (written := len(list((folder / "out").iterdir()))) != len(pictures):
+                sys.exit(f"{name} wrote {written} masks of {len(pictures)}")
+            shutil.rmtree(folder / "out")
+    report(runs, len(pictures))
+
+
+def measure(command: list[object], env: dict[str, str]) -> Run:
+    """Run a command to its end."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [str(part) for part in command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    said = process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command[0]} failed:\n{said[-2000:]}")
+    took = time.perf_counter() - began
+    return Run(took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def report(runs: dict[str, list[Run]], count: int) -> None:
+    """Medians, and the ratio of each turn's two runs."""
+    print(f"{count} pictures, {os.cpu_count()} cores, median of {len(runs['rembg'])}")
+    print("| | s | ms a picture | processor, s | memory, MB |\n|---|---:|---:|---:|---:|")
+    for name, each in runs.items():
+        wall, cpu, memory = (median(values) for values in zip(*each, strict=True))
+        print(f"| {name} | {wall:.1f} | {1000 * wall / count:.0f} | {cpu:.1f} | {memory:.0f} |")
+    for i, what in enumerate(("time", "processor", "memory")):
+        pairs = zip(runs["predict.py"], runs["rembg"], strict=True)
+        ratios = sorted(ours[i] / theirs[i] for ours, theirs in pairs)
+        print(f"{what}: {median(ratios):.2f} of rembg's ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+if __name__ == "__main__":
+    cli.run(main)

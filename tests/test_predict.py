@@ -1,0 +1,192 @@
+"""predict.py as it is called: which files it reads and writes, and what it makes of them."""
+
+import io
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, save, scene, tear
+from PIL import Image
+
+import predict
+from src import Predictor, UserError, build_model, save_model
+from src.jobs import plan
+from src.pipeline import stream
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Lite weights whose maps differ from picture to picture."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("weights") / "lite.pt"
+    save_model(build_model("u2net_lite"), path)
+    return path
+
+
+@pytest.fixture
+def album(tmp_path):
+    """a.jpg, b.PNG, deep/a.jpg, deep/er/c.png."""
+    root = tmp_path / "album"
+    for seed, name in enumerate(("a.jpg", "b.PNG", "deep/a.jpg", "deep/er/c.png")):
+        save(root / name, scene(seed)[0])
+    return root
+
+
+@pytest.fixture
+def run(weights, call):
+    """``run(*argv)`` → exit status, stdout, stderr; on small inputs, in float32."""
+    return lambda *argv: call(
+        predict.main, *argv, "--weights", weights, "--img-size", 64, "--amp", "off"
+    )
+
+
+def inside(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_masks_are_the_predictors(run, album, weights, tmp_path):
+    status, said, _ = run(album, "--output", tmp_path / "out")
+    assert status == 0 and "2 of 2" in said and inside(tmp_path / "out") == ["a.png", "b.png"]
+    predictor = Predictor(weights, 64, amp="off")
+    for name in ("a.jpg", "b.PNG"):
+        mask = Image.open(tmp_path / f"out/{name[0]}.png")
+        assert np.array_equal(mask, predictor(Image.open(album / name)))
+
+
+def test_tree(run, album):
+    """Results in a folder within are no pictures of the next run."""
+    for _ in range(2):
+        status, said, _ = run(album, "--recursive", "--output", album / "out", "--format", "webp")
+        assert status == 0 and "4 of 4" in said
+    assert inside(album / "out") == ["a.webp", "b.webp", "deep/a.webp", "deep/er/c.webp"]
+
+
+def test_suffix_beside_the_pictures(run, album):
+    for _ in range(2):
+        assert run(album, "--output", album, "--suffix", "_mask")[0] == 0
+    assert [name for name in inside(album) if "/" not in name] == [
+        "a.jpg", "a_mask.png", "b.PNG", "b_mask.png",
+    ]  # fmt: skip
+    assert run(album / "b.PNG", "--output", album / "b.PNG")[0] == 2
+
+
+def test_patterns(run, album, tmp_path):
+    status, *_ = run(f"{album}/**/?.[jp]*g", "--output", tmp_path / "out")
+    assert status == 2  # two are called a
+    status, *_ = run(f"{album}/deep/**/*", "--output", tmp_path / "out")
+    assert status == 0 and inside(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_skip_existing(run, album, tmp_path):
+    """Goes on where it ended, and leaves what is there as it is."""
+    out = tmp_path / "out"
+    tear(album / "b.PNG")
+    assert run(album, "--output", out)[0] == 2
+    written = (out / "a.png").stat().st_mtime_ns
+    save(album / "b.PNG", scene()[0])
+    status, said, _ = run(album, "--output", out, "--skip-existing")
+    assert status == 0 and "1 of 2" in said and "1 were there" in said
+    assert (out / "a.png").stat().st_mtime_ns == written and (out / "b.png").exists()
+
+
+def test_pipes(weights, album):
+    """Bytes in, bytes out, and nothing else on standard output."""
+    command = [sys.executable, ROOT / "predict.py", "-", "--weights", weights, "--img-size", "64"]
+    content = (album / "a.jpg").read_bytes()
+    done = subprocess.run([*command, "--mode", "cutout"], input=content, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (image := Image.open(io.BytesIO(done.stdout))).mode == "RGBA" and image.size == (48, 40)
+    done = subprocess.run(command, input=b"no picture", capture_output=True)
+    assert done.returncode == 2 and done.stdout == b""
+    assert done.stderr.endswith(b"error: standard input: not a picture in a known format\n")
+
+
+def test_one_file_in_another_format(run, album, tmp_path):
+    assert run(album / "a.jpg", "--output", tmp_path / "a.tif")[0] == 0
+    assert Image.open(tmp_path / "a.tif").format == "TIFF"
+
+
+def test_limit(run, tmp_path):
+    save(tmp_path / "large.png", Image.new("L", (1001, 1000)))
+    status, _, err = run(tmp_path / "large.png", "--max-megapixels", 1, "--output", tmp_path / "o")
+    assert status == 2 and "large.png: refused, as it has more than 1 million pixels" in err
+
+
+def test_frames_are_said(run, tmp_path):
+    frames = [Image.fromarray(scene(seed)[0]) for seed in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    _, _, err = run(tmp_path / "a.gif", "--output", tmp_path / "o")
+    assert "a.gif: the first of its 3 pictures is used" in err
+
+
+def test_background_picture_and_its_errors(run, album, tmp_path):
+    blue = save(tmp_path / "blue.png", Image.new("RGB", (9, 9), (0, 0, 200)))
+    argv = (album / "a.jpg", "--mode", "background", "--output", tmp_path / "o.png", "--threshold")
+    assert run(*argv, 1, "--background", blue)[0] == 0  # no pixel is that sure: all background
+    assert (np.array(Image.open(tmp_path / "o.png")) == (0, 0, 200)).all()
+    assert run(*argv, 1, "--background", tear(blue, 0.5))[0] == 2
+
+
+def test_plan_tells_names_apart(tmp_path):
+    for name in ("one/a.jpg", "one/a.png", "two/a.jpg"):
+        save(tmp_path / name, scene()[0])
+    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    assert names == ["a.jpg.png", "a.png.png"]
+    with pytest.raises(UserError, match="two pictures are called a"):
+        plan([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
+    assert len(plan([tmp_path / "one/a.jpg"] * 2, tmp_path / "out")) == 1
+    with pytest.raises(UserError, match="--recursive"):
+        plan([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [1000, 50_000_000])
+def test_few_pictures_are_in_memory(weights, size):
+    """However many there are; and of large ones, one."""
+    predictor = Predictor(weights, 32, "cpu", "off")
+    lock, inside, most = threading.Lock(), [0], [0]
+    picture = Image.fromarray(scene()[0])
+
+    def load(item):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        return picture
+
+    def finish(item, *_):
+        with lock:
+            inside[0] -= 1
+        return item
+
+    found = list(stream(predictor, iter(range(40)), load, finish, lambda item: size))
+    assert sorted(found) == [(i, i) for i in range(40)]
+    assert most[0] <= (2 * min(8, torch.get_num_threads()) + 2 if size < 1e6 else 1)
+
+
+def test_a_fault_in_any_step_is_the_pictures(weights):
+    predictor = Predictor(weights, 32, "cpu", "off")
+    picture = Image.fromarray(scene()[0])
+
+    def step(kind):
+        def do(item, *_):
+            if item == kind:
+                raise UserError(kind) if kind != "finish" else KeyError(kind)
+            return picture if kind == "load" else 1
+
+        return do
+
+    items = ["load", "sound", "finish", "pixels"]
+    found = dict(stream(predictor, items, step("load"), step("finish"), step("pixels")))
+    assert found.pop("sound") == 1
+    assert {k: str(v) for k, v in found.items()} == {
+        "load": "load", "pixels": "pixels", "finish": "cannot be predicted (KeyError: 'finish')"
+    }  # fmt: skip
+
+
+def test_broken_networks_are_no_pictures_fault(weights):
+    predictor = Predictor(weights, 32, "cpu", "off")
+    predictor.model = torch.nn.Linear(1, 1)
+    with pytest.raises(RuntimeError):
+        list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
