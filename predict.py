@@ -4,13 +4,15 @@
     python predict.py photo.jpg --mode cutout --refine --crop
     python predict.py pictures/ 'more/*.jpg' --recursive --mode background --background blur
     python predict.py - < photo.jpg > mask.png
+    python predict.py film.mp4 --mode background --background green --output film-green.mp4
 
 Pictures: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC (with pillow-heif), upright by their EXIF
 data; of several frames the first. A mask is 8-bit grey of the picture's own size, 255 where the
 network is sure of the object; it is not stretched, so an empty scene stays dark. What is
 transparent in a picture lies on white for the network, and stays transparent in what shows the
 picture. A file that cannot be read is named and passed over; the exit status is then 2. Under
-torchrun each process takes its share.
+torchrun each process takes its share. Films (with PyAV) become films with their sound, or a folder
+of frames.
 """
 
 import argparse
@@ -26,10 +28,11 @@ from tqdm import tqdm
 from src import Predictor, UserError
 from src.files import atomic_path
 from src.images import frames, limit_pixels, open_image, oriented_size, read_image
-from src.jobs import Job, plan
+from src.jobs import VIDEOS, Job, plan, plan_films
 from src.pipeline import stream
 from src.presets import PRESETS
 from src.results import FORMATS, MODES, Style, encode, parse_background, render
+from src.video import convert, convert_frames
 from train_utils import cli
 from train_utils.distributed import gather, is_main, process_group, rank, world_size
 
@@ -56,6 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--recursive", action="store_true", help="folders with all below them; their tree is kept")
     add("--skip-existing", action="store_true", help="go on where an interrupted run ended")
     add("--format", choices=[s[1:] for s in FORMATS], default="png", help="of results in a folder")
+    add("--frames", action="store_true", help="of a film, write each frame as a picture")
     add("--suffix", default="", metavar="TEXT", help="put behind each result's name")
     add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=(
         "refuse larger pictures: a small file can unpack to all memory"
@@ -75,6 +79,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if PIPE in args.input and len(args.input) > 1:
         parser.error("- is one picture, so it goes alone")
+    films = [path.suffix.lower() in VIDEOS for path in args.input]
+    if any(films) and not all(films):
+        parser.error("films and pictures go in two runs")
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     suffix = args.output.suffix.lower()
     form = suffix if suffix in FORMATS else f".{args.format}"
@@ -142,6 +149,34 @@ def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -
     return 2 if failed else 0
 
 
+def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
+    """Predict this rank's share of the films; returns the exit status, alike on all ranks."""
+    jobs = plan_films(args.input, args.output, args.suffix, args.frames)
+    mine = jobs[rank() :: world_size()]
+    failed = 0
+    for job in mine:
+        if args.skip_existing and job.target.exists():
+            continue
+        if args.frames:
+            steps = convert_frames(predictor, job.source, job.target, look, f".{args.format}")
+        else:
+            steps = convert(predictor, job.source, job.target, look)
+        try:
+            with tqdm(
+                desc=job.source.name, disable=None if is_main() else True, unit="frame"
+            ) as bar:
+                bar.reset(next(steps))
+                for step in steps:
+                    bar.update(step)
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+    failed = sum(gather(failed))
+    if is_main():
+        print(f"{len(jobs) - failed} of {len(jobs)} films written to {args.output}")
+    return 2 if failed else 0
+
+
 def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """One picture, from standard input or to standard output."""
     if args.input == [PIPE]:
@@ -175,8 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if is_main():
             print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
-        piped = PIPE in (*args.input, args.output)
-        return (predict_pipe if piped else predict_files)(args, predictor, look)
+        if PIPE in (*args.input, args.output):
+            return predict_pipe(args, predictor, look)
+        films = any(path.suffix.lower() in VIDEOS for path in args.input)
+        return (predict_films if films else predict_files)(args, predictor, look)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from .errors import UserError
 from .images import SUFFIXES, list_images
 from .results import FORMATS
 
+VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
+
 
 @dataclass(frozen=True)
 class Job:
@@ -53,6 +55,29 @@ def plan(
         jobs.append(Job(path, output / place.parent / f"{stem}{suffix}{form}"))
     named = {path for path in inputs if path.is_file()}
     return _safe(jobs, set(found) - named if suffix else set())
+
+
+def plan_films(inputs: Sequence[Path], output: Path, suffix: str, frames: bool) -> list[Job]:
+    """A job for each film: to a film, or with ``frames`` to a folder.
+
+    Raises:
+        UserError: one is missing, or a result would overwrite a film or another result.
+    """
+    for path in inputs:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    if output.suffix.lower() in VIDEOS and not frames:
+        if len(inputs) > 1:
+            raise UserError(f"--output {output} is one file for {len(inputs)} films; name a folder")
+        return _safe([Job(inputs[0], output)], set())
+    if output.is_file() or output.suffix.lower() in VIDEOS | SUFFIXES:
+        raise UserError(f"--output {output}: name a folder, or a film ({' '.join(sorted(VIDEOS))})")
+    jobs = []
+    for path in dict.fromkeys(inputs):
+        # What holds H.264 goes on as it is; the others become .mp4.
+        form = "" if frames else path.suffix if path.suffix.lower() != ".avi" else ".mp4"
+        jobs.append(Job(path, output / f"{path.stem}{suffix}{form}"))
+    return _safe(jobs, set())
 
 
 def _inside(path: Path, output: Path, tree: bool) -> dict[Path, Path]:
