@@ -1,0 +1,262 @@
+"""Page and API of one server: in a browser without a screen, and by plain requests."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, save, scene, tear
+from PIL import Image
+
+from src import Predictor, build_model, save_model
+from src.results import Style, render
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class Server:
+    """app.py as a process of its own, on a free port."""
+
+    def __init__(self, root, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        torch.manual_seed(5)
+        self.weights = root / "net.pt"
+        save_model(build_model("u2net_lite"), self.weights)
+        self.temporary = root / "tmp"
+        self.temporary.mkdir()
+        self.log = root / "log.txt"
+        argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
+        argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", self.port, *flags]
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py", *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
+        )  # fmt: skip
+        for _ in range(600):
+            with socket.socket() as there:
+                if there.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        raise TimeoutError(self.log.read_text())
+
+    def post(self, body, query=""):
+        """Status and body of the API's answer."""
+        request = urllib.request.Request(f"{self.url}/api/predict?{query}", body, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def memory(self):
+        """Of the process at its highest, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("app"), "--max-megabytes", 1, "--max-megapixels", 2)
+    yield server
+    server.stop()
+    assert not list(server.temporary.glob("u2net-*"))  # nothing stays behind
+
+
+def photo(seed=0, width=60, height=40):
+    file = io.BytesIO()
+    Image.fromarray(scene(seed, width, height)[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_answers_are_the_librarys(server):
+    picture = Image.open(io.BytesIO(photo()))
+    saliency = Predictor(server.weights, 64, "cpu", "off").map(picture)
+    for query, style in {
+        "": Style(),
+        "mode=cutout&refine=true": Style("cutout", refine=True),
+        "mode=background&background=%2300ff00": Style("background", (0, 255, 0)),
+        "mode=binary&threshold=0.4&invert=1&crop=1": Style(
+            "binary", threshold=0.4, invert=True, crop=True
+        ),
+        "size=30": Style(size=30),
+    }.items():
+        status, body = server.post(photo(), query)
+        assert status == 200, body
+        found, expected = Image.open(io.BytesIO(body)), render(picture, saliency, style)
+        assert found.mode == expected.mode and np.array_equal(found, expected)
+    other = server.post(photo(), "weights=u2net_lite")[1]
+    assert other != server.post(photo(), "weights=net")[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "words"),
+    [
+        (b"no picture", "", 400, "not a picture"),
+        (b"", "", 400, "not a picture"),
+        (photo()[:300], "", 400, "cannot be read"),
+        (b"0" * 1_000_001, "", 413, "more than 1 MB"),
+        ("large", "", 400, "more than 2 million pixels"),
+        (photo(), "mode=magic", 400, "--mode magic"),
+        (photo(), "threshold=7", 400, "--threshold"),
+        (photo(), "background=/etc/passwd", 400, "--background"),
+        (photo(), "background=http://127.0.0.1/a.png", 400, "--background"),
+        (photo(), "weights=../net.pt", 400, "choose one of net, u2net_lite"),
+        (photo(), "format=exe", 400, "format=exe"),
+        (photo(), "format=jpg&mode=cutout", 400, "format=jpg"),
+        (photo(), "size=0", 400, "size=0"),
+        (photo(), "size=much", 422, "size"),
+    ],
+)
+def test_what_is_refused(server, body, query, status, words):
+    if body == "large":
+        file = io.BytesIO()
+        Image.new("L", (2001, 1000)).save(file, "PNG")
+        body = file.getvalue()
+    found, answer = server.post(body, query)
+    assert found == status and words in json.dumps(json.loads(answer), ensure_ascii=False)
+
+
+def test_no_address_and_no_path_is_opened(server):
+    """Neither by Gradio's routes nor by its calls; a listener of ours hears nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(1)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+        for route in ("file", "proxy"):
+            with pytest.raises(urllib.error.HTTPError) as answer:
+                urllib.request.urlopen(f"{server.url}/gradio_api/{route}={address}")
+            assert answer.value.code == 403
+        for path in (address, "/etc/passwd", str(server.weights)):
+            assert _call(server, path)["success"] is False
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(f"{server.url}/gradio_api/file=/etc/passwd")
+    assert answer.value.code in (403, 404)
+
+
+def _call(server, path):
+    """What the page's button sends, with a file that was not uploaded; the queue's last word."""
+    with urllib.request.urlopen(f"{server.url}/config") as answer:
+        config = json.load(answer)
+    (button,) = (d for d in config["dependencies"] if len(d["inputs"]) > 5)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    data = [[file], "net", "mask", "colour", "#30a030", None, False, 0.5, False, False, False]
+    body = {"data": data, "fn_index": button["id"], "session_hash": "a"}
+    _json(f"{server.url}/gradio_api/queue/join", body)
+    with urllib.request.urlopen(f"{server.url}/gradio_api/queue/data?session_hash=a") as events:
+        for line in events:
+            event = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+            if event.get("msg") == "process_completed":
+                return event
+
+
+def _json(url, body):
+    content = json.dumps(body).encode()
+    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def test_fifty_at_once(server):
+    """Each gets its own answer; memory doesn't grow with how many wait."""
+    bodies = [_smooth(seed) for seed in range(50)]
+    alone = [server.post(body)[1] for body in bodies[:4]]
+    before = server.memory()
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(server.post, bodies))
+    assert [status for status, _ in found] == [200] * 50
+    sizes = [Image.open(io.BytesIO(body)).size for _, body in found]
+    assert sizes == [(1400, 1000 + seed) for seed in range(50)]
+    assert [body for _, body in found[:4]] == alone
+    assert server.memory() < before + 400
+
+
+def _smooth(seed):
+    """A picture of 1.4 megapixels in a small file."""
+    file = io.BytesIO()
+    Image.fromarray(scene(seed)[0]).resize((1400, 1000 + seed)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_more_than_may_wait_are_told_so(tmp_path):
+    server = Server(tmp_path, "--max-waiting", 2)
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            found = list(pool.map(server.post, [_smooth(0)] * 12))
+        statuses = [status for status, _ in found]
+        assert set(statuses) == {200, 503} and statuses.count(200) >= 2
+        assert all("come back" in body.decode() for status, body in found if status == 503)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    page = browser.new_page()
+    page.goto(server.url)
+    page.get_by_role("button", name="Predict").wait_for()
+    yield page
+    page.close()
+
+
+def test_a_real_upload(server, page, tmp_path):
+    """The pixels of the page's result are those of the library."""
+    paths = [save(tmp_path / f"photo{seed}.png", scene(seed, 90, 70)[0]) for seed in range(2)]
+    page.locator("input[type=file]").first.set_input_files(paths)
+    page.get_by_text("photo1").wait_for()
+    page.get_by_role("button", name="Predict").click()
+    shown = page.locator("button[aria-label^=Thumbnail] img")
+    shown.nth(1).wait_for(timeout=60_000)
+    predictor = Predictor(server.weights, 64, "cpu", "off")
+    for i, path in enumerate(paths):
+        body = page.request.get(shown.nth(i).get_attribute("src")).body()
+        picture = Image.open(path)
+        expected = render(picture, predictor.map(picture), Style("cutout", refine=True))
+        found = Image.open(io.BytesIO(body))
+        assert (found.format, found.mode) == ("PNG", "RGBA") and np.array_equal(found, expected)
+
+
+def test_uploads_that_are_no_use(page, tmp_path):
+    """A large and a torn one: each is named, with what is wrong."""
+    large = tmp_path / "large.jpg"
+    large.write_bytes(b"0" * 1_500_000)
+    page.locator("input[type=file]").first.set_input_files(large)
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    torn = tear(save(tmp_path / "torn.jpg", scene(0, 200, 200)[0]))
+    page.reload()
+    page.locator("input[type=file]").first.set_input_files(torn)
+    page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_text("torn.jpg: cannot be read").wait_for(timeout=60_000)
