@@ -159,10 +159,10 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0)
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
     highest = grey.max(initial=0)
     top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
-    scaled = Image.fromarray((grey / top * 255).clip(0, 255).round().astype(np.uint8))
+    scaled = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
     scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
     if isinstance(image.info.get("transparency"), int):  # of PNG: this level is to be seen through
         scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))

@@ -38,13 +38,13 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
     band = _band(coarse, radius)
     if not band.any():
         return alpha
-    pixels, prior = _tensor(small), torch.from_numpy(coarse)[None].double()
+    pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     level = prior
     for _ in range(2):
         near, some = _mean(pixels, _surely(level), radius)
         behind, enough = _mean(pixels, _surely(1 - level), radius)
         # Eyes and shadows inside an object, far from any background, are no holes in it.
-        doubt = _PRIOR / ((some / 0.01).clamp(0.1, 1) * (enough / 0.05).clamp(1e-3, 1))
+        doubt = _PRIOR / ((some / 0.01).clamp(0.3, 1) * (enough / 0.05).clamp(1e-3, 1))
         level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
     grounds = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
     doubts = Image.fromarray(doubt[0].float().numpy())
@@ -54,8 +54,8 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
         near, behind, part = (_stretch(image, picture.size, box) for image in grounds)
         part = np.asarray(part) > 127
         if part.any():
-            prior = torch.from_numpy(alpha[rows]).double()[None]
-            doubt = torch.from_numpy(np.array(_stretch(doubts, picture.size, box))).double()
+            prior = torch.from_numpy(alpha[rows])[None]
+            doubt = torch.from_numpy(np.array(_stretch(doubts, picture.size, box)))
             colours = map(_tensor, (picture.crop(box), near, behind))
             found = _place(*colours, prior, doubt)
             result[rows][part] = found[0].numpy()[part]
@@ -104,24 +104,30 @@ def foreground(picture: Image.Image, alpha: np.ndarray) -> Image.Image:
         RGB; where alpha is 1, the picture's pixels as they are.
     """
     small, weight = _shrunk(picture, alpha, _COLOUR_SIDE)
-    pixels, weight = _tensor(small), torch.from_numpy(weight)[None].double()
+    pixels, weight = _tensor(small).double(), torch.from_numpy(weight)[None].double()
     colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
     near, behind = map(_image, colours)
     result = np.array(picture)
     margin = 2 * sum(_RADII)
     for rows, outer in _strips(*picture.size, margin):
-        if alpha[rows].min() == 1:
-            continue
-        box = (0, outer.start, picture.width, outer.stop)
-        first, second = (_stretch(image, picture.size, box) for image in (near, behind))
-        found, part = first, alpha[outer]
-        if part.max() > 0:
-            weight = torch.from_numpy(np.array(part, dtype=np.float64))[None]
-            inputs = map(_tensor, (picture.crop(box), first, second))
-            found = _image(_fuse(*inputs, weight, _RADII)[0])
         mixed = alpha[rows] < 1
+        if not mixed.any():
+            continue
+        # Where nothing is seen of the object, the wide look will do.
+        box = (0, rows.start, picture.width, rows.stop)
+        result[rows][mixed] = np.asarray(_stretch(near, picture.size, box))[mixed]
+        seen = np.flatnonzero((mixed & (alpha[rows] > 0)).any(0))
+        if not seen.size:
+            continue
+        left, right = max(0, seen[0] - margin), min(picture.width, int(seen[-1]) + 1 + margin)
+        box = (int(left), outer.start, right, outer.stop)
+        first, second = (_stretch(image, picture.size, box) for image in (near, behind))
+        weight = torch.from_numpy(alpha[outer, left:right].astype(np.float32))[None]
+        inputs = map(_tensor, (picture.crop(box), first, second))
+        found = np.asarray(_image(_fuse(*inputs, weight, _RADII)[0]))
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
-        result[rows][mixed] = np.asarray(found)[inner][mixed]
+        part = mixed[:, left:right]
+        result[rows, left:right][part] = found[inner][part]
     return Image.fromarray(result)
 
 
@@ -166,7 +172,10 @@ def _strips(width: int, height: int, margin: int) -> Iterator[tuple[slice, slice
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    """C×H×W to the means over square windows; at the border, over what of them is inside."""
+    """C×H×W to the means over square windows; at the border, over what of them is inside.
+
+    By running sums, which want float64 where windows are wide.
+    """
     for dim in (-1, -2):
         size = x.shape[dim]
         place = torch.arange(size)
@@ -178,8 +187,8 @@ def _box(x: Tensor, radius: int) -> Tensor:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    """RGB to 3×H×W float64 in [0, 1]: running sums over a picture need the precision."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).double().div_(255)
+    """RGB to 3×H×W float32 in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
 
 
 def _image(colours: Tensor) -> Image.Image:
