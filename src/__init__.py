@@ -4,8 +4,10 @@ from .base import Network, NetworkConfig
 from .classes import class_map, coloured
 from .config import FULL, LITE, StageConfig, U2NetConfig
 from .errors import UserError
+from .pipeline import stream
 from .predictor import Predictor
 from .registry import NETWORKS, build_model
+from .results import Style, render
 from .u2net import RSU, RSU4F, U2Net, u2net_full, u2net_lite
 from .weights import load_model, save_model
 
@@ -19,6 +21,7 @@ __all__ = [
     "NetworkConfig",
     "Predictor",
     "StageConfig",
+    "Style",
     "U2Net",
     "U2NetConfig",
     "UserError",
@@ -26,7 +29,9 @@ __all__ = [
     "class_map",
     "coloured",
     "load_model",
+    "render",
     "save_model",
+    "stream",
     "u2net_full",
     "u2net_lite",
 ]
