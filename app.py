@@ -5,7 +5,7 @@
 
 The page takes pictures from the browser and nothing else: no path and no address that a user names
 is ever opened. Uploads and results are removed after ten minutes, and when the program ends. It
-needs the extra: pip install 'u2net-toolkit[app]'.
+needs the extra: pip install '.[app]'.
 """
 
 import argparse
@@ -32,8 +32,10 @@ try:
     import uvicorn
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, Response
+    from starlette.requests import ClientDisconnect
 except ImportError as missing:
-    sys.exit(f"error: app.py needs {missing.name}: pip install 'u2net-toolkit[app]'")
+    print(f"error: app.py needs {missing.name}: pip install '.[app]'", file=sys.stderr)
+    sys.exit(2)
 
 AT_ONCE = 20  # pictures in one go on the page
 SHOWN = 1600  # pixels, of the longer side in the slider
@@ -239,6 +241,8 @@ def build_server(args: argparse.Namespace, networks: Networks) -> Any:
             return _error(400, str(error))
         except OverflowError:
             return _error(413, f"more than {args.max_megabytes} MB")
+        except ClientDisconnect:
+            return _error(400, "the picture did not arrive whole")
         except TimeoutError:
             return _error(408, f"the picture took more than {PATIENCE} s to arrive")
         finally:

@@ -93,7 +93,7 @@ def _identify(file: str | Path | BinaryIO) -> Image.Image:
     try:
         import pillow_heif
     except ImportError:
-        raise UserError("HEIC needs pillow-heif: pip install 'u2net-toolkit[predict]'") from None
+        raise UserError("HEIC needs pillow-heif: pip install '.[predict]'") from None
     pillow_heif.register_heif_opener()
     return Image.open(file)
 

@@ -61,6 +61,7 @@ def stream(
         finally:
             for future in flow.steps:
                 future.cancel()
+            torch.set_num_threads(flow.cores)  # what our threads set holds for later ones too
 
 
 @dataclass(eq=False)
@@ -87,7 +88,7 @@ class _Flow(Generic[T, R]):
 
     def __post_init__(self) -> None:
         on_cpu = self.predictor.device.type == "cpu"
-        cores = torch.get_num_threads()
+        self.cores = cores = torch.get_num_threads()
         width = max(1, min(cores, 8, self.total or cores)) if on_cpu else 1
         each = max(1, cores // width)
         self.batch = 1 if on_cpu else 8
@@ -108,7 +109,7 @@ class _Flow(Generic[T, R]):
     def advance(self, last: bool) -> Iterator[tuple[T, R | UserError]]:
         """Wait for a step, and go on from it; a batch that cannot be filled is begun as it is."""
         reading = any(after == self._was_read for after, _ in self.steps.values())
-        stuck = not reading and (last or not self.has_room())
+        stuck = not reading and (last or not self.steps)  # none will make room for more
         while len(self.ready) >= self.batch or (stuck and self.ready):
             batch = [self.ready.popleft() for _ in range(min(self.batch, len(self.ready)))]
             self.steps[self.networks.submit(self._compute, batch)] = (self._was_computed, batch)

@@ -178,7 +178,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise UserError("films need PyAV: pip install 'u2net-toolkit[video]'") from None
+        raise UserError("films need PyAV: pip install '.[video]'") from None
     return av
 
 

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,9 +100,13 @@ def test_pipes(weights, album):
     done = subprocess.run([*command, "--mode", "cutout"], input=content, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert (image := Image.open(io.BytesIO(done.stdout))).mode == "RGBA" and image.size == (48, 40)
-    done = subprocess.run(command, input=b"no picture", capture_output=True)
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.endswith(b"error: standard input: not a picture in a known format\n")
+
+
+def test_a_pipe_that_brings_no_picture(run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    status, said, err = run("-")
+    assert (status, said) == (2, "")
+    assert err.endswith("error: standard input: not a picture in a known format\n")
 
 
 def test_one_file_in_another_format(run, album, tmp_path):
@@ -163,6 +168,40 @@ def test_few_pictures_are_in_memory(weights, size):
     found = list(stream(predictor, iter(range(40)), load, finish, lambda item: size))
     assert sorted(found) == [(i, i) for i in range(40)]
     assert most[0] <= (2 * min(8, torch.get_num_threads()) + 2 if size < 1e6 else 1)
+
+
+def test_batches_are_of_one_size():
+    """On a GPU; each map goes to its own picture, and the last batch is filled up."""
+    sizes = []
+
+    class Fake:
+        device = SimpleNamespace(type="cuda")
+
+        def prepare(self, picture):
+            return torch.tensor([[[picture.getpixel((0, 0))]]])
+
+        def maps(self, prepared):
+            sizes.append(len(prepared))
+            return prepared[:, 0] / 255
+
+        resize = staticmethod(Predictor.resize)
+
+    def finish(item, picture, saliency):
+        return saliency.shape, round(float(saliency.mean() * 255))
+
+    found = dict(stream(Fake(), range(20), lambda i: Image.new("L", (i + 1, 2), i), finish))
+    assert found == {i: ((2, i + 1), i) for i in range(20)}
+    assert sizes == [8, 8, 8]
+
+
+def test_threads_of_the_caller_are_as_before(weights):
+    """Those started afterwards too, for which torch keeps a number of its own."""
+    before, seen = torch.get_num_threads(), []
+    predictor = Predictor(weights, 32, "cpu", "off")
+    list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start(), thread.join()
+    assert [torch.get_num_threads(), *seen] == [before, before]
 
 
 def test_a_fault_in_any_step_is_the_pictures(weights):
