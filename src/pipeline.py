@@ -109,8 +109,10 @@ class _Flow(Generic[T, R]):
     def advance(self, last: bool) -> Iterator[tuple[T, R | UserError]]:
         """Wait for a step, and go on from it; a batch that cannot be filled is begun as it is."""
         reading = any(after == self._was_read for after, _ in self.steps.values())
-        stuck = not reading and (last or not self.steps)  # none will make room for more
-        while len(self.ready) >= self.batch or (stuck and self.ready):
+        while len(self.ready) >= self.batch or (
+            # The last ones, or, where nothing is under way, nothing will make room for more.
+            self.ready and not reading and (last or not self.steps)
+        ):
             batch = [self.ready.popleft() for _ in range(min(self.batch, len(self.ready)))]
             self.steps[self.networks.submit(self._compute, batch)] = (self._was_computed, batch)
         for future in wait(self.steps, return_when=FIRST_COMPLETED).done:
