@@ -141,22 +141,16 @@ def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -
             said = str(failure)
             said = said if str(job.source) in said else f"{job.source}: {said}"
             tqdm.write(f"error: {said}", file=sys.stderr)
-    failed, skipped = (sum(gather(n)) for n in (failed, len(mine) - len(left)))
-    if is_main():
-        before = f", {skipped} were there" if skipped else ""
-        written = len(jobs) - failed - skipped
-        print(f"{written} of {len(jobs)} pictures written to {args.output}{before}")
-    return 2 if failed else 0
+    return tell(args, "pictures", len(jobs), failed, len(mine) - len(left))
 
 
 def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """Predict this rank's share of the films; returns the exit status, alike on all ranks."""
     jobs = plan_films(args.input, args.output, args.suffix, args.frames)
     mine = jobs[rank() :: world_size()]
+    left = [job for job in mine if not (args.skip_existing and job.target.exists())]
     failed = 0
-    for job in mine:
-        if args.skip_existing and job.target.exists():
-            continue
+    for job in left:
         if args.frames:
             steps = convert_frames(predictor, job.source, job.target, look, f".{args.format}")
         else:
@@ -171,9 +165,15 @@ def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -
         except UserError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
-    failed = sum(gather(failed))
+    return tell(args, "films", len(jobs), failed, len(mine) - len(left))
+
+
+def tell(args: argparse.Namespace, what: str, count: int, failed: int, skipped: int) -> int:
+    """Say what all ranks together have done; returns the exit status."""
+    failed, skipped = (sum(gather(n)) for n in (failed, skipped))
     if is_main():
-        print(f"{len(jobs) - failed} of {len(jobs)} films written to {args.output}")
+        before = f", {skipped} were there" if skipped else ""
+        print(f"{count - failed - skipped} of {count} {what} written to {args.output}{before}")
     return 2 if failed else 0
 
 
@@ -185,11 +185,15 @@ def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) ->
         except UserError as error:
             raise UserError(f"standard input: {error}") from None
     else:
-        (job,) = plan(args.input, Path("stdout.png"))
-        picture = open_image(job.source)
+        jobs = plan(args.input, Path("predictions"))
+        if len(jobs) > 1:
+            raise UserError(f"--output - is for one picture, not for {len(jobs)}")
+        picture = load(jobs[0])
     result = render(picture, predictor.map(picture), look)
     if args.output == PIPE:
-        encode(result, sys.stdout.buffer, f".{args.format}")
+        file = io.BytesIO()  # some formats go back and forth in what they write
+        encode(result, file, f".{args.format}")
+        sys.stdout.buffer.write(file.getvalue())
         return 0
     target = args.output
     if target.suffix.lower() not in FORMATS:

@@ -109,6 +109,11 @@ def test_a_pipe_that_brings_no_picture(run, monkeypatch):
     assert err.endswith("error: standard input: not a picture in a known format\n")
 
 
+def test_standard_output_takes_one_picture(run, album):
+    status, said, err = run(album, "--output", "-")
+    assert (status, said) == (2, "") and "one picture, not for 2" in err
+
+
 def test_one_file_in_another_format(run, album, tmp_path):
     assert run(album / "a.jpg", "--output", tmp_path / "a.tif")[0] == 0
     assert Image.open(tmp_path / "a.tif").format == "TIFF"
