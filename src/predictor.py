@@ -13,6 +13,7 @@ from .device import pick_device, pick_dtype
 from .errors import UserError
 from .images import from_array, open_image, to_grey, upright
 from .presets import Preset, pick_preset
+from .u2net import RSU
 from .weights import load_model
 
 
@@ -141,7 +142,8 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             module.to(dtype)
         if exact and isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
-    for block in getattr(model, "decoder", ()):  # what leaves a block is of ordinary size again
-        if exact.intersection(block.modules()):
+    for block in model.modules():
+        # What leaves a residual block is of ordinary size again.
+        if isinstance(block, RSU) and exact.intersection(block.modules()):
             block.register_forward_hook(lambda block, args, out: out.to(dtype))
     return model
