@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--skip-existing", action="store_true", help="go on where an interrupted run ended")
     add("--format", choices=[s[1:] for s in FORMATS], default="png", help="of results in a folder")
     add("--frames", action="store_true", help="of a film, write each frame as a picture")
-    add("--suffix", default="", metavar="TEXT", help="put behind each result's name")
+    add("--suffix", metavar="TEXT", help="put behind each result's name")
     add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=(
         "refuse larger pictures: a small file can unpack to all memory"
     ))  # fmt: skip
@@ -82,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     films = [path.suffix.lower() in VIDEOS for path in args.input]
     if any(films) and not all(films):
         parser.error("films and pictures go in two runs")
+    args.suffix = args.suffix or ""
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     suffix = args.output.suffix.lower()
     form = suffix if suffix in FORMATS else f".{args.format}"
