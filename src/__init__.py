@@ -1,7 +1,7 @@
 """The U²-Net family of networks, their weights, and their use on a picture."""
 
 from .base import Network, NetworkConfig
-from .classes import class_map, coloured
+from .classes import coloured
 from .config import FULL, LITE, StageConfig, U2NetConfig
 from .errors import UserError
 from .pipeline import stream
@@ -26,7 +26,6 @@ __all__ = [
     "U2NetConfig",
     "UserError",
     "build_model",
-    "class_map",
     "coloured",
     "load_model",
     "render",

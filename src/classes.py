@@ -1,14 +1,9 @@
 """Maps of classes: which class a pixel is, and pictures that show it in colour."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-
-from .images import open_image, upright
-from .predictor import Predictor
 
 
 def most_probable(probabilities: Tensor) -> Tensor:
@@ -18,19 +13,17 @@ def most_probable(probabilities: Tensor) -> Tensor:
     return probabilities.argmax(0).to(torch.uint8)
 
 
-def class_map(predictor: Predictor, picture: Image.Image | str | Path) -> np.ndarray:
-    """The class of each pixel of a picture: H×W uint8, of the picture's own size."""
-    image = upright(picture) if isinstance(picture, Image.Image) else open_image(picture)
-    found = predictor.probabilities(predictor.prepare(image)[None])[0]
-    return most_probable(predictor.resize(found, (image.height, image.width))).cpu().numpy()
+def coloured(found: Tensor | np.ndarray) -> Image.Image:
+    """Classes as a palette picture: shown in colour, and still indices to whoever reads them as a
+    mask. The colours are those of PASCAL VOC.
 
-
-def coloured(indices: np.ndarray) -> Image.Image:
-    """Class indices H×W uint8 as a palette picture: shown in colour, and still indices to whoever
-    reads them as a mask. The colours are those of PASCAL VOC.
+    Args:
+        found: probabilities C×H×W in [0, 1], of which the highest counts, or indices H×W uint8.
     """
-    image = Image.fromarray(indices).convert("P")
-    image.putdata(indices.ravel().tolist())
+    if found.ndim == 3:
+        found = most_probable(torch.as_tensor(found))
+    indices = np.asarray(found.cpu() if isinstance(found, Tensor) else found)
+    image = Image.fromarray(indices)
     image.putpalette(COLOURS.tobytes())
     return image
 

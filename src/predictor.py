@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .classes import coloured
 from .device import pick_device, pick_dtype
 from .errors import UserError
 from .images import from_array, open_image, to_grey, upright
@@ -55,6 +56,10 @@ class Predictor:
         self.device = pick_device(str(device))
         amp = "off" if amp == "auto" and self.preset.exact else amp
         self.dtype = pick_dtype(amp, self.device)
+        # Of two classes the second is the object; of more, each has its map.
+        softmax = model.config.activation == "softmax"
+        self.classes = model.config.out_ch if softmax and model.config.out_ch > 2 else None
+        self.channel = 1 if softmax and model.config.out_ch == 2 else 0
         model = model.fuse() if hasattr(model, "fuse") else model.eval()
         model = model.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.model = _to_half(model, self.dtype) if self.dtype != torch.float32 else model
@@ -70,6 +75,9 @@ class Predictor:
         self, picture: str | Path | Image.Image | np.ndarray | Tensor
     ) -> np.ndarray | Image.Image | Tensor:
         """The saliency map of a picture at its own size, of the kind that the picture is.
+
+        A network of ``classes`` gives C×H×W in place of H×W, and as a PIL image a palette picture
+        whose indices are the most probable classes.
 
         Args:
             picture: one of
@@ -93,13 +101,15 @@ class Predictor:
         if isinstance(picture, np.ndarray):
             return self.map(from_array(picture))
         if isinstance(picture, Image.Image):
-            return to_grey(self.map(upright(picture)))
+            found = self._map(upright(picture))
+            return coloured(found) if self.classes else to_grey(found.cpu().numpy())
         return self.map(open_image(picture))
 
     resize = staticmethod(Preset.resize)  # of the class; each object has that of its preset
 
     def map(self, image: Image.Image) -> np.ndarray:
-        """The map of an upright picture, H×W float32 in [0, 1], at the picture's own size."""
+        """The map of an upright picture, H×W float32 in [0, 1], at the picture's own size; C×H×W of
+        a network of classes."""
         return self._map(image).cpu().numpy()
 
     def _map(self, image: Image.Image) -> Tensor:
@@ -111,8 +121,10 @@ class Predictor:
         return self.preset.prepare(image, self.img_size)
 
     def maps(self, pictures: Tensor) -> Tensor:
-        """Prepared pictures N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the device."""
-        return self.probabilities(pictures)[:, 0]
+        """Prepared pictures N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the device; N×C×S×S
+        of a network of classes."""
+        found = self.probabilities(pictures)
+        return found if self.classes else found[:, self.channel]
 
     @torch.inference_mode()
     def probabilities(self, pictures: Tensor) -> Tensor:

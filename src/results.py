@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter, ImageOps
 
+from .classes import coloured
 from .errors import UserError
 from .images import to_8_bits, to_grey, to_rgb
 from .matting import foreground, refine
@@ -81,13 +82,19 @@ def render(picture: Image.Image, saliency: np.ndarray, style: Style) -> Image.Im
 
     Args:
         picture: upright, any mode.
-        saliency: H×W float32 in [0, 1], of the picture's size.
+        saliency: H×W float32 in [0, 1], of the picture's size; C×H×W of a network of classes.
         style: what to make of them.
 
     Returns:
         Mode L for ``mask`` and ``binary``; RGBA for ``cutout``; RGB for the others, or RGBA where
         the picture has transparent parts. With the picture's colour profile, if it shows colours.
+        Of classes, ``mask`` is a palette picture of their indices.
+
+    Raises:
+        UserError: a mode that classes have no use for.
     """
+    if saliency.ndim == 3:
+        return _classes(picture, saliency, style)
     if style.refine:
         saliency = refine(to_rgb(picture), saliency)
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
@@ -100,9 +107,27 @@ def render(picture: Image.Image, saliency: np.ndarray, style: Style) -> Image.Im
         result = _coloured(picture, saliency, result, style)
     if style.crop:
         result = _cropped(result, saliency)
-    if style.size and max(result.size) > style.size:
-        result = ImageOps.contain(result, (style.size, style.size), Image.Resampling.LANCZOS)
-    return result
+    return _shrunk(result, style)
+
+
+def _classes(picture: Image.Image, probabilities: np.ndarray, style: Style) -> Image.Image:
+    result = coloured(probabilities)
+    if style.mode == "overlay":
+        result = Image.blend(to_rgb(picture), result.convert("RGB"), 0.5)
+    elif style.mode != "mask":
+        raise UserError(
+            f"--mode {style.mode}: these weights tell {len(probabilities)} classes, none of which "
+            "is the object; choose mask or overlay"
+        )
+    return _shrunk(result, style)
+
+
+def _shrunk(result: Image.Image, style: Style) -> Image.Image:
+    if not style.size or max(result.size) <= style.size:
+        return result
+    # Indices of classes have nothing between them.
+    how = Image.Resampling.NEAREST if result.mode == "P" else Image.Resampling.LANCZOS
+    return ImageOps.contain(result, (style.size, style.size), how)
 
 
 def _coloured(
@@ -185,6 +210,8 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
         UserError: the format cannot hold a picture of this size.
     """
     name, options = FORMATS[suffix]
+    if image.mode == "P" and name not in ("PNG", "TIFF"):  # these have no palettes
+        image = image.convert("RGB")
     if name == "JPEG" and image.mode == "RGBA":
         info, image = image.info, to_rgb(image)
         image.info = info

@@ -10,10 +10,11 @@ import torchvision
 from conftest import save, scene
 from PIL import Image
 
+import predict
 import train
 import validation
 from src import Predictor, UserError, build_model, load_model, save_model
-from src.classes import class_map, coloured, most_probable
+from src.classes import coloured, most_probable
 from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask
 from transforms import TrainPreset
 
@@ -177,18 +178,47 @@ def test_nothing_is_pasted_between_classes():
         assert set(seen.unique().tolist()) <= {2, 9}
 
 
-def test_class_map(tmp_path):
+def test_pictures_of_classes(call, tmp_path):
     """Of the picture's own size, from a network at its own; each pixel's most probable class."""
     torch.manual_seed(0)
     network = build_model(NARROW, out_ch=5, activation="softmax")
     network.img_size = 64
-    save_model(network, tmp_path / "net.safetensors")
-    predictor = Predictor(tmp_path / "net.safetensors", device="cpu", amp="off")
-    picture = Image.fromarray(scene(width=70, height=50)[0])
-    found = class_map(predictor, picture)
+    weights = tmp_path / "net.safetensors"
+    save_model(network, weights)
+    predictor = Predictor(weights, device="cpu", amp="off")
+    path = save(tmp_path / "a.png", scene(width=70, height=50)[0])
+    prepared = predictor.prepare(Image.open(path))[None]
     resized = torchvision.transforms.functional.resize(
-        predictor.probabilities(predictor.prepare(picture)[None])[0], [50, 70], antialias=True
+        predictor.probabilities(prepared)[0], [50, 70], antialias=True
     )
-    assert found.shape == (50, 70) and found.dtype == np.uint8
-    assert (found == resized.argmax(0).numpy()).mean() > 0.999
+    assert np.abs(predictor(path) - resized.numpy()).max() < 1e-5
+    argv = [path, "--weights", weights, "--amp", "off", "--device", "cpu", "--output"]
+    assert call(predict.main, *argv, tmp_path / "mask.png")[0] == 0
+    for image in (Image.open(tmp_path / "mask.png"), predictor(Image.open(path))):
+        assert image.mode == "P" and image.size == (70, 50)
+        assert (np.asarray(image) == resized.argmax(0).numpy()).mean() > 0.999
+    assert call(predict.main, *argv, tmp_path / "over.jpg", "--mode", "overlay")[0] == 0
+    assert Image.open(tmp_path / "over.jpg").mode == "RGB"
+    assert call(predict.main, *argv, tmp_path / "small.jpg", "--size", 30)[0] == 0
+    assert Image.open(tmp_path / "small.jpg").size == (30, 21)
+    status, _, err = call(predict.main, *argv, tmp_path / "cut.png", "--mode", "cutout")
+    assert status == 2 and "5 classes" in err
     assert most_probable(torch.tensor([[[0.5, 0.49]]])).tolist() == [[1, 0]]
+
+
+def test_two_classes_are_background_and_object(tmp_path):
+    """By softmax, the second map is the object's; it can be scored and shown as one."""
+    torch.manual_seed(0)
+    network = build_model(NARROW, out_ch=2, activation="softmax")
+    predictor = Predictor(network, img_size=64, device="cpu", amp="off")
+    picture = Image.fromarray(scene(width=64, height=64)[0])
+    prepared = predictor.prepare(picture)[None]
+    assert torch.equal(predictor.maps(prepared), predictor.probabilities(prepared)[:, 1])
+    assert predictor(picture).mode == "L"
+
+
+def test_classes_are_no_saliency(call, finished, duts):
+    """Their first map is not the object's: it is not scored as if it were."""
+    argv = ["--weights", finished / "best.pt", "--data-path", duts, "--workers", 0]
+    status, _, err = call(validation.main, *argv)
+    assert status == 2 and "--metrics semantic --num-classes" in err

@@ -47,8 +47,16 @@ def predicted(predictor: Predictor, loader: DataLoader, stretch: bool) -> Iterat
         predictor: what turns prepared pictures into maps.
         loader: of :func:`~train_utils.loaders.eval_loader`, at the predictor's img_size.
         stretch: stretch each map by its own minimum and maximum, before it is rounded to 8 bits.
+
+    Raises:
+        UserError: the network tells classes.
     """
-    return _scored(predictor, loader, lambda maps: to_levels(maps[0], stretch))
+    if predictor.classes:
+        raise UserError(
+            f"{predictor.origin}: tells {predictor.classes} classes, none of which is the object; "
+            f"score it by --metrics semantic --num-classes {predictor.classes}"
+        )
+    return _scored(predictor, loader, lambda maps: to_levels(maps[predictor.channel], stretch))
 
 
 def predicted_classes(predictor: Predictor, loader: DataLoader, classes: int) -> Iterator[Scored]:
