@@ -13,18 +13,9 @@ from conftest import ROOT, save, scene, tear
 from PIL import Image
 
 import predict
-from src import Predictor, UserError, build_model, save_model
+from src import Predictor, UserError
 from src.jobs import plan
 from src.pipeline import stream
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Lite weights whose maps differ from picture to picture."""
-    torch.manual_seed(5)
-    path = tmp_path_factory.mktemp("weights") / "lite.pt"
-    save_model(build_model("u2net_lite"), path)
-    return path
 
 
 @pytest.fixture

@@ -4,22 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 from conftest import scene, tear
 from PIL import Image
 
 import predict
-from src import build_model, save_model
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(5)
-    path = tmp_path_factory.mktemp("weights") / "lite.pt"
-    save_model(build_model("u2net_lite"), path)
-    return path
 
 
 def make_film(path, times=range(8), sound="aac", size=(64, 48)):
