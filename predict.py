@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from src import Predictor, UserError
 from src.files import atomic_path
-from src.images import frames, limit_pixels, open_image, oriented_size, read_image
+from src.images import SUFFIXES, frames, limit_pixels, open_image, oriented_size, read_image
 from src.jobs import VIDEOS, Job, plan, plan_films
 from src.pipeline import stream
 from src.presets import PRESETS
-from src.results import FORMATS, MODES, Style, encode, parse_background, render
+from src.results import FORMATS, MODES, Style, check_classes, encode, parse_background, render
 from src.video import convert, convert_frames
 from train_utils import cli
 from train_utils.distributed import gather, is_main, process_group, rank, world_size
@@ -67,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     look = parser.add_argument_group("results")
     add = look.add_argument
     add("--mode", choices=MODES, default="mask", help="what to write")
-    add("--background", default="white", metavar="COLOUR|blur|FILE", help="of that mode")
+    add("--background", metavar="COLOUR|blur|FILE", help="of that mode (default: white)")
     add("--threshold", type=share, metavar="T", help=(
         "object where the map is T or more, nothing below (default: soft; 0.5 for binary)"
     ))  # fmt: skip
@@ -88,6 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     form = suffix if suffix in FORMATS else f".{args.format}"
     if args.mode == "cutout" and form in (".jpg", ".jpeg"):
         parser.error("--mode cutout: a JPEG has no transparency; choose --format png or webp")
+    if args.background and args.mode != "background":
+        parser.error("--background goes with --mode background")
     if "/" in args.suffix or "\\" in args.suffix:
         parser.error(f"--suffix {args.suffix}: is a part of a name, not of a path")
     return args
@@ -103,8 +105,8 @@ def share(text: str) -> float:
 
 def style(args: argparse.Namespace) -> Style:
     """How results are to look; reads the background's picture."""
-    path = Path(args.background)
-    ground = open_image(path) if path.is_file() else parse_background(args.background)
+    path = Path(args.background or "white")
+    ground = open_image(path) if path.is_file() else parse_background(str(path))
     return Style(args.mode, ground, args.threshold, args.invert, args.crop, args.size, args.refine)
 
 
@@ -124,7 +126,9 @@ def load(job: Job) -> Image.Image:
 
 def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
-    jobs = plan(args.input, args.output, args.suffix, f".{args.format}", args.recursive)
+    jobs = plan(
+        args.input, args.output, args.suffix, f".{args.format}", args.recursive, args.skip_existing
+    )
     mine = jobs[rank() :: world_size()]
     left = [job for job in mine if not (args.skip_existing and job.target.exists())]
 
@@ -186,7 +190,7 @@ def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) ->
         except UserError as error:
             raise UserError(f"standard input: {error}") from None
     else:
-        jobs = plan(args.input, Path("predictions"))
+        jobs = plan(args.input, PIPE)
         if len(jobs) > 1:
             raise UserError(f"--output - is for one picture, not for {len(jobs)}")
         picture = load(jobs[0])
@@ -197,6 +201,8 @@ def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) ->
         sys.stdout.buffer.write(file.getvalue())
         return 0
     target = args.output
+    if target.suffix.lower() in SUFFIXES - set(FORMATS):
+        raise UserError(f"--output {target}: choose one of {', '.join(FORMATS)}")
     if target.suffix.lower() not in FORMATS:
         target = target / f"stdin{args.suffix}.{args.format}"
     with atomic_path(target) as temporary:
@@ -213,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = Predictor(
             args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
         )
+        if predictor.classes:
+            check_classes(look, predictor.classes)
         if is_main():
             print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
         if PIPE in (*args.input, args.output):

@@ -4,6 +4,7 @@ exporters keep, whatever they call the tensors; then file and network must give 
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from .layouts import StateDict
 from .u2net import ConvBNReLU, U2Net
 
 _EPS = 1e-5  # of our batch norms
-_KEYS = ("config", "img_size")  # of the metadata that src/export.py writes
 _LIMIT = 0.05  # of the difference in logits; float32 leaves .001, float16 .02 of it
 
 
@@ -45,7 +45,7 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
         graph = (file := onnx.load(path)).graph
     except Exception as error:  # protobuf's own
         raise UserError(f"{path}: torn, or not an ONNX file ({error})") from None
-    about = _about(file, path)
+    about = _about(file)
     convs = list(_convolutions(graph, onnx.numpy_helper.to_array))
     if not convs:
         raise UserError(f"{path}: holds no convolution whose weights are stored as such")
@@ -53,7 +53,9 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
     try:
         config = U2NetConfig.from_dict(config) if isinstance(config, dict) else config
     except UserError as error:
-        raise UserError(f"{path}: its metadata hold no table of a U²-Net ({error})") from None
+        raise UserError(
+            f"{path}: its metadata hold no table of a U²-Net ({error}); .onnx is read of no other"
+        ) from None
     config = config.replace(conv_bias=True)
     return config, _state(config, convs, path), about.get("img_size", U2Net.img_size)
 
@@ -97,11 +99,15 @@ def _need(package: str) -> Any:
         raise UserError(f"reading .onnx needs {package}: pip install onnx onnxruntime") from None
 
 
-def _about(file: Any, path: str | Path) -> dict[str, Any]:
-    try:
-        return {p.key: json.loads(p.value) for p in file.metadata_props if p.key in _KEYS}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: garbled metadata ({error})") from None
+def _about(file: Any) -> dict[str, Any]:
+    """What our own exports say of themselves; what others put under these names is left alone."""
+    found = {}
+    for entry in file.metadata_props:
+        kind = {"config": dict, "img_size": int}.get(entry.key)
+        with suppress(json.JSONDecodeError):
+            if kind and isinstance(value := json.loads(entry.value), kind):
+                found[entry.key] = value
+    return found
 
 
 def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:

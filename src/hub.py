@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .errors import UserError
@@ -13,14 +13,14 @@ _CARD = """---
 {{ card_data }}
 ---
 
-A network of the U²-Net family ([paper]({{ paper_url }})): a picture in, a map of its objects out.
+`{{ network }}` of the U²-Net toolkit: a picture in, a map of its objects or classes out.
 `config.json` holds its table and the size in pixels that it was trained at.
 
 ```python
-from u2net import Predictor, U2Net
+from u2net import Predictor, {{ network }}
 
-network = U2Net.from_pretrained("this repository's name, or a folder")
-saliency = Predictor(network)("photo.jpg")  # H×W in [0, 1]
+network = {{ network }}.from_pretrained("this repository's name, or a folder")
+result = Predictor(network)("photo.jpg")  # in [0, 1]: H×W, or K×H×W of K classes
 ```
 """
 
@@ -29,7 +29,6 @@ class HubNetwork(
     ModelHubMixin,
     library_name="u2net",
     tags=["image-segmentation", "salient-object-detection", "u2net"],
-    paper_url="https://arxiv.org/abs/2005.09007",
     pipeline_tag="image-segmentation",
     model_card_template=_CARD,
 ):
@@ -39,6 +38,10 @@ class HubNetwork(
     """
 
     config_class: Any
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The mixin's, with the class to load by."""
+        return super().generate_model_card(*args, network=type(self).__name__, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_folder(self, save_directory)
@@ -68,7 +71,10 @@ class HubNetwork(
                     f"{name}: no such folder, nor to be had from the Hub ({reason})"
                 ) from None
         content = read_file(folder)
-        model = cls(cls.config_class.from_dict(content["config"]))
+        try:
+            model = cls(cls.config_class.from_dict(content["config"]))
+        except UserError as error:
+            raise UserError(f"{folder}: holds no {cls.__name__} ({error})") from None
         model.img_size = content.get("img_size", model.img_size)
         load_state(model, content["model"], folder)
         return model.eval()

@@ -22,7 +22,12 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[Path], output: Path, suffix: str = "", form: str = ".png", tree: bool = False
+    inputs: Sequence[Path],
+    output: Path,
+    suffix: str = "",
+    form: str = ".png",
+    tree: bool = False,
+    again: bool = False,
 ) -> list[Job]:
     """A job for each picture, in order, each once.
 
@@ -32,6 +37,8 @@ def plan(
         suffix: put behind each name, before the format's.
         form: the format's suffix, where ``output`` is a folder.
         tree: read folders with all below them, and make the same folders in ``output``.
+        again: pictures among the inputs that have a result's name are results of an earlier run,
+            and no inputs.
 
     Raises:
         UserError: an input is missing, holds no picture, or a result would overwrite a picture or
@@ -54,7 +61,11 @@ def plan(
         stem = place.stem if stems[place.with_suffix("")] == 1 else place.name
         jobs.append(Job(path, output / place.parent / f"{stem}{suffix}{form}"))
     named = {path for path in inputs if path.is_file()}
-    return _safe(jobs, set(found) - named if suffix else set())
+    if not suffix and any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
+        raise UserError(
+            f"--output {output}: is the pictures' own folder; give --suffix _mask too, or another"
+        )
+    return _safe(jobs, set(found) - named if suffix and again else set())
 
 
 def plan_films(inputs: Sequence[Path], output: Path, suffix: str, frames: bool) -> list[Job]:
@@ -124,7 +135,8 @@ def _safe(jobs: list[Job], results: set[Path]) -> list[Job]:
     for job in jobs:
         if job.target.resolve() in originals:
             raise UserError(
-                f"--output: {job.target} would overwrite a picture; name another folder"
+                f"--output: {job.target} would overwrite a picture; name another folder, or, if it "
+                "is a result, leave it as it is by --skip-existing"
             )
     return jobs
 

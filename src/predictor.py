@@ -59,6 +59,10 @@ class Predictor:
         # Of two classes the second is the object; of more, each has its map.
         softmax = model.config.activation == "softmax"
         self.classes = model.config.out_ch if softmax and model.config.out_ch > 2 else None
+        if self.classes and self.preset.exact:
+            raise UserError(
+                f"--preset {preset}: is for one map; these weights tell {self.classes} classes"
+            )
         self.channel = 1 if softmax and model.config.out_ch == 2 else 0
         model = model.fuse() if hasattr(model, "fuse") else model.eval()
         model = model.requires_grad_(False).to(self.device, memory_format=torch.channels_last)

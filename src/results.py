@@ -110,24 +110,39 @@ def render(picture: Image.Image, saliency: np.ndarray, style: Style) -> Image.Im
     return _shrunk(result, style)
 
 
+def check_classes(style: Style, classes: int) -> None:
+    """Whether a network of so many classes can give such results.
+
+    Raises:
+        UserError: the style needs an object, and none of the classes is that.
+    """
+    none = f"these weights tell {classes} classes, none of which is the object"
+    if style.mode not in ("mask", "overlay"):
+        raise UserError(f"--mode {style.mode}: {none}; choose mask or overlay")
+    if style.threshold is not None or style.invert or style.crop or style.refine:
+        raise UserError(f"{none}, so --threshold, --invert, --crop and --refine have no use")
+
+
 def _classes(picture: Image.Image, probabilities: np.ndarray, style: Style) -> Image.Image:
+    check_classes(style, len(probabilities))
     result = coloured(probabilities)
     if style.mode == "overlay":
-        result = Image.blend(to_rgb(picture), result.convert("RGB"), 0.5)
-    elif style.mode != "mask":
-        raise UserError(
-            f"--mode {style.mode}: these weights tell {len(probabilities)} classes, none of which "
-            "is the object; choose mask or overlay"
-        )
+        rgb, alpha = colours(picture)
+        result = Image.blend(rgb, result.convert("RGB"), 0.5)
+        if alpha is not None:
+            result.putalpha(alpha)
+        result.info = dict(rgb.info)
     return _shrunk(result, style)
 
 
 def _shrunk(result: Image.Image, style: Style) -> Image.Image:
     if not style.size or max(result.size) <= style.size:
         return result
-    # Indices of classes have nothing between them.
-    how = Image.Resampling.NEAREST if result.mode == "P" else Image.Resampling.LANCZOS
-    return ImageOps.contain(result, (style.size, style.size), how)
+    # Classes have nothing between them, nor have 0 and 255 in a binary mask.
+    steps = result.mode == "P" or style.mode == "binary"
+    how = Image.Resampling.NEAREST if steps else Image.Resampling.LANCZOS
+    scale = style.size / max(result.size)
+    return result.resize([max(1, round(n * scale)) for n in result.size], how)
 
 
 def _coloured(

@@ -58,13 +58,18 @@ def convert(predictor: Predictor, source: Path, target: Path, style: Style) -> I
 def convert_frames(
     predictor: Predictor, source: Path, folder: Path, style: Style, suffix: str
 ) -> Iterator[int | None]:
-    """As :func:`convert`, but each frame to a picture ``folder/000001.png`` and so on, any mode."""
+    """As :func:`convert`, but each frame to a picture ``folder/000001.png`` and so on, any mode.
+
+    A folder that was not there before has another name until the last frame is in it.
+    """
+    part = folder if folder.exists() else folder.with_name(f"{folder.name}.part")
     with _named(source), _av().open(str(source)) as film:
         yield _count(film, source)
         for index, (_, result) in _in_order(predictor, _frames(film, None), style):
-            with atomic_path(folder / f"{index + 1:06}{suffix}") as temporary:
+            with atomic_path(part / f"{index + 1:06}{suffix}") as temporary:
                 encode(result, temporary, suffix)
             yield 1
+    part.rename(folder)
 
 
 class _Writer:

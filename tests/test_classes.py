@@ -13,7 +13,7 @@ from PIL import Image
 import predict
 import train
 import validation
-from src import Predictor, UserError, build_model, load_model, save_model
+from src import Predictor, Style, UserError, build_model, load_model, render, save_model
 from src.classes import coloured, most_probable
 from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask
 from transforms import TrainPreset
@@ -201,8 +201,12 @@ def test_pictures_of_classes(call, tmp_path):
     assert Image.open(tmp_path / "over.jpg").mode == "RGB"
     assert call(predict.main, *argv, tmp_path / "small.jpg", "--size", 30)[0] == 0
     assert Image.open(tmp_path / "small.jpg").size == (30, 21)
-    status, _, err = call(predict.main, *argv, tmp_path / "cut.png", "--mode", "cutout")
-    assert status == 2 and "5 classes" in err
+    for flags in (["--mode", "cutout"], ["--preset", "rembg"], ["--invert"], ["--crop"]):
+        status, _, err = call(predict.main, *argv, tmp_path / "cut.png", *flags)
+        assert status == 2 and err.count("5 classes") == 1
+    seen_through = Image.new("RGBA", (20, 30), (9, 9, 9, 0))
+    over = render(seen_through, predictor.map(seen_through), Style("overlay"))
+    assert over.mode == "RGBA" and over.getextrema()[3] == (0, 0)
     assert most_probable(torch.tensor([[[0.5, 0.49]]])).tolist() == [[1, 0]]
 
 

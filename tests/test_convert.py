@@ -12,7 +12,7 @@ from conftest import ROOT, SMALL, lively
 from test_golden import SHARED, needs_shared
 
 import convert
-from src import U2Net, UserError, build_model, load_model, official, save_model
+from src import SegNet, U2Net, UserError, build_model, load_model, official, save_model
 from src.export import export_onnx
 
 
@@ -164,6 +164,17 @@ def test_onnx_that_computes_something_else(exported, tmp_path, change):
         load_model(tmp_path / "b.onnx")
 
 
+def test_onnx_with_metadata_of_others(tmp_path):
+    """Names that we use too, with something else behind them."""
+    export_onnx(lively(), tmp_path / "a.onnx")
+    for about in ({"config": '"lite"', "img_size": '"big"'}, {"config": "x: y"}):
+        file = onnx.load(tmp_path / "a.onnx")
+        del file.metadata_props[:]
+        onnx.helper.set_model_props(file, about)
+        onnx.save(file, tmp_path / "a.onnx")
+        assert load_model(tmp_path / "a.onnx").img_size == 320
+
+
 @pytest.mark.parametrize("content", [b"", b"not a file of protobuf", None])
 def test_onnx_torn_or_missing(tmp_path, exported, content):
     path = tmp_path / "a.onnx"
@@ -186,6 +197,16 @@ def test_pretrained_folder(model, tmp_path):
     for again in (U2Net.from_pretrained(tmp_path / "net"), load_model(tmp_path / "net")):
         assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
         assert not again.training
+
+
+def test_pretrained_folder_of_another_network(tmp_path):
+    """Its card says by which class to load it, and U2Net says that it is none."""
+    segnet = build_model("segnet", width=8)
+    segnet.save_pretrained(tmp_path)
+    assert "SegNet.from_pretrained" in (tmp_path / "README.md").read_text()
+    assert same(SegNet.from_pretrained(tmp_path).state_dict(), segnet.state_dict())
+    with pytest.raises(UserError, match=f"{tmp_path.name}: holds no U2Net"):
+        U2Net.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

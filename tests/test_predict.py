@@ -57,12 +57,29 @@ def test_tree(run, album):
 
 
 def test_suffix_beside_the_pictures(run, album):
-    for _ in range(2):
-        assert run(album, "--output", album, "--suffix", "_mask")[0] == 0
+    mine = save(album / "a_mask.png", scene(9)[0]).read_bytes()
+    status, _, err = run(album, "--output", album, "--suffix", "_mask")
+    assert status == 2 and "a_mask.png would overwrite a picture" in err
+    for _ in range(2):  # the second time, all results lie among the pictures
+        assert run(album, "--output", album, "--suffix", "_mask", "--skip-existing")[0] == 0
+    assert (album / "a_mask.png").read_bytes() == mine
+    assert run(album, "--output", album)[0] == 2  # results would be pictures the next time
     assert [name for name in inside(album) if "/" not in name] == [
         "a.jpg", "a_mask.png", "b.PNG", "b_mask.png",
     ]  # fmt: skip
     assert run(album / "b.PNG", "--output", album / "b.PNG")[0] == 2
+
+
+def test_sizes_and_places(run, album, tmp_path):
+    """A strip keeps a pixel of width, a binary mask has two values, and flags that would have no
+    effect are refused."""
+    strip = save(tmp_path / "strip.png", scene(0)[0].repeat(80, 0)[:, :4])
+    assert run(strip, "--size", 100, "--output", tmp_path / "s.png")[0] == 0
+    assert Image.open(tmp_path / "s.png").size == (1, 100)
+    small = tmp_path / "b.png"
+    assert run(album / "a.jpg", "--mode", "binary", "--size", 17, "--output", small)[0] == 0
+    assert set(np.unique(np.asarray(Image.open(small)))) <= {0, 255}
+    assert run(album / "a.jpg", "--background", "blur", "--output", small)[0] == 2
 
 
 def test_patterns(run, album, tmp_path):

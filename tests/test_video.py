@@ -8,6 +8,8 @@ from conftest import scene, tear
 from PIL import Image
 
 import predict
+import src.video
+from src import UserError
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -73,6 +75,25 @@ def test_colours_and_masks(run, tmp_path):
     assert run(*argv, tmp_path / "c.mp4", "--threshold", 0)[0] == 0
     kept, original = (np.array(read(path)[1], float) for path in (tmp_path / "c.mp4", source))
     assert kept.shape == original.shape and np.abs(kept - original).mean() < 12
+
+
+def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
+    """A folder has its name once the last frame is in it; --skip-existing takes no other for
+    done."""
+    source = make_film(tmp_path / "a.mp4")
+    argv = (source, "--frames", "--skip-existing", "--output", tmp_path / "out")
+    write, some = src.video.encode, iter(range(3))
+
+    def fails(*args):
+        if next(some, None) is None:
+            raise UserError("the disk is full")
+        write(*args)
+
+    monkeypatch.setattr(src.video, "encode", fails)
+    assert run(*argv)[0] == 2 and not (tmp_path / "out/a").exists()
+    monkeypatch.undo()
+    assert run(*argv)[0] == 0 and len(list((tmp_path / "out/a").iterdir())) == 8
+    assert "1 were there" in run(*argv)[1]
 
 
 def test_frames(run, tmp_path):
