@@ -18,7 +18,7 @@ class FCN8s(Network):
     Departures: fc6 is padded by 3, in place of 100 pixels around the picture and a crop at the end,
     and poolings round up, so that any size comes back whole. As published, the two doublings are
     learned 4×4 transposed convolutions that start as bilinear, and the last enlargement is bilinear
-    for good. Scores start near zero; at zero, as in the paper, no gradient passes at first.
+    for good. Scores start at random, not at zero, through which no gradient passes at first.
 
     Args:
         config: ``width`` 64 gives VGG-16 and 4096 channels in fc6 and fc7; 21 classes then make
@@ -50,8 +50,6 @@ class FCN8s(Network):
             for _ in range(2)
         )
         init_he(self)
-        for score in self.scores:
-            nn.init.normal_(score.weight, std=0.01)
         for up in self.doubling:
             nn.init.zeros_(up.weight)
             for i in range(classes):
