@@ -12,6 +12,7 @@ to compile.
 """
 
 import argparse
+import copy
 import statistics
 import subprocess
 import tempfile
@@ -100,9 +101,7 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
 
 def load_fused(model: nn.Module) -> nn.Module:
     """A copy with batch norm folded; the model stays as it is."""
-    copy = type(model)(model.config)
-    copy.load_state_dict(model.state_dict())
-    return copy.fuse().requires_grad_(False)
+    return copy.deepcopy(model).fuse().requires_grad_(False)
 
 
 def read_golden(path: Path) -> list[tuple[Tensor, np.ndarray]]:

@@ -7,7 +7,8 @@ say, of any batch and size from 32², and gives the fused map as probabilities N
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -73,15 +74,10 @@ def export_pt2(model: nn.Module, path: str | Path, sides: bool = False) -> float
     """
     network = _Maps(model, sides)
     program = _program(network)
-    with atomic_path(path) as temporary:
-        named = temporary.with_suffix(".pt2")  # the suffix is asked for
-        try:
-            extra = {"about.json": json.dumps(about(model))}
-            torch.export.save(program, named, extra_files=extra)
-            loaded = torch.export.load(named).module()
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+    with _pt2_path(path) as named:
+        extra = {"about.json": json.dumps(about(model))}
+        torch.export.save(program, named, extra_files=extra)
+        loaded = torch.export.load(named).module()
         return _check(network, lambda x: [m.numpy() for m in loaded(x)], TOLERANCE, path)
 
 
@@ -96,19 +92,27 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
     network = _Maps(model, sides)
     program = _program(network)
     options = {"aot_inductor.metadata": {k: json.dumps(v) for k, v in about(model).items()}}
-    with atomic_path(path) as temporary:
-        named = temporary.with_suffix(".pt2")
+    with _pt2_path(path) as named:
         try:
             compiled = torch._inductor.aoti_compile_and_package(
                 program, package_path=str(named), inductor_configs=options
             )
-            run = torch._inductor.aoti_load_package(compiled)
-            named.replace(temporary)
         except InvalidCxxCompiler as error:
             raise UserError(f"--format aoti needs a C++ compiler, such as g++ ({error})") from None
+        run = torch._inductor.aoti_load_package(compiled)
+        return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path)
+
+
+@contextmanager
+def _pt2_path(path: str | Path) -> Iterator[Path]:
+    """As :func:`~.files.atomic_path`, with the suffix that torch asks for."""
+    with atomic_path(path) as temporary:
+        named = temporary.with_suffix(".pt2")
+        try:
+            yield named
+            named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
-        return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path)
 
 
 def about(model: nn.Module) -> dict[str, object]:
