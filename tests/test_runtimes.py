@@ -105,6 +105,7 @@ def test_rembg(call, tmp_path, weights, published):
         weights = SHARED / "weights/u2netp.pth"
         paths = sorted((SHARED / "reference/images").iterdir())
         pictures = [Image.open(path).convert("RGB") for path in paths]
+    pictures += [one.resize((320, 320)) for one in pictures[:2]]  # whose maps keep their size
     for i, picture in enumerate(pictures):
         picture.save(tmp_path / f"{i}.bmp")
     argv = ["--weights", weights, "--preset", "rembg", "--output", tmp_path / "lite.onnx"]
@@ -119,9 +120,11 @@ def test_rembg(call, tmp_path, weights, published):
         ours = np.asarray(predict(picture)).astype(int)
         assert ours.shape == theirs.shape
         off = np.abs(ours - theirs)
-        # Both cut to 8 bits before Lanczos enlarges: where float32 rounds to either side of a
-        # level, its overshoot makes 2 of 1.
-        assert off.max() <= 2 and (off > 1).mean() < 1e-5
+        # Both cut to 8 bits, where float32 may round to either side of a level. Lanczos then
+        # resizes in two passes of 8 bits each, whose weights' absolute values sum to 1.56 at most:
+        # 1 level becomes 2 at most, and 2 become 4.
+        limit = 1 if picture.size == (320, 320) else 4
+        assert off.max() <= limit and (off > 1).mean() < 1e-4
 
 
 @needs_shared
