@@ -1,5 +1,7 @@
 """Where and in which precision to compute."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from .errors import UserError
@@ -51,6 +53,23 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
 def amp_name(dtype: torch.dtype) -> str:
     """The name by which :func:`pick_dtype` gives this precision."""
     return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
+def per_core(tasks: int) -> ThreadPoolExecutor:
+    """Threads for pictures that are computed at the same time: up to one for each core, which then
+    share the cores evenly.
+
+    A core with a picture of its own waits for no other. Whoever uses them sets
+    ``torch.set_num_threads`` back in the end: what a thread sets holds for later ones too.
+
+    Args:
+        tasks: how many there are to do.
+    """
+    cores = torch.get_num_threads()
+    width = max(1, min(cores, 8, tasks))
+    return ThreadPoolExecutor(
+        width, initializer=torch.set_num_threads, initargs=(max(1, cores // width),)
+    )
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Network, NetworkConfig, init_he
-from .u2net import upsample_like
+from .u2net import UpsampleLike
 from .vgg import layers, load_layers, vgg16_channels
 
 
@@ -31,6 +31,7 @@ class FCN8s(Network):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
+        self.upsample = UpsampleLike()
         width, classes = config.width, config.out_ch
         self.stages = nn.ModuleList(
             nn.Sequential(*(part for pair in stage for part in _conv_relu(*pair)))
@@ -63,8 +64,8 @@ class FCN8s(Network):
         of_fc7, *others = self.scores
         y = of_fc7(self.fc(y))
         for up, score, pool in zip(self.doubling, others, (pools[3], pools[2]), strict=True):
-            y = upsample_like(up(y), pool) + score(pool)  # doubled, unless poolings rounded up
-        return [upsample_like(y, x)]
+            y = self.upsample(up(y), pool) + score(pool)  # doubled, unless poolings rounded up
+        return [self.upsample(y, x)]
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Start from torchvision's ``vgg16``: its convolutions, and fc6 and fc7 where ``state`` has

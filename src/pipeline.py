@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .device import per_core
 from .errors import UserError
 from .predictor import Predictor
 
@@ -89,13 +90,12 @@ class _Flow(Generic[T, R]):
     def __post_init__(self) -> None:
         on_cpu = self.predictor.device.type == "cpu"
         self.cores = cores = torch.get_num_threads()
-        width = max(1, min(cores, 8, self.total or cores)) if on_cpu else 1
-        each = max(1, cores // width)
         self.batch = 1 if on_cpu else 8
-        self.limit = 2 * width * self.batch + 2
-        start = torch.set_num_threads
-        self.files = ThreadPoolExecutor(max(2, cores), initializer=start, initargs=(1,))
-        self.networks = ThreadPoolExecutor(width, initializer=start, initargs=(each,))
+        self.networks = per_core((self.total or cores) if on_cpu else 1)
+        self.limit = 2 * self.networks._max_workers * self.batch + 2
+        self.files = ThreadPoolExecutor(
+            max(2, cores), initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def has_room(self) -> bool:
         used = sum(passage.pixels for passage in self.inside)

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .classes import coloured
-from .device import pick_device, pick_dtype
+from .device import per_core, pick_device, pick_dtype
 from .errors import UserError
+from .fast import prepare
 from .images import from_array, open_image, to_grey, upright
 from .presets import Preset, pick_preset
-from .u2net import RSU
 from .weights import load_model
 
 
@@ -64,9 +64,7 @@ class Predictor:
                 f"--preset {preset}: is for one map; these weights tell {self.classes} classes"
             )
         self.channel = 1 if softmax and model.config.out_ch == 2 else 0
-        model = model.fuse() if hasattr(model, "fuse") else model.eval()
-        model = model.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.model = _to_half(model, self.dtype) if self.dtype != torch.float32 else model
+        self.model = prepare(model, self.device, self.dtype)
 
     @overload
     def __call__(self, picture: str | Path | np.ndarray) -> np.ndarray: ...
@@ -130,36 +128,22 @@ class Predictor:
         found = self.probabilities(pictures)
         return found if self.classes else found[:, self.channel]
 
-    @torch.inference_mode()
     def probabilities(self, pictures: Tensor) -> Tensor:
         """As :meth:`maps`, all of the network's: N×out_ch×S×S."""
+        if self.device.type != "cpu" or len(pictures) < 2:
+            return self._probabilities(pictures)
+        cores = torch.get_num_threads()
+        try:
+            with per_core(len(pictures)) as pool:
+                return torch.cat(list(pool.map(self._probabilities, pictures.split(1))))
+        finally:
+            torch.set_num_threads(cores)
+
+    @torch.inference_mode()
+    def _probabilities(self, pictures: Tensor) -> Tensor:
         pictures = pictures.to(self.device, non_blocking=True)
         maps = self.model(self.preset.normalize(pictures, self.dtype))
         if self.tta:
             mirrored = self.model(self.preset.normalize(pictures.flip(-1), self.dtype))
             maps = (maps + mirrored.flip(-1)) / 2
         return self.preset.finish(maps)
-
-
-def _to_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network in bf16 or fp16, but for the few convolutions that these would spoil.
-
-    A folded bias beyond 128 stands for a channel with a huge constant in it (the published lite
-    weights have one of 226, which the next layer's bias of 1361 takes away again). bf16 has steps
-    of 1 and more there, so what the channel carries would drown: such layers stay in float32.
-    """
-    exact = {
-        conv
-        for conv in model.modules()
-        if isinstance(conv, nn.Conv2d) and conv.bias is not None and conv.bias.abs().max() > 128
-    }
-    for module in model.modules():
-        if module not in exact and not list(module.children()):
-            module.to(dtype)
-        if exact and isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
-    for block in model.modules():
-        # What leaves a residual block is of ordinary size again.
-        if isinstance(block, RSU) and exact.intersection(block.modules()):
-            block.register_forward_hook(lambda block, args, out: out.to(dtype))
-    return model

@@ -11,9 +11,11 @@ from .base import Network
 from .config import FULL, LITE, StageConfig, U2NetConfig
 
 
-def upsample_like(x: Tensor, ref: Tensor) -> Tensor:
+class UpsampleLike(nn.Module):
     """Bilinear resize of ``x`` to the height and width of ``ref``."""
-    return F.interpolate(x, size=ref.shape[-2:], mode="bilinear", align_corners=False)
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        return F.interpolate(x, size=ref.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class ConvBNReLU(nn.Module):
@@ -91,6 +93,7 @@ class RSU(nn.Module):
             for i, d in reversed(list(enumerate(dilation)))
         )
         self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.upsample = UpsampleLike()
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         residual = x = self.conv_in(x, skip)
@@ -102,9 +105,10 @@ class RSU(nn.Module):
         for i, conv in enumerate(self.decoder):
             skip = skips.pop()
             if i and not self.dilated:
-                x = upsample_like(x, skip)
+                x = self.upsample(x, skip)
             x = conv(x, skip)
-        return x + residual
+        # Without gradients nobody reads x again: in its place saves a pass over fresh memory.
+        return x + residual if torch.is_grad_enabled() else x.add_(residual)
 
 
 class RSU4F(RSU):
@@ -143,6 +147,7 @@ class U2Net(Network):
         self.encoder = nn.ModuleList(block(stage) for stage in config.encoder)
         self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
         self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.upsample = UpsampleLike()
         # (how often its map was halved, encoder?, place in the order that forward runs) of each
         # stage with a side output: sorted, sides go from fine to coarse.
         n = len(config.encoder)
@@ -173,12 +178,12 @@ class U2Net(Network):
             outputs.append(h)
         skips = outputs[-2::-1]
         for stage, skip in zip(self.decoder, skips, strict=True):
-            h = stage(upsample_like(h, skip), skip)
+            h = stage(self.upsample(h, skip), skip)
             outputs.append(h)
         sides = []
         for conv, (level, _, i) in zip(self.sides, self._sides, strict=True):
             side = conv(outputs[i])
-            sides.append(upsample_like(side, x) if level else side)
+            sides.append(self.upsample(side, x) if level else side)
         return [self.out_conv(torch.cat(sides, dim=1)), *sides]
 
 

@@ -1,0 +1,94 @@
+"""The modules that inference puts in the place of torch's, against torch's."""
+
+import copy
+
+import pytest
+import torch
+from conftest import SMALL, lively
+from torch import nn
+
+from src import NETWORKS, Predictor, build_model, fast
+from src.fast import Double, PackedConv, Pool2, RowConv, has_onednn, prepare
+from src.u2net import UpsampleLike
+
+CPU = torch.device("cpu")
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="no oneDNN for this processor")
+SIZES = ((64, 48), (33, 47), (1, 1), (2, 2), (1, 6), (300, 2))
+
+
+def small(name):
+    """A small network of that name."""
+    return lively(SMALL) if name == "small" else build_model(name, width=4).eval()
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_packed_convolution(dtype, dilation):
+    """To the bit, ReLU included."""
+    conv = nn.Conv2d(12, 20, 3, padding=dilation, dilation=dilation).requires_grad_(False)
+    conv = conv.to(dtype, memory_format=torch.channels_last)
+    x = torch.randn(2, 12, 19, 23).to(dtype, memory_format=torch.channels_last)
+    assert torch.equal(PackedConv(conv)(x), conv(x))
+    assert torch.equal(PackedConv(conv, "relu")(x.float()), conv(x).relu())
+
+
+@needs_onednn
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("size", SIZES)
+def test_convolution_by_rows(channels, size):
+    conv = nn.Conv2d(9, channels, 3, padding=1).requires_grad_(False)
+    x = torch.randn(2, 9, *size)
+    torch.testing.assert_close(RowConv(conv)(x), conv(x))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("up", [True, False])
+def test_pooling(size, up):
+    """Rounding up or down."""
+    pool, x = nn.MaxPool2d(2, ceil_mode=up), torch.randn(2, 3, *(n + 1 for n in size))
+    assert torch.equal(Pool2(pool)(x), pool(x))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("to", [2, 3])
+def test_upsampling(monkeypatch, size, to):
+    """Of maps of any size, and also by other factors than 2."""
+    monkeypatch.setattr(Double, "MIN_VALUES", 0)
+    x, ref = torch.randn(2, 3, *size), torch.empty(1, 1, to * size[0], to * size[1])
+    torch.testing.assert_close(Double()(x, ref), UpsampleLike()(x, ref))
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["small", *sorted(set(NETWORKS) - {"u2net_full", "u2net_lite"})])
+def test_every_network_is_the_same_when_packed(name):
+    """In float32, at a size that is odd somewhere and at one that is not."""
+    network = small(name)
+    packed = prepare(copy.deepcopy(network), CPU, torch.float32)
+    assert any(isinstance(module, PackedConv) for module in packed.modules())
+    assert not any(type(module) is nn.Conv2d for module in packed.modules())
+    for size in ((64, 96), (75, 61)):
+        x = torch.randn(2, 3, *size)
+        with torch.inference_mode():
+            torch.testing.assert_close(packed(x), network(x), rtol=0, atol=1e-5)
+
+
+def test_without_onednn(monkeypatch, weights):
+    """Another processor gets torch's own modules, and the same map."""
+    picture = torch.rand(3, 50, 60)
+    ours = Predictor(weights, device="cpu", amp="off")(picture)
+    monkeypatch.setattr(fast, "has_onednn", lambda: False)
+    plain = Predictor(weights, device="cpu", amp="off")
+    assert not any(isinstance(module, PackedConv) for module in plain.model.modules())
+    torch.testing.assert_close(plain(picture), ours, rtol=0, atol=1e-5)
+
+
+def test_half_precision_keeps_channels_of_huge_constants():
+    """bf16 has steps of 1 at 226: a layer with such a bias must stay in float32."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(1, 1, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(1), net[0].bias.fill_(226.28)
+        net[2].weight.fill_(5), net[2].bias.fill_(-5 * 226.28)
+        picture = torch.linspace(0, 1, 9).view(1, 1, 3, 3)
+        half = prepare(net, torch.device("cpu"), torch.bfloat16)(picture.bfloat16())
+    assert (half.float() - 5 * picture).abs().max() < 0.05
