@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from torch import nn
-from torchvision.models import get_model_weights
 
 from .errors import UserError
 from .layouts import is_state
@@ -25,6 +24,8 @@ def load_backbone(model: nn.Module, source: str | Path) -> None:
     if kind is None:
         raise UserError(f"--backbone: {model.config.name} has none; fcn8s and segnet do")
     if str(source) == "imagenet":
+        from torchvision.models import get_model_weights  # here, as it takes longer than torch
+
         weights = get_model_weights(kind).DEFAULT
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)

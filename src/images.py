@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -207,7 +207,11 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def resize_input(picture: Tensor, size: int) -> Tensor:
     """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
-    return TF.resize(picture, [size, size], antialias=True)
+    if picture.shape[1:] == (size, size):
+        return picture
+    # A batch of one, made where its stride tells the memory order; else torch takes the slow way.
+    stack = picture.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(stack, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,7 +5,7 @@ detection"): RSU blocks and the network built from a stage table.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .base import Network
 from .config import FULL, LITE, StageConfig, U2NetConfig
@@ -51,8 +51,10 @@ class ConvBNReLU(nn.Module):
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""
-        if isinstance(self.bn, nn.modules.batchnorm._BatchNorm):
-            self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+        conv, bn = self.conv, self.bn
+        if isinstance(bn, nn.modules.batchnorm._BatchNorm):
+            statistics = bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             self.bn = nn.Identity()
 
 

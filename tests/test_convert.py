@@ -235,7 +235,7 @@ def test_from_the_hub(model, tmp_path, monkeypatch):
         asked.update(options, name=name)
         return str(tmp_path)
 
-    monkeypatch.setattr("src.hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     again = U2Net.from_pretrained("owner/lite", revision="v1")
     assert same(again.state_dict(), model.state_dict())
     assert asked["name"] == "owner/lite" and asked["revision"] == "v1"

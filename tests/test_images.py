@@ -4,11 +4,13 @@ import builtins
 
 import numpy as np
 import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
 from conftest import scene
 from PIL import Image
 
 from src import UserError
-from src.images import open_image, oriented_size, to_8_bits, to_rgb
+from src.images import open_image, oriented_size, resize_input, to_8_bits, to_rgb
 
 PICTURE = Image.fromarray(scene(3, 64, 48)[0]).resize((128, 96))
 
@@ -70,3 +72,12 @@ def test_16_bit_grey_with_a_level_to_see_through():
 def test_floats(values, expected):
     picture = Image.fromarray(np.array([values], np.float32))
     assert np.array(to_8_bits(picture)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("height, width", [(1, 9), (96, 96), (40, 320), (211, 137), (33, 2000)])
+def test_resized_as_torchvision_does(height, width):
+    """To the bit, in either memory order."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    for picture in (pixels.permute(2, 0, 1), pixels.permute(2, 0, 1).contiguous()):
+        assert torch.equal(resize_input(picture, 96), TF.resize(picture, [96, 96], antialias=True))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from src import UserError
 
@@ -141,6 +140,8 @@ def _backend(device: str) -> str:
 def _record(error: Exception) -> None:
     """Have torchrun name this error as the root cause, not the peers that it takes along."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
         get_error_handler().record_exception(error)
 
 

@@ -1,0 +1,100 @@
+"""One picture by predict.py, whole process, beside the least that any program with torch takes.
+
+    python -m benchmarks.startup                       # the lite weights in weights/, a picture made here
+    python -m benchmarks.startup --weights u2net.pth --picture photo.jpg --rounds 9
+
+The least: a script that imports torch, loads the same weights from a torch file into the same network,
+and computes one map of noise, in float32, without any picture. The processes run in turns; the table
+has medians of what the clock shows and of what the processor spent, which other programs on the machine
+disturb less, and the ratio is the median of each turn's.
+"""  # noqa: E501
+
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.predict_folder import Run, measure
+from src import load_model, save_model
+from train_utils import cli
+
+# src/__init__.py would import all of the library.
+LEAST = """
+import sys, types
+import torch
+sys.modules["src"] = types.ModuleType("src")
+sys.modules["src"].__path__ = ["src"]
+from src.config import U2NetConfig
+from src.u2net import U2Net
+content = torch.load(sys.argv[1], weights_only=True)
+network = U2Net(U2NetConfig.from_dict(content["config"]))
+network.load_state_dict(content["model"])
+with torch.inference_mode():
+    network.eval()(torch.rand(1, 3, content["img_size"], content["img_size"]))
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, make what the processes read, run them in turns, print the table."""
+    parser = cli.make_parser(__doc__)
+    cli.add_weights_flags(parser)
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="in place of one made here")
+    parser.add_argument("--rounds", type=cli.positive, default=7, help="how often each runs")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        picture, plain = args.picture or Path(folder, "noise.jpg"), Path(folder, "plain.pt")
+        if not args.picture:
+            noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(picture)
+        network = load_model(args.weights)
+        network.img_size = args.img_size or network.img_size
+        save_model(network, plain)
+        ours = [sys.executable, "predict.py", picture, "--weights", args.weights]
+        ours += [
+            "--img-size",
+            network.img_size,
+            "--device",
+            "cpu",
+            "--output",
+            f"{folder}/mask.png",
+        ]
+        report(run({
+            "import torch": [sys.executable, "-c", "import torch"],
+            "import torch, one map": [sys.executable, "-c", LEAST, plain],
+            "predict.py --amp off": [*ours, "--amp", "off"],
+            "predict.py": ours,
+            "predict.py --help": [sys.executable, "predict.py", "--help"],
+        }, args.rounds))  # fmt: skip
+
+
+def run(commands: dict[str, list[object]], rounds: int) -> dict[str, list[Run]]:
+    """All of them in turns, after one turn that fills the disk's cache."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for i in range(rounds + 1):
+        for name, command in commands.items():
+            took = measure(command, None)
+            if i:
+                runs[name].append(took)
+    return runs
+
+
+def report(runs: dict[str, list[Run]]) -> None:
+    """Medians, and ratios to the least."""
+    least = runs["import torch, one map"]
+    print(f"{torch.get_num_threads()} cores, median of {len(least)}")
+    print("| | s | ratio | processor, s | ratio |\n|---|---:|---:|---:|---:|")
+    for name, each in runs.items():
+        cells = []
+        for what in ("wall", "cpu"):
+            took = [getattr(one, what) for one in each]
+            ratios = [a / getattr(b, what) for a, b in zip(took, least, strict=True)]
+            cells += [f"{median(took):.2f}", f"{median(ratios):.2f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    cli.run(main)
