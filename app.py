@@ -236,7 +236,7 @@ def build_server(args: argparse.Namespace, networks: Networks) -> Any:
                     return _answer(networks, body, weights, style, format)
 
                 content = await anyio.to_thread.run_sync(work)
-                return Response(content, media_type=f"image/{format}")
+                return Response(content, media_type=Image.MIME[FORMATS[f".{format}"][0]])
         except UserError as error:
             return _error(400, str(error))
         except OverflowError:

@@ -7,8 +7,9 @@
     python convert.py best.pt my_network                     # a folder, as save_pretrained makes it
 
 The suffix of OUTPUT says what comes out: .pt or .pth is a torch file, .safetensors that; without
-one it is a folder of config.json and model.safetensors, which from_pretrained reads and the Hugging
-Face Hub holds. For .onnx and the like, which are programs rather than weights, there is export.py.
+one (my_network, lite-v1.2, or any.name/) it is a folder of config.json and model.safetensors, which
+from_pretrained reads and the Hugging Face Hub holds. For .onnx and the like, which are programs
+rather than weights, there is export.py.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from src.layouts import official_state
 from src.storage import save_state
 from train_utils import cli
 
-SUFFIXES = ("", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,34 +28,44 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("input", type=Path, metavar="INPUT", help="weights: a file of any kind, or such a folder")
-    add("output", type=Path, metavar="OUTPUT", help="file or folder to write")
+    add("output", metavar="OUTPUT", help="file or folder to write")
     add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
     add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
     args = parser.parse_args(argv)
-    if args.output.suffix not in SUFFIXES:
-        kinds = ", ".join(SUFFIXES[1:])
-        parser.error(f"OUTPUT {args.output}: expected {kinds} or a folder; for .onnx see export.py")
-    if not args.output.suffix and (args.official or args.half):
+    args.folder, args.output = is_folder(args.output), Path(args.output)
+    if not args.folder and args.output.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        parser.error(
+            f"OUTPUT {args.output}: expected {kinds}, or a folder (with / behind its name); "
+            "for .onnx see export.py"
+        )
+    if args.folder and (args.official or args.half):
         parser.error("--official and --half go with a file as OUTPUT")
     if args.output.resolve() == args.input.resolve():
         parser.error("OUTPUT is INPUT; name another file")
     return args
 
 
+def is_folder(name: str) -> bool:
+    """Whether a folder is meant: it is one, ends like one, or has no suffix of a file's kind."""
+    suffix = Path(name).suffix
+    return name.endswith("/") or Path(name).is_dir() or not suffix[1:2].isalpha()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, write, say what came out."""
     args = parse_args(argv)
     model = load_model(args.input)
-    if args.output.is_file() and not args.output.suffix:
+    if args.folder and args.output.is_file():
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
-    if args.official:
-        save_state(official_state(model), args.output, args.half)
-    elif args.output.suffix:
-        save_model(model, args.output, args.half)
-    else:
+    if args.folder:
         model.save_pretrained(args.output)
+    elif args.official:
+        save_state(official_state(model), args.output, args.half)
+    else:
+        save_model(model, args.output, args.half)
     print(f"{args.input}: {model.origin}")
-    files = [args.output] if args.output.is_file() else sorted(args.output.iterdir())
+    files = args.output.iterdir() if args.folder else [args.output]
     print(f"{args.output}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
     return 0
 

@@ -84,6 +84,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("films and pictures go in two runs")
     args.suffix = args.suffix or ""
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
+    if any(films) and args.output == PIPE:
+        parser.error("--output -: is for a picture; name a film or a folder")
     suffix = args.output.suffix.lower()
     form = suffix if suffix in FORMATS else f".{args.format}"
     if args.mode == "cutout" and form in (".jpg", ".jpeg"):

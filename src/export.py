@@ -7,6 +7,7 @@ say, of any batch and size from 32², and gives the fused map as probabilities N
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -53,7 +54,8 @@ def export_onnx(
         ) from None
     network = _Maps(model, sides)
     exported = _program(_Maps(model, sides, torch.float16) if half else network)
-    program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    with _silent("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
+        program = torch.onnx.export(exported, dynamo=True, verbose=False)
     for i, value in enumerate(program.model.graph.outputs):
         value.name = f"side{i}" if i else "saliency"
     program.model.graph.inputs[0].name = "pictures"
@@ -101,6 +103,18 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
             raise UserError(f"--format aoti needs a C++ compiler, such as g++ ({error})") from None
         run = torch._inductor.aoti_load_package(compiled)
         return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path)
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Only errors of this logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def load_model(path: str | Path) -> nn.Module:
     if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
         # A checkpoint with an exponential moving average was scored by it.
         config, state = dict(content["config"]), content.get("ema") or content["model"]
-        kind = "checkpoint of this toolkit"
+        kind = "folder of save_pretrained" if Path(path).is_dir() else "checkpoint of this toolkit"
         if not is_state(state):
             raise UserError(f"{path}: its weights are no tensors by name")
     else:

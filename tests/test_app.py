@@ -109,6 +109,15 @@ def test_answers_are_the_librarys(server):
     assert other != server.post(photo(), "weights=net")[1]
 
 
+@pytest.mark.parametrize(("form", "kind"), [("png", "png"), ("jpg", "jpeg"), ("tif", "tiff")])
+def test_media_type(server, form, kind):
+    """As IANA has it registered."""
+    request = urllib.request.Request(f"{server.url}/api/predict?format={form}", photo())
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers.get_content_type() == f"image/{kind}"
+        assert Image.open(io.BytesIO(answer.read())).format == kind.upper()
+
+
 @pytest.mark.parametrize(
     ("body", "query", "status", "words"),
     [

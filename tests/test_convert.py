@@ -42,7 +42,8 @@ def near(first, second):
 
 def test_from_kind_to_kind(call, model, tmp_path):
     """Checkpoint → safetensors → folder → checkpoint, bit for bit, with the size trained at."""
-    names = [tmp_path / name for name in ("a.pt", "b.safetensors", "folder", "d.pth")]
+    folders = ("folder", "v1.2", "with.dot/")
+    names = [f"{tmp_path}/{name}" for name in ("a.pt", "b.safetensors", *folders, "d.pth")]
     save_model(model, names[0])
     for before, after in itertools.pairwise(names):
         status, said, err = call(convert.main, before, after)
@@ -79,6 +80,7 @@ def test_published_round_trip(call, tmp_path):
     ("argv", "named"),
     [
         (["a.pt", "b.onnx"], "export.py"),
+        (["a.pt", "with.dot"], "with / behind its name"),
         (["a.pt", "folder", "--official"], "--official"),
         (["a.pt", "a.pt"], "INPUT"),
         (["nowhere.pt", "b.pt"], "nowhere.pt"),
@@ -194,6 +196,7 @@ def test_pretrained_folder(model, tmp_path):
     assert names == {"README.md", "config.json", "model.safetensors"}
     assert json.loads((tmp_path / "net/config.json").read_text())["img_size"] == 96
     assert "from_pretrained" in (tmp_path / "net/README.md").read_text()
+    assert load_model(tmp_path / "net").origin.startswith("folder of save_pretrained")
     for again in (U2Net.from_pretrained(tmp_path / "net"), load_model(tmp_path / "net")):
         assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
         assert not again.training

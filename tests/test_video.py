@@ -138,6 +138,7 @@ def test_turned_by_a_telephone(run, tmp_path):
         ("--output {out}.png", "name a folder"),
         ("{photo}", "two runs"),
         ("--output {out}.webm", "sound"),
+        ("--output -", "name a film"),
     ],
 )
 def test_what_the_user_must_fix(run, tmp_path, flags, word):
