@@ -23,7 +23,7 @@ $(RUN)/.trained: | .venv/ready
 test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -15,6 +15,8 @@ import torch
 from train_utils import cli
 from train_utils.distributed import process_group
 
+PATIENCE = 600  # seconds: what takes longer hangs, however busy the machine is
+
 _FORK = multiprocessing.get_context("forkserver")  # it runs nothing of torch, so forks are safe
 _FORK.set_forkserver_preload(["train", "validation", "predict"])
 
@@ -68,7 +70,7 @@ def ranks(world, function, *args, launcher=torchrun, group=True):
             for rank in range(world)
         ]
         for _, pipe in started:
-            assert pipe.poll(120), "a rank hangs"
+            assert pipe.poll(PATIENCE), "a rank hangs"
         return [torch.load(io.BytesIO(pipe.recv()), weights_only=False) for _, pipe in started]
 
 
@@ -102,9 +104,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(path, seconds=120):
+def wait_for(path):
     """Until a run has written this file."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} was never written"
         time.sleep(0.05)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT, save, scene, tear
 from PIL import Image
+from processes import PATIENCE
 
 from src import Predictor, build_model, save_model
 from src.results import Style, render
@@ -47,7 +48,7 @@ class Server:
             [sys.executable, "app.py", *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
             stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
         )  # fmt: skip
-        for _ in range(600):
+        for _ in range(10 * PATIENCE):
             with socket.socket() as there:
                 if there.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -59,7 +60,7 @@ class Server:
         """Status and body of the API's answer."""
         request = urllib.request.Request(f"{self.url}/api/predict?{query}", body, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -71,7 +72,7 @@ class Server:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ def test_more_than_may_wait_are_told_so(server):
 
 def _until(ask, status):
     """The answer, asked for again for a while if it is another one."""
-    for _ in range(100):
+    for _ in range(10 * PATIENCE):
         answer = ask()
         if answer[0] == status:
             break
@@ -249,6 +250,7 @@ def browser():
 @pytest.fixture
 def page(server, browser):
     page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(server.url)
     page.get_by_role("button", name="Predict").wait_for()
     yield page
@@ -262,7 +264,7 @@ def test_a_real_upload(server, page, tmp_path):
     page.get_by_text("photo1").wait_for()
     page.get_by_role("button", name="Predict").click()
     shown = page.locator("button[aria-label^=Thumbnail] img")
-    shown.nth(1).wait_for(timeout=60_000)
+    shown.nth(1).wait_for()
     predictor = Predictor(server.weights, 64, "cpu", "off")
     for i, path in enumerate(paths):
         body = page.request.get(shown.nth(i).get_attribute("src")).body()
@@ -283,4 +285,4 @@ def test_uploads_that_are_no_use(page, tmp_path):
     page.locator("input[type=file]").first.set_input_files(torn)
     page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()
     page.get_by_role("button", name="Predict").click()
-    page.get_by_text("torn.jpg: cannot be read").wait_for(timeout=60_000)
+    page.get_by_text("torn.jpg: cannot be read").wait_for()

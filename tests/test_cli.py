@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, make_duts, make_pairs, save, scene, tear
 from PIL import Image
+from processes import PATIENCE
 
 import predict
 import train
@@ -111,7 +112,7 @@ def shell(script, *argv, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 

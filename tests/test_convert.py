@@ -115,20 +115,27 @@ def test_onnx_in(exported):
         assert torch.allclose(again(picture), lively(SMALL)(picture), atol=0.02)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("folded", [True, False])
-def test_onnx_made_elsewhere(tmp_path, folded):
-    """The official code's seven maps by the old exporter, fixed size, batch norm folded or not."""
+def export_elsewhere(path, folded=True):
+    """The official code's network and its seven maps, by torch's old exporter, of a fixed size;
+    returns the network."""
     torch.manual_seed(0)
     theirs = official.U2NETP().eval()
     theirs.load_state_dict(
         {k: torch.rand_like(v) * 0.1 if v.ndim == 1 else v for k, v in theirs.state_dict().items()}
     )
     torch.onnx.export(
-        theirs, (torch.zeros(1, 3, 64, 64),), tmp_path / "a.onnx", dynamo=False,
+        theirs, (torch.zeros(1, 3, 64, 64),), path, dynamo=False,
         do_constant_folding=folded, opset_version=17, input_names=["input.1"],
         training=torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE,
     )  # fmt: skip
+    return theirs
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("folded", [True, False])
+def test_onnx_made_elsewhere(tmp_path, folded):
+    """Batch norm folded or not."""
+    theirs = export_elsewhere(tmp_path / "a.onnx", folded)
     kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     assert ("BatchNormalization" in kinds) is not folded
     assert near(load_model(tmp_path / "a.onnx"), lambda x: theirs(x)[0])
@@ -166,9 +173,10 @@ def test_onnx_that_computes_something_else(exported, tmp_path, change):
         load_model(tmp_path / "b.onnx")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnx_with_metadata_of_others(tmp_path):
     """Names that we use too, with something else behind them."""
-    export_onnx(lively(), tmp_path / "a.onnx")
+    export_elsewhere(tmp_path / "a.onnx")
     for about in ({"config": '"lite"', "img_size": '"big"'}, {"config": "x: y"}):
         file = onnx.load(tmp_path / "a.onnx")
         del file.metadata_props[:]

@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, tear
-from processes import children, ranks, wait_for
+from processes import PATIENCE, children, ranks, wait_for
 from test_survival import same
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -319,7 +319,7 @@ def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
     try:
         wait_for(folder / "last.pt")
         os.kill(children(process.pid)[1], signal.SIGKILL)
-        output = process.communicate(timeout=180)[0]
+        output = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -338,7 +338,7 @@ def test_a_signal_to_one_rank_stops_all(data, tmp_path):
     try:
         wait_for(folder / "last.pt")
         os.kill(children(process.pid)[1], signal.SIGTERM)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
     assert output.count("stopped; go on with --resume") == 1, output

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from processes import children, running, wait_for
+from processes import PATIENCE, children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -83,7 +83,7 @@ def test_twenty_kills(data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     argv = ["--data-path", str(data), *FLAGS, "--output-dir"]
     with running(life, [*argv, str(whole), "--workers", "2"]) as (process, pipe):
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     chance = random.Random(0)
     argv = [*argv, str(killed), "--workers", "0", "--save-every", "2", "--resume", "auto"]
@@ -109,7 +109,7 @@ def test_twenty_kills(data, tmp_path):
             reached.append((state["epoch"], state["step"]))
     assert reached == sorted(reached) and reached[0][0] == 0 < reached[-1][0] < 8
     with running(life, argv) as (process, pipe):
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (killed, whole))
     for part, value in theirs.items():
@@ -136,7 +136,7 @@ def test_a_killed_loader(data, tmp_path):
     try:
         wait_for(folder / "last.pt")
         os.kill(children(process.pid)[0], signal.SIGKILL)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
     assert process.returncode == 1 and "Traceback" not in errors
@@ -162,7 +162,7 @@ def test_a_signal_to_the_whole_group(data, tmp_path):
     try:
         wait_for(tmp_path / "run/last.pt")
         os.killpg(process.pid, signal.SIGTERM)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
