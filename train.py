@@ -127,6 +127,9 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     ))  # fmt: skip
     device = cli.add_device_flags(parser)
     device.add_argument("--compile", action="store_true", help="build the step by torch.compile")
+    device.add_argument("--checkpoint-activations", action="store_true", help=(
+        "compute what lies inside a stage again for the gradient: less memory, more time"
+    ))  # fmt: skip
     out = parser.add_argument_group("run")
     add = out.add_argument
     add(
@@ -193,6 +196,7 @@ def train(args: argparse.Namespace) -> int:
         if not on_gpu:
             raise UserError("--sync-bn: torch's SyncBatchNorm runs on GPUs alone; leave it out")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.recompute = args.checkpoint_activations
     sampler = EpochSampler(lengths, args.batch_size, args.seed, args.data_shares)
     loader = train_loader(train_set, sampler, args.workers, on_gpu)
     test = eval_loader(test_set, args.batch_size, args.workers, on_gpu)

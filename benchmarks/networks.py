@@ -12,16 +12,16 @@ are of the mirrored picture. The table is Markdown.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from src import NETWORKS, Predictor, build_model
 from train_utils import cli
+
+from .timing import peak_memory, seconds
 
 
 def measure(name: str, size: int, rounds: int) -> dict[str, float]:
@@ -32,21 +32,17 @@ def measure(name: str, size: int, rounds: int) -> dict[str, float]:
         parameters = sum(p.numel() for p in network.parameters())
         with FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, 3, size, size))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     predictor = Predictor(build_model(name), size, "cpu")
     picture = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
     predictor.maps(picture)
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        predictor.maps(picture)
-        times.append(time.perf_counter() - start)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    times = [seconds(lambda: predictor.maps(picture)) for _ in range(rounds)]
+    grown = peak_memory() - before
     return {
         "parameters": parameters / 1e6,
         "operations": counter.get_total_flops() / 1e9,
         "seconds": min(times),
-        "memory": grown / 1e6,
+        "memory": grown,
     }
 
 

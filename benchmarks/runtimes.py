@@ -13,10 +13,8 @@ to compile.
 
 import argparse
 import copy
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +26,8 @@ from torch import Tensor, nn
 from src import Predictor, load_model
 from src.export import export_aoti, export_onnx, export_pt2
 from train_utils import cli
+
+from .timing import in_turn
 
 Run = Callable[[Tensor], Sequence[np.ndarray]]
 
@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         cases = read_golden(args.golden) if args.golden else made_up(model)
         off = {name: worst(run, cases) for name, run in runtimes.items()}
         x = torch.randn(1, 3, args.size, args.size)
-        times = timed({name: lambda run=run: run(x) for name, run in runtimes.items()}, args.rounds)
+        times = in_turn(
+            {name: lambda run=run: run(x) for name, run in runtimes.items()}, args.rounds
+        )
         rows = [
             (name, f"{off[name]:.1e}", f"{times[name] * 1000:.0f}", megabytes(files.get(name)))
             for name in runtimes
@@ -121,17 +123,6 @@ def made_up(model: nn.Module) -> list[tuple[Tensor, np.ndarray]]:
 def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
     """The largest difference over all maps of all inputs."""
     return max(float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
-
-
-def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def cpp_off(args: argparse.Namespace, package: Path) -> int:

@@ -12,8 +12,6 @@ against validation of the same pictures from their files, all measures included,
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,14 +29,9 @@ from train_utils.metrics import SaliencyMetrics, histogram, to_levels
 from train_utils.structure import structural
 from transforms import EvalPreset
 
+from .timing import seconds
+
 MEASURES = "MAE", "Fmeasure", "Emeasure", "Smeasure", "WeightedFmeasure"
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def ours(maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -65,8 +58,8 @@ def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
     for start in range(0, len(maps), batch):
         some = maps[start : start + batch]
         for name in MEASURES:
-            columns[name].append(timed(partial(theirs, name, some)) / len(some))
-        columns["ours"].append(timed(partial(ours, some)) / len(some))
+            columns[name].append(seconds(partial(theirs, name, some)) / len(some))
+        columns["ours"].append(seconds(partial(ours, some)) / len(some))
     torch.set_num_threads(threads)
     medians = {name: 1e3 * statistics.median(values) for name, values in columns.items()}
     together = sum(medians[name] for name in MEASURES)
@@ -90,7 +83,9 @@ def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds
         evaluate(predicted(predictor, loader, True), structure=True)
 
     network(), whole()
-    alone, all_of_it = zip(*[(timed(network), timed(whole)) for _ in range(rounds)], strict=True)
+    alone, all_of_it = zip(
+        *[(seconds(network), seconds(whole)) for _ in range(rounds)], strict=True
+    )
     each = [1e3 * statistics.median(values) / len(data) for values in (alone, all_of_it)]
     print(f"network alone               {each[0]:6.1f} ms a picture")
     print(f"validation, all measures    {each[1]:6.1f} ms, {each[1] / each[0]:.2f} of it")

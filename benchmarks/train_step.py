@@ -6,17 +6,16 @@
 Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
 memory and a drift of the machine hits both. The tutorial's way is eager, NCHW, float32, AdamW as it
 comes; ours is what train.py does: Trainer.train_step in bf16 where that is fast, channels last,
-fused AdamW, freed memory kept. Memory is the process's peak resident size, whole and
-without what Python and its libraries take before the network is made.
+fused AdamW, freed memory kept; recomputed is that with --checkpoint-activations. Memory is the
+process's peak resident size, whole and without what Python and its libraries take before the
+network is made.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,8 @@ from train_utils import cli
 from train_utils.losses import DeepSupervision
 from train_utils.optim import make_optimizer, make_scaler, make_scheduler
 from train_utils.trainer import Trainer
+
+from .timing import peak_memory, seconds
 
 
 def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
@@ -47,34 +48,66 @@ def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.T
 
 def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
     """The step as train.py takes it."""
-    device = pick_device("cpu")
-    dtype = pick_dtype("auto", device)
     cli.keep_freed_memory()
+    trainer = make_trainer(model, pick_device("cpu"))
+    return lambda: trainer.train_step([(pictures, masks, None)])
+
+
+def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = False) -> Trainer:
+    """As train.py makes it by its defaults."""
+    dtype = pick_dtype("auto", device)
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, 1e-3, 1e-4)
     scheduler, scaler = make_scheduler(optimizer, 2, 1000), make_scaler(device, dtype)
-    trainer = Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), dtype)
-    return lambda: trainer.train_step([(pictures, masks, None)])
+    loss = DeepSupervision().to(device)
+    return Trainer(model, optimizer, scheduler, scaler, loss, dtype, compile=compiled)
+
+
+def recomputed_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
+    """The same with --checkpoint-activations."""
+    model.recompute = True
+    return our_step(model, pictures, masks)
+
+
+SIDES = {"tutorial": tutorial_step, "ours": our_step, "recomputed": recomputed_step}
 
 
 def measure(side: str, args: argparse.Namespace) -> None:
     """Print one side's median seconds a step and peak memory in GB, as JSON."""
     torch.manual_seed(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Python and its libraries
+    before = peak_memory()  # Python and its libraries
     size = (args.size, args.size)
     pictures = torch.randint(0, 256, (args.batch_size, 3, *size), dtype=torch.uint8)
     masks = torch.randint(0, 2, (args.batch_size, 1, *size), dtype=torch.uint8)
-    step = {"tutorial": tutorial_step, "ours": our_step}[side](
-        build_model(args.model).train(), pictures, masks
-    )
+    step = SIDES[side](build_model(args.model).train(), pictures, masks)
     step()
-    times = []
-    for _ in range(args.steps):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    times = [seconds(step) for _ in range(args.steps)]
+    peak = peak_memory()
     print(json.dumps({"seconds": statistics.median(times), "peak": peak, "step": peak - before}))
+
+
+def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str]]:
+    """A row for each side: medians of its rounds, and how many times as fast as the tutorial's.
+
+    Args:
+        model: a name of ``NETWORKS``.
+        rounds: processes of each side, in turn.
+        **flags: of this benchmark, by their names.
+    """
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    command = [sys.executable, "-m", "benchmarks.train_step", "--model", model]
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    for _ in range(rounds):
+        for side, taken in results.items():
+            run = subprocess.run([*command, "--side", side], check=True, stdout=subprocess.PIPE)
+            taken.append(json.loads(run.stdout.splitlines()[-1]))
+    rows: list[dict[str, float | str]] = []
+    for side, taken in results.items():
+        row = {key: statistics.median(r[key] for r in taken) for key in taken[0]}
+        base = rows[0]["seconds"] if rows else row["seconds"]
+        rows.append({"network": model, "way": side, **row, "times_tutorial": base / row["seconds"]})
+    return rows
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,36 +118,25 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--size", type=cli.positive, default=288, help="side of the pictures")
     parser.add_argument("--steps", type=cli.positive, default=5, help="timed steps of a round")
     parser.add_argument("--rounds", type=cli.positive, default=3, help="processes of each side")
-    parser.add_argument("--side", choices=("tutorial", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run both sides in turn and print their medians and ratios."""
+    """Run all sides in turn and print their medians and ratios."""
     args = parse_args()
     if args.side:
         measure(args.side, args)
         return
-    results: dict[str, list[dict[str, float]]] = {"tutorial": [], "ours": []}
-    for _ in range(args.rounds):
-        for side, rounds in results.items():
-            command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--side", side]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rounds.append(json.loads(output.splitlines()[-1]))
-    print(
-        f"{args.model}, batch {args.batch_size} at {args.size}^2, {torch.get_num_threads()} cores"
-    )
-    medians = {
-        side: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-        for side, rounds in results.items()
-    }
-    for side, values in medians.items():
-        print(f"{side:9s} {values['seconds']:7.2f} s a step  {values['peak']:5.2f} GB peak, "
-              f"{values['step']:5.2f} GB of it by the network and its step")  # fmt: skip
-    base, ours = medians["tutorial"], medians["ours"]
-    print(f"ours is {base['seconds'] / ours['seconds']:.2f} x as fast, in "
-          f"{ours['step'] / base['step']:.2f} x the step's memory "
-          f"({ours['peak'] / base['peak']:.2f} x the process's)")  # fmt: skip
+    flags = {"batch_size": args.batch_size, "size": args.size, "steps": args.steps}
+    rows = compare(args.model, args.rounds, **flags)
+    cores = torch.get_num_threads()
+    print(f"{args.model}, batch {args.batch_size} at {args.size}^2, {cores} cores")
+    for row in rows:
+        print(f"{row['way']:12s} {row['seconds']:6.2f} s a step, {row['times_tutorial']:.2f} x as "
+              f"fast; {row['step']:5.2f} GB by the network and its step, "
+              f"{row['step'] / rows[0]['step']:.2f} x; {row['peak']:5.2f} GB in all, "
+              f"{row['peak'] / rows[0]['peak']:.2f} x")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """What every network of the family shares: its few options, and the contract of its outputs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import Table
 from .errors import UserError
@@ -66,6 +70,7 @@ class Network(nn.Module, HubNetwork):
     config_class: ClassVar[type] = NetworkConfig
     img_size = 320  # the side that pictures are resized to; kept with the weights
     fused = False
+    recompute = False  # training keeps what leaves a stage alone, see run
     num_maps = 1  # how many training mode returns
     stride: ClassVar[int] = 1  # how much smaller than the picture the coarsest batch norm's map is
     margin: ClassVar[int] = 0  # pixels that training mode's maps lack on each side
@@ -89,6 +94,17 @@ class Network(nn.Module, HubNetwork):
         logits = logits.float()
         return logits.softmax(1) if self.config.activation == "softmax" else logits.sigmoid()
 
+    def run(self, stage: nn.Module, *inputs: Tensor) -> Tensor:
+        """What a stage makes of its inputs. Where ``recompute`` is set, training forgets what lies
+        inside of the stage, and computes it once more when the gradient asks for it (Chen et al.
+        2016, "Training deep nets with sublinear memory cost"): less memory for more time, and the
+        same step.
+        """
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return stage(*inputs)
+        again = (nullcontext(), _no_statistics(stage))
+        return checkpoint(stage, *inputs, use_reentrant=False, context_fn=lambda: again)
+
     def fuse(self) -> "Network":
         """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
         self.eval()
@@ -97,6 +113,20 @@ class Network(nn.Module, HubNetwork):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
         return self
+
+
+@contextmanager
+def _no_statistics(stage: nn.Module) -> Iterator[None]:
+    """Batch norm's running mean and variance have seen the batch already: copies see it again."""
+    norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def init_he(network: nn.Module) -> None:

@@ -59,7 +59,7 @@ class FCN8s(Network):
     def logits(self, x: Tensor) -> list[Tensor]:
         pools, y = [], x
         for stage in self.stages:
-            y = self.pool(stage(y))
+            y = self.pool(self.run(stage, y))
             pools.append(y)
         of_fc7, *others = self.scores
         y = of_fc7(self.fc(y))

@@ -44,13 +44,13 @@ class SegNet(Network):
     def logits(self, x: Tensor) -> list[Tensor]:
         places = []
         for stage in self.encoder:
-            x = stage(x)
+            x = self.run(stage, x)
             pooled, where = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
             places.append((where, x.shape[-2:]))
             x = pooled
         for stage in self.decoder:
             where, size = places.pop()
-            x = stage(F.max_unpool2d(x, where, 2, output_size=size))
+            x = self.run(stage, F.max_unpool2d(x, where, 2, output_size=size))
         return [self.out_conv(x)]
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:

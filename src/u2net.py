@@ -176,11 +176,11 @@ class U2Net(Network):
         outputs: list[Tensor] = []
         h = x
         for stage in self.encoder:
-            h = stage(self.pool(h) if outputs else h)
+            h = self.run(stage, self.pool(h) if outputs else h)
             outputs.append(h)
         skips = outputs[-2::-1]
         for stage, skip in zip(self.decoder, skips, strict=True):
-            h = stage(self.upsample(h, skip), skip)
+            h = self.run(stage, self.upsample(h, skip), skip)
             outputs.append(h)
         sides = []
         for conv, (level, _, i) in zip(self.sides, self._sides, strict=True):

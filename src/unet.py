@@ -56,13 +56,13 @@ class UNet(Network):
         """A picture whose sides are 16 n + 12 to logits of sides 184 smaller."""
         skips: list[Tensor] = []
         for i, block in enumerate(self.encoder):
-            x = block(self.pool(skips[-1]) if skips else x)
+            x = self.run(block, self.pool(skips[-1]) if skips else x)
             skips.append(self.dropout(x) if i >= _LEVELS - 1 else x)
         x = skips.pop()
         for up, block in zip(self.up, self.decoder, strict=True):
             skip, x = skips.pop(), up(x)
             lost = (skip.shape[-1] - x.shape[-1]) // 2
-            x = block(torch.cat((F.pad(skip, [-lost] * 4), x), dim=1))
+            x = self.run(block, torch.cat((F.pad(skip, [-lost] * 4), x), dim=1))
         return self.out_conv(x)
 
 

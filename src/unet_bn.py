@@ -41,37 +41,38 @@ class UNetBN(Network):
         super().__init__(config)
         channels = [config.width * 2**i for i in range(_LEVELS + 1)]
         pairs = zip([config.in_ch, *channels], channels, strict=False)
-        self.encoder = nn.ModuleList(_level(a, b) for a, b in pairs)
+        self.encoder = nn.ModuleList(_Level(a, b) for a, b in pairs)
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, c, 3, stride=2, padding=1), nn.LeakyReLU(inplace=True))
             for c in channels[:-1]
         )
         self.up = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels[-2::-1])
-        self.decoder = nn.ModuleList(_level(2 * c, c) for c in channels[-2::-1])
+        self.decoder = nn.ModuleList(_Level(2 * c, c) for c in channels[-2::-1])
         self.out_conv = nn.Conv2d(config.width, config.out_ch, 3, padding=1)
         init_he(self)
 
     def logits(self, x: Tensor) -> list[Tensor]:
         skips: list[Tensor] = []
         for level, down in zip(self.encoder, self.down, strict=False):
-            skips.append(_run(level, x))
+            skips.append(self.run(level, x))
             x = down(skips[-1])
-        x = _run(self.encoder[-1], x)
+        x = self.run(self.encoder[-1], x)
         for up, level in zip(self.up, self.decoder, strict=True):
             skip = skips.pop()
             # Convolved before it is enlarged: the same from a 1×1 convolution, at a quarter of the
             # cost.
-            x = _run(level, F.interpolate(up(x), size=skip.shape[-2:], mode="nearest"), skip)
+            x = F.interpolate(up(x), size=skip.shape[-2:], mode="nearest")
+            x = self.run(level, x, skip)
         return [self.out_conv(x)]
 
 
-def _level(in_ch: int, out_ch: int) -> nn.ModuleList:
-    return nn.ModuleList((ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4)))
+class _Level(nn.ModuleList):
+    def __init__(self, in_ch: int, out_ch: int) -> None:
+        super().__init__((ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4)))
 
-
-def _run(level: nn.ModuleList, x: Tensor, skip: Tensor | None = None) -> Tensor:
-    first, second = level
-    return second(first(x, skip))
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        first, second = self
+        return second(first(x, skip))
 
 
 def unet_bn(**overrides: object) -> UNetBN:

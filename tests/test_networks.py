@@ -72,6 +72,27 @@ def test_gradient_reaches_every_parameter(network):
     assert not dead
 
 
+@pytest.mark.parametrize("name", ["custom table", *NARROW])
+def test_recomputed_stages_give_the_same_step(name):
+    """To the bit: maps, gradients, batch norm's statistics, dropout and all; and less is kept."""
+    all_kept, plain = _step(name, recompute=False)
+    few_kept, recomputed = _step(name, recompute=True)
+    assert few_kept < all_kept
+    assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
+
+
+def _step(name, recompute):
+    """How many tensors a training step keeps for the gradient, and all that comes of it."""
+    torch.manual_seed(0)
+    network = build_model(EVERY[name]).train()
+    network.recompute = recompute
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        maps = network(torch.randn(2, 3, 64, 64))
+    sum(m.square().mean() for m in maps).backward()
+    return len(kept), [*maps, *(p.grad for p in network.parameters()), *network.buffers()]
+
+
 def test_fuse_changes_nothing(network):
     """Batch norm statistics far from 0 and 1, so that a wrong fold would show."""
     network = copy.deepcopy(network)

@@ -1,0 +1,213 @@
+"""Training and inference on a GPU: the tutorials' way with --amp against ours, in one table.
+
+    python -m benchmarks.gpu                                   # under 8 minutes
+    python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1    # to try it
+
+Pictures a second and peak memory of each network, batch and way. The tutorials' way is NCHW and
+autocast to float16 with a GradScaler; ours is Trainer's step and Predictor's maps, in bf16 and
+channels last; compiled is the same through torch.compile, at the
+last batch, on a GPU alone. The limit beside
+them is the roofline: each operation's FLOPs at the rate of a large matrix product, or its bytes at
+that of a large copy, whichever takes longer. Last, what the loader delivers: pairs a second with
+all cores, decoded and augmented, against what the fastest training step eats.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_dataset import SegmentationDataset, find_pairs
+from src import NETWORKS, Predictor, build_model
+from src.device import pick_device, pick_dtype
+from src.images import normalize
+from train_utils import cli, synthetic
+from train_utils.loaders import EpochSampler, train_loader
+from transforms import TrainPreset
+
+from .roofline import Roofline, byte_rate
+from .timing import matrix_limit
+from .train_step import make_trainer
+
+ROW = "| {network} | {work} | {batch} | {way} | {rate:.1f} | {ratio:.2f} | {gb:.1f} | {limit:.1f} |"
+
+
+def main() -> None:
+    """Measure, print, write the JSON."""
+    args = parse_args()
+    device = pick_device(args.device)
+    dtype = pick_dtype("auto", device)
+    rates = matrix_limit(dtype, str(device)), byte_rate(str(device))
+    print(f"torch {torch.__version__}, {_name(device)}: {dtype} {rates[0] / 1e12:.1f} TFLOP/s, "
+          f"{rates[1] / 1e12:.2f} TB/s\n")  # fmt: skip
+    print("| network | work | batch | way | pictures/s | × tutorial | GB | at the limit |")
+    print("|---|---|---:|---|---:|---:|---:|---:|")
+    rows, eaten = [], 0.0
+    for network in args.networks:
+        for work in ("training", "inference"):
+            limit = _limit(network, work, args.size, dtype, rates)
+            for batch in args.batch_sizes:
+                base = 0.0
+                for way, make in _ways(
+                    work, device.type == "cuda" and batch == args.batch_sizes[-1]
+                ):
+                    rate, gb = _measure(make, network, batch, args.size, device, args.seconds)
+                    base = base or rate
+                    row = {"network": network, "work": work, "batch": batch, "way": way}
+                    rows.append(
+                        row | {"rate": rate, "ratio": rate / base, "gb": gb, "limit": limit}
+                    )
+                    print(ROW.format(**rows[-1]), flush=True)
+                    eaten = max(eaten, rate if work == "training" else 0)
+    loaded = load(args.size, args.seconds)
+    print(f"\nloader with {os.cpu_count()} cores: {loaded:.0f} pairs/s, {loaded / eaten:.1f} x what "
+          "the fastest training step takes")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "loader": loaded, "rates": rates}, indent=1))
+
+
+def parse_args() -> argparse.Namespace:
+    """The flags."""
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    networks = ("u2net_lite", "u2net_full")
+    add("--networks", nargs="+", choices=NETWORKS, default=networks, metavar="N", help="which")
+    add("--batch-sizes", type=cli.positive, nargs="+", default=[16, 64], metavar="N")
+    add("--size", type=cli.positive, default=320, metavar="PX", help="side of all pictures")
+    add("--seconds", type=cli.positive, default=4, metavar="S", help="timed, of each way")
+    add("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script")
+    add("--json", type=cli.file_named(".json"), metavar="F", help="figures here too")
+    return parser.parse_args()
+
+
+def _ways(work: str, compiled_too: bool) -> Iterator[tuple[str, Callable]]:
+    yield "tutorial", tutorial_training if work == "training" else tutorial_inference
+    yield "ours", our_training if work == "training" else our_inference
+    if compiled_too:
+        compiled = our_training if work == "training" else our_inference
+        yield "compiled", lambda *given: compiled(*given, compiled=True)
+
+
+def tutorial_training(model: nn.Module, pictures: Tensor, masks: Tensor) -> Callable[[], object]:
+    """A step as tutorials write it with --amp."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    kind = pictures.device.type
+    half = torch.float16 if kind == "cuda" else torch.bfloat16
+    scaler = torch.amp.GradScaler(kind, enabled=kind == "cuda")
+    x, y = normalize(pictures).contiguous(), masks.float()
+
+    def step() -> None:
+        with torch.autocast(kind, half):
+            loss = sum(F.binary_cross_entropy_with_logits(z, y) for z in model.train()(x))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def our_training(
+    model: nn.Module, pictures: Tensor, masks: Tensor, compiled: bool = False
+) -> Callable[[], object]:
+    """A step as train.py takes it, with --compile if so wanted."""
+    trainer = make_trainer(model.train(), pictures.device, compiled)
+    return lambda: trainer.train_step([(pictures, masks, None)])
+
+
+def tutorial_inference(model: nn.Module, pictures: Tensor, _: Tensor) -> Callable[[], object]:
+    """Maps as tutorials compute them with --amp."""
+    kind, x = pictures.device.type, normalize(pictures).contiguous()
+    half = torch.float16 if kind == "cuda" else torch.bfloat16
+
+    @torch.no_grad()
+    def run() -> None:
+        with torch.autocast(kind, half):
+            model.eval()(x)
+
+    return run
+
+
+def our_inference(
+    model: nn.Module, pictures: Tensor, _: Tensor, compiled: bool = False
+) -> Callable[[], object]:
+    """Maps as predict.py computes them."""
+    predictor = Predictor(model, pictures.shape[-1], pictures.device)
+    if compiled:
+        predictor.model.compile(mode="reduce-overhead")  # CUDA graphs
+    return lambda: predictor.maps(pictures)
+
+
+def _measure(
+    make: Callable, network: str, batch: int, size: int, device: torch.device, duration: float
+) -> tuple[float, float]:
+    """Pictures/s and GB of one way, after three calls that are not timed."""
+    torch.manual_seed(0)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+    masks = torch.randint(0, 2, (batch, 1, size, size), dtype=torch.uint8, device=device)
+    run = make(build_model(network).to(device), pictures, masks)
+    for _ in range(3):
+        run()
+    wait()
+    calls, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < duration:
+        for _ in range(3):
+            run()
+        wait()
+        calls += 3
+    gb = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
+    return calls * batch / taken, gb
+
+
+def _limit(
+    network: str, work: str, size: int, dtype: torch.dtype, rates: tuple[float, float]
+) -> float:
+    """Pictures/s at the roofline, counted of a batch of eight."""
+    with torch.device("meta"):
+        model = build_model(network).train(work == "training")
+        x = torch.zeros(8, 3, size, size)
+        model, x = model.to(dtype), x.to(dtype)
+        with Roofline() as roofline:
+            if work == "inference":
+                with torch.no_grad():
+                    model.fuse()(x)
+            else:
+                mask = torch.zeros(8, 1, size, size)
+                sum(
+                    F.binary_cross_entropy_with_logits(y.float(), mask) for y in model(x)
+                ).backward()
+    return 8 / roofline.seconds(*rates)
+
+
+def load(size: int, duration: float) -> float:
+    """Pairs/s from files of 400 pixels, with a process on every core."""
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.write_dataset(Path(folder), train=64, test=1, size=400, seed=0)
+        pairs = find_pairs(Path(folder), "train").pairs * 500
+        data = SegmentationDataset(pairs, TrainPreset(size, size * 9 // 10))
+        batches = iter(train_loader(data, EpochSampler([len(data)], 16, 0), os.cpu_count() or 1))
+        for _ in range(2 * (os.cpu_count() or 1)):  # until all processes are at work
+            next(batches)
+        count, start = 0, time.perf_counter()
+        while (taken := time.perf_counter() - start) < duration:
+            count += len(next(batches)[0])
+    return count / taken
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    cli.run(main)

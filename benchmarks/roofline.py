@@ -1,0 +1,59 @@
+"""The least time that a computation can take on a machine, from what its operations count."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Roofline(TorchDispatchMode):
+    """Counts, while active, each operation's FLOPs and the bytes that it reads and writes.
+
+    Works on the meta device, which computes nothing. Views cost nothing; every operator is taken
+    for a pass of its own over memory, which fused ones beat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[tuple[int, int]] = []  # FLOPs, bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not func.is_view:
+            count = flop_registry.get(func.overloadpacket)
+            flops = count(*args, **kwargs, out_val=out) if count else 0
+            leaves = tree_leaves((args, kwargs, out))
+            touched = sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
+            self.counts.append((flops, touched))
+        return out
+
+    @property
+    def flops(self) -> int:
+        """Of all operations, a multiplication and an addition counted as two."""
+        return sum(flops for flops, _ in self.counts)
+
+    def seconds(self, flop_rate: float, byte_rate: float) -> float:
+        """Each operation at the machine's limit, the nearer of the two, one after another."""
+        return sum(max(flops / flop_rate, size / byte_rate) for flops, size in self.counts)
+
+
+def byte_rate(device: str, size: int = 2**28) -> float:
+    """Bytes/s that a copy of ``size`` bytes reads and writes on the device, the best of some."""
+    from .timing import seconds
+
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    copy()
+    return 2 * size / min(seconds(copy) for _ in range(5))

@@ -1,0 +1,57 @@
+"""Timing in turns, and what the processor could do at best."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def in_turn(runs: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
+    """Median seconds of a call of each.
+
+    In each round each has its turn, so that a drift of the machine hits all alike. A turn begins
+    with a call that is not timed: threads of the one before may still be spinning, and caches hold
+    its data.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()
+            taken[name] += [seconds(run) for _ in range(calls)]
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """What one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_memory() -> float:
+    """The largest resident size of this process so far, in GB. Not ``ru_maxrss`` where there is
+    better: a new process begins with that of the one which started it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def matrix_limit(dtype: torch.dtype, device: str = "cpu", side: int = 4096) -> float:
+    """FLOP/s of the product of two large matrices, the best of some: what a network could reach
+    whose every operation were one."""
+    a = torch.randn(side, side).to(device, dtype)
+
+    def product() -> None:
+        a @ a
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    product()
+    return 2 * side**3 / min(seconds(product) for _ in range(5))
