@@ -18,7 +18,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,28 +51,36 @@ def main() -> None:
           f"{rates[1] / 1e12:.2f} TB/s\n")  # fmt: skip
     print("| network | work | batch | way | pictures/s | × tutorial | GB | at the limit |")
     print("|---|---|---:|---|---:|---:|---:|---:|")
-    rows, eaten = [], 0.0
+    rows = []
     for network in args.networks:
         for work in ("training", "inference"):
-            limit = _limit(network, work, args.size, dtype, rates)
-            for batch in args.batch_sizes:
-                base = 0.0
-                for way, make in _ways(
-                    work, device.type == "cuda" and batch == args.batch_sizes[-1]
-                ):
-                    rate, gb = _measure(make, network, batch, args.size, device, args.seconds)
-                    base = base or rate
-                    row = {"network": network, "work": work, "batch": batch, "way": way}
-                    rows.append(
-                        row | {"rate": rate, "ratio": rate / base, "gb": gb, "limit": limit}
-                    )
-                    print(ROW.format(**rows[-1]), flush=True)
-                    eaten = max(eaten, rate if work == "training" else 0)
+            for row in _rows(network, work, args, device):
+                row["limit"] = _limit(network, work, args.size, dtype, rates)
+                rows.append(row)
+                print(ROW.format(**row), flush=True)
     loaded = load(args.size, args.seconds)
+    eaten = max(row["rate"] for row in rows if row["work"] == "training")
     print(f"\nloader with {os.cpu_count()} cores: {loaded:.0f} pairs/s, {loaded / eaten:.1f} x what "
           "the fastest training step takes")  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "loader": loaded, "rates": rates}, indent=1))
+        table = {"rows": rows, "loader": loaded, "rates": rates}
+        args.json.write_text(json.dumps(table, indent=1))
+
+
+def _rows(
+    network: str, work: str, args: argparse.Namespace, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Of one network at one kind of work, each batch, each way."""
+    for batch in args.batch_sizes:
+        ways = dict(WAYS[work])
+        if device.type == "cuda" and batch == args.batch_sizes[-1]:
+            ways["compiled"] = partial(ways["ours"], compiled=True)
+        base = 0.0
+        for way, make in ways.items():
+            rate, gb = _measure(make, network, batch, args.size, device, args.seconds)
+            base = base or rate
+            row = {"network": network, "work": work, "batch": batch, "way": way}
+            yield row | {"rate": rate, "ratio": rate / base, "gb": gb}
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,14 +95,6 @@ def parse_args() -> argparse.Namespace:
     add("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script")
     add("--json", type=cli.file_named(".json"), metavar="F", help="figures here too")
     return parser.parse_args()
-
-
-def _ways(work: str, compiled_too: bool) -> Iterator[tuple[str, Callable]]:
-    yield "tutorial", tutorial_training if work == "training" else tutorial_inference
-    yield "ours", our_training if work == "training" else our_inference
-    if compiled_too:
-        compiled = our_training if work == "training" else our_inference
-        yield "compiled", lambda *given: compiled(*given, compiled=True)
 
 
 def tutorial_training(model: nn.Module, pictures: Tensor, masks: Tensor) -> Callable[[], object]:
@@ -143,6 +145,12 @@ def our_inference(
     if compiled:
         predictor.model.compile(mode="reduce-overhead")  # CUDA graphs
     return lambda: predictor.maps(pictures)
+
+
+WAYS = {
+    "training": {"tutorial": tutorial_training, "ours": our_training},
+    "inference": {"tutorial": tutorial_inference, "ours": our_inference},
+}
 
 
 def _measure(

@@ -1,0 +1,130 @@
+"""What grows with what: cost against number and size of pictures, and number of processes.
+
+    python -m benchmarks.scale --plot scale.png          # five minutes on two cores
+
+- pictures: predict.py's pipeline, from files to masks, over more and more of them;
+- size: Predictor's maps of one picture, at sides from 128 to 640;
+- processes: training by torchrun on gloo, all with one thread, as many as there are cores.
+
+Each is drawn against its first point in proportion to the work, and its exponent is printed: time
+as work to the power of 1 grows as the work does.
+"""
+
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import torch
+
+from predict import main as predict
+from src import Predictor, build_model, save_model
+from train_utils import cli, synthetic
+
+from .timing import in_turn, seconds
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Points = dict[float, float]  # amount of work → seconds
+
+
+def main() -> None:
+    """Measure, print a line each, draw."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F", required=True)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        synthetic.write_dataset(folder, train=128, test=2, size=300, seed=0)
+        found = {
+            "pictures": by_count(folder),
+            "megapixels of one picture": by_size(),
+            "pictures trained on, by processes": by_processes(folder),
+        }
+    figure, axes = plt.subplots(1, len(found), figsize=(12, 3.6), layout="constrained")
+    for axis, (label, points) in zip(axes, found.items(), strict=True):
+        draw(axis, label, points)
+    figure.savefig(args.plot, dpi=110)
+
+
+def by_count(folder: Path) -> Points:
+    """Seconds of predict.py over 16 to 128 files, start-up left out."""
+    weights = folder / "lite.safetensors"
+    network = build_model("u2net_lite")
+    network.img_size = 128
+    save_model(network, weights)
+    files = sorted((folder / "DUTS-TR" / "DUTS-TR-Image").iterdir())
+
+    def run(count: int) -> None:
+        out = ["--weights", str(weights), "--output", str(folder / f"masks{count}")]
+        if predict([*map(str, files[:count]), *out]):
+            raise RuntimeError("predict.py failed")
+
+    run(2)
+    return {count: seconds(lambda count=count: run(count)) for count in (16, 32, 64, 128)}
+
+
+def by_size() -> Points:
+    """Seconds of one picture's map, by its millions of pixels."""
+    network = build_model("u2net_lite")
+    runs = {}
+    for side in (128, 192, 256, 320, 448, 640):
+        picture = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+        predictor = Predictor(network, side, "cpu")
+        runs[side * side / 1e6] = lambda p=predictor, x=picture: p.maps(x)
+    return in_turn(runs, rounds=5)
+
+
+def by_processes(folder: Path) -> Points:
+    """Seconds that all of a run's processes together spend on a picture, by their number."""
+    points: Points = {}
+    for world in range(1, (os.cpu_count() or 1) + 1):
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
+        command += ["train_multi_GPU.py", "--data-path", str(folder), "--model", "u2net_lite"]
+        command += [
+            "--img-size",
+            "128",
+            "--crop-size",
+            "128",
+            "--batch-size",
+            "4",
+            "--workers",
+            "0",
+        ]
+        command += ["--epochs", "2", "--eval-interval", "2", "--device", "cpu"]
+        command += ["--output-dir", str(folder / f"run{world}")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        rates = re.findall(r"([\d.]+) pictures/s", run.stdout + run.stderr)
+        if run.returncode or not rates:
+            raise RuntimeError(f"{world} processes: {run.stderr[-1000:]}")
+        points[world] = world / float(rates[-1])
+    return points
+
+
+def draw(axis: plt.Axes, label: str, points: Points) -> None:
+    """Seconds over work, the straight line from the first point, and the exponent."""
+    work, taken = zip(*sorted(points.items()), strict=True)
+    grows = label != "pictures trained on, by processes"
+    axis.plot(work, taken, "o-", label="measured")
+    axis.plot(
+        work, [taken[0] * (w / work[0] if grows else 1) for w in work], "--", label="its work"
+    )
+    axis.set(
+        xlabel="processes" if not grows else label, ylabel="seconds", ylim=(0, 1.1 * max(taken))
+    )
+    axis.legend()
+    exponent = math.log(taken[-1] / taken[0]) / math.log(work[-1] / work[0]) if work[1:] else 0.0
+    axis.set_title(f"exponent {exponent:.2f}" if grows else "seconds of a core for a picture")
+    each = ", ".join(f"{w:g}: {t:.3f} s" for w, t in zip(work, taken, strict=True))
+    print(f"{label}: exponent {exponent:.2f} ({each})", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
