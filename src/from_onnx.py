@@ -39,13 +39,12 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
             U²-Net (how many there are, or the first that has another shape).
     """
     onnx = _need("onnx")
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights file")
-    try:
-        graph = (file := onnx.load(path)).graph
-    except Exception as error:  # protobuf's own
-        raise UserError(f"{path}: torn, or not an ONNX file ({error})") from None
-    about = _about(file)
+    graph, about = read_graph(path)
+    if is_quantized(graph):
+        raise UserError(
+            f"{path}: quantised; predict.py and validation.py run it as it is, but weights are "
+            "read from the file that it was made of"
+        )
     convs = list(_convolutions(graph, onnx.numpy_helper.to_array))
     if not convs:
         raise UserError(f"{path}: holds no convolution whose weights are stored as such")
@@ -58,6 +57,30 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
         ) from None
     config = config.replace(conv_bias=True)
     return config, _state(config, convs, path), about.get("img_size", U2Net.img_size)
+
+
+def read_graph(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The graph, and what our own exports say of themselves (``config``, ``img_size``).
+
+    Raises:
+        UserError: a package is missing, or the file is torn.
+    """
+    onnx = _need("onnx")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        file = onnx.load(path)
+    except Exception as error:  # protobuf's own
+        raise UserError(f"{path}: torn, or not an ONNX file ({error})") from None
+    return file.graph, _about(file)
+
+
+def is_quantized(graph: Any) -> bool:
+    """Whether it computes in integers, in any of the ways that ONNX has for it."""
+    return any(
+        "Quantize" in n.op_type or "Integer" in n.op_type or n.op_type.startswith("QLinear")
+        for n in graph.node
+    )
 
 
 @torch.inference_mode()

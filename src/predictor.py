@@ -13,7 +13,9 @@ from .classes import coloured
 from .device import per_core, pick_device, pick_dtype
 from .errors import UserError
 from .fast import prepare
+from .from_onnx import is_quantized, read_graph
 from .images import from_array, open_image, to_grey, upright
+from .onnx_runner import OnnxRunner
 from .presets import Preset, pick_preset
 from .weights import load_model
 
@@ -24,7 +26,8 @@ class Predictor:
     It keeps no state between calls, so threads may share one.
 
     Args:
-        model: a network (copied, the caller's stays as it is) or the path of a weights file.
+        model: a network (copied, the caller's stays as it is), or the path of a weights file or of
+            one written by ``export.py --int8``, which runs on the CPU.
         img_size: the side in pixels of the square that the network sees; None for the one that
             it was trained at (320 for published weights).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -50,7 +53,10 @@ class Predictor:
         self.preset = pick_preset(preset)
         self.resize = self.preset.resize
         self.tta = tta
-        model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
+        model = copy.deepcopy(model) if isinstance(model, nn.Module) else _load(model)
+        self.int8 = isinstance(model, OnnxRunner)
+        if self.int8:
+            device, amp = _check_int8(str(device), amp), "off"
         self.origin = getattr(model, "origin", model.config.name)  # what kind of weights they were
         self.img_size = img_size or model.img_size
         self.device = pick_device(str(device))
@@ -64,7 +70,12 @@ class Predictor:
                 f"--preset {preset}: is for one map; these weights tell {self.classes} classes"
             )
         self.channel = 1 if softmax and model.config.out_ch == 2 else 0
-        self.model = prepare(model, self.device, self.dtype)
+        self.model = model if self.int8 else prepare(model, self.device, self.dtype)
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: int8, or float32, bfloat16 or float16."""
+        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
 
     @overload
     def __call__(self, picture: str | Path | np.ndarray) -> np.ndarray: ...
@@ -147,3 +158,22 @@ class Predictor:
             mirrored = self.model(self.preset.normalize(pictures.flip(-1), self.dtype))
             maps = (maps + mirrored.flip(-1)) / 2
         return self.preset.finish(maps)
+
+
+def _load(path: str | Path) -> nn.Module:
+    if Path(path).suffix.lower() == ".onnx" and is_quantized(read_graph(path)[0]):
+        return OnnxRunner(path)
+    return load_model(path)
+
+
+def _check_int8(device: str, amp: str) -> str:
+    """The device of a quantised file.
+
+    Raises:
+        UserError: another was asked for, or a precision.
+    """
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: an int8 file runs on the CPU; leave the flag out")
+    if amp != "auto":
+        raise UserError(f"--amp {amp}: an int8 file has its precision; leave the flag out")
+    return "cpu"

@@ -48,11 +48,11 @@ def build_model(
     config = name_or_config
     if isinstance(config, str | Path):
         if str(config).endswith(".json"):
-            config = read_json(config, _config)
+            config = read_json(config, parse_config)
         elif config in NETWORKS:
             return NETWORKS[config](**overrides)
     if isinstance(config, dict):
-        config = _config(config)
+        config = parse_config(config)
     if isinstance(config, U2NetConfig):
         return U2Net(config.replace(**overrides))
     if isinstance(config, NetworkConfig) and config.name in _FAMILY:
@@ -63,8 +63,13 @@ def build_model(
     )
 
 
-def _config(table: Any) -> U2NetConfig | NetworkConfig:
-    """Stages make a U²-Net; without them, the name tells which network it is."""
+def parse_config(table: Any) -> U2NetConfig | NetworkConfig:
+    """A table as :meth:`Table.to_dict` gives it: stages make a U²-Net; without them, the name tells
+    which network it is.
+
+    Raises:
+        UserError: it is none.
+    """
     if isinstance(table, dict) and "encoder" not in table and table.get("name") in _FAMILY:
         return NetworkConfig.from_dict(table)
     return U2NetConfig.from_dict(table)

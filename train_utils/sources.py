@@ -26,7 +26,7 @@ class Source:
             "weights": str(self.path),
             "network": self.predictor.model.config.name,
             "img_size": self.predictor.img_size,
-            "precision": str(self.predictor.dtype).removeprefix("torch."),
+            "precision": self.predictor.precision,
         }
 
 

@@ -1,0 +1,116 @@
+"""Quantised ONNX files of ``src/quantized.py``, run as they are: by OpenVINO where it is installed,
+which takes half the time, else by ONNX Runtime.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .from_onnx import read_graph
+from .registry import parse_config
+
+Run = Callable[[np.ndarray], np.ndarray]  # one picture 1×3×H×W to 1×out_ch×H×W
+
+
+class OnnxRunner(nn.Module):
+    """A quantised file with the face of a network in eval mode; threads may share one.
+
+    Each call computes with as many threads as torch would (``torch.get_num_threads``).
+
+    Args:
+        path: the file.
+        runtime: ``auto``, ``openvino`` or ``onnxruntime``.
+
+    Raises:
+        UserError: the file is torn or not of ``export.py --int8``, or the runtime is missing.
+    """
+
+    def __init__(self, path: str | Path, runtime: str = "auto") -> None:
+        super().__init__()
+        _, about = read_graph(path)
+        if not isinstance(about.get("config"), dict):
+            raise UserError(
+                f"{path}: quantised, but not by export.py --int8: does not tell what network it is"
+            )
+        try:
+            self.config = parse_config(about["config"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        self.img_size = about.get("img_size", 320)
+        if runtime == "auto":
+            runtime = "openvino" if find_spec("openvino") else "onnxruntime"
+        self.path, self.runtime = path, runtime
+        maps = "1 map" if self.config.out_ch == 1 else f"{self.config.out_ch} maps"
+        self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {runtime}"
+        self._runs: dict[tuple[int, ...], Run] = {}
+        self._lock = Lock()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures N×3×H×W float32, normalised, on the CPU, to probabilities N×out_ch×H×W."""
+        size = tuple(pictures.shape[1:])
+        if not len(pictures):
+            return pictures.new_zeros(0, self.config.out_ch, *size[1:])
+        run = self._prepared(size, torch.get_num_threads())
+        one_by_one = pictures.contiguous().numpy()[:, None]
+        return torch.from_numpy(np.concatenate([run(picture) for picture in one_by_one]))
+
+    def _prepared(self, size: tuple[int, ...], threads: int) -> Run:
+        """Compiled for one size, which is faster than for any, and a number of threads."""
+        with self._lock:
+            if (*size, threads) not in self._runs:
+                prepare = _openvino if self.runtime == "openvino" else _onnxruntime
+                try:
+                    self._runs[*size, threads] = prepare(self.path, size, threads)
+                except ImportError as error:
+                    raise UserError(
+                        f"{self.path}: int8 needs {error.name}: pip install openvino"
+                    ) from None
+                except RuntimeError as error:  # both runtimes' own
+                    reason = str(error).strip().splitlines()[-1]
+                    raise UserError(
+                        f"{self.path}: {self.runtime} cannot run it ({reason})"
+                    ) from None
+            return self._runs[*size, threads]
+
+
+def _openvino(path: str | Path, size: tuple[int, ...], threads: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape([1, *size])
+    streams = max(1, (os.cpu_count() or 1) // threads)  # calls that may go on side by side
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams * threads,
+            "INFERENCE_PRECISION_HINT": "f32",  # what was left in float has its reasons
+            "ENABLE_CPU_PINNING": False,  # other processes may have their share of the cores
+        },
+    )
+    return partial(_infer, compiled)
+
+
+def _infer(compiled: Any, picture: np.ndarray) -> np.ndarray:
+    return compiled.create_infer_request().infer([picture], share_inputs=True)[0]
+
+
+def _onnxruntime(path: str | Path, size: tuple[int, ...], threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    return lambda picture: session.run(None, {entry.name: picture})[0]
