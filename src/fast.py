@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from .u2net import RSU, ConvBNReLU, UpsampleLike
 
-HUGE_BIAS = 128  # a folded bias beyond it stands for a constant that few bits cannot hold
-
 
 def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network in eval mode, in place: batch norm folded, channels last, and on an x86 processor
@@ -145,16 +143,14 @@ def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:
 def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
     """The network in bf16 or fp16, but for the few convolutions that these would spoil.
 
-    A folded bias beyond that stands for a channel with a huge constant in it (the published lite
+    A folded bias beyond 128 stands for a channel with a huge constant in it (the published lite
     weights have one of 226, which the next layer's bias of 1361 takes away again). bf16 has steps
     of 1 and more there, so what the channel carries would drown: such layers stay in float32.
     """
     exact = {
         conv
         for conv in model.modules()
-        if isinstance(conv, nn.Conv2d)
-        and conv.bias is not None
-        and conv.bias.abs().max() > HUGE_BIAS
+        if isinstance(conv, nn.Conv2d) and conv.bias is not None and conv.bias.abs().max() > 128
     }
     for module in model.modules():
         if module not in exact and not list(module.children()):

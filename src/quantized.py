@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .export import export_onnx
-from .fast import HUGE_BIAS
 from .files import atomic_path
 from .images import list_images, open_image
 from .predictor import Predictor
 
 LIMIT = 0.01  # of Loss.mean: no MAE of a set can change by more
 CALIBRATED, HELD_OUT = 128, 32  # pictures
+_HUGE = 32  # a bias beyond it stands for a constant of which 8 bits leave too little
 _PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # give on the values that come in
 _LEAST = 5  # pictures: four to calibrate with, one to measure on
 
@@ -109,14 +109,14 @@ def _quantise(plain: Path, quantised: Path, inputs: "_Inputs") -> None:
 
 
 def _in_floats(graph: Any, to_array: Any) -> set[str]:
-    """The names of the nodes that stay in float32: convolutions with a constant that would drown
-    all else (see ``_to_half`` in ``src/fast.py``), and what lies between them, as 8 bits of a
-    channel of 226 are steps of almost 1.
+    """The names of the nodes that stay in float32: convolutions with a large constant, and what
+    lies between them. The published lite weights carry one of 226 in a channel: in 8 bits, what the
+    channel tells beside it would drown in steps of almost 1.
     """
     values = {tensor.name: tensor for tensor in graph.initializer}
     nodes = {node.output[0]: node for node in graph.node}
     convs = [node for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
-    found = {c.name for c in convs if np.abs(to_array(values[c.input[2]])).max() > HUGE_BIAS}
+    found = {c.name for c in convs if np.abs(to_array(values[c.input[2]])).max() > _HUGE}
     for node in graph.node:  # in the order in which they run
         before = {nodes[name].name for name in node.input if name in nodes}
         if node.op_type in _PASSING and found & before:
