@@ -89,8 +89,10 @@ def _quantise(plain: Path, quantised: Path, inputs: "_Inputs") -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     file = onnx.load(plain)
+    about = {entry.key: entry.value for entry in file.metadata_props}
     for node in file.graph.node:
         del node.metadata_props[:]  # the exporter's notes, as long as the weights
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it asks for a preparation that changes nothing here
     try:
         quantize_static(
@@ -105,7 +107,10 @@ def _quantise(plain: Path, quantised: Path, inputs: "_Inputs") -> None:
             weight_type=QuantType.QInt8,
         )
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
+    file = onnx.load(quantised)
+    onnx.helper.set_model_props(file, about)  # without what the tool has added
+    onnx.save(file, quantised)
 
 
 def _in_floats(graph: Any, to_array: Any) -> set[str]:
