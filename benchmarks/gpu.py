@@ -60,8 +60,8 @@ def main() -> None:
                 print(ROW.format(**row), flush=True)
     loaded = load(args.size, args.seconds)
     eaten = max(row["rate"] for row in rows if row["work"] == "training")
-    print(f"\nloader with {os.cpu_count()} cores: {loaded:.0f} pairs/s, {loaded / eaten:.1f} x what "
-          "the fastest training step takes")  # fmt: skip
+    print(f"\nloader with {os.cpu_count()} cores: {loaded:.0f} pairs/s, {loaded / eaten:.1f} x "
+          "what the fastest training step takes")  # fmt: skip
     if args.json:
         table = {"rows": rows, "loader": loaded, "rates": rates}
         args.json.write_text(json.dumps(table, indent=1))
