@@ -18,7 +18,7 @@ from .files import atomic_path
 from .images import list_images, open_image
 from .predictor import Predictor
 
-LIMIT = 0.01  # of Loss.mean: no MAE of a set can change by more
+LIMIT = 0.01  # of Loss.mean, the most by which the MAE of maps as they are can change
 CALIBRATED, HELD_OUT = 128, 32  # pictures
 _HUGE = 32  # a bias beyond it stands for a constant of which 8 bits leave too little
 _PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # give on the values that come in
@@ -63,8 +63,8 @@ def export_int8(
         if not loss.mean <= limit:
             raise UserError(
                 f"{path}: not written: maps of {loss.measured} pictures held out change by "
-                f"{loss.mean:.4f} in the mean, more than {limit:g}; --allow-loss {loss.mean:.2g} "
-                "would write it"
+                f"{loss.mean:.4f} in the mean, more than {limit:g}; "
+                f"--allow-loss {loss.mean * 1.1:.2g} would write it"
             )
         target.write_bytes(quantised.read_bytes())
     return loss
