@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .config import U2NetConfig
 from .errors import UserError
 from .from_onnx import read_graph
 from .registry import parse_config
@@ -64,12 +65,15 @@ class OnnxRunner(nn.Module):
         return torch.from_numpy(np.concatenate([run(picture) for picture in one_by_one]))
 
     def _prepared(self, size: tuple[int, ...], threads: int) -> Run:
-        """Compiled for one size, which is faster than for any, and a number of threads."""
+        """Compiled for a number of threads, and for one size, which is faster than for any; but
+        OpenVINO 2026.4 takes a known size of ``unet`` for wrong constants at its mirrored borders.
+        """
+        shape = size if isinstance(self.config, U2NetConfig) else (size[0], -1, -1)
         with self._lock:
             if (*size, threads) not in self._runs:
                 prepare = _openvino if self.runtime == "openvino" else _onnxruntime
                 try:
-                    self._runs[*size, threads] = prepare(self.path, size, threads)
+                    self._runs[*size, threads] = prepare(self.path, shape, threads)
                 except ImportError as error:
                     raise UserError(
                         f"{self.path}: int8 needs {error.name}: pip install openvino"
@@ -82,12 +86,12 @@ class OnnxRunner(nn.Module):
             return self._runs[*size, threads]
 
 
-def _openvino(path: str | Path, size: tuple[int, ...], threads: int) -> Run:
+def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    model.reshape([1, *size])
+    model.reshape([1, *shape])
     streams = max(1, (os.cpu_count() or 1) // threads)  # calls that may go on side by side
     compiled = core.compile_model(
         model,
@@ -106,7 +110,7 @@ def _infer(compiled: Any, picture: np.ndarray) -> np.ndarray:
     return compiled.create_infer_request().infer([picture], share_inputs=True)[0]
 
 
-def _onnxruntime(path: str | Path, size: tuple[int, ...], threads: int) -> Run:
+def _onnxruntime(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -18,7 +18,7 @@ import predict
 import src.onnx_runner
 import src.quantized
 import validation
-from src import Predictor, UserError, load_model, save_model
+from src import Predictor, UserError, build_model, load_model, save_model
 from src.onnx_runner import OnnxRunner
 from src.quantized import export_int8
 
@@ -130,6 +130,16 @@ def test_threads_share_one(made):
     for thread in threads:
         thread.join()
     assert len(found) == 9 and all(torch.allclose(one, alone, atol=1e-5) for one in found)
+
+
+def test_unet(pictures, tmp_path):
+    """Its mirrored borders come out right, by whatever runs it."""
+    torch.manual_seed(0)
+    model = build_model("unet", width=8)
+    model.img_size = 96
+    export_int8(model, tmp_path / "net.onnx", pictures / "images", 0.5)
+    exact, quick = Predictor(model, device="cpu", amp="off"), Predictor(tmp_path / "net.onnx")
+    assert (exact.maps(batch(1)) - quick.maps(batch(1))).abs().mean() < 0.05
 
 
 def test_classes(pictures, tmp_path):
