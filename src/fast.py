@@ -124,12 +124,17 @@ def _pack(model: nn.Module) -> None:
     """Put the modules above in the place of torch's."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.MaxPool2d):
+            if isinstance(child, nn.MaxPool2d) and _is_two_by_two(child):
                 setattr(module, name, Pool2(child))
             elif isinstance(child, UpsampleLike):
                 setattr(module, name, Double())
-            elif isinstance(child, nn.Conv2d):
+            elif isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
                 setattr(module, name, _packed(child, module))
+
+
+def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
+    kernel, stride = pool.kernel_size, pool.stride
+    return kernel in (2, (2, 2)) and stride in (2, (2, 2)) and not pool.padding
 
 
 def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:

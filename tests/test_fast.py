@@ -59,6 +59,16 @@ def test_upsampling(monkeypatch, size, to):
     torch.testing.assert_close(Double()(x, ref), UpsampleLike()(x, ref))
 
 
+def test_other_modules_stay():
+    """Of a network from elsewhere."""
+    pool, conv = nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+    network = nn.Sequential(conv, pool)
+    x = torch.randn(1, 3, 20, 20)
+    with torch.inference_mode():
+        expected = network(x)
+        torch.testing.assert_close(prepare(network, CPU, torch.float32)(x), expected)
+
+
 @needs_onednn
 @pytest.mark.parametrize("name", ["small", *sorted(set(NETWORKS) - {"u2net_full", "u2net_lite"})])
 def test_every_network_is_the_same_when_packed(name):
