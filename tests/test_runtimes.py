@@ -121,9 +121,10 @@ def test_rembg(call, tmp_path, weights):
         off = np.abs(ours - theirs)
         # Both cut to 8 bits, where float32 may round to either side of a level. Lanczos then
         # resizes in two passes of 8 bits each, whose weights' absolute values sum to 1.56 at most:
-        # 1 level becomes 2 at most, and 2 become 4.
+        # 1 level becomes 2 at most, and 2 become 4; where a map is smooth, neighbours round alike,
+        # and some dozens of pixels do (23 of horse.jpg's 120,000 on one processor, none on others).
         limit = 1 if picture.size == (320, 320) else 4
-        assert off.max() <= limit and (off > 1).mean() < 1e-4
+        assert off.max() <= limit and (off > 1).mean() < 2e-3 and off.mean() < 0.1
 
 
 @needs_shared
