@@ -15,8 +15,8 @@ none outside its own folder, and shows a network squares of 320 pixels, whatever
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/u2net.onnx"}' pictures cutouts
 
---int8 is for processors: smaller, and faster under OpenVINO (pip install openvino) than anything in
-floats. predict.py and validation.py run such a file as it is. It takes pictures such as the
+--int8 is for processors: a third of the size, and under OpenVINO (pip install openvino) faster than
+in floats. predict.py and validation.py run such a file as it is. It takes pictures such as the
 network will see, 160 of them if there are as many: their values give the ranges of its integers,
 but for every fifth picture, which is kept to measure on. The mean absolute difference between its
 maps there and those in float32 is printed; where it is more than --allow-loss, nothing is written.

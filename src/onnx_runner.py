@@ -1,5 +1,5 @@
 """Quantised ONNX files of ``src/quantized.py``, run as they are: by OpenVINO where it is installed,
-which takes half the time, else by ONNX Runtime.
+which takes two thirds of the time, else by ONNX Runtime.
 """
 
 import os
