@@ -34,8 +34,8 @@ from train_utils import cli, synthetic
 from train_utils.loaders import EpochSampler, train_loader
 from transforms import TrainPreset
 
-from .roofline import Roofline, byte_rate
-from .timing import matrix_limit
+from .roofline import Roofline
+from .timing import byte_rate, matrix_limit
 from .train_step import make_trainer
 
 ROW = "| {network} | {work} | {batch} | {way} | {rate:.1f} | {ratio:.2f} | {gb:.1f} | {limit:.1f} |"

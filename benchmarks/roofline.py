@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,27 +32,6 @@ class Roofline(TorchDispatchMode):
             self.counts.append((flops, touched))
         return out
 
-    @property
-    def flops(self) -> int:
-        """Of all operations, a multiplication and an addition counted as two."""
-        return sum(flops for flops, _ in self.counts)
-
     def seconds(self, flop_rate: float, byte_rate: float) -> float:
         """Each operation at the machine's limit, the nearer of the two, one after another."""
         return sum(max(flops / flop_rate, size / byte_rate) for flops, size in self.counts)
-
-
-def byte_rate(device: str, size: int = 2**28) -> float:
-    """Bytes/s that a copy of ``size`` bytes reads and writes on the device, the best of some."""
-    from .timing import seconds
-
-    source = torch.empty(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    copy()
-    return 2 * size / min(seconds(copy) for _ in range(5))

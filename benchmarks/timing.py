@@ -47,11 +47,21 @@ def matrix_limit(dtype: torch.dtype, device: str = "cpu", side: int = 4096) -> f
     """FLOP/s of the product of two large matrices, the best of some: what a network could reach
     whose every operation were one."""
     a = torch.randn(side, side).to(device, dtype)
+    return 2 * side**3 / _best(lambda: a @ a, device)
 
-    def product() -> None:
-        a @ a
+
+def byte_rate(device: str, size: int = 2**28) -> float:
+    """Bytes/s that a copy of ``size`` bytes reads and writes on the device, the best of some."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / _best(lambda: target.copy_(source), device)
+
+
+def _best(run: Callable[[], object], device: str) -> float:
+    def whole() -> None:
+        run()
         if device != "cpu":
             torch.cuda.synchronize()
 
-    product()
-    return 2 * side**3 / min(seconds(product) for _ in range(5))
+    whole()
+    return min(seconds(whole) for _ in range(5))

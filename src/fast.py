@@ -142,6 +142,7 @@ def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:
         parent.relu = nn.Identity()
         return PackedConv(conv, "relu")
     plain = conv.kernel_size == (3, 3) and conv.padding == conv.dilation == conv.stride == (1, 1)
+    plain = plain and conv.groups == 1 and conv.bias is not None
     return (RowConv if plain and conv.out_channels <= RowConv.MAX_CHANNELS else PackedConv)(conv)
 
 

@@ -70,6 +70,17 @@ def test_other_modules_stay():
 
 
 @needs_onednn
+@pytest.mark.parametrize("options", [{"bias": False}, {"groups": 3}])
+def test_few_channels_without_bias_or_in_groups(options):
+    """Such convolutions are no rows."""
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, **options))
+    x = torch.randn(1, 3, 20, 20)
+    with torch.inference_mode():
+        expected = network(x)
+        torch.testing.assert_close(prepare(network, CPU, torch.float32)(x), expected)
+
+
+@needs_onednn
 @pytest.mark.parametrize("name", ["small", *sorted(set(NETWORKS) - {"u2net_full", "u2net_lite"})])
 def test_every_network_is_the_same_when_packed(name):
     """In float32, at a size that is odd somewhere and at one that is not."""
