@@ -29,11 +29,15 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     return model
 
 
-def has_onednn() -> bool:
-    """Whether torch computes with oneDNN here, on a processor that it was made for."""
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether torch computes with oneDNN here, on a processor that it was made for: in float32 on
+    any x86, in bfloat16 where that has instructions which oneDNN can build on.
+    """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    return x86 and torch.backends.mkldnn.is_available() and known
+    if not (x86 and torch.backends.mkldnn.is_available() and known):
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class PackedConv(nn.Module):
@@ -128,13 +132,17 @@ def _pack(model: nn.Module) -> None:
                 setattr(module, name, Pool2(child))
             elif isinstance(child, UpsampleLike):
                 setattr(module, name, Double())
-            elif isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
+            elif isinstance(child, nn.Conv2d) and _can_pack(child):
                 setattr(module, name, _packed(child, module))
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
     kernel, stride = pool.kernel_size, pool.stride
     return kernel in (2, (2, 2)) and stride in (2, (2, 2)) and not pool.padding
+
+
+def _can_pack(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and has_onednn(conv.weight.dtype)
 
 
 def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:

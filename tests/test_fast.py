@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL, lively
 from torch import nn
 
-from src import NETWORKS, Predictor, build_model, fast
+from src import NETWORKS, Predictor, build_model, fast, load_model
 from src.fast import Double, PackedConv, Pool2, RowConv, has_onednn, prepare
 from src.u2net import UpsampleLike
 
@@ -21,11 +21,12 @@ def small(name):
     return lively(SMALL) if name == "small" else build_model(name, width=4).eval()
 
 
-@needs_onednn
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dilation", [1, 4])
 def test_packed_convolution(dtype, dilation):
     """To the bit, ReLU included."""
+    if not has_onednn(dtype):
+        pytest.skip(f"no oneDNN for {dtype} on this processor")
     conv = nn.Conv2d(12, 20, 3, padding=dilation, dilation=dilation).requires_grad_(False)
     conv = conv.to(dtype, memory_format=torch.channels_last)
     x = torch.randn(2, 12, 19, 23).to(dtype, memory_format=torch.channels_last)
@@ -98,10 +99,26 @@ def test_without_onednn(monkeypatch, weights):
     """Another processor gets torch's own modules, and the same map."""
     picture = torch.rand(3, 50, 60)
     ours = Predictor(weights, device="cpu", amp="off")(picture)
-    monkeypatch.setattr(fast, "has_onednn", lambda: False)
+    monkeypatch.setattr(fast, "has_onednn", lambda *_: False)
     plain = Predictor(weights, device="cpu", amp="off")
     assert not any(isinstance(module, PackedConv) for module in plain.model.modules())
     torch.testing.assert_close(plain(picture), ours, rtol=0, atol=1e-5)
+
+
+def test_half_precision_without_its_instructions(monkeypatch, weights):
+    """oneDNN refuses bfloat16 on processors with AVX2 alone: torch's own convolutions do it there,
+    and those that stay in float32 are still packed."""
+    monkeypatch.setattr(fast, "has_onednn", lambda dtype=torch.float32: dtype == torch.float32)
+    picture = torch.rand(3, 50, 60)
+    network = load_model(weights)
+    with torch.no_grad():
+        network.encoder[0].conv_in.bn.bias.fill_(200)  # of a layer that bfloat16 would spoil
+    exact = Predictor(network, device="cpu", amp="off")(picture)
+    half = Predictor(network, device="cpu", amp="bf16")
+    packed = {m.dtype for m in half.model.modules() if isinstance(m, PackedConv)}
+    plain = {m.weight.dtype for m in half.model.modules() if isinstance(m, nn.Conv2d)}
+    assert packed == {torch.float32} and plain == {torch.bfloat16}
+    assert (half(picture) - exact).abs().mean() < 0.01
 
 
 def test_half_precision_keeps_channels_of_huge_constants():

@@ -17,6 +17,12 @@ needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the published weights and golden outputs are not beside the clone"
 )
 
+# The golden outputs are float32 from a processor with AVX-512. One channel of these weights stands
+# at 226, so sums taken in another order, as on processors with AVX2 alone, move a map by as much
+# as 1.2e-4; in float64 the same network is 6.3e-5 off what was recorded.
+SAME_ORDER = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+ROUNDING = 1e-5 if SAME_ORDER else 2e-4
+
 
 @pytest.fixture(scope="module")
 def published():
@@ -26,14 +32,15 @@ def published():
 @needs_shared
 @pytest.mark.parametrize("size", ["", "odd_"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_all_seven_maps(published, size, fused):
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, ROUNDING), (torch.float64, 1e-4)])
+def test_all_seven_maps(published, size, fused, dtype, limit):
     golden = np.load(SHARED / "golden/u2netp_horse.npz")
-    network = copy.deepcopy(published)
+    network = copy.deepcopy(published).to(dtype)
     network = network.fuse() if fused else network
     with torch.no_grad():
-        maps = network.logits(torch.from_numpy(golden[size + "input"]))
+        maps = network.logits(torch.from_numpy(golden[size + "input"]).to(dtype))
     ours = torch.cat(maps).sigmoid().numpy()
-    assert np.abs(ours - golden[size + "outputs"]).max() <= 1e-5
+    assert np.abs(ours - golden[size + "outputs"]).max() <= limit
 
 
 @needs_shared
@@ -47,7 +54,7 @@ def test_code_for_the_official_repository(size):
     network.load_state_dict(state)
     with torch.no_grad():
         maps = network.eval()(torch.from_numpy(golden[size + "input"]))
-    assert np.abs(torch.cat(maps).numpy() - golden[size + "outputs"]).max() <= 1e-5
+    assert np.abs(torch.cat(maps).numpy() - golden[size + "outputs"]).max() <= ROUNDING
 
 
 @needs_shared
