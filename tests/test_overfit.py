@@ -6,6 +6,7 @@ from conftest import ROOT
 
 from my_dataset import find_splits, load_pair
 from src import build_model
+from src.device import pick_dtype
 from src.images import normalize
 from train_utils.losses import DeepSupervision
 from transforms import TrainPreset
@@ -32,12 +33,13 @@ def test_eight_pictures(name):
     loss = DeepSupervision(loss="bce+dice")
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    dtype = pick_dtype("auto", torch.device("cpu"))
     network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # it is there to prevent just this
     for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, dtype != torch.float32):
             total, _ = loss(network(pictures), masks)
         total.backward()
         optimizer.step()
