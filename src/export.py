@@ -60,6 +60,8 @@ def export_onnx(
         value.name = f"side{i}" if i else "saliency"
     program.model.graph.inputs[0].name = "pictures"
     proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # the exporter's notes: stack traces, with paths of this machine
     onnx.helper.set_model_props(proto, {k: json.dumps(v) for k, v in about(model).items()})
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)

@@ -94,8 +94,6 @@ def _quantise(plain: Path, quantised: Path, inputs: "_Inputs") -> None:
 
     file = onnx.load(plain)
     about = {entry.key: entry.value for entry in file.metadata_props}
-    for node in file.graph.node:
-        del node.metadata_props[:]  # the exporter's notes, as long as the weights
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it asks for a preparation that changes nothing here
     try:

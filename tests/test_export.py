@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL, lively
+from conftest import ROOT, SMALL, lively
 
 import export
 import src.export
@@ -56,6 +56,7 @@ def test_onnx(call, tmp_path, table, maps):
             session.run(None, {"pictures": x.numpy()}), expected(model, x), strict=False
         ):
             assert np.abs(found - truth).max() <= 1e-4
+    assert str(ROOT).encode() not in path.read_bytes(), "a path of the machine that exported"
     props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert props["img_size"] == 96 and props["network"] == model.config.name
     assert np.allclose(props["mean"], (0.485, 0.456, 0.406)) and len(props["std"]) == 3
