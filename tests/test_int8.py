@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL, lively, make_pairs, save, scene
+from conftest import SMALL, lively, make_pairs, save, scene, tear
 from test_golden import SHARED, needs_shared
 
 import convert
@@ -28,6 +28,14 @@ RUNTIMES = [
     )
     for name in ("openvino", "onnxruntime")
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Where compiled networks are kept; not the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder := tmp_path_factory.mktemp("cache")))
+        yield folder / "u2net-toolkit"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,28 @@ def test_runtimes_agree(made, runtime):
         assert np.abs(found.numpy() - plain).mean() < 1e-3  # a level more or less here and there
         assert (found - exact).abs().mean() < max(0.02, 3 * loss.mean)
     assert runner(torch.zeros(0, 3, 96, 96)).shape == (0, 1, 96, 96)
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
+    """What was compiled is kept, apart from that of a network with other weights; a torn file costs
+    time alone, and so does a folder that nothing can be written to."""
+    other = lively(SMALL)
+    other.encoder[0].conv_in.conv.weight.data *= -1
+    export_int8(other, tmp_path / "other.onnx", pictures / "images", 0.5)
+    x = torch.randn(1, 3, 64, 96)
+    kept = set(cache.iterdir())
+    maps = [OnnxRunner(path)(x) for path in (made[1], tmp_path / "other.onnx")]
+    new = set(cache.iterdir()) - kept
+    assert len(new) == 2 and not torch.equal(*maps)
+    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
+    for path in new:
+        path.chmod(0o644)
+        tear(path)
+    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
 
 
 def test_what_is_told_is_what_is_lost(made, pictures):
