@@ -39,7 +39,7 @@ def measure(network: str, batches: list[int], size: int, rounds: int) -> list[di
     """
     torch.manual_seed(0)
     model = (load_model(SHIPPED) if network == "u2net_lite" else build_model(network)).eval()
-    limits = {name: matrix_limit(dtype) for name, dtype in _DTYPES.items()}
+    limits = {name: matrix_limit(_DTYPES[name]) for name in _precisions()}
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = Path(folder) / "network.onnx"
@@ -81,13 +81,17 @@ def _ways(model: nn.Module, path: Path, pictures: Tensor) -> dict[tuple[str, str
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         feed = {session.get_inputs()[0].name: x.numpy()}
         runs["ONNX Runtime", "fp32"] = lambda: torch.from_numpy(session.run(None, feed)[0])
-    half = pick_dtype("auto", pick_device("cpu")) == torch.bfloat16
-    for precision in ("fp32", "bf16") if half else ("fp32",):
+    for precision in _precisions():
         if _installed("openvino"):
             runs["OpenVINO", precision] = _openvino(path, x, precision)
         ours = Predictor(model, side, "cpu", "off" if precision == "fp32" else precision)
         runs["ours", precision] = lambda ours=ours: ours.probabilities(pictures)
     return runs
+
+
+def _precisions() -> tuple[str, ...]:
+    half = pick_dtype("auto", pick_device("cpu")) == torch.bfloat16
+    return ("fp32", "bf16") if half else ("fp32",)
 
 
 def _openvino(path: Path, x: Tensor, precision: str) -> Run:

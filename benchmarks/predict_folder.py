@@ -76,9 +76,9 @@ def measure(command: list[object], env: dict[str, str]) -> Run:
     """Run a command to its end."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        [str(part) for part in command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [str(part) for part in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    said = process.stderr.read().decode()
+    said = process.stdout.read().decode()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -105,7 +105,11 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
             "ENABLE_CPU_PINNING": False,  # other processes may have their share of the cores
         },
     )
-    return partial(_infer, compiled)
+    run = partial(_infer, compiled)
+    # The bindings set themselves up in their first call, and wait for each other without end where
+    # two threads make it: ours is made here, before there are others.
+    run(np.zeros([1, *(side if side > 0 else 64 for side in shape)], np.float32))
+    return run
 
 
 def _cache() -> Path | None:

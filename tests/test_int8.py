@@ -1,6 +1,8 @@
 """Networks in 8-bit integers: against the same in floats, by two runtimes."""
 
 import json
+import subprocess
+import sys
 import threading
 from importlib.util import find_spec
 
@@ -9,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL, lively, make_pairs, save, scene, tear
+from conftest import ROOT, SMALL, lively, make_pairs, save, scene, tear
 from test_golden import SHARED, needs_shared
 
 import convert
@@ -98,6 +100,34 @@ def test_runtimes_agree(made, runtime):
         assert np.abs(found.numpy() - plain).mean() < 1e-3  # a level more or less here and there
         assert (found - exact).abs().mean() < max(0.02, 3 * loss.mean)
     assert runner(torch.zeros(0, 3, 96, 96)).shape == (0, 1, 96, 96)
+
+
+TWO_AT_ONCE = """
+import builtins, faulthandler, sys, threading, time, torch
+from src.onnx_runner import OnnxRunner
+
+def slow(name, *rest, **named):
+    if name.endswith("multiarray"):  # in the middle of the bindings' first call
+        time.sleep(0.5)
+    return usual(name, *rest, **named)
+
+runner, barrier = OnnxRunner(sys.argv[1], "openvino"), threading.Barrier(2)
+usual = builtins.__import__
+builtins.__import__ = slow
+faulthandler.dump_traceback_later(120, exit=True)
+run = lambda: (barrier.wait(), runner(torch.zeros(1, 3, 64, 64)))
+threads = [threading.Thread(target=run) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_first_calls_from_two_threads(made):
+    """OpenVINO's bindings hang where two threads call them for the first time: predict.py did."""
+    command = [sys.executable, "-c", TWO_AT_ONCE, made[1]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
