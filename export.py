@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     if model.config.in_ch != 3:
         raise UserError(f"{args.weights}: takes {model.config.in_ch} channels, not 3")
     print(f"{args.weights}: {model.origin}")
+    if args.preset and model.config.out_ch != 1:
+        raise UserError(f"--preset rembg: is for one map; {args.weights}: {model.origin}")
     if args.preset and model.img_size != REMBG_SIZE:
         print(f"trained at {model.img_size}², but rembg shows it {REMBG_SIZE}²: expect less of it")
     if args.int8:

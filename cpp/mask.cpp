@@ -17,6 +17,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 using torch::inductor::AOTIModelPackageLoader;
@@ -52,13 +53,25 @@ at::Tensor resize(const at::Tensor& x, int64_t height, int64_t width) {
   return at::_upsample_bilinear2d_aa(x, {height, width}, /*align_corners=*/false);
 }
 
+// What export.py has written of the network, by name.
+std::string told(const std::unordered_map<std::string, std::string>& about, const char* name) {
+  const auto found = about.find(name);
+  if (found == about.end())
+    throw std::runtime_error(std::string("the package doesn't tell its ") + name +
+                             ": is it one of export.py --format aoti?");
+  return found->second;
+}
+
 // The map of a picture, H×W in [0, 1].
 at::Tensor saliency(AOTIModelPackageLoader& network, const at::Tensor& picture) {
-  auto about = network.get_metadata();
-  const int64_t side = std::stoll(about.at("img_size"));
+  const auto about = network.get_metadata();
+  const int64_t side = std::stoll(told(about, "img_size"));
+  const std::string map_of_object = told(about, "object_map");
+  if (map_of_object == "null") throw std::runtime_error("the network tells classes; no mask of it");
   at::Tensor input = resize(picture, side, side).to(torch::kFloat32).contiguous().div_(255);
-  input = input.sub_(per_channel(about.at("mean"))).div_(per_channel(about.at("std")));
-  at::Tensor map = network.run({input})[0].slice(1, 0, 1);
+  input = input.sub_(per_channel(told(about, "mean"))).div_(per_channel(told(about, "std")));
+  const int64_t channel = std::stoll(map_of_object);
+  at::Tensor map = network.run({input})[0].slice(1, channel, channel + 1);
   return resize(map, picture.size(2), picture.size(3)).clamp_(0, 1)[0][0];
 }
 

@@ -1,5 +1,6 @@
 """What every network of the family shares: its few options, and the contract of its outputs."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -54,6 +55,9 @@ class NetworkConfig(Table):
         return cls(**values)
 
 
+MIN_SIZE = 32  # pixels a side that every network takes
+
+
 class Network(nn.Module, HubNetwork):
     """A network from picture to maps.
 
@@ -80,6 +84,10 @@ class Network(nn.Module, HubNetwork):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+
+    def plain(self) -> "Network":
+        """A copy, without what a subclass changes in names and outputs for other people's code."""
+        return copy.deepcopy(self)
 
     def logits(self, x: Tensor) -> list[Tensor]:
         """The list that training mode returns, in either mode."""

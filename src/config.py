@@ -45,6 +45,14 @@ class Table:
             raise UserError(f"unknown network option {sorted(unknown)}")
         return replace(self, **changes)
 
+    @property
+    def object_map(self) -> int | None:
+        """Which of the maps tells the object: the only one, or the second of two classes; None
+        where there are others."""
+        if self.out_ch == 2 and self.activation == "softmax":
+            return 1
+        return 0 if self.out_ch == 1 else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
         return json.loads(json.dumps(asdict(self)))

@@ -1,6 +1,9 @@
 """Where and in which precision to compute."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
@@ -25,7 +28,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("choose auto, cpu, cuda, cuda:1 … or mps")
-        torch.empty(1, device=device)
+        # With its number: "cuda" alone is another one in a thread than where it was set.
+        device = torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
@@ -55,21 +59,36 @@ def amp_name(dtype: torch.dtype) -> str:
     return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
-def per_core(tasks: int) -> ThreadPoolExecutor:
-    """Threads for pictures that are computed at the same time: up to one for each core, which then
-    share the cores evenly.
+_lock, _users, _cores = Lock(), 0, 1  # of per_core; the cores that its users share
 
-    A core with a picture of its own waits for no other. Whoever uses them sets
-    ``torch.set_num_threads`` back in the end: what a thread sets holds for later ones too.
+
+@contextmanager
+def per_core(tasks: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads for pictures that are computed at the same time, and how many: up to one for each
+    core, which then share the cores evenly.
+
+    A core with a picture of its own waits for no other. What a thread sets by
+    ``torch.set_num_threads`` holds for later ones too, so the last user sets it back.
 
     Args:
         tasks: how many there are to do.
     """
-    cores = torch.get_num_threads()
+    global _users, _cores
+    with _lock:
+        if not _users:
+            _cores = torch.get_num_threads()
+        _users += 1
+        cores = _cores
     width = max(1, min(cores, 8, tasks))
-    return ThreadPoolExecutor(
-        width, initializer=torch.set_num_threads, initargs=(max(1, cores // width),)
-    )
+    share = (max(1, cores // width),)
+    try:
+        with ThreadPoolExecutor(width, initializer=torch.set_num_threads, initargs=share) as pool:
+            yield pool, width
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                torch.set_num_threads(_cores)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

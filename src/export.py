@@ -141,6 +141,7 @@ def about(model: nn.Module) -> dict[str, object]:
         "network": model.config.name,
         "config": model.config.to_dict(),
         "img_size": model.img_size,
+        "object_map": model.config.object_map,
         "mean": list(MEAN),
         "std": list(STD),
         "version": version,
@@ -152,8 +153,7 @@ class _Maps(nn.Module):
 
     def __init__(self, model: nn.Module, sides: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.network = type(model)(model.config)
-        self.network.load_state_dict(model.state_dict())
+        self.network = model.plain().cpu()
         self.network.fuse().requires_grad_(False).to(dtype)
         self.count = None if sides else 1
         self.dtype = dtype

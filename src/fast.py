@@ -169,7 +169,7 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if module not in exact and not list(module.children()):
             module.to(dtype)
-        if exact and isinstance(module, nn.Conv2d):
+        if exact and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
     for block in model.modules():
         # What leaves a residual block is of ordinary size again.

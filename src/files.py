@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,17 +59,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        # Cut, as a name of 50 characters may have 200 of the 255 bytes that systems allow.
+        temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; a result is as readable as any file the user creates.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

@@ -20,6 +20,8 @@ SUFFIXES = frozenset(
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
 STD = (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112
+# Whatever the file is called. Pillow knows more, of which some start other programs (EPS does).
+_FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA"]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -42,7 +44,8 @@ def open_image(path: str | Path, decode: bool = True) -> Image.Image:
     the first.
 
     Args:
-        path: any format that Pillow reads; HEIC where pillow-heif is installed.
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, told by the content; HEIC where
+            pillow-heif is installed.
         decode: False reads the header alone; the picture is then not turned upright.
 
     Raises:
@@ -86,7 +89,7 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
 def _identify(file: str | Path | BinaryIO) -> Image.Image:
     """``Image.open``, with the plug-in for HEIC once a file needs it."""
     try:
-        return Image.open(file)
+        return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
         if not _is_heif(file):
             raise
@@ -95,7 +98,7 @@ def _identify(file: str | Path | BinaryIO) -> Image.Image:
     except ImportError:
         raise UserError("HEIC needs pillow-heif: pip install '.[predict]'") from None
     pillow_heif.register_heif_opener()
-    return Image.open(file)
+    return Image.open(file, formats=("HEIF",))
 
 
 def _is_heif(file: str | Path | BinaryIO) -> bool:

@@ -40,7 +40,8 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
     """What kind of weights they are, the table of their network, and the tensors in our names.
 
     The network is the one, of full and lite, that shares more of its tensors' names and shapes; its
-    channels in and out, and whether its convolutions have a bias, are read off the tensors.
+    channels in and out, and whether its convolutions have a bias, are read off the tensors. Several
+    maps are taken for those of classes, as the official cloth network's are.
 
     Raises:
         UserError: not the weights of a U²-Net in any layout.
@@ -70,8 +71,12 @@ def _table(ours: StateDict) -> U2NetConfig:
     lite = inside is not None and inside.shape[0] <= LITE.encoder[0].mid_ch
     in_ch = first.shape[1] if first is not None and first.ndim == 4 else 3
     out_ch = last.shape[0] if last is not None and last.ndim == 4 else 1
-    bias = "encoder.0.conv_in.conv.bias" in ours
-    return (LITE if lite else FULL).replace(in_ch=in_ch, out_ch=out_ch, conv_bias=bias)
+    return (LITE if lite else FULL).replace(
+        in_ch=in_ch,
+        out_ch=out_ch,
+        activation="softmax" if out_ch > 1 else "sigmoid",
+        conv_bias="encoder.0.conv_in.conv.bias" in ours,
+    )
 
 
 def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
@@ -135,7 +140,8 @@ def official_state(model: nn.Module) -> StateDict:
     Raises:
         UserError: the official repository has no such network.
     """
-    if _table(model.state_dict()).replace(name=model.config.name) != model.config:
+    found, config = _table(model.state_dict()), model.config
+    if found.replace(name=config.name, activation=config.activation) != config:
         raise UserError(f"{model.config.name}: the official layout knows full and lite alone")
     state: StateDict = {}
     for name, tensor in model.state_dict().items():

@@ -7,13 +7,14 @@ Its state_dicts load and save under their own names, and ``forward`` returns the
 first, after the sigmoid, as a tuple.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import FULL, LITE, U2NetConfig
-from .layouts import from_official, to_official
+from .layouts import from_official, official_state, to_official
 from .u2net import RSU, ConvBNReLU, U2Net
 
 
@@ -66,6 +67,22 @@ class _Official(U2Net):
         super().__init__(self.table.replace(in_ch=in_ch, out_ch=out_ch, conv_bias=True))
         self.register_state_dict_post_hook(_renamed_out)
         self.register_load_state_dict_pre_hook(_renamed_in)
+
+    def plain(self) -> U2Net:
+        """The same network under our names, with what eval mode gives here."""
+        network = U2Net(self.config).train(self.training)
+        network.load_state_dict({from_official(k): v for k, v in self.state_dict().items()})
+        network.img_size = self.img_size
+        return network
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "_Official":
+        """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
+        source = U2Net.from_pretrained(name, **options)
+        network = cls(source.config.in_ch, source.config.out_ch).eval()
+        network.load_state_dict(official_state(source))
+        network.img_size = source.img_size
+        return network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.sigmoid(logits) for logits in self.logits(x))

@@ -78,7 +78,7 @@ class OnnxRunner(nn.Module):
                     raise UserError(
                         f"{self.path}: int8 needs {error.name}: pip install openvino"
                     ) from None
-                except RuntimeError as error:  # both runtimes' own
+                except Exception as error:  # ONNX Runtime's own are of no narrower class
                     reason = str(error).strip().splitlines()[-1]
                     raise UserError(
                         f"{self.path}: {self.runtime} cannot run it ({reason})"

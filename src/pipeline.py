@@ -46,8 +46,13 @@ def stream(
         Item and result, or item and a UserError where ``load``, ``pixels`` or ``finish`` raised, in
         the order in which they are done: one bad picture ends no run.
     """
-    waiting, flow = iter(items), _Flow(predictor, load, finish, total)
-    with flow.files, flow.networks:
+    waiting, cores = iter(items), torch.get_num_threads()
+    on_cpu = predictor.device.type == "cpu"
+    readers = ThreadPoolExecutor(
+        max(2, cores), initializer=torch.set_num_threads, initargs=(1,)
+    )  # and writers
+    with per_core((total or cores) if on_cpu else 1) as (networks, width), readers:
+        flow = _Flow(predictor, load, finish, readers, networks, width, 1 if on_cpu else 8)
         try:
             more = True
             while more or flow.inside:
@@ -62,7 +67,6 @@ def stream(
         finally:
             for future in flow.steps:
                 future.cancel()
-            torch.set_num_threads(flow.cores)  # what our threads set holds for later ones too
 
 
 @dataclass(eq=False)
@@ -82,24 +86,18 @@ class _Flow(Generic[T, R]):
     predictor: Predictor
     load: Callable[[T], Image.Image]
     finish: Callable[[T, Image.Image, np.ndarray], R]
-    total: int | None
+    files: ThreadPoolExecutor  # reads and writes
+    networks: ThreadPoolExecutor
+    width: int  # of networks
+    batch: int
     ready: deque[_Passage] = field(default_factory=deque)  # for the network
     steps: dict[Future, tuple[Callable, list[_Passage]]] = field(default_factory=dict)
     inside: set[_Passage] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        on_cpu = self.predictor.device.type == "cpu"
-        self.cores = cores = torch.get_num_threads()
-        self.batch = 1 if on_cpu else 8
-        self.networks = per_core((self.total or cores) if on_cpu else 1)
-        self.limit = 2 * self.networks._max_workers * self.batch + 2
-        self.files = ThreadPoolExecutor(
-            max(2, cores), initializer=torch.set_num_threads, initargs=(1,)
-        )
-
     def has_room(self) -> bool:
         used = sum(passage.pixels for passage in self.inside)
-        return not self.inside or (len(self.inside) < self.limit and used < _PIXELS)
+        limit = 2 * self.width * self.batch + 2
+        return not self.inside or (len(self.inside) < limit and used < _PIXELS)
 
     def admit(self, item: T, pixels: int) -> None:
         passage = _Passage(item, pixels)

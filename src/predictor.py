@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .base import MIN_SIZE, Network
 from .classes import coloured
 from .device import per_core, pick_device, pick_dtype
 from .errors import UserError
@@ -53,23 +54,26 @@ class Predictor:
         self.preset = pick_preset(preset)
         self.resize = self.preset.resize
         self.tta = tta
-        model = copy.deepcopy(model) if isinstance(model, nn.Module) else _load(model)
+        model = _copy(model) if isinstance(model, nn.Module) else _load(model)
         self.int8 = isinstance(model, OnnxRunner)
         if self.int8:
             device, amp = _check_int8(str(device), amp), "off"
-        self.origin = getattr(model, "origin", model.config.name)  # what kind of weights they were
+        config = model.config
+        self.origin = getattr(model, "origin", config.name)  # what kind of weights they were
+        if config.in_ch != 3:
+            raise UserError(f"{self.origin}: takes {config.in_ch} channels, pictures have 3")
         self.img_size = img_size or model.img_size
+        if self.img_size < MIN_SIZE:
+            raise UserError(f"--img-size {self.img_size}: at least {MIN_SIZE}")
         self.device = pick_device(str(device))
         amp = "off" if amp == "auto" and self.preset.exact else amp
         self.dtype = pick_dtype(amp, self.device)
-        # Of two classes the second is the object; of more, each has its map.
-        softmax = model.config.activation == "softmax"
-        self.classes = model.config.out_ch if softmax and model.config.out_ch > 2 else None
+        self.channel = config.object_map
+        self.classes = config.out_ch if self.channel is None else None
         if self.classes and self.preset.exact:
             raise UserError(
                 f"--preset {preset}: is for one map; these weights tell {self.classes} classes"
             )
-        self.channel = 1 if softmax and model.config.out_ch == 2 else 0
         self.model = model if self.int8 else prepare(model, self.device, self.dtype)
 
     @property
@@ -108,7 +112,9 @@ class Predictor:
             images = picture[None] if picture.ndim == 3 else picture
             if images.ndim != 4 or images.shape[1] != 3:
                 raise UserError(f"a tensor of {list(picture.shape)}; give 3×H×W or N×3×H×W")
-            maps = [self._map(from_array(one.permute(1, 2, 0).cpu().numpy())) for one in images]
+            images = images.detach().cpu()
+            images = images.float() if images.is_floating_point() else images
+            maps = [self._map(from_array(one.permute(1, 2, 0).numpy())) for one in images]
             stacked = torch.stack(maps) if maps else images.new_zeros(images[:, 0].shape).float()
             return (stacked if picture.ndim == 4 else stacked[0]).to(picture.device)
         if isinstance(picture, np.ndarray):
@@ -143,12 +149,8 @@ class Predictor:
         """As :meth:`maps`, all of the network's: N×out_ch×S×S."""
         if self.device.type != "cpu" or len(pictures) < 2:
             return self._probabilities(pictures)
-        cores = torch.get_num_threads()
-        try:
-            with per_core(len(pictures)) as pool:
-                return torch.cat(list(pool.map(self._probabilities, pictures.split(1))))
-        finally:
-            torch.set_num_threads(cores)
+        with per_core(len(pictures)) as (pool, _):
+            return torch.cat(list(pool.map(self._probabilities, pictures.split(1))))
 
     @torch.inference_mode()
     def _probabilities(self, pictures: Tensor) -> Tensor:
@@ -158,6 +160,10 @@ class Predictor:
             mirrored = self.model(self.preset.normalize(pictures.flip(-1), self.dtype))
             maps = (maps + mirrored.flip(-1)) / 2
         return self.preset.finish(maps)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return model.plain() if isinstance(model, Network) else copy.deepcopy(model)
 
 
 def _load(path: str | Path) -> nn.Module:

@@ -70,6 +70,6 @@ def parse_config(table: Any) -> U2NetConfig | NetworkConfig:
     Raises:
         UserError: it is none.
     """
-    if isinstance(table, dict) and "encoder" not in table and table.get("name") in _FAMILY:
+    if isinstance(table, dict) and "encoder" not in table and str(table.get("name")) in _FAMILY:
         return NetworkConfig.from_dict(table)
     return U2NetConfig.from_dict(table)

@@ -31,7 +31,7 @@ def save_model(model: nn.Module, path: str | Path, half: bool = False, **extra: 
     """
     if model.fused:
         raise UserError(f"{path}: the network is fused; save it before fuse()")
-    save_state(model.state_dict(), path, half, _about(model), extra)
+    save_state(model.plain().state_dict(), path, half, _about(model), extra)
 
 
 def save_state(
@@ -67,14 +67,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        return _checked(_read_folder(path), path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     try:
         if path.suffix == ".safetensors":
             state, about = _read_safetensors(path)
-            return {"model": state, **about} if "config" in about else state
+            return _checked({"model": state, **about}, path) if "config" in about else state
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise UserError(f"{path}: cannot be read (no permission)") from None
     except Exception as error:  # a torn file makes torch raise nearly anything
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise UserError(
@@ -84,7 +86,14 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: torn, or not a weights file") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
-    return dict(content)
+    return _checked(dict(content), path)
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    size = content.get("img_size", 320)
+    if type(size) is not int or size < 1:
+        raise UserError(f"{path}: img_size is {size!r}, expected a number of pixels")
+    return content
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

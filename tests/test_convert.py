@@ -220,12 +220,18 @@ def test_pretrained_folder_of_another_network(tmp_path):
         U2Net.from_pretrained(tmp_path)
 
 
+def change_size(path, value):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"img_size": value}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), '"config"'),
+        (lambda folder: change_size(folder / "config.json", "64"), "img_size is '64'"),
+        (lambda folder: change_size(folder / "config.json", 0), "img_size is 0"),
         (lambda folder: (folder / "model.safetensors").write_text("x"), "torn"),
     ],
 )

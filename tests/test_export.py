@@ -62,6 +62,17 @@ def test_onnx(call, tmp_path, table, maps):
     assert np.allclose(props["mean"], (0.485, 0.456, 0.406)) and len(props["std"]) == 3
 
 
+def test_the_map_of_the_object(call, tmp_path):
+    """Which of several it is stands in the file; rembg would take the first."""
+    for maps, told in ((2, 1), (3, None)):
+        model = lively({**SMALL, "out_ch": maps, "activation": "softmax"})
+        assert src.export.about(model)["object_map"] == told
+        save_model(model, tmp_path / "net.pt")
+        argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.onnx"]
+        status, _, err = call(export.main, *argv, "--preset", "rembg")
+        assert status == 2 and "rembg: is for one map" in err and f"{maps} maps" in err
+
+
 def test_half_onnx(model, tmp_path):
     """16 bits inside, float32 outside; the error is told."""
     told = src.export.export_onnx(model, tmp_path / "net.onnx", half=True)

@@ -121,6 +121,18 @@ def test_half_precision_without_its_instructions(monkeypatch, weights):
     assert (half(picture) - exact).abs().mean() < 0.01
 
 
+@pytest.mark.parametrize(("name", "layer"), [("fcn8s", 15), ("unet", 9)])
+def test_half_precision_before_a_transposed_convolution(name, layer):
+    """Which then gets float32 from a layer that stayed so."""
+    network = build_model(name, width=4)
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        convs[layer].bias.fill_(200)
+    picture = torch.rand(3, 40, 50)
+    half, exact = (Predictor(network, 64, "cpu", amp)(picture) for amp in ("bf16", "off"))
+    assert (half - exact).abs().mean() < 0.02
+
+
 def test_half_precision_keeps_channels_of_huge_constants():
     """bf16 has steps of 1 at 226: a layer with such a bias must stay in float32."""
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(1, 1, 1))

@@ -45,8 +45,21 @@ def test_heic_without_the_plug_in(tmp_path, monkeypatch):
         open_image(tmp_path / "a.heic")
 
 
-def _knows_no_heif(file):
+def _knows_no_heif(file, formats):
     raise Image.UnidentifiedImageError
+
+
+def test_only_formats_of_pictures(tmp_path):
+    """Whatever a file is called: Pillow starts Ghostscript for an EPS."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(eps)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "EPS"
+    with pytest.raises(UserError, match=r"a\.jpg: not a picture in a known format"):
+        open_image(tmp_path / "a.jpg")
+    for suffix in ("jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "avif", "jp2"):
+        PICTURE.save(tmp_path / f"b.{suffix}")
+        assert open_image(tmp_path / f"b.{suffix}").size == PICTURE.size
 
 
 def test_16_bit_grey_with_a_level_to_see_through():

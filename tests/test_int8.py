@@ -152,6 +152,16 @@ def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     assert torch.equal(OnnxRunner(made[1])(x), maps[0])
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_file_that_a_runtime_cannot_run(made, runtime, tmp_path):
+    """Of a newer exporter, say: one line, whatever the runtime raises."""
+    file = onnx.load(made[1])
+    next(node for node in file.graph.node if node.op_type == "Conv").op_type = "Convolve"
+    onnx.save(file, tmp_path / "net.onnx")
+    with pytest.raises(UserError, match=f"{runtime} cannot run it"):
+        OnnxRunner(tmp_path / "net.onnx", runtime)(torch.zeros(1, 3, 64, 64))
+
+
 def test_what_is_told_is_what_is_lost(made, pictures):
     """The loss is that of the pictures kept from calibration, and bounds what scores can change."""
     weights, path, loss = made

@@ -6,7 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src import FULL, LITE, U2Net, UserError, build_model, load_model, official, save_model
+from src import (
+    FULL,
+    LITE,
+    Predictor,
+    U2Net,
+    UserError,
+    build_model,
+    load_model,
+    official,
+    save_model,
+)  # fmt: skip
 from src.layouts import from_official, to_official
 
 
@@ -113,6 +123,9 @@ def test_prefixes_and_containers(tmp_path, prefix, container):
     torch.save({container: state, "epoch": 3} if container else state, tmp_path / "w.pt")
     loaded = load_model(tmp_path / "w.pt")
     assert loaded.origin == "state_dict of this toolkit, u2net_lite, 4 maps"
+    assert loaded.config.activation == "softmax", (
+        "several maps tell classes, as the cloth network's"
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
 
@@ -161,6 +174,20 @@ def test_code_for_the_official_repository(name, tmp_path):
     parent = nn.Sequential(net)
     assert "0.stage1.rebnconvin.conv_s1.weight" in parent.state_dict()
     parent.load_state_dict(parent.state_dict())
+
+
+def test_official_network_in_this_toolkit(tmp_path):
+    """Saved, sent, predicted with as any other."""
+    torch.manual_seed(0)
+    theirs = official.U2NETP().eval()
+    save_model(theirs, tmp_path / "a.safetensors")
+    theirs.save_pretrained(tmp_path / "folder")
+    picture = torch.rand(3, 40, 40)
+    expected = Predictor(theirs, 64, "cpu", "off")(picture)
+    for path in (tmp_path / "a.safetensors", tmp_path / "folder"):
+        assert torch.equal(Predictor(load_model(path), 64, "cpu", "off")(picture), expected)
+    again = official.U2NETP.from_pretrained(tmp_path / "folder")
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in theirs.state_dict().items())
 
 
 def test_official_blocks():

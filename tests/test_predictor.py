@@ -1,6 +1,7 @@
 """One class for every kind of picture, from many threads at once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from conftest import save, scene
 from PIL import Image
 
-from src import Predictor, UserError, build_model
+from src import LITE, Predictor, UserError, build_model
+from src.device import per_core, pick_device
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,47 @@ def test_threads_share_one(predictor):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(predictor, pictures * 3))
     assert all(map(np.array_equal, found, expected * 3))
+
+
+def test_threads_that_share_batches(predictor, monkeypatch):
+    """A batch takes a thread for each core; after the last one torch has all cores again, though
+    the second begins while the first has them set to one each."""
+    monkeypatch.setattr(torch, "get_num_threads", cores := Mock(side_effect=[4, 1, 1, 1]))
+    monkeypatch.setattr(torch, "set_num_threads", held := Mock())
+    first, second = per_core(9), per_core(9)
+    assert first.__enter__()[1] == second.__enter__()[1] == 4
+    first.__exit__(None, None, None)
+    assert not held.called, "the second still shares the cores"
+    second.__exit__(None, None, None)
+    held.assert_called_once_with(4)
+    assert cores.call_count == 1
+
+
+def test_a_gpu_is_named_by_its_number(monkeypatch):
+    """Threads that compute have a current GPU of their own, the first."""
+    there = Mock(device=torch.device("cuda:1"))
+    monkeypatch.setattr(torch, "empty", lambda *_, device: there)
+    assert pick_device("cuda") == torch.device("cuda:1")
+
+
+def test_tensors_of_any_float_type(predictor):
+    picture = torch.from_numpy(scene(1)[0]).permute(2, 0, 1) / 255
+    expected = predictor(picture)
+    assert torch.equal(predictor(picture.clone().requires_grad_()), expected)
+    assert (predictor(picture.bfloat16()) - expected).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "named"),
+    [
+        ({"in_ch": 1}, 64, "takes 1 channels"),
+        ({}, 31, "--img-size 31: at least 32"),
+    ],
+)
+def test_networks_that_are_not_for_pictures(options, size, named):
+    network = build_model(LITE.replace(**options))
+    with pytest.raises(UserError, match=named):
+        Predictor(network, size, "cpu", "off")
 
 
 def test_tta_is_the_mean_of_both_views(predictor, weights):

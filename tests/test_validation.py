@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_what_does_not_match_is_listed(call, two_sets, maps, tmp_path):
     assert status == 2
     assert "no map of 1 pictures: b" in said and "no mask for 1 maps: stranger.png" in said
     assert "2 maps resized" in said
+    assert said.splitlines()[-1].split("|")[3].strip() == "2"
+
+
+def test_a_map_without_a_header(call, two_sets, maps, tmp_path):
+    """Costs itself alone too."""
+    folder = tmp_path / "maps"
+    shutil.copytree(maps / "one", folder)
+    (folder / "b.png").write_bytes(b"")
+    argv = ["--pred-dir", folder, "--data-path", two_sets / "one", *PLAIN]
+    status, said, err = call(validation.main, *argv)
+    assert status == 2 and "b.png" in err
     assert said.splitlines()[-1].split("|")[3].strip() == "2"
 
 

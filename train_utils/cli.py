@@ -150,7 +150,8 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         sys.exit(_fail(error.said(), 2))
     except torch.OutOfMemoryError:
-        sys.exit(_fail("out of GPU memory; lower --batch-size (and raise --accum) or sizes", 2))
+        advice = "lower --img-size, or, to train, --batch-size (and raise --accum)"
+        sys.exit(_fail(f"out of GPU memory; {advice}", 2))
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -54,10 +54,18 @@ def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -
             f"name, such as {names[0]}.png, in that folder itself or in one named like the set"
         )
     found.resized = sum(
-        path is not None and oriented_size(path) != oriented_size(mask)
+        path is not None and _differ(path, mask)
         for path, mask in zip(found.paths, masks, strict=True)
     )
     return found
+
+
+def _differ(path: Path, mask: Path) -> bool:
+    """In size; a file that cannot be read is named when its turn comes."""
+    try:
+        return oriented_size(path) != oriented_size(mask)
+    except UserError:
+        return False
 
 
 def read_map(path: str | Path) -> np.ndarray:
