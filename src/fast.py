@@ -1,6 +1,7 @@
 """A network made ready for inference on a device: folded, rounded, laid out for its processor."""
 
 import platform
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,9 @@ class PackedConv(nn.Module):
     if so wanted, in the same pass over memory.
 
     torch's own asks oneDNN for that order anew in each call. The operators are those that
-    ``torch.compile`` writes into its code for a CPU.
+    ``torch.compile`` writes into its code for a CPU. Which order it is depends on the size of the
+    map, so that of the first call decides; for another one, which takes another order, each call
+    would put them in order again (with AVX2, ten times the time for small deep maps).
     """
 
     def __init__(self, conv: nn.Conv2d, after: str = "none") -> None:
@@ -54,12 +57,22 @@ class PackedConv(nn.Module):
         self.bias = conv.bias
         self.after = after
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *self.geometry)
+        self.weight: Tensor | None = conv.weight  # until the first call
+        self.packed: Tensor | None = None
+        self.lock = Lock()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            self._pack(list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(
-            x.to(self.dtype), self.weight, self.bias, *self.geometry, self.after, [], ""
+            x.to(self.dtype), self.packed, self.bias, *self.geometry, self.after, [], ""
         )
+
+    def _pack(self, size: list[int]) -> None:
+        with self.lock:
+            if self.packed is None:
+                pack = torch.ops.mkldnn._reorder_convolution_weight
+                self.packed, self.weight = pack(self.weight, *self.geometry, size), None
 
 
 class RowConv(nn.Module):
