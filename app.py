@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="of an upload")
     add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="of a picture")
     add("--max-waiting", type=cli.positive, default=64, metavar="N", help=(
-        "so many requests wait for their turn; more are told to come back"
+        "so many requests, with their pictures in memory, wait for their turn; more are told to "
+        "come back"
     ))  # fmt: skip
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
@@ -78,19 +80,33 @@ class Networks:
         return render(picture, self.by_name[name or self.names[0]].map(picture), style)
 
 
-def uploads(**options: Any) -> gr.File:
-    """Files from the browser; Gradio's own would also download an address that a user sends."""
-    component = gr.File(**options)
-    keep = component.async_move_resource_to_block_cache
+class Page(gr.Blocks):
+    """Opens what was uploaded and nothing else.
 
-    async def keep_uploaded(path: str | Path | None) -> str | None:
-        if "://" in str(path):
-            raise _refused("Addresses are not opened; upload the picture.")
-        return await keep(path)
+    Before any event, Gradio looks for files in the values of all its inputs, a checkbox's too; it
+    downloads what is an address, and, in an app that is mounted, copies whatever path it is given.
+    """
 
-    # Set on the object, as for a class of ours Gradio would write a stub beside this file.
-    component.async_move_resource_to_block_cache = keep_uploaded
-    return component
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any) -> list[Any]:
+        uploaded = Path(self.GRADIO_CACHE).resolve()
+        for name in _named_files(inputs):
+            path = Path(name)
+            # An address is no absolute path, even where its dots lead into the folder. A folder
+            # would end Gradio's clearing away, which takes all that was named for files.
+            inside = path.is_absolute() and path.resolve().is_relative_to(uploaded)
+            if not (inside and path.is_file()):
+                raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
+        return await super().preprocess_data(block_fn, inputs, *rest)
+
+
+def _named_files(value: Any) -> Iterator[str]:
+    """The file names and addresses in a request's JSON, at any depth."""
+    if isinstance(value, dict):
+        if "path" in value:
+            yield str(value["path"])
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _named_files(part)
 
 
 def _refused(message: str) -> gr.Error:
@@ -147,18 +163,18 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
             raise _refused("None of these files could be read as a picture.")
         return first, results
 
-    page = gr.Blocks(title="U²-Net", delete_cache=(60, KEPT), analytics_enabled=False)
+    page = Page(title="U²-Net", delete_cache=(60, KEPT), analytics_enabled=False)
     with page:
         gr.Markdown("## U²-Net: salient objects and cut-outs")
         with gr.Row():
             with gr.Column(scale=1):
-                files = uploads(label="Pictures", file_count="multiple", height=160)
+                files = gr.File(label="Pictures", file_count="multiple", height=160)
                 name = gr.Dropdown(networks.names, value=networks.names[0], label="Weights")
                 mode = gr.Radio(MODES, value="cutout", label="Result")
                 with gr.Group(visible=False) as grounds:
                     ground = gr.Radio(["colour", "blur", "picture"], value="colour", label="Behind")
                     colour = gr.ColorPicker("#30a030", label="Colour")
-                    picture = uploads(label="Picture behind", height=120)
+                    picture = gr.File(label="Picture behind", height=120)
                 refine = gr.Checkbox(True, label="Edges where the picture has them (hair, say)")
                 hard = gr.Checkbox(False, label="Hard edge at the threshold")
                 threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
@@ -227,16 +243,17 @@ def build_server(args: argparse.Namespace, networks: Networks) -> Any:
             return _error(503, "too many are waiting; come back in a minute")
         waiting += 1
         try:
-            async with turn:  # pictures that wait are still at their senders
-                body = await _receive(request, args.max_megabytes * 1_000_000)
+            # Before its turn, which a slow sender would take from the others.
+            body = await _receive(request, args.max_megabytes * 1_000_000)
 
-                def work() -> bytes:
-                    ground = parse_background(background)
-                    style = Style(mode, ground, threshold, invert, crop, size, refine)
-                    return _answer(networks, body, weights, style, format)
+            def work() -> bytes:
+                ground = parse_background(background)
+                style = Style(mode, ground, threshold, invert, crop, size, refine)
+                return _answer(networks, body, weights, style, format)
 
+            async with turn:
                 content = await anyio.to_thread.run_sync(work)
-                return Response(content, media_type=Image.MIME[FORMATS[f".{format}"][0]])
+            return Response(content, media_type=Image.MIME[FORMATS[f".{format}"][0]])
         except UserError as error:
             return _error(400, str(error))
         except OverflowError:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,18 @@ from src.results import Style, render
 pytest.importorskip("gradio", reason="gradio is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WAITING = 50
+# app.py, but what Gradio would download or copy into its folder is only told, in the log.
+SPIED = """
+import runpy
+from gradio import processing_utils
+
+def told(path, *_, **__):
+    print("OPENS", path, flush=True)
+    raise OSError("by a test")
+
+processing_utils.async_ssrf_protected_download = processing_utils.save_file_to_cache = told
+runpy.run_path("app.py", run_name="__main__")
+"""
 
 
 class Server:
@@ -45,7 +58,7 @@ class Server:
         argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
         argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", self.port, *flags]
         self.process = subprocess.Popen(
-            [sys.executable, "app.py", *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
+            [sys.executable, "-c", SPIED, *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
             stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
         )  # fmt: skip
         for _ in range(10 * PATIENCE):
@@ -147,8 +160,8 @@ def test_what_is_refused(server, body, query, status, words):
     assert found == status and words in json.dumps(json.loads(answer), ensure_ascii=False)
 
 
-def test_no_address_and_no_path_is_opened(server):
-    """Neither by Gradio's routes nor by its calls; a listener of ours hears nothing."""
+def test_no_address_and_no_path_is_opened_by_routes(server):
+    """A listener of ours hears nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -158,8 +171,6 @@ def test_no_address_and_no_path_is_opened(server):
             with pytest.raises(urllib.error.HTTPError) as answer:
                 urllib.request.urlopen(f"{server.url}/gradio_api/{route}={address}")
             assert answer.value.code == 403
-        for path in (address, "/etc/passwd", str(server.weights)):
-            assert _call(server, path)["success"] is False
         with pytest.raises(TimeoutError):
             listener.accept()
     with pytest.raises(urllib.error.HTTPError) as answer:
@@ -167,14 +178,39 @@ def test_no_address_and_no_path_is_opened(server):
     assert answer.value.code in (403, 404)
 
 
-def _call(server, path):
-    """What the page's button sends, with a file that was not uploaded; the queue's last word."""
+def test_no_address_and_no_path_is_opened_by_events(server, tmp_path):
+    """At no input of any event, also where no file belongs; a picture of this machine neither."""
+    (cache,) = server.temporary.glob("u2net-*")
+    named = (
+        "http://93.184.216.34/secret",
+        f"http://93.184.216.34/{'../' * 9}{cache}/secret",
+        f"{cache}/../../secret",
+        str(cache),
+        "secret",
+        str(save(tmp_path / "private.png", scene()[0])),
+    )
     with urllib.request.urlopen(f"{server.url}/config") as answer:
-        config = json.load(answer)
-    (button,) = (d for d in config["dependencies"] if len(d["inputs"]) > 5)
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [[file], "net", "mask", "colour", "#30a030", None, False, 0.5, False, False, False]
-    body = {"data": data, "fn_index": button["id"], "session_hash": "a"}
+        events = json.load(answer)["dependencies"]
+    predict = [[], "net", "mask", "colour", "#30a030", None, False, 0.5, False, False, False]
+    sound = {len(predict): predict, 1: ["mask"]}  # by the number of an event's inputs
+    for event in events:
+        for place in range(len(event["inputs"])):
+            for path in named:
+                file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+                data = list(sound[len(event["inputs"])])
+                data[place] = [file] if data[place] == [] else file
+                said = _call(server, event["id"], data)
+                assert not said["success"] and "was uploaded" in said["output"]["error"], (
+                    place,
+                    said,
+                )
+        assert not _call(server, event["id"], [{"deep": [file]}, *data[1:]])["success"]
+    assert len(events) == 2 and "OPENS" not in server.log.read_text()
+
+
+def _call(server, event, data):
+    """The queue's last word on what the page sends for an event."""
+    body = {"data": data, "fn_index": event, "session_hash": "a"}
     _json(f"{server.url}/gradio_api/queue/join", body)
     with urllib.request.urlopen(f"{server.url}/gradio_api/queue/data?session_hash=a") as events:
         for line in events:
@@ -211,19 +247,34 @@ def _smooth(seed):
     return file.getvalue()
 
 
+@contextmanager
+def slow_senders(server, count):
+    """Connections on which a picture begins to arrive and never ends."""
+    with ExitStack() as stack:
+        senders = []
+        for _ in range(count):
+            sender = socket.create_connection(("127.0.0.1", server.port))
+            senders.append(stack.enter_context(sender))
+            sender.sendall(b"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1")
+        yield senders
+
+
 def test_more_than_may_wait_are_told_so(server):
     """Senders that never finish take up all places; once they are gone, all is as before."""
-    slow = []
-    try:
-        for _ in range(WAITING):
-            slow.append(socket.create_connection(("127.0.0.1", server.port)))
-            slow[-1].sendall(b"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1")
+    with slow_senders(server, WAITING):
         status, body = _until(lambda: server.post(photo()), 503)
         assert status == 503 and "come back" in body.decode()
-    finally:
-        for sender in slow:
-            sender.close()
     assert _until(lambda: server.post(photo()), 200)[0] == 200
+
+
+def test_slow_senders_take_no_turn(server):
+    """A picture that is there passes all that are still arriving."""
+    with slow_senders(server, 8) as senders:
+        assert server.post(photo())[0] == 200
+        for sender in senders:
+            sender.setblocking(False)
+            with pytest.raises(BlockingIOError):  # neither an answer yet nor an end
+                sender.recv(1)
 
 
 def _until(ask, status):
