@@ -18,8 +18,9 @@ of frames.
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,14 @@ from src.presets import PRESETS
 from src.results import FORMATS, MODES, Style, check_classes, encode, parse_background, render
 from src.video import convert, convert_frames
 from train_utils import cli
-from train_utils.distributed import gather, is_main, process_group, rank, world_size
+from train_utils.distributed import (
+    from_main,
+    gather,
+    is_main,
+    process_group,
+    rank,
+    world_size,
+)
 
 PIPE = Path("-")
 
@@ -58,7 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     ))  # fmt: skip
     add("--recursive", action="store_true", help="folders with all below them; their tree is kept")
     add("--skip-existing", action="store_true", help="go on where an interrupted run ended")
-    add("--format", choices=[s[1:] for s in FORMATS], default="png", help="of results in a folder")
+    add("--format", choices=[s[1:] for s in FORMATS], help=(
+        "of results in a folder, and of a film's --frames (default: png)"
+    ))  # fmt: skip
     add("--frames", action="store_true", help="of a film, write each frame as a picture")
     add("--suffix", metavar="TEXT", help="put behind each result's name")
     add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=(
@@ -82,6 +92,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     films = [path.suffix.lower() in VIDEOS for path in args.input]
     if any(films) and not all(films):
         parser.error("films and pictures go in two runs")
+    if args.frames and not any(films):
+        parser.error("--frames goes with films")
+    if args.recursive and any(films):
+        parser.error("--recursive goes with folders of pictures, not with films")
+    if args.format and any(films) and not args.frames:
+        parser.error("--format goes with --frames for films; theirs is the suffix of --output")
+    args.format = args.format or "png"
     args.suffix = args.suffix or ""
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     if any(films) and args.output == PIPE:
@@ -126,10 +143,16 @@ def load(job: Job) -> Image.Image:
     return picture
 
 
+def planned(by: Callable[..., list[Job]], *args: Any) -> list[Job]:
+    """The jobs of all ranks, listed by one: another might find what this one has written."""
+    return from_main(by(*args) if is_main() else None)
+
+
 def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
-    jobs = plan(
-        args.input, args.output, args.suffix, f".{args.format}", args.recursive, args.skip_existing
+    form = f".{args.format}"
+    jobs = planned(
+        plan, args.input, args.output, args.suffix, form, args.recursive, args.skip_existing
     )
     mine = jobs[rank() :: world_size()]
     left = [job for job in mine if not (args.skip_existing and job.target.exists())]
@@ -153,7 +176,7 @@ def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -
 
 def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
     """Predict this rank's share of the films; returns the exit status, alike on all ranks."""
-    jobs = plan_films(args.input, args.output, args.suffix, args.frames)
+    jobs = planned(plan_films, args.input, args.output, args.suffix, args.frames)
     mine = jobs[rank() :: world_size()]
     left = [job for job in mine if not (args.skip_existing and job.target.exists())]
     failed = 0

@@ -10,7 +10,8 @@ from .errors import UserError
 from .images import SUFFIXES, list_images
 from .results import FORMATS
 
-VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
+FILMS = frozenset((".m4v", ".mkv", ".mov", ".mp4", ".webm"))  # that are written
+VIDEOS = FILMS | {".avi"}  # that are read; AVI cannot keep the times of frames
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,16 @@ def plan_films(inputs: Sequence[Path], output: Path, suffix: str, frames: bool) 
     for path in inputs:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-    if output.suffix.lower() in VIDEOS and not frames:
+    if output.suffix.lower() in FILMS and not frames:
         if len(inputs) > 1:
             raise UserError(f"--output {output} is one file for {len(inputs)} films; name a folder")
         return _safe([Job(inputs[0], output)], set())
     if output.is_file() or output.suffix.lower() in VIDEOS | SUFFIXES:
-        raise UserError(f"--output {output}: name a folder, or a film ({' '.join(sorted(VIDEOS))})")
+        or_film = "" if frames else f", or a film ({', '.join(sorted(FILMS))})"
+        raise UserError(f"--output {output}: name a folder{or_film}")
     jobs = []
     for path in dict.fromkeys(inputs):
-        # What holds H.264 goes on as it is; the others become .mp4.
-        form = "" if frames else path.suffix if path.suffix.lower() != ".avi" else ".mp4"
+        form = "" if frames else path.suffix if path.suffix.lower() in FILMS else ".mp4"
         jobs.append(Job(path, output / f"{path.stem}{suffix}{form}"))
     return _safe(jobs, set())
 

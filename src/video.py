@@ -31,7 +31,7 @@ def convert(predictor: Predictor, source: Path, target: Path, style: Style) -> I
     Args:
         predictor: of the maps.
         source: the film.
-        target: its suffix, of :data:`~.jobs.VIDEOS`, chooses the container; whole or not at all.
+        target: its suffix, of :data:`~.jobs.FILMS`, chooses the container; whole or not at all.
         style: any mode but ``cutout``, and not cropped: a film has one size and no transparency.
 
     Yields:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from conftest import ROOT, save, scene, tear
 from PIL import Image
+from processes import ranks, wait_for
 
 import predict
 from src import Predictor, UserError
 from src.jobs import plan
 from src.pipeline import stream
+from train_utils.distributed import launched_rank
 
 
 @pytest.fixture
@@ -158,6 +160,31 @@ def test_plan_tells_names_apart(tmp_path):
     assert len(plan([tmp_path / "one/a.jpg"] * 2, tmp_path / "out")) == 1
     with pytest.raises(UserError, match="--recursive"):
         plan([tmp_path], tmp_path / "out")
+
+
+def test_flags_of_films(run, album):
+    status, _, err = run(album, "--frames")
+    assert status == 2 and "--frames goes with films" in err
+
+
+def predict_late(argv, written):
+    """The second rank would list the pictures once the first one has written."""
+    if launched_rank():
+        predict.plan = lambda *args: wait_for(written) or plan(*args)
+    return predict.main(argv)
+
+
+def test_ranks_share_one_list(album, weights):
+    """Or one would find another's results among the pictures."""
+    argv = [str(album), "--output", str(album), "--suffix", "_mask", "--weights", str(weights)]
+    argv += ["--img-size", "32", "--device", "cpu"]
+    told = ranks(2, predict_late, argv, album / "a_mask.png", group=False)
+    assert [status for _, status, _ in told] == [0, 0], told
+    names = [name for name in inside(album) if "mask" in name]
+    assert names == ["a_mask.png", "b_mask.png"]
+    told = ranks(2, predict.main, argv, group=False)
+    assert told[0][1] == 2 and "a_mask.png would overwrite" in told[0][2]
+    assert told[1][1] == 1 and "another process has ended" in told[1][2]
 
 
 @pytest.mark.parametrize("size", [1000, 50_000_000])

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from conftest import scene, tear
 from PIL import Image
+from processes import ranks
 
 import predict
 import src.video
 from src import UserError
+from src.jobs import plan_films
+from train_utils.distributed import launched_rank
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -135,7 +138,11 @@ def test_turned_by_a_telephone(run, tmp_path):
         ("--mode cutout --output {out}.mp4", "no cut-outs"),
         ("--crop --output {out}.mp4", "--crop"),
         ("--output {film}", "overwrite"),
-        ("--output {out}.png", "name a folder"),
+        ("--output {out}.png", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {out}.avi", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {out}.mp4 --frames", "name a folder\n"),
+        ("--output {out} --recursive", "--recursive goes with folders of pictures"),
+        ("--output {out} --format webp", "--format goes with --frames"),
         ("{photo}", "two runs"),
         ("--output {out}.webm", "sound"),
         ("--output -", "name a film"),
@@ -157,3 +164,25 @@ def test_torn_and_empty_films(run, tmp_path):
     status, said, err = run(*films, tmp_path / "c.mp4", "--output", tmp_path / "out")
     assert status == 2 and "1 of 3" in said and (tmp_path / "out/b.mkv").exists()
     assert str(films[0]) in err and "c.mp4" in err and "Traceback" not in err
+
+
+def test_avi_becomes_mp4(tmp_path):
+    (tmp_path / "a.AVI").touch()
+    (job,) = plan_films([tmp_path / "a.AVI"], tmp_path / "out", "", False)
+    assert job.target == tmp_path / "out/a.mp4"
+
+
+def predict_unplanned(argv):
+    """The second rank takes the first one's list."""
+    if launched_rank():
+        predict.plan_films = None
+    return predict.main(argv)
+
+
+def test_ranks_share_films(tmp_path, weights):
+    films = [str(make_film(tmp_path / f"{name}.mp4")) for name in "ab"]
+    argv = [*films, "--output", str(tmp_path / "out"), "--weights", str(weights)]
+    argv += ["--img-size", "32", "--device", "cpu"]
+    told = ranks(2, predict_unplanned, argv, group=False)
+    assert [status for _, status, _ in told] == [0, 0], told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b.mp4"]
