@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub"]
+# What every network needs; torchvision and huggingface_hub are asked for where they are used.
+dependencies = ["torch", "numpy", "PIL", "safetensors"]
 
 
 def _library() -> ModuleType:
