@@ -89,6 +89,10 @@ class Network(nn.Module, HubNetwork):
         """A copy, without what a subclass changes in names and outputs for other people's code."""
         return copy.deepcopy(self)
 
+    def plain_state(self) -> dict[str, Tensor]:
+        """The tensors of :meth:`plain` by name, not copied."""
+        return self.state_dict()
+
     def logits(self, x: Tensor) -> list[Tensor]:
         """The list that training mode returns, in either mode."""
         raise NotImplementedError

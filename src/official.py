@@ -71,9 +71,13 @@ class _Official(U2Net):
     def plain(self) -> U2Net:
         """The same network under our names, with what eval mode gives here."""
         network = U2Net(self.config).train(self.training)
-        network.load_state_dict({from_official(k): v for k, v in self.state_dict().items()})
+        network.load_state_dict(self.plain_state())
         network.img_size = self.img_size
         return network
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The tensors under our names."""
+        return {from_official(name): tensor for name, tensor in self.state_dict().items()}
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "_Official":

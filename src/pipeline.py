@@ -48,11 +48,9 @@ def stream(
     """
     waiting, cores = iter(items), torch.get_num_threads()
     on_cpu = predictor.device.type == "cpu"
-    readers = ThreadPoolExecutor(
-        max(2, cores), initializer=torch.set_num_threads, initargs=(1,)
-    )  # and writers
-    with per_core((total or cores) if on_cpu else 1) as (networks, width), readers:
-        flow = _Flow(predictor, load, finish, readers, networks, width, 1 if on_cpu else 8)
+    files = ThreadPoolExecutor(max(2, cores), initializer=torch.set_num_threads, initargs=(1,))
+    with files, per_core((total or cores) if on_cpu else 1) as (networks, width):
+        flow = _Flow(predictor, load, finish, files, networks, width, 1 if on_cpu else 8)
         try:
             more = True
             while more or flow.inside:

@@ -31,7 +31,7 @@ def save_model(model: nn.Module, path: str | Path, half: bool = False, **extra: 
     """
     if model.fused:
         raise UserError(f"{path}: the network is fused; save it before fuse()")
-    save_state(model.plain().state_dict(), path, half, _about(model), extra)
+    save_state(model.plain_state(), path, half, _about(model), extra)
 
 
 def save_state(
