@@ -34,7 +34,8 @@ def running(function, *args, environment=None):
     try:
         yield process, ours
     finally:
-        process.kill()
+        if process.is_alive():  # else its number may be another's: the forkserver has buried it
+            process.kill()
         process.join()
 
 
