@@ -73,8 +73,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             state, about = _read_safetensors(path)
-            return _checked({"model": state, **about}, path) if "config" in about else state
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = {"model": state, **about} if "config" in about else state
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise UserError(f"{path}: cannot be read (no permission)") from None
     except Exception as error:  # a torn file makes torch raise nearly anything
