@@ -20,11 +20,10 @@ $(RUN)/.trained: | .venv/ready
 		--epochs 12 --batch-size 8 --lr 2e-3 --ema 0.98 --eval-interval 6 --output-dir $(RUN) --resume auto
 	touch $@
 
-# A process for each file, two at a time: one for all of them ended in SIGSEGV after some 430 tests.
 test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	ls tests/test_*.py | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -4,7 +4,7 @@ which takes two thirds of the time, else by ONNX Runtime.
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -87,11 +87,8 @@ class OnnxRunner(nn.Module):
 
 
 def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
-    import openvino
-
-    core = openvino.Core()
-    if folder := _cache():
-        core.set_property({"CACHE_DIR": str(folder)})
+    with _core_lock:
+        core = _core()
     model = core.read_model(path)
     model.reshape([1, *shape])
     streams = max(1, (os.cpu_count() or 1) // threads)  # calls that may go on side by side
@@ -103,6 +100,7 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
             "INFERENCE_NUM_THREADS": streams * threads,
             "INFERENCE_PRECISION_HINT": "f32",  # what was left in float has its reasons
             "ENABLE_CPU_PINNING": False,  # other processes may have their share of the cores
+            **({"CACHE_DIR": str(folder)} if (folder := _cache()) else {}),
         },
     )
     run = partial(_infer, compiled)
@@ -110,6 +108,22 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     # two threads make it: ours is made here, before there are others.
     run(np.zeros([1, *(side if side > 0 else 64 for side in shape)], np.float32))
     return run
+
+
+_core_lock = Lock()
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO, once a process and to its end.
+
+    It gives the thread that it begins in a stack of its own for signals. Were it to end in another
+    thread, the first one would be left with a stack that is no more, and the next signal that
+    Python handles, Ctrl-C too, would end the process by SIGSEGV (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _cache() -> Path | None:

@@ -130,6 +130,27 @@ def test_first_calls_from_two_threads(made):
     assert done.returncode == 0, done.stderr
 
 
+DROPPED_ELSEWHERE = """
+import gc, os, signal, sys, threading, torch
+from src.onnx_runner import OnnxRunner
+signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
+runners = [OnnxRunner(sys.argv[1])]
+runners[0](torch.zeros(1, 3, 64, 64))
+thread = threading.Thread(target=lambda: (runners.clear(), gc.collect()))
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_a_signal_after_a_network_was_dropped_by_another_thread(made):
+    """OpenVINO took the main thread's stack for signals with it: Ctrl-C was a SIGSEGV."""
+    command = [sys.executable, "-X", "faulthandler", "-c", DROPPED_ELSEWHERE, made[1]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "noted\n"), done.stderr
+
+
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
 def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     """What was compiled is kept, apart from that of a network with other weights; a torn file costs
