@@ -46,8 +46,8 @@ class ConvBNReLU(nn.Module):
         # parts, and gradients come back whole instead of as slices that are slow to read.
         conv = self.conv
         first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
-        y = F.conv2d(x, first, conv.bias, padding=conv.padding, dilation=conv.dilation)
-        return y.add_(F.conv2d(skip, second, padding=conv.padding, dilation=conv.dilation))
+        y = conv._conv_forward(x, first, conv.bias)
+        return y.add_(conv._conv_forward(skip, second, None))
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""

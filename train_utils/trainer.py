@@ -18,6 +18,7 @@ from src.images import normalize
 from src.storage import load_state
 
 from .distributed import gather, rank, world_size
+from .gradients import speed_up
 
 Batch = tuple[Tensor, Tensor, Tensor]  # pictures N×3×S×S uint8, masks N×1×S×S uint8, indices N
 
@@ -64,6 +65,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.net = self.model
+        if not self.compile:
+            speed_up(self.model, self.device, self.dtype)
         if world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # Looking for unused parameters keeps the gradients' order of travel, which DDP would
