@@ -117,11 +117,6 @@ def find_splits(
     return results
 
 
-def is_duts(data_path: str | Path) -> bool:
-    """Whether ``data_path`` has the DUTS layout."""
-    return any((Path(data_path) / name).is_dir() for name in _DUTS.values())
-
-
 def has_list(data_path: str | Path | None, split: str) -> bool:
     """Whether ``split``.txt tells the pictures of a split in ``data_path``."""
     return bool(data_path) and (Path(data_path) / f"{split}.txt").is_file()

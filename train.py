@@ -14,13 +14,14 @@ it to validation.py and predict.py). Ctrl-C finishes the step, writes last.pt an
 
 import argparse
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list, is_duts
+from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list
 from src import NETWORKS, UserError
 from src.device import pick_device, pick_dtype
 from train_utils import cli
@@ -99,7 +100,7 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     add("--accum", **count, default=1, help="batches per optimizer step")
     add("--lr", **number, default=1e-3, help="peak learning rate")
     add("--warmup-epochs", type=cli.natural, metavar="N", default=2, help=(
-        "in which the learning rate rises; then a cosine to the end"
+        "in which the learning rate rises, half the run at most; then a cosine to the end"
     ))  # fmt: skip
     add("--weight-decay", **number, default=1e-4, help="of weights, not of norms and biases")
     add("--clip-grad", **number, default=0.0, help="largest gradient norm; 0 for none")
@@ -163,15 +164,25 @@ def _complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
     args.grow_at = args.grow_at or [i / len(sizes) for i in range(1, len(sizes))]
     if len(args.grow_at) != len(sizes) - 1 or sorted(args.grow_at) != args.grow_at:
         parser.error("--grow-at: a rising share of the run for each --img-size after the first")
+    starts = [*first_epochs(args), args.epochs]
+    if any(a >= b for a, b in pairwise(starts)):
+        parser.error(
+            f"--epochs {args.epochs}: each --img-size needs one of its own, but they begin after "
+            f"{', '.join(map(str, starts[:-1]))}; more epochs, fewer sizes, or another --grow-at"
+        )
     sets = len(args.data_path or [None])
     args.data_shares = args.data_shares or [1.0] * sets
     if len(args.data_shares) != sets:
         parser.error(f"--data-shares: {len(args.data_shares)} for {sets} of --data-path")
+    if not all(args.data_shares):
+        parser.error("--data-shares: 0 for a set; leave it out of --data-path")
     if args.num_classes is not None and not 2 <= args.num_classes <= 255:
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if args.ignore_index is not None and (args.num_classes is None or args.ignore_index > 255):
         parser.error("--ignore-index: up to 255, with --num-classes")
     args.loss = args.loss or ("ce" if args.num_classes else "bce")
+    if args.class_weights and not {"bce", "ce"} & set(args.loss.split("+")):
+        parser.error(f"--class-weights: bce and ce take them, --loss {args.loss} does not")
     weights, classes = args.class_weights or [], args.num_classes or 2
     if weights and weights != ["balanced"] and (len(weights) != classes or "balanced" in weights):
         parser.error(f"--class-weights: balanced, or {classes} numbers")
@@ -220,6 +231,7 @@ def train(args: argparse.Namespace) -> int:
         trainer.load_state_dict(state)
         if resume.name != "last.pt" and is_main():  # the newest state of the run is now this one
             save_checkpoint(folder, state, args.keep)
+        del state  # twice the network, and more, that the run has no more use for
     if trainer.epoch < args.epochs:
         if is_main():
             _announce(args, trainer, folder, resume)
@@ -287,19 +299,18 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
     in the first.
     """
     first, *others = args.data_path or [None]
-    held_out = "val" if has_list(first, "val") else "test"
+    held_out = "val" if has_list(first or args.image_dir, "val") else "test"
     read = mask_reader(args.num_classes, args.ignore_index)
     folders = args.image_dir, args.mask_dir, args.skip_invalid, read
     train, test = find_splits(first, ("train", held_out), *folders)
     notes, sets = [*train.notes, *test.notes], [train.pairs]
-    for path in others:  # all their pictures but those that they keep for themselves
-        listed = any(has_list(path, name) for name in ("train", "val", "test"))
-        found = find_pairs(path, "train" if listed or is_duts(path) else "all", *folders)
+    for path in others:
+        found = find_pairs(path, "train", *folders)
         notes += found.notes
         sets.append(found.pairs)
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
-    starts = [round(share * args.epochs) for share in (0, *args.grow_at)]
+    starts = first_epochs(args)
     kind, sizes = (
         (args.augment == "strong", bool(args.num_classes)),
         (args.img_size, args.crop_size),
@@ -309,6 +320,11 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
     pairs = [pair for one in sets for pair in one]
     data = SegmentationDataset(pairs, grow, args.seed, read)
     return data, SegmentationDataset(test.pairs, grow_test, read=read), [len(one) for one in sets]
+
+
+def first_epochs(args: argparse.Namespace) -> list[int]:
+    """The epoch, counted from 0, from which each --img-size holds."""
+    return [round(share * args.epochs) for share in (0, *args.grow_at)]
 
 
 def launch(args: argparse.Namespace) -> int:

@@ -114,9 +114,12 @@ class Row:
     faults: dict[int, str] = field(default_factory=dict)  # of pictures that could not be scored
 
     def class_names(self) -> list[str]:
-        """Of the set's classes.txt, if it has one."""
-        folder = self.data.pairs[0].image.parent.parent
-        return class_names(folder, self.about["num_classes"])
+        return names_of(self.data, self.about["num_classes"])
+
+
+def names_of(data: Inventory, classes: int) -> list[str]:
+    """Of the set's classes.txt, if it has one."""
+    return class_names(data.pairs[0].image.parent.parent, classes)
 
 
 def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) -> Row:
@@ -300,10 +303,12 @@ def validate(args: argparse.Namespace) -> int:
         for source in sources:
             if source.predictor is None:
                 maps_of(source, name, found)
+    for _, found in data if args.metrics == "semantic" else ():
+        names_of(found, args.num_classes)
     rows = [score(args, source, name, found) for name, found in data for source in sources]
     if is_main():
-        tell(rows)
         write(args, rows)
+        tell(rows)
     from_main(None)  # the others wait, as torchrun ends all once one of them has left with 2
     unmatched = any(row.maps and (row.maps.missing or row.maps.extra) for row in rows)
     return 2 if unmatched or any(row.faults for row in rows) else 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,6 +100,7 @@ class _Unwritten(Exception):
 
 
 def clear_temporary(folder: Path) -> None:
-    """Remove what killed writers left in and under ``folder``; nobody else may be writing there."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what killed writers left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)

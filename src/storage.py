@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -49,7 +49,10 @@ def save_state(
         save_torch({"model": state, **about, **(extra or {})} if about else state, path)
         return
     with atomic_path(path) as temporary:
-        save_file(state, temporary, {k: json.dumps(v) for k, v in (about or {}).items()})
+        try:
+            save_file(state, temporary, {k: json.dumps(v) for k, v in (about or {}).items()})
+        except SafetensorError as error:  # its word for a full disk
+            raise UserError(f"{path}: cannot be written; full? ({error})") from None
 
 
 def save_folder(model: nn.Module, folder: str | Path) -> None:

@@ -322,3 +322,24 @@ def test_interrupt_is_not_an_error_of_the_program(capsys):
     with pytest.raises(SystemExit) as left:
         cli.run(main)
     assert left.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_errors_of_loaders_are_told_apart(capsys):
+    """Killed, mostly for want of memory; or an error of the program, which keeps its traceback."""
+
+    def fails(words):
+        def main():
+            raise RuntimeError(words)
+
+        return main
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(fails("DataLoader worker (pid 7) is killed by signal: Killed. Details"))
+    assert left.value.code == 1 and "out of memory?" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        cli.run(fails("Caught RuntimeError in DataLoader worker process 0.\nsize of tensor"))
+
+
+def test_a_console_without_unicode():
+    done = shell("validation", "--help", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr

@@ -13,6 +13,7 @@ from conftest import (
     levels,
     make_duts,
     make_pairs,
+    palette,
     save,
     scene,
     spoil,
@@ -22,6 +23,7 @@ from PIL import Image, ImageOps
 
 from my_dataset import Pair, find_pairs, load_pair, read_mask
 from src import UserError
+from train_utils.masks import mask_reader
 from transforms import EvalPreset, TrainPreset
 
 
@@ -252,6 +254,20 @@ def test_refused_masks(tmp_path, content):
     """What would silently become an empty or senseless mask is refused, and named."""
     with pytest.raises(UserError, match=r"mask\.png"):
         read_mask(save(tmp_path / "mask.png", content))
+
+
+def test_two_classes_are_indices_whatever_their_colours(tmp_path):
+    """Else --ignore-index, which no pixel has, would turn the labels round."""
+    inverted = save(tmp_path / "mask.png", palette([(255, 255, 255), (0, 0, 0)], OBJECT))
+    for read in (mask_reader(2), mask_reader(2, 255), mask_reader(3)):
+        assert np.array_equal(read(inverted), OBJECT)
+    assert np.array_equal(mask_reader(2)(save(tmp_path / "grey.png", levels(0, 255))), OBJECT)
+
+
+def test_a_mask_with_a_hole_in_its_numbers(tmp_path):
+    Image.fromarray(np.array([[0, 1], [np.nan, 1]], np.float32)).save(tmp_path / "mask.tif")
+    with pytest.raises(UserError, match="finite"):
+        read_mask(tmp_path / "mask.tif")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])

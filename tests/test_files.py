@@ -4,8 +4,11 @@ import os
 import stat
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from src.files import atomic_path
+from src import UserError, storage
+from src.files import atomic_path, clear_temporary
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -28,3 +31,23 @@ def test_names_as_long_as_systems_allow(tmp_path, letter):
     with atomic_path(tmp_path / name) as temporary:
         temporary.write_bytes(b"x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_only_what_was_left_by_writers_is_cleared(tmp_path):
+    left, other = tmp_path / ".last.pt.0123abcd.tmp", tmp_path / ".mine.tmp"
+    deep = tmp_path / "run/.last.pt.0123abcd.tmp"  # another run, below, may be writing it
+    deep.parent.mkdir()
+    for path in (left, other, deep):
+        path.touch()
+    clear_temporary(tmp_path)
+    assert not left.exists() and other.exists() and deep.exists()
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(UserError, match=r"w\.safetensors: cannot be written"):
+        storage.save_state({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, save, scene
 from processes import PATIENCE, children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -196,6 +196,29 @@ def test_which_folder(numbered):
     assert folder_of("--output-dir", str(given), "--resume", "auto")[1].name == "last-1.pt"
 
 
+def test_two_runs_begun_together(tmp_path, monkeypatch):
+    """Each has a folder from the start, not when its network is made."""
+    monkeypatch.chdir(tmp_path)
+    assert [folder_of()[0].name for _ in range(2)] == ["net-1", "net-2"]
+
+
+def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path):
+    save(tmp_path / "images/a.png", scene()[0])
+    save(tmp_path / "masks/a.png", scene()[1])
+    save(tmp_path / "images/b.png", scene()[0])
+    save(tmp_path / "masks/b.png", scene()[1])
+    argv = [sys.executable, ROOT / "train.py", "--data-path", ".", "--pretrained", "none.pt"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "none.pt" in done.stderr
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_log_saved_by_another_program(tmp_path):
+    (tmp_path / "log.csv").write_text("epoch\n1\n", encoding="utf-16")
+    with pytest.raises(UserError, match="saved by another program"):
+        Log(tmp_path / "log.csv", 1)
+
+
 def test_a_restart_finds_its_own_run_alone(numbered, monkeypatch):
     """Not one that was there before, nor one that the first attempt was refused."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ours")
@@ -205,7 +228,7 @@ def test_a_restart_finds_its_own_run_alone(numbered, monkeypatch):
     write_args(numbered / "net-4", {}, "ours")
     assert folder_of(restarted=True)[1] == numbered / "net-4/last.pt"
     write_args(numbered / "net-4", {}, "another")
-    assert folder_of(restarted=True) == (numbered / "net-5", None)
+    assert folder_of(restarted=True) == (numbered / "net-6", None)  # net-5 was given already
 
 
 def test_other_pictures_are_refused(data, tmp_path):

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import predict
 import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
-from train_utils import engine, synthetic, tasks
+from train_utils import cli, engine, synthetic, tasks
 from train_utils.evaluation import Evaluation
 from train_utils.losses import DeepSupervision
 from train_utils.records import git_commit
@@ -91,8 +92,8 @@ def test_best_is_the_best_epoch(finished):
 
 
 def test_several_sets_and_sizes(data, tmp_path):
-    """The second set is drawn from by its share; sizes grow, and each is scored and shipped as it
-    was trained."""
+    """The second set is drawn from by its share, but for what it holds out; sizes grow, and each is
+    scored and shipped as it was trained."""
     second = tmp_path / "second"
     for i in range(6):
         picture, mask = scene(i)
@@ -105,8 +106,8 @@ def test_several_sets_and_sizes(data, tmp_path):
     flags += ["--model", "u2net_lite", "--workers", "1", "--device", "cpu", "--amp", "off"]
     assert train.main([*flags, "--output-dir", str(folder)]) == 0
     state = torch.load(folder / "last.pt", weights_only=True)
-    assert state["flags"]["pictures"][0].startswith("24 pictures to train")
-    assert state["scheduler"]["last_epoch"] == 4 * ((18 + 3) // 3)
+    assert state["flags"]["pictures"][0].startswith("23 pictures to train")
+    assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)
     sizes = [Image.open(folder / f"samples/epoch_{n:04d}.png").size for n in (2, 4)]
     assert sizes[0][0] < sizes[1][0]
     best = torch.load(folder / "best.pt", weights_only=True)
@@ -120,12 +121,48 @@ def test_several_sets_and_sizes(data, tmp_path):
         (["--img-size", "48", "64", "--grow-at", "0.5", "0.7"], "--grow-at"),
         (["--img-size", "48", "64", "--crop-size", "40"], "--crop-size"),
         (["--data-shares", "1", "2"], "--data-shares"),
+        (["--data-shares", "0"], "--data-shares"),
+        (["--img-size", "48", "64", "--grow-at", "0.9", "--epochs", "4"], "--grow-at"),
+        (["--img-size", "48", "64", "96", "--epochs", "2"], "--epochs"),
+        (["--class-weights", "balanced", "--loss", "iou"], "--class-weights"),
+        (["--resume", "."], "last.pt"),
     ],
 )
 def test_flags_that_do_not_agree(data, tmp_path, capsys, flags, named):
+    folder = [] if "--resume" in flags else ["--output-dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as left:
-        train.main(["--data-path", str(data), "--output-dir", str(tmp_path / "run"), *flags])
+        cli.run(lambda: train.main(["--data-path", str(data), *folder, *flags]))
     assert left.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_lists_beside_two_folders(tmp_path):
+    """val.txt chooses the best weights there too, and test.txt is left alone."""
+    for i in range(6):
+        picture, mask = scene(i)
+        save(tmp_path / f"images/{i}.png", picture)
+        save(tmp_path / f"masks/{i}.png", mask)
+    (tmp_path / "images/val.txt").write_text("1\n")
+    (tmp_path / "images/test.txt").write_text("2\n3\n")
+    folders = ["--image-dir", tmp_path / "images", "--mask-dir", tmp_path / "masks"]
+    to_train, to_choose, _ = train._datasets(train.parse_args([str(part) for part in folders]))
+    assert [pair.name for pair in to_train.pairs] == ["0", "4", "5"]
+    assert [pair.name for pair in to_choose.pairs] == ["1"]
+
+
+def test_a_log_that_is_open_elsewhere(data, tmp_path, monkeypatch, capsys):
+    """As Windows has it: the epoch is not lost for it, and the next one writes the whole log."""
+    original, refused = Path.replace, []
+
+    def replace(self, target):
+        if Path(target).name == "log.csv" and not refused:
+            refused.append(target)
+            raise PermissionError(13, "in use", str(target))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run(data, tmp_path / "run") == 0
+    assert refused and "log.csv: not written (in use)" in "".join(capsys.readouterr())
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1", "2", "3"]
 
 
 def test_a_worse_score_leaves_best_alone(data, tmp_path, monkeypatch):
@@ -181,23 +218,28 @@ def test_predict(finished, data, tmp_path, mode):
     assert np.abs(grey - expected).max() <= 0.51 / 255
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed_equals_unbroken(data, finished, tmp_path, monkeypatch, number):
-    """A signal in the middle of the second epoch; the resumed run ends bit for bit alike."""
+@pytest.mark.parametrize(
+    ("number", "at", "behind"), [(signal.SIGINT, 6, (1, 2)), (signal.SIGTERM, 4, (0, 4))]
+)
+def test_interrupted_and_resumed_equals_unbroken(
+    data, finished, tmp_path, monkeypatch, number, at, behind
+):
+    """A signal in the middle of an epoch or in its last step; the resumed run ends bit for bit
+    alike."""
     steps = []
     original = Trainer.train_step
 
     def interrupted_step(self, batches):
         steps.append(None)
-        if len(steps) == 6:
+        if len(steps) == at:
             os.kill(os.getpid(), number)
         return original(self, batches)
 
     monkeypatch.setattr(Trainer, "train_step", interrupted_step)
     assert run(data, tmp_path / "run") == 128 + number
-    assert len(steps) == 6, "the step is finished, and no other begun"
+    assert len(steps) == at, "the step is finished, and no other begun"
     state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    assert (state["epoch"], state["step"]) == (1, 2)
+    assert (state["epoch"], state["step"]) == behind
     assert run(data, tmp_path / "run", "--resume", "auto") == 0
     resumed, whole = (
         torch.load(folder / "last.pt", weights_only=True) for folder in (tmp_path / "run", finished)

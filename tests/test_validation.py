@@ -264,6 +264,17 @@ def test_classes_against_sklearn(call, class_masks):
     assert (class_masks / "s.png").stat().st_size > 5000
 
 
+def test_names_of_classes_that_are_no_text(call, class_masks):
+    argv = ["--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN]
+    argv += ["--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9]
+    names = class_masks / "classes.txt"
+    names.write_bytes("Gebäude\n".encode("latin-1") * 3)
+    status, said, err = call(validation.main, *argv)
+    assert status == 2 and "classes.txt: not UTF-8" in err and not said
+    names.write_text("sky\nroad\ncar\n", encoding="utf-8-sig")
+    assert "IoU of maps on" in (said := call(validation.main, *argv)[1]) and ": sky" in said
+
+
 def test_a_network_of_classes(call, class_masks):
     weights = class_masks / "net.pt"
     save_model(build_model("u2net_lite", out_ch=3), weights)

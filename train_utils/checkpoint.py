@@ -59,6 +59,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: missing, torn, or weights alone, from which no run can be resumed.
     """
+    if Path(path).is_dir():
+        raise UserError(
+            f"--resume {path}: is a folder; give its last.pt, or auto with --output-dir"
+        )
     state = read_file(path)
     absent = [part for part in _PARTS if part not in state]
     if absent:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
@@ -145,6 +146,9 @@ def _number(text: str, end: float) -> float:
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -153,7 +157,10 @@ def run(main: Callable[[], int | None]) -> None:
         advice = "lower --img-size, or, to train, --batch-size (and raise --accum)"
         sys.exit(_fail(f"out of GPU memory; {advice}", 2))
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = str(error).strip().splitlines()[0]
+            sys.exit(_fail(f"--compile: torch cannot build here ({reason}); leave it out", 2))
+        if "DataLoader worker (pid" not in str(error):  # that one was killed; it raised nothing
             raise
         reason = str(error).splitlines()[0].rstrip(". ")
         sys.exit(_fail(f"{reason}: out of memory? Lower --workers; training: --resume auto", 1))

@@ -131,7 +131,7 @@ class _Run:
         sampler.epoch, sampler.start = trainer.epoch, trainer.step
         if not trainer.step:
             trainer.sums.zero_()
-        lr, total = trainer.lr, len(sampler)
+        total = len(sampler)
         batches = iter(self.train)
         with _Progress(trainer, total, self.plan.epochs, self.records) as progress:
             while True:
@@ -142,20 +142,20 @@ class _Run:
                     return {}  # at the end too: scoring may take longer than a job's last seconds
                 if at_end:
                     break
-                group, lr = list(islice(batches, self.plan.accum)), trainer.lr
+                group = list(islice(batches, self.plan.accum))
                 step = trainer.train_step(group)
                 trainer.add(step)
                 if trainer.bad_steps and not step.taken:
-                    self._tell_bad_step(step, group, lr)
-                progress.advance(group, lr)
+                    self._tell_bad_step(step, group)
+                progress.advance(group, trainer.lr_taken)
                 if trainer.step < total and self.plan.saves_after(trainer.updates):
                     self._save()
             self.speed = progress.speed()
         trainer.epoch, trainer.step = trainer.epoch + 1, 0
         losses = _mean_losses(sum_over_ranks(trainer.sums, trainer.device))
-        return {"epoch": trainer.epoch, "lr": lr, **losses}
+        return {"epoch": trainer.epoch, "lr": trainer.lr_taken, **losses}
 
-    def _tell_bad_step(self, step: Step, group: list[Batch], lr: float) -> None:
+    def _tell_bad_step(self, step: Step, group: list[Batch]) -> None:
         """Name the step and its pictures; the end of the run where it was one too many."""
         trainer, pairs = self.trainer, self.train.dataset.pairs
         told = gather(
@@ -167,7 +167,8 @@ class _Run:
         names = ", ".join(pairs[i].name for _, indices in wrong for i in indices)
         message = (
             f"epoch {trainer.epoch + 1}, batch {trainer.step}: loss {wrong[0][0]:g}, "
-            f"gradient norm {step.norm:g} at a learning rate of {lr:.3g}; pictures: {names}"
+            f"gradient norm {step.norm:g} at a learning rate of {trainer.lr_taken:.3g}; "
+            f"pictures: {names}"
         )
         if trainer.bad_steps >= BAD_STEPS:
             raise UserError(

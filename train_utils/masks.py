@@ -63,14 +63,24 @@ def read_classes(path: str | Path, classes: int, ignore_index: int | None = None
     return indices
 
 
+def read_two_classes(path: str | Path) -> np.ndarray:
+    """A mask of the indices 0 and 1, of a palette's too, or one as :func:`read_mask` takes it."""
+    image = open_image(path)
+    if image.mode == "P" and (indices := np.array(image)).max(initial=0) <= 1:
+        return indices
+    return read_mask(path)
+
+
 def mask_reader(
     classes: int | None, ignore_index: int | None = None
 ) -> Callable[[str | Path], np.ndarray]:
-    """How masks are read: those of ``classes`` as class indices; None, or 2 without pixels to be
-    ignored, is object and background.
+    """How masks are read: those of ``classes`` as class indices; None is object and background. Two
+    classes without pixels to be ignored may be either.
     """
-    if classes is None or (classes == 2 and ignore_index is None):
+    if classes is None:
         return read_mask
+    if classes == 2 and ignore_index is None:
+        return read_two_classes
     return partial(read_classes, classes=classes, ignore_index=ignore_index)
 
 
@@ -112,6 +122,8 @@ def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
 
 def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
     highest = float(values.max(initial=0))
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: holds values that are not finite; a mask must be 0 and 1")
     if values.dtype == bool or highest <= 1:
         return (values > 0.5).view(np.uint8)
     full = 255 if highest <= 255 else 65535

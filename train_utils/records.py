@@ -5,7 +5,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torchvision
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid, save_image
+from tqdm import tqdm
 
 from src import UserError
 from src.files import atomic_path, clear_temporary, save_json
@@ -85,7 +87,8 @@ class Records:
 
     def __init__(self, folder: Path, epoch: int, update: int) -> None:
         self.folder = folder
-        clear_temporary(folder)
+        for written in (folder, folder / "samples"):
+            clear_temporary(written)
         self.log = Log(folder / "log.csv", epoch)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
 
@@ -96,8 +99,9 @@ class Records:
 
     def epoch(self, row: dict[str, Any], update: int) -> None:
         """A row of the log, in log.csv, curves.png and TensorBoard."""
-        self.log.append(row)
-        draw_curves(self.log, self.folder / "curves.png")
+        with _kept_from_ending_the_run():
+            self.log.append(row)
+            draw_curves(self.log, self.folder / "curves.png")
         self.scalars({f"epoch/{k}": v for k, v in row.items()}, update)
         self.board.flush()
 
@@ -110,13 +114,23 @@ class Records:
             mask = F.interpolate(mask[None], size=found.shape[-2:])[0]
             tiles += [picture.float() / 255, mask, found]
         sheet = make_grid(tiles, nrow=6, padding=4, pad_value=1.0)
-        with atomic_path(self.folder / "samples" / f"epoch_{epoch:04d}.png") as temporary:
+        path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
+        with _kept_from_ending_the_run(), atomic_path(path) as temporary:
             save_image(sheet, temporary, format="png")
         self.board.add_image("samples: picture, mask, map", sheet, update)
 
     def close(self) -> None:
         """Write what TensorBoard still holds back."""
         self.board.close()
+
+
+@contextmanager
+def _kept_from_ending_the_run() -> Iterator[None]:
+    """Windows won't replace a file that is open in a viewer: no reason to lose an epoch."""
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"{error.filename}: not written ({error.strerror}); is it open elsewhere?")
 
 
 class Log:
@@ -133,11 +147,11 @@ class Log:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if epoch and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
             try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
                 self.rows = [row for row in rows if int(row["epoch"]) <= epoch]
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, csv.Error):
                 raise UserError(
                     f"{path}: not the log that the run wrote (was it saved by another program?); "
                     "put it back, or move it away"

@@ -1,6 +1,8 @@
 """Which folder a run writes to, and what it goes on from."""
 
+import atexit
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from src import UserError
@@ -30,7 +32,8 @@ def choose_folder(
     if by_path and output_dir and output_dir.resolve() != given.resolve():
         raise UserError(f"--resume {resume} goes on in {given}; leave out --output-dir")
     pattern = re.compile(re.escape(name) + r"-(\d+)")
-    found = [pattern.fullmatch(path.name) for path in Path("runs").glob("*")]
+    begun = [path for path in Path("runs").glob("*") if path.is_dir() and any(path.iterdir())]
+    found = [pattern.fullmatch(path.name) for path in begun]
     number = max((int(match[1]) for match in found if match), default=0)
     newest, new = (given or Path("runs") / f"{name}-{n}" for n in (max(number, 1), number + 1))
     if resume == "auto" or (restarted and begun_by(newest, launch_id())):
@@ -42,4 +45,28 @@ def choose_folder(
         raise UserError(
             f"{new} holds a run; go on with it by --resume auto, or choose another --output-dir"
         )
+    if not given:
+        new = _claim(name, number + 1)
     return new, Path(resume) if by_path else None
+
+
+def _claim(name: str, number: int) -> Path:
+    """The next free folder, made at once, so that of two runs begun together each has its own; gone
+    again at the program's end if nothing came into it.
+    """
+    while True:
+        folder = Path("runs") / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+        atexit.register(_remove_empty, folder)
+        return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

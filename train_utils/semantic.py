@@ -74,9 +74,15 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
 def class_names(folder: Path, count: int) -> list[str]:
     """The first lines of ``classes.txt`` in a data set's folder, where it has enough; else plain
     names.
+
+    Raises:
+        UserError: it is not UTF-8.
     """
     path = folder / "classes.txt"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as that") from None
     names = [line.strip() for line in text.splitlines() if line.strip()]
     plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
     return names[:count] if len(names) >= count else plain

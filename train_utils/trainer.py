@@ -60,6 +60,7 @@ class Trainer:
     step: int = 0  # batches done of the epoch after those
     bad_steps: int = 0  # not taken, in a row
     best: dict[str, float] = field(default_factory=dict)
+    lr_taken: float = 0.0  # the learning rate of the last step
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
     def __post_init__(self) -> None:
@@ -132,6 +133,7 @@ class Trainer:
                 torch._foreach_copy_(statistics, sound_ones)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.lr_taken = self.lr
         self.scheduler.step()
         return Step(values[:-1].view(len(batches), -1), values[-1].item(), taken)
 
@@ -170,6 +172,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "bad_steps": self.bad_steps,
+            "lr_taken": self.lr_taken,
             "best": self.best,
             "sums": gather(self.sums),
             "rng": gather(rng),
@@ -197,6 +200,7 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
             self.ema.n_averaged.copy_(state["ema_updates"])
         self.epoch, self.step, self.bad_steps = state["epoch"], state["step"], state["bad_steps"]
+        self.lr_taken = state.get("lr_taken", self.lr)  # none in checkpoints of before
         self.best = dict(state["best"])
         self.sums = state["sums"][rank()]
         rng = state["rng"][rank()]
