@@ -15,7 +15,7 @@ import train
 import validation
 from src import Predictor, Style, UserError, build_model, load_model, render, save_model
 from src.classes import coloured, most_probable
-from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask
+from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask, read_two_classes
 from transforms import TrainPreset
 
 NARROW = {"name": "segnet", "width": 8}
@@ -137,7 +137,7 @@ def test_two_classes_from_saliency_masks(streets, tmp_path):
 
 
 def test_how_masks_are_read():
-    assert mask_reader(None) is read_mask and mask_reader(2) is read_mask
+    assert mask_reader(None) is read_mask and mask_reader(2) is read_two_classes
     assert mask_reader(2, 255).func is read_classes
 
 

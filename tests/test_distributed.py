@@ -193,7 +193,7 @@ def test_a_poisoned_batch_of_one_rank_is_skipped_by_all(on):
     for (taken, changed, state), status, errors in told:
         assert status == 0, errors
         assert not taken
-        assert changed == ["scheduler", "step", "bad_steps"]
+        assert changed == ["scheduler", "step", "bad_steps", "lr_taken"]
         assert state["bad_steps"] == 1
         assert same(state["optimizer"], told[0][0][2]["optimizer"])
 
