@@ -15,7 +15,13 @@ import train
 import validation
 from src import Predictor, Style, UserError, build_model, load_model, render, save_model
 from src.classes import coloured, most_probable
-from train_utils.masks import balanced_weights, mask_reader, read_classes, read_mask, read_two_classes
+from train_utils.masks import (
+    balanced_weights,
+    mask_reader,
+    read_classes,
+    read_mask,
+    read_two_classes,
+)
 from transforms import TrainPreset
 
 NARROW = {"name": "segnet", "width": 8}
