@@ -19,6 +19,7 @@ from .errors import UserError
 from .from_onnx import read_graph
 from .registry import parse_config
 
+_preparing = Lock()  # of all files: the runtimes themselves are begun under it
 Run = Callable[[np.ndarray], np.ndarray]  # one picture 1×3×H×W to 1×out_ch×H×W
 
 
@@ -53,7 +54,6 @@ class OnnxRunner(nn.Module):
         maps = "1 map" if self.config.out_ch == 1 else f"{self.config.out_ch} maps"
         self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
-        self._lock = Lock()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures N×3×H×W float32, normalised, on the CPU, to probabilities N×out_ch×H×W."""
@@ -69,7 +69,7 @@ class OnnxRunner(nn.Module):
         OpenVINO 2026.4 takes a known size of ``unet`` for wrong constants at its mirrored borders.
         """
         shape = size if isinstance(self.config, U2NetConfig) else (size[0], -1, -1)
-        with self._lock:
+        with _preparing:
             if (*size, threads) not in self._runs:
                 prepare = _openvino if self.runtime == "openvino" else _onnxruntime
                 try:
@@ -87,8 +87,7 @@ class OnnxRunner(nn.Module):
 
 
 def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
-    with _core_lock:
-        core = _core()
+    core = _core()
     model = core.read_model(path)
     model.reshape([1, *shape])
     streams = max(1, (os.cpu_count() or 1) // threads)  # calls that may go on side by side
@@ -108,9 +107,6 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     # two threads make it: ours is made here, before there are others.
     run(np.zeros([1, *(side if side > 0 else 64 for side in shape)], np.float32))
     return run
-
-
-_core_lock = Lock()
 
 
 @cache

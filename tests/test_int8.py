@@ -111,21 +111,24 @@ def slow(name, *rest, **named):
         time.sleep(0.5)
     return usual(name, *rest, **named)
 
-runner, barrier = OnnxRunner(sys.argv[1], "openvino"), threading.Barrier(2)
+runners = [OnnxRunner(sys.argv[1], "openvino") for _ in range(int(sys.argv[2]))]
+barrier = threading.Barrier(2)
 usual = builtins.__import__
 builtins.__import__ = slow
 faulthandler.dump_traceback_later(120, exit=True)
-run = lambda: (barrier.wait(), runner(torch.zeros(1, 3, 64, 64)))
-threads = [threading.Thread(target=run) for _ in range(2)]
+run = lambda runner: (barrier.wait(), runner(torch.zeros(1, 3, 64, 64)))
+threads = [threading.Thread(target=run, args=[runners[i % len(runners)]]) for i in range(2)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
-def test_first_calls_from_two_threads(made):
-    """OpenVINO's bindings hang where two threads call them for the first time: predict.py did."""
-    command = [sys.executable, "-c", TWO_AT_ONCE, made[1]]
+@pytest.mark.parametrize("files", ["1", "2"])
+def test_first_calls_from_two_threads(made, files):
+    """OpenVINO's bindings hang where two threads call them for the first time: predict.py did. Of
+    one file that both share, or of a file each."""
+    command = [sys.executable, "-c", TWO_AT_ONCE, made[1], files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
