@@ -6,8 +6,6 @@ A row of pictures, one of the shipped weights' maps, and one of those of --weigh
 scikit-image, whose pictures are free of rights.
 """
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image, ImageOps
 from skimage import data
@@ -30,22 +28,16 @@ def main(argv: list[str] | None = None) -> None:
     pictures = [Image.fromarray(np.asarray(getattr(data, name)())) for name in NAMES]
     rows = [pictures]
     for weights in dict.fromkeys((SHIPPED, args.weights)):
-        predict = Predictor(weights)
+        predict = Predictor(weights, args.img_size)
         rows.append([predict(picture).convert("RGB") for picture in pictures])
-    save_sheet(rows, args.figure)
+    sheet = np.vstack([np.hstack([tile(picture) for picture in row]) for row in rows])
+    Image.fromarray(sheet[:-GAP, :-GAP]).quantize(256).save(args.figure, optimize=True)
 
 
-def save_sheet(rows: list[list[Image.Image]], path: Path) -> None:
-    """Rows of pictures, all of one height, in a file of few colours."""
-    rows = [[ImageOps.contain(picture, (10 * HEIGHT, HEIGHT)) for picture in row] for row in rows]
-    width = sum(picture.width + GAP for picture in rows[0]) - GAP
-    sheet = Image.new("RGB", (width, (HEIGHT + GAP) * len(rows) - GAP), "white")
-    for i, row in enumerate(rows):
-        x = 0
-        for picture in row:
-            sheet.paste(picture, (x, i * (HEIGHT + GAP)))
-            x += picture.width + GAP
-    sheet.quantize(256).save(path, optimize=True)
+def tile(picture: Image.Image) -> np.ndarray:
+    """H×W×3, of the sheet's height, with white to its right and below."""
+    small = ImageOps.contain(picture, (10 * HEIGHT, HEIGHT))
+    return np.asarray(ImageOps.expand(small, (0, 0, GAP, GAP), "white"))
 
 
 if __name__ == "__main__":

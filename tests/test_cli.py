@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from conftest import ROOT, make_duts, make_pairs, save, scene, tear
 from PIL import Image
 from processes import PATIENCE
+from torch._inductor.exc import InductorError
 
 import predict
 import train
@@ -338,6 +340,16 @@ def test_errors_of_loaders_are_told_apart(capsys):
     assert left.value.code == 1 and "out of memory?" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="size of tensor"):
         cli.run(fails("Caught RuntimeError in DataLoader worker process 0.\nsize of tensor"))
+
+
+def test_no_compiler_for_compile(capsys):
+    def main():
+        raise InductorError(RuntimeError("No working C++ compiler found"), None)
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(main)
+    assert left.value.code == 2
+    assert re.search("error: --compile: .*No working C.* leave it out", capsys.readouterr().err)
 
 
 def test_a_console_without_unicode():

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from src import UserError
 from src.images import open_image
@@ -23,7 +24,10 @@ def read_mask(path: str | Path) -> np.ndarray:
         UserError: unreadable, coloured, or a mask of class indices: nowhere brighter than 127
             though not a 0/1 mask, or of small numbers and 255 alone (which then means "ignore").
     """
-    image = open_image(path)
+    return _object(open_image(path), path)
+
+
+def _object(image: Image.Image, path: str | Path) -> np.ndarray:
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() <= 127:
@@ -68,7 +72,7 @@ def read_two_classes(path: str | Path) -> np.ndarray:
     image = open_image(path)
     if image.mode == "P" and (indices := np.array(image)).max(initial=0) <= 1:
         return indices
-    return read_mask(path)
+    return _object(image, path)
 
 
 def mask_reader(
@@ -122,7 +126,7 @@ def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
 
 def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
     highest = float(values.max(initial=0))
-    if not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(f"{path}: holds values that are not finite; a mask must be 0 and 1")
     if values.dtype == bool or highest <= 1:
         return (values > 0.5).view(np.uint8)

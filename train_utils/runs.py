@@ -35,36 +35,36 @@ def choose_folder(
     begun = [path for path in Path("runs").glob("*") if path.is_dir() and any(path.iterdir())]
     found = [pattern.fullmatch(path.name) for path in begun]
     number = max((int(match[1]) for match in found if match), default=0)
-    newest, new = (given or Path("runs") / f"{name}-{n}" for n in (max(number, 1), number + 1))
+    newest = given or Path("runs") / f"{name}-{max(number, 1)}"
     if resume == "auto" or (restarted and begun_by(newest, launch_id())):
         checkpoint, passed_over = newest_checkpoint(newest)
         for fault in passed_over:
             print(f"passed over: {fault}", flush=True)
         return newest, checkpoint
-    if not by_path and has_checkpoint(new):
-        raise UserError(
-            f"{new} holds a run; go on with it by --resume auto, or choose another --output-dir"
-        )
+    if by_path:
+        return given, Path(resume)
     if not given:
-        new = _claim(name, number + 1)
-    return new, Path(resume) if by_path else None
+        return _claim(name, number + 1), None
+    if has_checkpoint(given):
+        raise UserError(
+            f"{given} holds a run; go on with it by --resume auto, or choose another --output-dir"
+        )
+    return given, None
 
 
 def _claim(name: str, number: int) -> Path:
     """The next free folder, made at once, so that of two runs begun together each has its own; gone
     again at the program's end if nothing came into it.
     """
-    while True:
-        folder = Path("runs") / f"{name}-{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
-        atexit.register(_remove_empty, folder)
-        return folder
+    folder = Path("runs") / f"{name}-{number}"
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return _claim(name, number + 1)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+    atexit.register(_remove_empty, folder)
+    return folder
 
 
 def _remove_empty(folder: Path) -> None:
