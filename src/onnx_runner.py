@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -102,7 +103,9 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
             **({"CACHE_DIR": str(folder)} if (folder := _cache()) else {}),
         },
     )
-    run = partial(_infer, compiled)
+    # Requests are used again: of new ones, OpenVINO at times queues two behind one another while
+    # the other core has nothing to do.
+    run = partial(_infer, compiled, SimpleQueue())
     # The bindings set themselves up in their first call, and wait for each other without end where
     # two threads make it: ours is made here, before there are others.
     run(np.zeros([1, *(side if side > 0 else 64 for side in shape)], np.float32))
@@ -134,8 +137,14 @@ def _cache() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _infer(compiled: Any, picture: np.ndarray) -> np.ndarray:
-    return compiled.create_infer_request().infer([picture], share_inputs=True)[0]
+def _infer(compiled: Any, idle: SimpleQueue, picture: np.ndarray) -> np.ndarray:
+    try:
+        request = idle.get_nowait()
+    except Empty:
+        request = compiled.create_infer_request()
+    found = request.infer([picture], share_inputs=True)[0]
+    idle.put(request)
+    return found
 
 
 def _onnxruntime(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:

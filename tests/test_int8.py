@@ -155,6 +155,24 @@ def test_a_signal_after_a_network_was_dropped_by_another_thread(made):
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_requests_are_used_again(made, monkeypatch):
+    """OpenVINO queues new ones behind one another at times, and leaves a core without work."""
+    import openvino
+
+    new, begun = openvino.CompiledModel.create_infer_request, []
+    monkeypatch.setattr(
+        openvino.CompiledModel,
+        "create_infer_request",
+        lambda compiled: begun.append(1) or new(compiled),
+    )
+    network = OnnxRunner(made[1], "openvino")
+    network(batch(1))
+    begun.clear()
+    network(batch(6))
+    assert len(begun) <= 1
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
 def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     """What was compiled is kept, apart from that of a network with other weights; a torn file costs
     time alone, and so does a folder that nothing can be written to."""
