@@ -29,6 +29,7 @@ except ImportError:  # Windows
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 def write_args(folder: Path, args: dict[str, Any], launch: str | None = None) -> None:
@@ -176,22 +177,31 @@ class Log:
 
 
 def draw_curves(log: Log, path: Path) -> None:
-    """``curves.png``: the loss, and the scores with their best value marked."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name in ("loss", "loss_fused"):
-        left.plot(*log.column(name), label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="loss", yscale="log")
-    measures = ("max_f", max), ("mae", min), ("mean_iou", max), ("pixel_accuracy", max)
-    for name, best in ((prefix + n, best) for n, best in measures for prefix in ("", "ema_")):
-        epochs, values = log.column(name)
-        if values:
-            label = f"{name} (best {best(values):.3f})"
-            right.plot(epochs, values, marker=".", label=label)
-    right.set(xlabel="epoch", ylabel="score on the test split", ylim=(0, 1))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend()
+    """``curves.png``: the loss, and of the held-out pictures the scores and the error, each with
+    its best value in the legend; without and with the moving average.
+    """
+    scores = [
+        prefix + n for n in ("max_f", "mean_iou", "pixel_accuracy") for prefix in ("", "ema_")
+    ]
+    panels = (
+        ("loss", ["loss", "loss_fused"], min),
+        ("scores of the held-out pictures", scores, max),
+        ("mean absolute error of the same", ["mae", "ema_mae"], min),
+    )
+    panels = [panel for panel in panels if any(log.column(name)[1] for name in panel[1])]
+    size = (4.5 * max(1, len(panels)), 4)
+    figure, row = plt.subplots(
+        1, len(panels) or 1, figsize=size, layout="constrained", squeeze=False
+    )
+    for axes, (title, names, best) in zip(row[0], panels, strict=False):
+        for name in names:
+            epochs, values = log.column(name)
+            if values:
+                axes.plot(epochs, values, marker=".", label=f"{name} (best {best(values):.3f})")
+        axes.set(title=title, xlabel="epoch", yscale="log" if title == "loss" else "linear")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(which="both", alpha=0.3)
+        axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
