@@ -27,10 +27,17 @@ from src.results import Style, render
 pytest.importorskip("gradio", reason="gradio is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WAITING = 50
-# app.py, but what Gradio would download or copy into its folder is only told, in the log.
+# app.py, but what Gradio would download or copy into its folder is only told, in the log; so is
+# every connection that it opens.
 SPIED = """
-import runpy
+import runpy, sys
 from gradio import processing_utils
+
+def connects(event, args):
+    if event == "socket.connect":
+        print("OPENS", args[1], flush=True)
+
+sys.addaudithook(connects)
 
 def told(path, *_, **__):
     print("OPENS", path, flush=True)
@@ -149,6 +156,7 @@ def test_media_type(server, form, kind):
         (photo(), "format=jpg&mode=cutout", 400, "format=jpg"),
         (photo(), "size=0", 400, "size=0"),
         (photo(), "size=much", 422, "size"),
+        (photo(), "tresh=0.5", 422, "tresh"),
     ],
 )
 def test_what_is_refused(server, body, query, status, words):
@@ -160,22 +168,29 @@ def test_what_is_refused(server, body, query, status, words):
     assert found == status and words in json.dumps(json.loads(answer), ensure_ascii=False)
 
 
-def test_no_address_and_no_path_is_opened_by_routes(server):
-    """A listener of ours hears nothing."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.settimeout(1)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
-        for route in ("file", "proxy"):
-            with pytest.raises(urllib.error.HTTPError) as answer:
-                urllib.request.urlopen(f"{server.url}/gradio_api/{route}={address}")
-            assert answer.value.code == 403
-        with pytest.raises(TimeoutError):
-            listener.accept()
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/gradio_api/file=http://93.184.216.34/a.png",
+        "/gradio_api/file/http://93.184.216.34/a.png",
+        "/gradio_api/file%2Fhttp%3A%2F%2F93.184.216.34%2Fa.png",
+        "/gradio_api/proxy=http://93.184.216.34/a.png",
+        "/static/http://93.184.216.34/a.png",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=etc/passwd",
+        "/gradio_api/file=CACHE/../../net.pt",
+        "/gradio_api/runs",  # a history that could be kept elsewhere
+        "/gradio_api/run-history/buckets",
+        "/gradio_api/call/v2/predict",
+        "/monitoring",
+    ],
+)
+def test_no_address_and_no_path_is_opened_by_routes(server, route):
+    (cache,) = server.temporary.glob("u2net-*")
     with pytest.raises(urllib.error.HTTPError) as answer:
-        urllib.request.urlopen(f"{server.url}/gradio_api/file=/etc/passwd")
-    assert answer.value.code in (403, 404)
+        urllib.request.urlopen(server.url + route.replace("CACHE", str(cache)))
+    assert answer.value.code == 404 and "no such page" in answer.value.read().decode()
+    assert "OPENS" not in server.log.read_text()
 
 
 def test_no_address_and_no_path_is_opened_by_events(server, tmp_path):
@@ -224,6 +239,46 @@ def _json(url, body):
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
+
+
+def test_a_form_is_told_what_to_send(server):
+    form = b'--a\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    request = urllib.request.Request(
+        f"{server.url}/api/predict",
+        form + photo() + b"\r\n--a--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=a"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(request)
+    assert answer.value.code == 415 and "as the body" in answer.value.read().decode()
+
+
+def test_what_uploads_take_is_bounded(server):
+    """A request holds as many pictures as one go takes, and the folder ten of these."""
+    (cache,) = server.temporary.glob("u2net-*")
+
+    def upload(megabytes):
+        part = b'--a\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        parts = part + b"0" * 900_000 + b"\r\n"
+        request = urllib.request.Request(
+            f"{server.url}/gradio_api/upload",
+            parts * megabytes + b"--a--\r\n",
+            {"Content-Type": "multipart/form-data; boundary=a"},
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert upload(2) == 200
+    assert upload(23) == 413
+    large = cache / "large"
+    with large.open("wb") as file:
+        file.truncate(199_000_000)
+    assert upload(2) == 503
+    large.unlink()
+    assert upload(2) == 200
 
 
 def test_fifty_at_once(server):
@@ -325,7 +380,7 @@ def test_a_real_upload(server, page, tmp_path):
         assert (found.format, found.mode) == ("PNG", "RGBA") and np.array_equal(found, expected)
 
 
-def test_uploads_that_are_no_use(page, tmp_path):
+def test_uploads_that_are_no_use(server, page, tmp_path):
     """A large and a torn one: each is named, with what is wrong."""
     large = tmp_path / "large.jpg"
     large.write_bytes(b"0" * 1_500_000)
@@ -336,4 +391,6 @@ def test_uploads_that_are_no_use(page, tmp_path):
     page.locator("input[type=file]").first.set_input_files(torn)
     page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()
     page.get_by_role("button", name="Predict").click()
-    page.get_by_text("torn.jpg: cannot be read").wait_for()
+    said = page.get_by_text("torn.jpg: cannot be read").first
+    said.wait_for()
+    assert str(server.temporary) not in said.text_content()  # where it lies here is nobody's matter

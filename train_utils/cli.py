@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -149,6 +150,8 @@ def run(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "RANK" not in os.environ:  # else it may come while others are waited for, without end
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
         sys.exit(main() or 0)
     except UserError as error:

@@ -1,0 +1,89 @@
+"""What of Gradio's many routes the page needs, and how much may be uploaded."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from .page import AT_ONCE, KEPT
+
+FOLDER_LIMIT = 10  # full uploads, of AT_ONCE pictures each, that may lie in the folder
+
+_NEEDED = re.compile(
+    r"/(config/?|theme\.css|favicon\.ico|manifest\.json|(static|assets|svelte)/[^:]*"
+    r"|api/(predict|docs|openapi\.json)"
+    r"|gradio_api/(upload|upload_progress|queue/(join|data)|run/predict|heartbeat/\w+))?"
+)
+_FILE = "/gradio_api/file="
+
+
+class Guard:
+    """Lets through what the page and the API ask for, and refuses the rest: among Gradio's other
+    routes are some that open an address or a file named in the request.
+
+    Args:
+        app: the ASGI application behind it.
+        folder: where uploads and results lie.
+        max_bytes: of a picture.
+    """
+
+    def __init__(self, app: Any, folder: Path, max_bytes: int) -> None:
+        self.app = app
+        self.folder = folder.resolve()
+        self.upload_limit = AT_ONCE * max_bytes
+        self.arriving = 0  # bytes of uploads under way
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        path = scope.get("path")
+        if path is None:  # of the server's start and end
+            await self.app(scope, receive, send)
+        elif not (_NEEDED.fullmatch(path) or self._is_ours(path)):
+            await refusal(404, "there is no such page")(scope, receive, send)
+        elif path == "/gradio_api/upload":
+            await self._upload(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether it asks for an upload or a result."""
+        if not path.startswith(_FILE):
+            return False
+        file = Path(path.removeprefix(_FILE))
+        return file.is_absolute() and file.resolve().is_relative_to(self.folder)
+
+    async def _upload(self, scope: dict, receive: Any, send: Any) -> None:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        # The server holds senders to what they have told.
+        size = int(length) if length.isdigit() else 0
+        if size < 1:
+            refused = refusal(411, "tell the length of what you send")
+        elif size > self.upload_limit:
+            refused = refusal(413, f"more than {self.upload_limit // 1_000_000} MB at once")
+        elif size + self.arriving + self._kept() > FOLDER_LIMIT * self.upload_limit:
+            refused = refusal(503, f"full; come back in {KEPT // 60} minutes")
+        else:
+            self.arriving += size
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.arriving -= size
+            return
+        while size and (await receive()).get("more_body"):
+            pass  # browsers read no answer before they have sent all
+        await refused(scope, receive, send)
+
+    def _kept(self) -> int:
+        """Bytes in the folder."""
+        total = 0
+        for path in self.folder.rglob("*"):
+            try:
+                total += path.stat().st_size
+            except OSError:  # just cleared away
+                continue
+        return total
+
+
+def refusal(status: int, message: str) -> JSONResponse:
+    """An answer that tells what is wrong."""
+    return JSONResponse({"error": message}, status)

@@ -1,0 +1,28 @@
+"""The networks that page and API share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from src import Predictor, UserError
+from src.results import Style, render
+
+
+class Networks:
+    """The networks to choose from; threads share them."""
+
+    def __init__(
+        self, weights: Sequence[Path], img_size: int | None, device: str, amp: str
+    ) -> None:
+        self.by_name: dict[str, Predictor] = {}
+        for path in weights:
+            name = path.stem if path.stem not in self.by_name else str(path)
+            self.by_name[name] = Predictor(path, img_size, device, amp)
+        self.names = list(self.by_name)
+
+    def result(self, picture: Image.Image, name: str | None, style: Style) -> Image.Image:
+        """What ``style`` makes of an upright picture."""
+        if name and name not in self.by_name:
+            raise UserError(f"weights={name}: choose one of {', '.join(self.names)}")
+        return render(picture, self.by_name[name or self.names[0]].map(picture), style)
