@@ -5,8 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from .errors import UserError
-from .layouts import is_state
-from .storage import read_file
+from .storage import is_state, read_file
 
 
 def load_backbone(model: nn.Module, source: str | Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 
 from .errors import UserError
 
+MAX_HEIGHT = 16  # levels of a block; 14 halvings take pictures of 16384 pixels to one
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -18,7 +20,7 @@ class StageConfig:
 
     Args:
         name: what error messages call the stage (``En1`` … ``De1`` in the paper).
-        height: L, the number of levels inside the block, ≥ 2.
+        height: L, the number of levels inside the block, 2 to 16.
         in_ch: channels coming in.
         mid_ch: channels inside the block.
         out_ch: channels going out.
@@ -169,6 +171,10 @@ def _check_stages(config: U2NetConfig) -> None:
                 raise UserError(
                     f"stage {stage.name}: {field} must be an integer ≥ {least}, got {value!r}"
                 )
+        if stage.height > MAX_HEIGHT:
+            raise UserError(
+                f"stage {stage.name}: height is {stage.height}, of at most {MAX_HEIGHT}"
+            )
         for field in ("dilated", "side"):
             if not isinstance(getattr(stage, field), bool):
                 raise UserError(f"stage {stage.name}: {field} must be true or false")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
 from .layouts import StateDict
+from .storage import MAX_SIZE
 from .u2net import ConvBNReLU, U2Net
 
 _EPS = 1e-5  # of our batch norms
@@ -128,7 +129,8 @@ def _about(file: Any) -> dict[str, Any]:
     for entry in file.metadata_props:
         kind = {"config": dict, "img_size": int}.get(entry.key)
         with suppress(json.JSONDecodeError):
-            if kind and isinstance(value := json.loads(entry.value), kind):
+            value = json.loads(entry.value)
+            if type(value) is kind and (kind is dict or 1 <= value <= MAX_SIZE):
                 found[entry.key] = value
     return found
 

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .errors import UserError
 from .storage import FOLDER, load_state, read_file, save_folder
 
@@ -101,7 +103,8 @@ class HubNetwork:
             folder = _download(str(name), options)
         content = read_file(folder)
         try:
-            model = cls(cls.config_class.from_dict(content["config"]))
+            with torch.device("meta"):
+                model = cls(cls.config_class.from_dict(content["config"]))
         except UserError as error:
             raise UserError(f"{folder}: holds no {cls.__name__} ({error})") from None
         model.img_size = content.get("img_size", model.img_size)

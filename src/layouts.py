@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
+from .storage import is_state
 
 StateDict = dict[str, Tensor]
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "net")
@@ -29,11 +30,6 @@ _OFFICIAL_STAGES = {
     **{f"stage{i}": f"encoder.{i - 1}" for i in range(1, 7)},
     **{f"stage{i}d": f"decoder.{5 - i}" for i in range(5, 0, -1)},
 }
-
-
-def is_state(value: Any) -> bool:
-    """Whether it is a dict of tensors by name."""
-    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetConfig, StateDict]:
@@ -53,7 +49,10 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
     for kind, (first, our_name) in _LAYOUTS.items():
         if first in state:
             ours = {our_name(name): tensor for name, tensor in state.items()}
-            return kind, _table(ours), ours
+            try:
+                return kind, _table(ours), ours
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
     raise _unrecognised(state, path)
 
 
@@ -68,7 +67,7 @@ def without_prefixes(state: Mapping[str, Tensor]) -> StateDict:
 def _table(ours: StateDict) -> U2NetConfig:
     first, last = ours.get("encoder.0.conv_in.conv.weight"), ours.get("out_conv.weight")
     inside = ours.get("encoder.0.encoder.0.conv.weight")
-    lite = inside is not None and inside.shape[0] <= LITE.encoder[0].mid_ch
+    lite = inside is not None and inside.ndim == 4 and len(inside) <= LITE.encoder[0].mid_ch
     in_ch = first.shape[1] if first is not None and first.ndim == 4 else 3
     out_ch = last.shape[0] if last is not None and last.ndim == 4 else 1
     return (LITE if lite else FULL).replace(

@@ -17,6 +17,8 @@ from .files import atomic_path, save_json, save_torch
 
 FOLDER = ("config.json", "model.safetensors")  # as huggingface_hub names them
 
+MAX_SIZE = 8192  # pixels a side that a network may be said to see
+
 _KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
 
 
@@ -95,13 +97,28 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     size = content.get("img_size", 320)
-    if type(size) is not int or size < 1:
-        raise UserError(f"{path}: img_size is {size!r}, expected a number of pixels")
+    if type(size) is not int or not 1 <= size <= MAX_SIZE:
+        raise UserError(f"{path}: img_size is {size!r}, expected 1 to {MAX_SIZE} pixels")
     return content
 
 
+def is_state(value: Any) -> bool:
+    """Whether it is a dict of tensors by name, all of them whole and in memory."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        for name, tensor in value.items()
+    )
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load ``state`` (in our names), or say what is missing, left over or of another shape."""
+    """Load ``state`` (in our names) into a network, which may be on torch's device ``meta``.
+
+    Raises:
+        UserError: something is missing, left over, of another shape or kind, or not finite.
+    """
     own = model.state_dict()
     faults = [f"missing {name}" for name in own if name not in state][:3]
     faults += [f"unexpected {name}" for name in state if name not in own][:3]
@@ -110,11 +127,23 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         for name in own
         if name in state and state[name].shape != own[name].shape
     ][:3]
+    faults += [
+        f"{name} holds {tensor.dtype}"
+        for name, tensor in state.items()
+        if name in own and tensor.is_floating_point() != own[name].is_floating_point()
+    ][:3]
     if faults:
         raise UserError(
             f"{path}: looks most like {model.config.name}, but does not fit: {'; '.join(faults)}"
         )
-    model.load_state_dict(state)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
+    if any(tensor.is_meta for tensor in own.values()):
+        whole = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
+        model.load_state_dict(whole, assign=True)
+    else:
+        model.load_state_dict(state)
 
 
 def _about(model: nn.Module) -> dict[str, Any]:

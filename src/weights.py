@@ -4,14 +4,16 @@ any layout of ``src/layouts.py``.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from .errors import UserError
 from .from_onnx import check_onnx, read_onnx
-from .layouts import is_state, recognise
+from .layouts import recognise
 from .registry import build_model
-from .storage import load_state, read_file, save_model
+from .storage import is_state, load_state, read_file, save_model
 
 __all__ = ["SHIPPED", "load_model", "save_model"]
 
@@ -33,16 +35,14 @@ def load_model(path: str | Path) -> nn.Module:
     content = read_file(path)
     if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
         # A checkpoint with an exponential moving average was scored by it.
-        config, state = dict(content["config"]), content.get("ema") or content["model"]
+        config, state = dict(content["config"]), content.get("ema")
+        state = content["model"] if state is None else state
         kind = "folder of save_pretrained" if Path(path).is_dir() else "checkpoint of this toolkit"
         if not is_state(state):
             raise UserError(f"{path}: its weights are no tensors by name")
     else:
         kind, config, state = recognise(content, path)
-    try:
-        model = build_model(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    model = _build(config, path)
     model.img_size = content.get("img_size", model.img_size)
     load_state(model, state, path)
     return _ready(model, kind)
@@ -50,11 +50,21 @@ def load_model(path: str | Path) -> nn.Module:
 
 def _load_onnx(path: str | Path) -> nn.Module:
     config, state, img_size = read_onnx(path)
-    model = build_model(config)
+    model = _build(config, path)
     model.img_size = img_size
     load_state(model, state, path)
     check_onnx(model, path)
     return _ready(model, "ONNX file")
+
+
+def _build(config: Any, path: str | Path) -> nn.Module:
+    """The network without memory for its weights: whatever its table says, that costs nothing
+    before the file's own tensors are found to fit."""
+    try:
+        with torch.device("meta"):
+            return build_model(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _ready(model: nn.Module, kind: str) -> nn.Module:

@@ -130,6 +130,57 @@ def test_prefixes_and_containers(tmp_path, prefix, container):
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+FIRST = "encoder.0.conv_in.conv.weight"
+INSIDE = "encoder.0.encoder.0.conv.weight"
+
+
+def lite(**changed):
+    """A checkpoint of lite, with some of it changed."""
+    model = build_model("u2net_lite")
+    return {"model": model.state_dict(), "config": model.config.to_dict(), **changed}
+
+
+def first(change):
+    """The same, with another first tensor."""
+    content = lite()
+    content["model"][FIRST] = change(content["model"][FIRST])
+    return content
+
+
+def stage(**changed):
+    """The same, with another first stage in its table."""
+    content = lite()
+    content["config"]["encoder"][0].update(changed)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda: first(lambda t: t.fill_(torch.nan)), f"{FIRST} holds values that are not finite"),
+        (lambda: first(lambda t: t.fill_(torch.inf)), f"{FIRST} holds values that are not finite"),
+        (lambda: first(torch.Tensor.long), "torch.int64"),
+        (lambda: first(torch.Tensor.to_sparse), "no tensors"),
+        (lambda: first(lambda t: t.to("meta")), "no tensors"),
+        (lambda: lite(model={0: torch.zeros(1)}), "no tensors"),
+        (lambda: lite(ema=torch.zeros(4)), "no tensors"),
+        (lambda: lite(img_size=10**6), "img_size is 1000000"),
+        (lambda: stage(mid_ch=2 * 10**5), "does not fit"),
+        (lambda: stage(height=20_000), "height is 20000"),
+        (lambda: lite(model={}, config={"name": "unet", "width": 1500}), "does not fit"),
+        (lambda: {0: torch.zeros(1)}, "not weights"),
+        (lambda: {FIRST: torch.zeros(64, 3, 3, 3), INSIDE: torch.tensor(0)}, "does not fit"),
+        (lambda: {FIRST: torch.zeros(64, 0, 3, 3)}, "in_ch"),
+    ],
+)
+def test_hostile_weights(tmp_path, content, words):
+    """Refused at once, with the file's name; a table's numbers cost no memory."""
+    torch.save(content(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=words) as error:
+        load_model(tmp_path / "w.pt")
+    assert "w.pt" in str(error.value)
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     state = build_model("u2net_lite").state_dict()
     state["encoder.1.conv_in.conv.weight"] = torch.zeros(3, 3)
