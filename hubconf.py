@@ -28,8 +28,10 @@ def _library() -> ModuleType:
     return sys.modules["u2net"]
 
 
-def u2net_full(**overrides: Any):
+def u2net_full(pretrained: bool = False, **overrides: Any):
     """The full network with random weights; ``overrides`` such as ``out_ch=4``."""
+    if pretrained:
+        raise ValueError('no weights of it here: load_model with the path of "u2net.pth"')
     return _library().u2net_full(**overrides)
 
 

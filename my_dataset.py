@@ -60,9 +60,7 @@ def find_pairs(
     skip_invalid: bool = False,
     read: MaskReader = read_mask,
 ) -> Inventory:
-    """One split of a data set, see :func:`find_splits`. None is what there is to score: DUTS-TE in
-    the DUTS layout, all pairs of other folders.
-    """
+    """One split, see :func:`find_splits`; None: DUTS-TE of the DUTS layout, else all pairs."""
     if split is None:
         has_test = data_path and (Path(data_path) / _DUTS["test"]).is_dir()
         split = "test" if has_test else "all"
@@ -97,8 +95,9 @@ def find_splits(
         _check(found, skip_invalid, read)
     where = data_path or image_dir
     faults = list(dict.fromkeys(fault for found in results for fault in found.faults))
-    if faults and not (skip_invalid and all(found.pairs for found in results)):
-        raise UserError(_report(where, faults, skip_invalid))
+    some_left = all(found.pairs for found in results)
+    if faults and not (skip_invalid and some_left):
+        raise UserError(_report(where, faults, some_left))
     for found in results:
         if not found.pairs:
             raise UserError(
@@ -251,12 +250,24 @@ def _check(found: Inventory, deep: bool, read: MaskReader) -> None:
         checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), found.pairs))
     found.faults += [result for result in checked if isinstance(result, str)]
     found.pairs = [result for result in checked if isinstance(result, Pair)]
-    # The values of masks go wrong all together or not at all: a few tell before training starts.
-    for pair in found.pairs[:: max(1, len(found.pairs) // 8)] if not deep else ():
-        try:
-            read(pair.mask)
-        except UserError as error:
-            found.faults.append(f"{error} (one mask in {len(found.pairs) // 8 or 1} was opened)")
+    if deep or not found.pairs:
+        return
+    # Opening all takes long. Their values go wrong in many or in none, so a few tell.
+    if any(_fault(pair.mask, read) for pair in found.pairs[:: max(1, len(found.pairs) // 8)]):
+        with ThreadPoolExecutor() as pool:
+            faults = list(pool.map(lambda pair: _fault(pair.mask, read), found.pairs))
+        found.faults += filter(None, faults)
+        if all(faults) and not _fault(found.pairs[0].image, read):
+            found.faults.append("the pictures read as masks: are the two folders swapped?")
+
+
+def _fault(mask: Path, read: MaskReader) -> str | None:
+    """What is wrong with a mask file."""
+    try:
+        read(mask)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | str:
@@ -275,12 +286,10 @@ def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | str:
     return Pair(pair.image, pair.mask, rescaled=True)
 
 
-def _report(where: str | Path | None, faults: Sequence[str], skipping: bool) -> str:
-    lines = [f"{where}: {len(faults)} faults in the data:", *(f"  {fault}" for fault in faults)]
-    advice = (
-        "nothing sound is left" if skipping else "mend them, or leave them out by --skip-invalid"
-    )
-    return "\n".join([*lines, advice])
+def _report(where: str | Path | None, faults: Sequence[str], some_left: bool) -> str:
+    count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data:"
+    advice = "mend them, or leave them out by --skip-invalid" if some_left else "mend them"
+    return "\n".join([f"{where}: {count}", *(f"  {fault}" for fault in faults), advice])
 
 
 class SegmentationDataset(Dataset):

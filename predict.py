@@ -62,7 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files = parser.add_argument_group("files")
     add = files.add_argument
     add("--output", type=Path, metavar="DIR|FILE", help=(
-        "a folder, or for a single picture a file, or - (default: predictions; - for -)"
+        "a folder, or, for a single picture, a file by its suffix, or - for standard output "
+        "(default: predictions/, or - where INPUT is -)"
     ))  # fmt: skip
     add("--recursive", action="store_true", help="folders with all below them; their tree is kept")
     add("--skip-existing", action="store_true", help="go on where an interrupted run ended")
@@ -77,7 +78,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     look = parser.add_argument_group("results")
     add = look.add_argument
     add("--mode", choices=MODES, default="mask", help="what to write")
-    add("--background", metavar="COLOUR|blur|FILE", help="of that mode (default: white)")
+    add(
+        "--background",
+        metavar="COLOUR|blur|FILE",
+        help="what to put behind the object (default: white)",
+    )
     add("--threshold", type=share, metavar="T", help=(
         "object where the map is T or more, nothing below (default: soft; 0.5 for binary)"
     ))  # fmt: skip
@@ -89,6 +94,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if PIPE in args.input and len(args.input) > 1:
         parser.error("- is one picture, so it goes alone")
+    if PIPE in args.input and (args.recursive or args.skip_existing):
+        parser.error("--recursive and --skip-existing go with folders, not with -")
     films = [path.suffix.lower() in VIDEOS for path in args.input]
     if any(films) and not all(films):
         parser.error("films and pictures go in two runs")
@@ -98,12 +105,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--recursive goes with folders of pictures, not with films")
     if args.format and any(films) and not args.frames:
         parser.error("--format goes with --frames for films; theirs is the suffix of --output")
+    named = args.output.suffix.lower() if args.output else ""
+    if args.format and named in FORMATS and FORMATS[named] != FORMATS[f".{args.format}"]:
+        parser.error(f"--format {args.format}: --output {args.output} says otherwise")
     args.format = args.format or "png"
     args.suffix = args.suffix or ""
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     if any(films) and args.output == PIPE:
         parser.error("--output -: is for a picture; name a film or a folder")
     suffix = args.output.suffix.lower()
+    if PIPE in args.input and suffix in SUFFIXES - set(FORMATS):
+        parser.error(f"--output {args.output}: choose one of {', '.join(FORMATS)}")
     form = suffix if suffix in FORMATS else f".{args.format}"
     if args.mode == "cutout" and form in (".jpg", ".jpeg"):
         parser.error("--mode cutout: a JPEG has no transparency; choose --format png or webp")
@@ -192,9 +204,10 @@ def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -
                 bar.reset(next(steps))
                 for step in steps:
                     bar.update(step)
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            said = error if isinstance(error, UserError) else f"{job.source}: {error}"
+            tqdm.write(f"error: {said}", file=sys.stderr)
     return tell(args, "films", len(jobs), failed, len(mine) - len(left))
 
 
@@ -226,8 +239,6 @@ def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) ->
         sys.stdout.buffer.write(file.getvalue())
         return 0
     target = args.output
-    if target.suffix.lower() in SUFFIXES - set(FORMATS):
-        raise UserError(f"--output {target}: choose one of {', '.join(FORMATS)}")
     if target.suffix.lower() not in FORMATS:
         target = target / f"stdin{args.suffix}.{args.format}"
     with atomic_path(target) as temporary:

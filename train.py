@@ -254,7 +254,7 @@ def _fit(
         fit(trainer, loader, test, folder, plan)
     except Interrupted as stopped:
         if is_main():
-            print(f"stopped; go on with --resume {folder / 'last.pt'}", flush=True)
+            print(f"stopped; go on by the same flags and --resume {folder / 'last.pt'}", flush=True)
         return 128 + stopped.args[0]
     return 0
 

@@ -53,9 +53,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary file is gone whatever happens inside the block, but for a kill.
 
     Raises:
-        UserError: the folder can't be made or written to.
+        UserError: the folder can't be made or written to, or the name is too long.
     """
     path = Path(path)
+    if len(os.fsencode(path.name)) > 255:  # bytes that most systems allow
+        raise UserError(f"{path}: the name is too long; choose a shorter one")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     try:
@@ -63,12 +65,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         # Cut, as a name of 50 characters may have 200 of the 255 bytes that systems allow.
         temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
+        temporary.chmod(mode)  # some writers, safetensors', put a file of their own in its place
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:

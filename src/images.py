@@ -56,10 +56,11 @@ def open_image(path: str | Path, decode: bool = True) -> Image.Image:
         return read_image(io.BytesIO(Path(path).read_bytes()) if decode else path, decode)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except OSError as error:  # a folder, no permission
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # a folder, no permission; no name for a file
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
 def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
@@ -147,6 +148,8 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, 8 bits, for the network: transparency lies on white, a colour profile is not applied."""
     image = to_8_bits(image)
+    if image.mode in ("La", "RGBa"):  # colours times alpha
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -186,10 +189,12 @@ def from_array(array: np.ndarray) -> Image.Image:
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise UserError(f"an array of {list(array.shape)}; give H×W, H×W×3 or H×W×4")
     if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):  # nan neither
+        if not np.isfinite(array).all():
+            raise UserError("an array with values that are not finite")
+        if not (array.min() >= 0 and array.max() <= 1):
             raise UserError("an array of floats that are not all in [0, 1]; divide it by 255?")
         array = (array * 255).round()
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = (array / 257).round()
     elif array.dtype == bool:
         array = array * 255

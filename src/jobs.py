@@ -2,7 +2,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,13 @@ def plan(
             another result.
     """
     found: dict[Path, Path] = {}  # and its place below the output
+    known: set[Path] = set()
     for path in inputs:
-        found.update(_inside(path, output, tree))
+        for one, place in _inside(path, output, tree).items():
+            spelt = one.parent.resolve() / one.name  # a link to a file is a picture of its own
+            if spelt not in known:
+                known.add(spelt)
+                found[one] = place
     if output.suffix.lower() in FORMATS and not output.is_dir():
         if len(found) > 1:
             raise UserError(
@@ -56,11 +61,10 @@ def plan(
         return _safe([Job(path, output) for path in found], set())
     if output.is_file() or output.suffix.lower() in SUFFIXES:
         raise UserError(f"--output {output}: name a folder, or a {_formats()} file for one picture")
-    stems = Counter(place.with_suffix("") for place in found.values())
-    jobs = []
-    for path, place in found.items():
-        stem = place.stem if stems[place.with_suffix("")] == 1 else place.name
-        jobs.append(Job(path, output / place.parent / f"{stem}{suffix}{form}"))
+    jobs = [
+        Job(path, output / place.parent / f"{name}{suffix}{form}")
+        for (path, place), name in zip(found.items(), _names(found.values()), strict=True)
+    ]
     named = {path for path in inputs if path.is_file()}
     if not suffix and any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
         raise UserError(
@@ -92,6 +96,22 @@ def plan_films(inputs: Sequence[Path], output: Path, suffix: str, frames: bool) 
     return _safe(jobs, set())
 
 
+def _names(places: Iterable[Path]) -> list[str]:
+    """What each result is called: as its picture, whose suffix stays where names would clash."""
+    places, whole = list(places), set()
+    while True:
+        names = [place.name if place in whole else place.stem for place in places]
+        taken = Counter((place.parent, name) for place, name in zip(places, names, strict=True))
+        clashing = {
+            place
+            for place, name in zip(places, names, strict=True)
+            if taken[place.parent, name] > 1
+        }
+        if clashing <= whole:
+            return names
+        whole |= clashing
+
+
 def _inside(path: Path, output: Path, tree: bool) -> dict[Path, Path]:
     """The pictures of one input, and the place of each below the output."""
     if path.is_dir():
@@ -104,8 +124,11 @@ def _inside(path: Path, output: Path, tree: bool) -> dict[Path, Path]:
         return {path: Path(path.name)}
     if not glob.has_magic(str(path)):
         raise UserError(f"{path}: no such file or folder")
+    # Where the pattern leads through folders, they are kept below its last sure one.
+    parts = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
+    above = Path(*parts)
     matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
-    matches = {one: Path(one.name) for one in matches if one.suffix.lower() in SUFFIXES}
+    matches = {one: one.relative_to(above) for one in matches if one.suffix.lower() in SUFFIXES}
     if not matches:
         raise UserError(f"{path}: matches no picture")
     return matches

@@ -109,6 +109,8 @@ class Predictor:
             UserError: the file is no picture, or array or tensor have another shape or range.
         """
         if isinstance(picture, Tensor):
+            if picture.layout != torch.strided or picture.is_meta:
+                raise UserError("a tensor without its values at hand; give a plain one")
             images = picture[None] if picture.ndim == 3 else picture
             if images.ndim != 4 or images.shape[1] != 3:
                 raise UserError(f"a tensor of {list(picture.shape)}; give 3×H×W or N×3×H×W")
@@ -122,6 +124,10 @@ class Predictor:
         if isinstance(picture, Image.Image):
             found = self._map(upright(picture))
             return coloured(found) if self.classes else to_grey(found.cpu().numpy())
+        if not isinstance(picture, str | Path):
+            raise UserError(
+                f"a {type(picture).__name__}; give a path, a PIL image, an array or a tensor"
+            )
         return self.map(open_image(picture))
 
     resize = staticmethod(Preset.resize)  # of the class; each object has that of its preset
@@ -132,6 +138,8 @@ class Predictor:
         return self._map(image).cpu().numpy()
 
     def _map(self, image: Image.Image) -> Tensor:
+        if not (image.width and image.height):
+            raise UserError(f"a picture of {image.width}×{image.height} pixels")
         prepared = self.prepare(image)
         return self.resize(self.maps(prepared[None])[0], (image.height, image.width))
 

@@ -197,11 +197,13 @@ def colours(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     profile = picture.info.get("icc_profile")
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     space = _space(profile)
-    if space == picture.mode and space in ("CMYK", "L"):
+    # Grey with alpha, as LA or as PNG's one transparent level, has the grey's profile.
+    inks = picture.convert("L") if picture.mode == "LA" else picture
+    if space == inks.mode and space in ("CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")
-            return ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB"), alpha
+            return ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB"), alpha
         except (ImageCms.PyCMSError, OSError):
             profile = None  # torn: the colours as they would be without
     rgb = picture.convert("RGBA").convert("RGB") if alpha else picture.convert("RGB")

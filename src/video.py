@@ -44,12 +44,12 @@ def convert(predictor: Predictor, source: Path, target: Path, style: Style) -> I
     if style.mode == "cutout" or style.crop:
         raise UserError(f"{target}: a film takes no cut-outs and no --crop; --frames writes them")
     av = _av()
-    with _named(source), av.open(str(source)) as film, atomic_path(target) as temporary:
+    with _readable(source), av.open(str(source)) as film, atomic_path(target) as temporary:
         yield _count(film, source)
         form = {".mkv": "matroska", ".m4v": "mp4"}.get(target.suffix.lower(), target.suffix[1:])
         with av.open(str(temporary), "w", format=form) as out:
             writer = _Writer(out, film, target)
-            for index, (time, result) in _in_order(predictor, _frames(film, writer), style):
+            for index, (time, result) in _in_order(predictor, film, writer, style):
                 writer.write(index, time, result)
                 yield 1
             writer.close()
@@ -63,9 +63,9 @@ def convert_frames(
     A folder that was not there before has another name until the last frame is in it.
     """
     part = folder if folder.exists() else folder.with_name(f"{folder.name}.part")
-    with _named(source), _av().open(str(source)) as film:
+    with _readable(source), _av().open(str(source)) as film:
         yield _count(film, source)
-        for index, (_, result) in _in_order(predictor, _frames(film, None), style):
+        for index, (_, result) in _in_order(predictor, film, None, style):
             with atomic_path(part / f"{index + 1:06}{suffix}") as temporary:
                 encode(result, temporary, suffix)
             yield 1
@@ -81,7 +81,10 @@ class _Writer:
         source = film.streams.video[0]
         self.rate = source.average_rate or Fraction(25)
         self.time_base = source.time_base
-        self.video = None
+        self.aspect = source.sample_aspect_ratio  # of a pixel: films may hold narrow ones
+        self.begun = False
+        # First of all, for programs that show a film's first stream.
+        self.video = out.add_stream(self.codec, self.rate, options=self.options)
         self.waiting: list[Any] = []  # packets of sound before the first frame
         self.sounds = {}
         for sound in film.streams.audio:
@@ -98,7 +101,7 @@ class _Writer:
         if packet.dts is None:  # the empty one at the end
             return
         self.waiting.append(packet)
-        if self.video:
+        if self.begun:
             self._flush()
 
     def _flush(self) -> None:
@@ -109,7 +112,7 @@ class _Writer:
 
     def write(self, index: int, time: int | None, result: Image.Image) -> None:
         av = _av()
-        if self.video is None:
+        if not self.begun:
             self._begin(result)
         frame = av.VideoFrame.from_image(to_rgb(result)).reformat(
             format=self.video.pix_fmt, dst_colorspace="ITU709"
@@ -119,7 +122,7 @@ class _Writer:
         self.out.mux(self.video.encode(frame))
 
     def _begin(self, result: Image.Image) -> None:
-        self.video = self.out.add_stream(self.codec, self.rate, options=self.options)
+        self.begun = True
         self.video.width, self.video.height = result.size
         even = not (result.width % 2 or result.height % 2)
         self.video.pix_fmt = "yuv420p" if even else "yuv444p"
@@ -127,6 +130,8 @@ class _Writer:
         context.time_base = self.time_base
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
+        if self.aspect:
+            context.sample_aspect_ratio = self.aspect
 
     def close(self) -> None:
         self._flush()
@@ -145,13 +150,15 @@ def _frames(film: Any, writer: _Writer | None) -> Iterator[tuple[int, int | None
             continue
         for frame in packet.decode():
             image = frame.to_image()
+            if writer and frame.rotation % 180 and not index and writer.aspect:
+                writer.aspect = 1 / writer.aspect
             # What telephones write in place of turning the picture.
             yield index, frame.pts, image.rotate(frame.rotation, expand=True)
             index += 1
 
 
 def _in_order(
-    predictor: Predictor, frames: Iterator[tuple[int, int | None, Image.Image]], style: Style
+    predictor: Predictor, film: Any, writer: _Writer | None, style: Style
 ) -> Iterator[tuple[int, tuple[int | None, Image.Image]]]:
     """Results in the order of the frames; few have to wait, as few are in memory."""
 
@@ -162,20 +169,21 @@ def _in_order(
         return frame[2].width * frame[2].height
 
     early, due = {}, 0
+    frames = _frames(film, writer)
     for (index, time, _), result in stream(predictor, frames, lambda f: f[2], finish, pixels):
         if isinstance(result, UserError):
-            raise result
+            raise UserError(f"{film.name}: {result}")
         early[index] = (time, result)
         while due in early:
             yield due, early.pop(due)
             due += 1
     if not due:
-        raise UserError("holds no frame")
+        raise UserError(f"{film.name}: holds no frame")
 
 
 def _count(film: Any, source: Path) -> int | None:
     if not film.streams.video:
-        raise UserError("holds no picture")
+        raise UserError(f"{source}: holds no picture")
     return film.streams.video[0].frames or None
 
 
@@ -188,15 +196,10 @@ def _av() -> Any:
 
 
 @contextmanager
-def _named(source: Path) -> Iterator[None]:
-    """What is wrong with a film, with its name."""
+def _readable(source: Path) -> Iterator[None]:
+    """FFmpeg's errors with the film's name."""
     av = _av()
     try:
         yield
-    except UserError as error:
-        said = str(error)
-        raise UserError(
-            said if said[:1] == "/" or "film" in said else f"{source}: {said}"
-        ) from None
     except av.FFmpegError as error:
         raise UserError(f"{source}: cannot be read as a film ({error.strerror})") from None

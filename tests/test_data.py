@@ -126,6 +126,24 @@ def test_all_faults_together_by_name(tmp_path, folders):
     assert report.count("twice:") == 1
 
 
+def test_bad_values_of_one_mask_have_all_opened(tmp_path, folders):
+    """A few tell at first; then each bad one is named."""
+    make_pairs(*folders, [f"p{i:02}" for i in range(40)])
+    for i in (0, 7, 21):
+        mask = np.asarray(Image.open(folders[1] / f"p{i:02}.png"))
+        save(folders[1] / f"p{i:02}.png", (mask > 0).astype(np.uint8) * 2)
+    report = faults_of(tmp_path)
+    assert all(f"p{i:02}.png" in report for i in (0, 7, 21)) and report.count("p0") == 2
+
+
+def test_swapped_folders(tmp_path, folders):
+    make_pairs(*folders, "ab")
+    for name in "ab":
+        save(folders[0] / f"{name}.jpg", np.full((40, 48, 3), (200, 60, 20), np.uint8))
+    report = faults_of(image_dir=folders[1], mask_dir=folders[0])
+    assert "are the two folders swapped?" in report
+
+
 def test_skip_invalid_leaves_them_out_and_counts(tmp_path, folders):
     """Torn pixels behind a sound header, and masks of odd values, are found too."""
     spoil(*folders)

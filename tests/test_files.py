@@ -25,12 +25,22 @@ def test_rights_are_those_of_any_file(tmp_path, umask, monkeypatch):
         os.umask(before)
 
 
+def test_rights_of_safetensors(tmp_path):
+    """Its own writer makes files for their owner alone."""
+    storage.save_state({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("letter", ["a", "\u6c34"])
 def test_names_as_long_as_systems_allow(tmp_path, letter):
     name = letter * (251 // len(letter.encode())) + ".png"
     with atomic_path(tmp_path / name) as temporary:
         temporary.write_bytes(b"x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(UserError, match="too long"), atomic_path(tmp_path / f"{name}.longer"):
+        raise AssertionError("it would be work in vain")
 
 
 def test_only_what_was_left_by_writers_is_cleared(tmp_path):

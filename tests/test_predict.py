@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, save, scene, tear
 from PIL import Image
-from processes import ranks, wait_for
+from processes import PATIENCE, ranks, wait_for
 
 import predict
 from src import Predictor, UserError
@@ -85,10 +85,12 @@ def test_sizes_and_places(run, album, tmp_path):
 
 
 def test_patterns(run, album, tmp_path):
-    status, *_ = run(f"{album}/**/?.[jp]*g", "--output", tmp_path / "out")
-    assert status == 2  # two are called a
-    status, *_ = run(f"{album}/deep/**/*", "--output", tmp_path / "out")
-    assert status == 0 and inside(tmp_path / "out") == ["a.png", "c.png"]
+    """Folders that a pattern leads through are kept, once for each picture, round a loop too."""
+    (album / "deep/loop").symlink_to("..")
+    status, *_ = run(f"{album}/**/?.[jp]*g", "--output", tmp_path / "all")
+    assert status == 0 and inside(tmp_path / "all") == ["a.png", "deep/a.png", "deep/er/c.png"]
+    status, *_ = run(f"{album}/deep/er/*", "--output", tmp_path / "out")
+    assert status == 0 and inside(tmp_path / "out") == ["c.png"]
 
 
 def test_skip_existing(run, album, tmp_path):
@@ -157,9 +159,46 @@ def test_plan_tells_names_apart(tmp_path):
     assert names == ["a.jpg.png", "a.png.png"]
     with pytest.raises(UserError, match="two pictures are called a"):
         plan([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
-    assert len(plan([tmp_path / "one/a.jpg"] * 2, tmp_path / "out")) == 1
+    twice = [tmp_path / "one/a.jpg", tmp_path / "two/../one/a.jpg"]
+    assert len(plan(twice, tmp_path / "out")) == 1
+    save(tmp_path / "one/a.jpg.png", scene()[0])
+    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    assert names == ["a.jpg.png", "a.jpg.png.png", "a.png.png"]
     with pytest.raises(UserError, match="--recursive"):
         plan([tmp_path], tmp_path / "out")
+
+
+def test_a_signal_leaves_no_temporary_file(weights, album, tmp_path):
+    """As batch systems and service managers send it."""
+    for seed in range(200):
+        save(tmp_path / f"many/{seed}.png", scene(seed, 300, 200)[0])
+    argv = ["predict.py", tmp_path / "many", "--weights", weights, "--img-size", 64]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, argv), "--output", str(tmp_path / "out")],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(tmp_path / "out/0.png")
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+    finally:
+        process.kill()
+    written = inside(tmp_path / "out")
+    assert 0 < len(written) < 200 and all(name.endswith(".png") for name in written)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-", "--output", "x.gif"], "choose one of"),
+        (["-", "--skip-existing"], "go with folders"),
+        (["a.jpg", "--format", "webp", "--output", "x.png"], "says otherwise"),
+    ],
+)
+def test_flags_that_do_not_agree(run, argv, words):
+    """Said before any work."""
+    status, _, err = run(*argv)
+    assert status == 2 and words in err
 
 
 def test_flags_of_films(run, album):

@@ -42,6 +42,7 @@ def test_grey_and_16_bit_arrays(predictor):
     assert np.array_equal(predictor(grey), expected)
     assert np.array_equal(predictor(grey[..., None]), expected)
     assert np.array_equal(predictor(grey.astype(np.uint16) * 257), expected)
+    assert np.array_equal(predictor((grey.astype(np.uint16) * 257).astype(">u2")), expected)
     opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
     assert np.array_equal(predictor(opaque), expected)
 
@@ -56,12 +57,26 @@ def test_grey_and_16_bit_arrays(predictor):
         np.full((4, 4), np.nan),
         torch.zeros(4, 4),
         torch.zeros(1, 4, 4),
+        torch.full((3, 4, 4), torch.nan),
+        torch.zeros(3, 4, 4).to_sparse(),
+        torch.zeros(3, 4, 4, device="meta"),
+        Image.new("RGB", (0, 5)),
+        None,
+        [Image.new("RGB", (4, 4))],
+        "a\0b",
     ],
-    ids=lambda wrong: f"{tuple(wrong.shape)} {wrong.dtype}",
+    ids=lambda wrong: f"{type(wrong).__name__} {getattr(wrong, 'shape', '')}",
 )
 def test_what_is_no_picture_is_refused(predictor, wrong):
-    with pytest.raises(UserError, match=r"give|divide"):
+    with pytest.raises(UserError, match=r"give|divide|finite|0×5|cannot be read"):
         predictor(wrong)
+
+
+def test_colours_times_alpha(predictor):
+    """Modes that pictures have on the way to being resized."""
+    picture = Image.fromarray(np.dstack([scene(1)[0], np.full(scene(1)[1].shape, 90, np.uint8)]))
+    found, expected = predictor(picture.convert("RGBa")), predictor(picture)
+    assert np.abs(np.asarray(found, int) - expected).max() <= 3
 
 
 def test_threads_share_one(predictor):

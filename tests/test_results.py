@@ -100,6 +100,26 @@ def test_what_was_transparent_stays_so():
     assert ground.getpixel((1, 0)) == (0, 0, 9)
 
 
+def linear_grey():
+    """A colour profile of grey as light is counted, by the ICC's format (ICC.1:2001-04)."""
+    tags = {
+        b"desc": b"desc" + bytes(4) + (5).to_bytes(4, "big") + b"grey\0" + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": b"XYZ " + bytes(4) + bytes.fromhex("0000f6d6000100000000d32d"),
+        b"kTRC": b"curv" + bytes(8),  # no points: as it is
+    }
+    table, data = len(tags).to_bytes(4, "big"), b""
+    for name, tag in tags.items():
+        data += bytes(-len(data) % 4)
+        place = 128 + 4 + 12 * len(tags) + len(data)
+        table += name + place.to_bytes(4, "big") + len(tag).to_bytes(4, "big")
+        data += tag
+    size = 128 + len(table) + len(data)
+    head = size.to_bytes(4, "big") + bytes(4) + bytes.fromhex("02100000") + b"mntrGRAYXYZ "
+    head += bytes(12) + b"acsp" + bytes(28) + bytes.fromhex("0000f6d6000100000000d32d")
+    return head + bytes(128 - len(head)) + table + data
+
+
 def test_profiles():
     """One that fits stays; those of other colours are applied or left out."""
     assert colours(Image.new("RGB", (2, 2)))[0].info == {}
@@ -114,6 +134,12 @@ def test_profiles():
         assert Image.open(file).info["icc_profile"] == SRGB
         mask = render(picture, np.ones((2, 2), np.float32), Style())
         assert "icc_profile" not in mask.info
+    grey = Image.new("L", (2, 2), 128)
+    grey.info["icc_profile"] = linear_grey()
+    assert colours(grey)[0].getpixel((0, 0)) == (188, 188, 188)
+    with_alpha = grey.convert("LA")
+    with_alpha.info = dict(grey.info)
+    assert colours(with_alpha)[0].getpixel((0, 0)) == (188, 188, 188)
     cmyk = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
     for torn in (SRGB, SRGB[:90], b"no profile"):
         cmyk.info["icc_profile"] = torn

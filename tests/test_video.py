@@ -17,13 +17,15 @@ from train_utils.distributed import launched_rank
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
 
-def make_film(path, times=range(8), sound="aac", size=(64, 48)):
+def make_film(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
     """Frames at ``times`` of a tenth of a second each, and a tone."""
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", 10, options={"crf": "5"})
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = Fraction(1, 10)
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
         audio = out.add_stream(sound, 8000, layout="mono") if sound else None
         for i, time in enumerate(times):
             frame = av.VideoFrame.from_image(Image.fromarray(scene(i, *size)[0]))
@@ -113,6 +115,15 @@ def test_odd_sizes_and_size(run, tmp_path):
     assert read(tmp_path / "b.mp4")[1][0].shape == (33, 45, 3)
 
 
+def test_narrow_pixels(run, tmp_path):
+    """A film keeps the shape of its pixels; its picture stays the first stream."""
+    make_film(tmp_path / "a.mkv", aspect=Fraction(16, 11))
+    assert run(tmp_path / "a.mkv", "--mode", "overlay", "--output", tmp_path / "b.mkv")[0] == 0
+    with av.open(str(tmp_path / "b.mkv")) as film:
+        assert film.streams[0].type == "video" and len(film.streams) == 2
+        assert film.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
 def test_turned_by_a_telephone(run, tmp_path):
     """The matrix in the film's header says how it is to be seen."""
     source = make_film(tmp_path / "a.mp4", sound=None)
@@ -161,9 +172,12 @@ def test_torn_and_empty_films(run, tmp_path):
     films = [make_film(tmp_path / f"{name}.mkv") for name in "ab"]
     tear(films[0], 0.05)
     (tmp_path / "c.mp4").write_text("no film")
-    status, said, err = run(*films, tmp_path / "c.mp4", "--output", tmp_path / "out")
-    assert status == 2 and "1 of 3" in said and (tmp_path / "out/b.mkv").exists()
-    assert str(films[0]) in err and "c.mp4" in err and "Traceback" not in err
+    long = make_film(tmp_path / f"{'l' * 240}.mkv")
+    argv = (*films[:1], tmp_path / "c.mp4", long, films[1], "--suffix", "_of_a_long_name")
+    status, said, err = run(*argv, "--output", tmp_path / "out")
+    assert status == 2 and "1 of 4" in said
+    assert (tmp_path / "out/b_of_a_long_name.mkv").exists()
+    assert str(films[0]) in err and "c.mp4" in err and "too long" in err and "Traceback" not in err
 
 
 def test_avi_becomes_mp4(tmp_path):

@@ -72,7 +72,7 @@ def build_api(networks: Networks, max_megabytes: int, max_waiting: int) -> FastA
                 content = await anyio.to_thread.run_sync(_answer, networks, body, wanted)
             return Response(content, media_type=Image.MIME[FORMATS[f".{wanted.format}"][0]])
         except UserError as error:
-            return refusal(400, str(error))
+            return refusal(400, str(error).removeprefix("--"))  # flags are predict.py's
         except OverflowError:
             return refusal(413, f"more than {max_megabytes} MB")
         except ClientDisconnect:
