@@ -191,6 +191,11 @@ def test_how_maps_are_read(tmp_path):
     cutout = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
     cutout.putalpha(Image.fromarray(grey))
     assert (read_map(save(tmp_path / "a.png", cutout)) == grey).all()
+    photo = np.full((3, 4, 3), (200, 60, 20), np.uint8)
+    with pytest.raises(UserError, match="a coloured picture, not a map"):
+        read_map(save(tmp_path / "c.png", photo))
+    all_object = np.dstack([photo, np.full((3, 4), 255, np.uint8)])
+    assert (read_map(save(tmp_path / "d.png", all_object)) == 255).all()
 
 
 def test_labels(tmp_path):

@@ -15,7 +15,7 @@ from src import Predictor, UserError
 from src.images import list_images, open_image, oriented_size, to_rgb
 
 from .evaluation import Scored
-from .masks import read_classes, read_mask
+from .masks import is_coloured, read_classes, read_mask
 
 
 @dataclass
@@ -71,12 +71,18 @@ def _differ(path: Path, mask: Path) -> bool:
 def read_map(path: str | Path) -> np.ndarray:
     """A map as H×W uint8: the alpha where there is one that varies, as in a cut-out; else grey, 16
     bits and floats scaled.
+
+    Raises:
+        UserError: unreadable, or a coloured picture.
     """
     image = open_image(path)
+    coloured = is_coloured(image)
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
+        if coloured or alpha.min() < 255:
             return alpha
+    if coloured:
+        raise UserError(f"{path}: a coloured picture, not a map; expected grey, or a cut-out")
     return np.array(to_rgb(image).convert("L"))
 
 

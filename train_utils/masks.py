@@ -38,14 +38,21 @@ def _object(image: Image.Image, path: str | Path) -> np.ndarray:
         return _binary(values, path)
     if image.mode == "LA":
         return _binary(np.asarray(image.getchannel("L")), path)
-    colours = np.asarray(image.convert("RGB"))
-    brightest = colours.max(-1)
-    spread = int((brightest - colours.min(-1)).max(initial=0))
-    if image.mode in ("P", "PA") and spread > 8:
+    brightest = np.asarray(image.convert("RGB")).max(-1)
+    if image.mode in ("P", "PA") and is_coloured(image, 8):
         return (brightest > 0).view(np.uint8)
-    if spread > 32:  # JPEG shifts grey a little
+    if is_coloured(image):
         raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
     return _binary(brightest, path)
+
+
+def is_coloured(image: Image.Image, tolerance: int = 32) -> bool:
+    """Whether channels differ by more than ``tolerance`` levels somewhere; JPEG shifts grey a
+    little."""
+    if len(image.getbands()) < 3 and image.mode not in ("P", "PA"):
+        return False
+    colours = np.asarray(image.convert("RGB"))
+    return bool((colours.max(-1) - colours.min(-1)).max(initial=0) > tolerance)
 
 
 def read_classes(path: str | Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
