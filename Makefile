@@ -4,6 +4,9 @@ BIN := .venv/bin
 DATA := data/synthetic
 RUN := runs/synthetic
 
+# The two environments of the tests are made side by side.
+MAKEFLAGS += --jobs=2 --output-sync=target
+
 .PHONY: train test clean
 .DELETE_ON_ERROR:
 
