@@ -5,7 +5,7 @@ DATA := data/synthetic
 RUN := runs/synthetic
 
 # The two environments of the tests are made side by side.
-MAKEFLAGS += --jobs=2 --output-sync=target
+MAKEFLAGS += --jobs=2
 
 .PHONY: train test clean
 .DELETE_ON_ERROR:
