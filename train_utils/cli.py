@@ -111,7 +111,7 @@ def file_named(*suffixes: str) -> Callable[[str], Path]:
     def parse(text: str) -> Path:
         path = Path(text)
         if path.suffix.lower() not in suffixes or path.is_dir():
-            kinds = " or ".join(suffixes)
+            kinds = " or ".join(dict.fromkeys(suffixes))
             raise argparse.ArgumentTypeError(f"{text!r} is not the name of a {kinds} file")
         return path
 
