@@ -18,9 +18,8 @@ of frames.
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -155,17 +154,27 @@ def load(job: Job) -> Image.Image:
     return picture
 
 
-def planned(by: Callable[..., list[Job]], *args: Any) -> list[Job]:
-    """The jobs of all ranks, listed by one: another might find what this one has written."""
-    return from_main(by(*args) if is_main() else None)
+def has_films(args: argparse.Namespace) -> bool:
+    """Whether the inputs are films, which come alone."""
+    return any(path.suffix.lower() in VIDEOS for path in args.input)
 
 
-def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
-    """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """The jobs of all ranks; none for what comes from standard input."""
+    if args.input == [PIPE]:
+        return []
+    if has_films(args):
+        return plan_films(args.input, args.output, args.suffix, args.frames)
+    if args.output == PIPE:
+        return plan(args.input, PIPE)
     form = f".{args.format}"
-    jobs = planned(
-        plan, args.input, args.output, args.suffix, form, args.recursive, args.skip_existing
-    )
+    return plan(args.input, args.output, args.suffix, form, args.recursive, args.skip_existing)
+
+
+def predict_files(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, look: Style
+) -> int:
+    """Predict this rank's share of the pictures; returns the exit status, alike on all ranks."""
     mine = jobs[rank() :: world_size()]
     left = [job for job in mine if not (args.skip_existing and job.target.exists())]
 
@@ -186,9 +195,10 @@ def predict_files(args: argparse.Namespace, predictor: Predictor, look: Style) -
     return tell(args, "pictures", len(jobs), failed, len(mine) - len(left))
 
 
-def predict_films(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
+def predict_films(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, look: Style
+) -> int:
     """Predict this rank's share of the films; returns the exit status, alike on all ranks."""
-    jobs = planned(plan_films, args.input, args.output, args.suffix, args.frames)
     mine = jobs[rank() :: world_size()]
     left = [job for job in mine if not (args.skip_existing and job.target.exists())]
     failed = 0
@@ -220,7 +230,9 @@ def tell(args: argparse.Namespace, what: str, count: int, failed: int, skipped: 
     return 2 if failed else 0
 
 
-def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) -> int:
+def predict_pipe(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, look: Style
+) -> int:
     """One picture, from standard input or to standard output."""
     if args.input == [PIPE]:
         try:
@@ -228,7 +240,6 @@ def predict_pipe(args: argparse.Namespace, predictor: Predictor, look: Style) ->
         except UserError as error:
             raise UserError(f"standard input: {error}") from None
     else:
-        jobs = plan(args.input, PIPE)
         if len(jobs) > 1:
             raise UserError(f"--output - is for one picture, not for {len(jobs)}")
         picture = load(jobs[0])
@@ -252,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000)
         look = style(args)
+        # Listed by one: another might find what this one has written. Before the weights are
+        # loaded, so that a wrong name is told at once.
+        jobs = from_main(list_jobs(args) if is_main() else None)
         predictor = Predictor(
             args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
         )
@@ -260,9 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_main():
             print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
         if PIPE in (*args.input, args.output):
-            return predict_pipe(args, predictor, look)
-        films = any(path.suffix.lower() in VIDEOS for path in args.input)
-        return (predict_films if films else predict_files)(args, predictor, look)
+            return predict_pipe(args, jobs, predictor, look)
+        return (predict_films if has_films(args) else predict_files)(args, jobs, predictor, look)
 
 
 if __name__ == "__main__":
