@@ -341,7 +341,7 @@ def test_a_signal_to_one_rank_stops_all(data, tmp_path):
         output = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
-    assert output.count("stopped; go on with --resume") == 1, output
+    assert output.count("stopped; go on by the same flags and --resume") == 1, output
     assert "Connection closed" not in output
     state = torch.load(folder / "last.pt", weights_only=True)
     assert 1 <= state["epoch"] < 200

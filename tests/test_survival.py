@@ -166,7 +166,7 @@ def test_a_signal_to_the_whole_group(data, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; go on with --resume" in output
+    assert "stopped; go on by the same flags and --resume" in output
     assert newest_checkpoint(tmp_path / "run")[0].name == "last.pt"
 
 
