@@ -139,11 +139,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
-    if any(tensor.is_meta for tensor in own.values()):
-        whole = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
-        model.load_state_dict(whole, assign=True)
-    else:
-        model.load_state_dict(state)
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    if (
+        on_meta
+    ):  # not by to_empty, which imports sympy; copies, as tensors of a file may share memory
+        state = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=on_meta)
 
 
 def _about(model: nn.Module) -> dict[str, Any]:

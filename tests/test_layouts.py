@@ -181,6 +181,17 @@ def test_hostile_weights(tmp_path, content, words):
     assert "w.pt" in str(error.value)
 
 
+def test_tensors_that_share_memory(tmp_path):
+    """In the file they are one; training changes each by itself."""
+    content = lite()
+    names = ("encoder.1.conv_in.bn.weight", "encoder.1.conv_in.bn.bias")
+    content["model"][names[1]] = content["model"][names[0]]
+    torch.save(content, tmp_path / "w.pt")
+    loaded = load_model(tmp_path / "w.pt").state_dict()
+    loaded[names[0]].zero_()
+    assert loaded[names[1]].eq(1).all()
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     state = build_model("u2net_lite").state_dict()
     state["encoder.1.conv_in.conv.weight"] = torch.zeros(3, 3)
