@@ -76,12 +76,14 @@ def read_map(path: str | Path) -> np.ndarray:
         UserError: unreadable, or a coloured picture.
     """
     image = open_image(path)
-    coloured = is_coloured(image)
+    alpha = None
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if coloured or alpha.min() < 255:
+        if alpha.min() < 255:
             return alpha
-    if coloured:
+    if is_coloured(image):
+        if alpha is not None:  # of a cut-out that is all object
+            return alpha
         raise UserError(f"{path}: a coloured picture, not a map; expected grey, or a cut-out")
     return np.array(to_rgb(image).convert("L"))
 

@@ -11,6 +11,8 @@ from PIL import Image
 from src import UserError
 from src.images import open_image
 
+_NEARLY_GREY = 32  # levels that channels may differ by: JPEG shifts grey a little
+
 
 def read_mask(path: str | Path) -> np.ndarray:
     """A mask as H×W uint8 {0, 1}, 1 for the object. The rules, by what the file holds:
@@ -38,21 +40,25 @@ def _object(image: Image.Image, path: str | Path) -> np.ndarray:
         return _binary(values, path)
     if image.mode == "LA":
         return _binary(np.asarray(image.getchannel("L")), path)
-    brightest = np.asarray(image.convert("RGB")).max(-1)
-    if image.mode in ("P", "PA") and is_coloured(image, 8):
+    brightest, spread = _channels(image)
+    if image.mode in ("P", "PA") and spread > 8:
         return (brightest > 0).view(np.uint8)
-    if is_coloured(image):
+    if spread > _NEARLY_GREY:
         raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
     return _binary(brightest, path)
 
 
-def is_coloured(image: Image.Image, tolerance: int = 32) -> bool:
-    """Whether channels differ by more than ``tolerance`` levels somewhere; JPEG shifts grey a
-    little."""
-    if len(image.getbands()) < 3 and image.mode not in ("P", "PA"):
-        return False
+def is_coloured(image: Image.Image) -> bool:
+    """Whether it is a picture in colours, and none of levels of grey."""
+    several = len(image.getbands()) >= 3 or image.mode in ("P", "PA")
+    return several and _channels(image)[1] > _NEARLY_GREY
+
+
+def _channels(image: Image.Image) -> tuple[np.ndarray, int]:
+    """The brightest of the three of each pixel, and by how much they differ at most."""
     colours = np.asarray(image.convert("RGB"))
-    return bool((colours.max(-1) - colours.min(-1)).max(initial=0) > tolerance)
+    brightest = colours.max(-1)
+    return brightest, int((brightest - colours.min(-1)).max(initial=0))
 
 
 def read_classes(path: str | Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
