@@ -17,7 +17,7 @@ from src import UserError
 from src.device import AMP_CHOICES
 from src.weights import SHIPPED
 
-from .distributed import launched_rank
+from .distributed import is_launched, launched_rank
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
@@ -150,7 +150,7 @@ def run(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if "RANK" not in os.environ:  # else it may come while others are waited for, without end
+    if not is_launched():  # else it may come while others are waited for, without end
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
         sys.exit(main() or 0)
