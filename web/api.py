@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from src import UserError
-from src.images import read_image, upright
+from src.images import read_image
 from src.results import FORMATS, Style, encode, parse_background
 
 from .guard import refusal
@@ -111,7 +111,7 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         wanted.mode, parse_background(wanted.background), wanted.threshold, wanted.invert,
         wanted.crop, wanted.size, wanted.refine,
     )  # fmt: skip
-    result = networks.result(upright(read_image(io.BytesIO(body))), wanted.weights, style)
+    result = networks.result(read_image(io.BytesIO(body)), wanted.weights, style)
     file = io.BytesIO()
     encode(result, file, f".{form}")
     return file.getvalue()

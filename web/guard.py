@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from .page import AT_ONCE, KEPT
+from .page import AT_ONCE, KEPT, lies_in
 
 FOLDER_LIMIT = 10  # full uploads, of AT_ONCE pictures each, that may lie in the folder
 
@@ -38,19 +38,17 @@ class Guard:
         path = scope.get("path")
         if path is None:  # of the server's start and end
             await self.app(scope, receive, send)
-        elif not (_NEEDED.fullmatch(path) or self._is_ours(path)):
+        elif not (_NEEDED.fullmatch(path) or self._is_kept(path)):
             await refusal(404, "there is no such page")(scope, receive, send)
         elif path == "/gradio_api/upload":
             await self._upload(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _is_ours(self, path: str) -> bool:
+    def _is_kept(self, path: str) -> bool:
         """Whether it asks for an upload or a result."""
-        if not path.startswith(_FILE):
-            return False
         file = Path(path.removeprefix(_FILE))
-        return file.is_absolute() and file.resolve().is_relative_to(self.folder)
+        return path.startswith(_FILE) and lies_in(file, self.folder)
 
     async def _upload(self, scope: dict, receive: Any, send: Any) -> None:
         length = dict(scope["headers"]).get(b"content-length", b"")

@@ -29,12 +29,17 @@ class Page(gr.Blocks):
         uploaded = Path(self.GRADIO_CACHE).resolve()
         for name in _named_files(inputs):
             path = Path(name)
-            # An address is no absolute path, even where its dots lead into the folder. A folder
-            # would end Gradio's clearing away, which takes all that was named for files.
-            inside = path.is_absolute() and path.resolve().is_relative_to(uploaded)
-            if not (inside and path.is_file()):
+            # A folder would end Gradio's clearing away, which takes all that was named for files.
+            if not (lies_in(path, uploaded) and path.is_file()):
                 raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
         return await super().preprocess_data(block_fn, inputs, *rest)
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether it is a path to something in ``folder``, a resolved one. An address is no absolute
+    path, even where its dots lead into the folder.
+    """
+    return path.is_absolute() and path.resolve().is_relative_to(folder)
 
 
 def _named_files(value: Any) -> Iterator[str]:
