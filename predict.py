@@ -91,38 +91,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--refine", action="store_true", help="put edges where the picture has them: hair, say")
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
-    if PIPE in args.input and len(args.input) > 1:
+    _check(parser, args)
+    return args
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Defaults that follow from other flags; the end of the program where flags don't agree."""
+    piped, films = PIPE in args.input, has_films(args)
+    if piped and len(args.input) > 1:
         parser.error("- is one picture, so it goes alone")
-    if PIPE in args.input and (args.recursive or args.skip_existing):
+    if piped and (args.recursive or args.skip_existing):
         parser.error("--recursive and --skip-existing go with folders, not with -")
-    films = [path.suffix.lower() in VIDEOS for path in args.input]
-    if any(films) and not all(films):
+    if films and not all(path.suffix.lower() in VIDEOS for path in args.input):
         parser.error("films and pictures go in two runs")
-    if args.frames and not any(films):
+    if args.frames and not films:
         parser.error("--frames goes with films")
-    if args.recursive and any(films):
+    if args.recursive and films:
         parser.error("--recursive goes with folders of pictures, not with films")
-    if args.format and any(films) and not args.frames:
+    if args.format and films and not args.frames:
         parser.error("--format goes with --frames for films; theirs is the suffix of --output")
-    named = args.output.suffix.lower() if args.output else ""
-    if args.format and named in FORMATS and FORMATS[named] != FORMATS[f".{args.format}"]:
+    args.output = args.output or (PIPE if piped else Path("predictions"))
+    suffix = args.output.suffix.lower()
+    named = suffix in FORMATS
+    if args.format and named and FORMATS[suffix] != FORMATS[f".{args.format}"]:
         parser.error(f"--format {args.format}: --output {args.output} says otherwise")
     args.format = args.format or "png"
     args.suffix = args.suffix or ""
-    args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
-    if any(films) and args.output == PIPE:
+    if films and args.output == PIPE:
         parser.error("--output -: is for a picture; name a film or a folder")
-    suffix = args.output.suffix.lower()
-    if PIPE in args.input and suffix in SUFFIXES - set(FORMATS):
+    if piped and suffix in SUFFIXES and not named:
         parser.error(f"--output {args.output}: choose one of {', '.join(FORMATS)}")
-    form = suffix if suffix in FORMATS else f".{args.format}"
+    form = suffix if named else f".{args.format}"
     if args.mode == "cutout" and form in (".jpg", ".jpeg"):
         parser.error("--mode cutout: a JPEG has no transparency; choose --format png or webp")
     if args.background and args.mode != "background":
         parser.error("--background goes with --mode background")
     if "/" in args.suffix or "\\" in args.suffix:
         parser.error(f"--suffix {args.suffix}: is a part of a name, not of a path")
-    return args
 
 
 def share(text: str) -> float:

@@ -129,9 +129,10 @@ def _about(file: Any) -> dict[str, Any]:
     for entry in file.metadata_props:
         kind = {"config": dict, "img_size": int}.get(entry.key)
         with suppress(json.JSONDecodeError):
-            value = json.loads(entry.value)
-            if type(value) is kind and (kind is dict or 1 <= value <= MAX_SIZE):
+            if kind and type(value := json.loads(entry.value)) is kind:
                 found[entry.key] = value
+    if not 1 <= found.get("img_size", 1) <= MAX_SIZE:
+        del found["img_size"]
     return found
 
 

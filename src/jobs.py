@@ -2,7 +2,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +61,10 @@ def plan(
         return _safe([Job(path, output) for path in found], set())
     if output.is_file() or output.suffix.lower() in SUFFIXES:
         raise UserError(f"--output {output}: name a folder, or a {_formats()} file for one picture")
+    results = _results(list(found.values()))
     jobs = [
-        Job(path, output / place.parent / f"{name}{suffix}{form}")
-        for (path, place), name in zip(found.items(), _names(found.values()), strict=True)
+        Job(path, output / f"{result}{suffix}{form}")
+        for path, result in zip(found, results, strict=True)
     ]
     named = {path for path in inputs if path.is_file()}
     if not suffix and any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
@@ -96,19 +97,15 @@ def plan_films(inputs: Sequence[Path], output: Path, suffix: str, frames: bool) 
     return _safe(jobs, set())
 
 
-def _names(places: Iterable[Path]) -> list[str]:
-    """What each result is called: as its picture, whose suffix stays where names would clash."""
-    places, whole = list(places), set()
+def _results(places: Sequence[Path]) -> list[Path]:
+    """Each picture's place without its suffix, which stays where two would clash."""
+    whole: set[Path] = set()
     while True:
-        names = [place.name if place in whole else place.stem for place in places]
-        taken = Counter((place.parent, name) for place, name in zip(places, names, strict=True))
-        clashing = {
-            place
-            for place, name in zip(places, names, strict=True)
-            if taken[place.parent, name] > 1
-        }
+        results = [place if place in whole else place.with_suffix("") for place in places]
+        taken = Counter(results)
+        clashing = {p for p, result in zip(places, results, strict=True) if taken[result] > 1}
         if clashing <= whole:
-            return names
+            return results
         whole |= clashing
 
 

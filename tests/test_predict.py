@@ -168,7 +168,7 @@ def test_plan_tells_names_apart(tmp_path):
         plan([tmp_path], tmp_path / "out")
 
 
-def test_a_signal_leaves_no_temporary_file(weights, album, tmp_path):
+def test_a_signal_leaves_no_temporary_file(weights, tmp_path):
     """As batch systems and service managers send it."""
     for seed in range(200):
         save(tmp_path / f"many/{seed}.png", scene(seed, 300, 200)[0])
