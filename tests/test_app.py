@@ -1,113 +1,31 @@
-"""Page and API of one server: in a browser without a screen, and by plain requests."""
+"""The API of a running server, and what its page's routes and events let through."""
 
 import io
 import json
-import os
-import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import ROOT, save, scene, tear
+from conftest import save, scene
 from PIL import Image
 from processes import PATIENCE
+from server import WAITING, photo, serving
 
-from src import Predictor, build_model, save_model
+from src import Predictor
 from src.results import Style, render
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-WAITING = 50
-# app.py, but what Gradio would download or copy into its folder is only told, in the log; so is
-# every connection that it opens.
-SPIED = """
-import runpy, sys
-from gradio import processing_utils
-
-def connects(event, args):
-    if event == "socket.connect":
-        print("OPENS", args[1], flush=True)
-
-sys.addaudithook(connects)
-
-def told(path, *_, **__):
-    print("OPENS", path, flush=True)
-    raise OSError("by a test")
-
-processing_utils.async_ssrf_protected_download = processing_utils.save_file_to_cache = told
-runpy.run_path("app.py", run_name="__main__")
-"""
-
-
-class Server:
-    """app.py as a process of its own, on a free port."""
-
-    def __init__(self, root, *flags):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        torch.manual_seed(5)
-        self.weights = root / "net.pt"
-        save_model(build_model("u2net_lite"), self.weights)
-        self.temporary = root / "tmp"
-        self.temporary.mkdir()
-        self.log = root / "log.txt"
-        argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
-        argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", self.port, *flags]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SPIED, *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
-        )  # fmt: skip
-        for _ in range(10 * PATIENCE):
-            with socket.socket() as there:
-                if there.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.1)
-        raise TimeoutError(self.log.read_text())
-
-    def post(self, body, query=""):
-        """Status and body of the API's answer."""
-        request = urllib.request.Request(f"{self.url}/api/predict?{query}", body, method="POST")
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def memory(self):
-        """Of the process at its highest, in MB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    flags = ["--max-megabytes", 1, "--max-megapixels", 2, "--max-waiting", WAITING]
-    server = Server(tmp_path_factory.mktemp("app"), *flags)
-    yield server
-    server.stop()
-    assert not list(server.temporary.glob("u2net-*"))  # nothing stays behind
-
-
-def photo(seed=0, width=60, height=40):
-    file = io.BytesIO()
-    Image.fromarray(scene(seed, width, height)[0]).save(file, "PNG")
-    return file.getvalue()
+    with serving(tmp_path_factory.mktemp("app")) as server:
+        yield server
 
 
 def test_answers_are_the_librarys(server):
@@ -340,57 +258,3 @@ def _until(ask, status):
             break
         time.sleep(0.1)
     return answer
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(server, browser):
-    page = browser.new_page()
-    page.set_default_timeout(1000 * PATIENCE)
-    page.goto(server.url)
-    page.get_by_role("button", name="Predict").wait_for()
-    yield page
-    page.close()
-
-
-def test_a_real_upload(server, page, tmp_path):
-    """The pixels of the page's result are those of the library."""
-    paths = [save(tmp_path / f"photo{seed}.png", scene(seed, 90, 70)[0]) for seed in range(2)]
-    page.locator("input[type=file]").first.set_input_files(paths)
-    page.get_by_text("photo1").wait_for()
-    page.get_by_role("button", name="Predict").click()
-    shown = page.locator("button[aria-label^=Thumbnail] img")
-    shown.nth(1).wait_for()
-    predictor = Predictor(server.weights, 64, "cpu", "off")
-    for i, path in enumerate(paths):
-        body = page.request.get(shown.nth(i).get_attribute("src")).body()
-        picture = Image.open(path)
-        expected = render(picture, predictor.map(picture), Style("cutout", refine=True))
-        found = Image.open(io.BytesIO(body))
-        assert (found.format, found.mode) == ("PNG", "RGBA") and np.array_equal(found, expected)
-
-
-def test_uploads_that_are_no_use(server, page, tmp_path):
-    """A large and a torn one: each is named, with what is wrong."""
-    large = tmp_path / "large.jpg"
-    large.write_bytes(b"0" * 1_500_000)
-    page.locator("input[type=file]").first.set_input_files(large)
-    page.get_by_text("exceed the maximum allowed size").wait_for()
-    torn = tear(save(tmp_path / "torn.jpg", scene(0, 200, 200)[0]))
-    page.reload()
-    page.locator("input[type=file]").first.set_input_files(torn)
-    page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()
-    page.get_by_role("button", name="Predict").click()
-    said = page.get_by_text("torn.jpg: cannot be read").first
-    said.wait_for()
-    assert str(server.temporary) not in said.text_content()  # where it lies here is nobody's matter

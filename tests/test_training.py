@@ -19,7 +19,7 @@ import predict
 import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
-from train_utils import cli, engine, records, synthetic, tasks
+from train_utils import cli, engine, synthetic, tasks
 from train_utils.evaluation import Evaluation
 from train_utils.losses import DeepSupervision
 from train_utils.records import git_commit
@@ -74,25 +74,6 @@ def test_the_folder(finished):
     for name in ("curves.png", "samples/epoch_0001.png", "samples/epoch_0003.png"):
         with Image.open(finished / name) as image:
             assert min(image.size) > 48, name
-
-
-def test_curves(tmp_path, monkeypatch):
-    """A panel for what the log has, so that an error of .06 isn't drawn beside a score of .9."""
-    drawn = []
-    monkeypatch.setattr(records.plt, "close", drawn.append)
-    for measures in ({"max_f": 0.8, "mae": 0.06}, {"mean_iou": 0.5}):
-        log = records.Log(tmp_path / "log.csv")
-        log.append({"epoch": 1, "loss": 2.0})
-        log.append({"epoch": 2, "loss": 1.0, **measures})
-        records.draw_curves(log, tmp_path / "curves.png")
-    legends = [
-        [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
-        for figure in drawn
-    ]
-    assert legends == [
-        [["loss (best 1.000)"], ["max_f (best 0.800)"], ["mae (best 0.060)"]],
-        [["loss (best 1.000)"], ["mean_iou (best 0.500)"]],
-    ]
 
 
 def test_training_lowers_the_loss(finished):
