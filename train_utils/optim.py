@@ -38,10 +38,12 @@ def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     def average(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
-        warmed = min(decay, (1 + updates.item()) / (10 + updates.item()))
+        count = ema.n_averaged.item()  # on the CPU; asking `updates` would make a GPU wait
+        warmed = min(decay, (1 + count) / (10 + count))
         get_ema_multi_avg_fn(warmed)(averages, values, updates)
 
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+    return ema
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
