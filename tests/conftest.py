@@ -1,5 +1,6 @@
 """Tiny data, made where it is needed, and a way to call the scripts as a shell would."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -122,24 +123,8 @@ MASKS = {  # each shows OBJECT
 }
 
 
-SMALL = {  # a network that is built, exported and compiled in little time
-    "name": "small",
-    "encoder": [
-        {"name": "En1", "height": 4, "in_ch": 3, "mid_ch": 4, "out_ch": 8},
-        {
-            "name": "En2",
-            "height": 4,
-            "in_ch": 8,
-            "mid_ch": 4,
-            "out_ch": 8,
-            "dilated": True,
-            "side": True,
-        },
-    ],
-    "decoder": [
-        {"name": "De1", "height": 4, "in_ch": 16, "mid_ch": 4, "out_ch": 8, "side": True},
-    ],
-}
+SMALL_TABLE = ROOT / "tests/small.json"  # a network that is trained and compiled in little time
+SMALL = json.loads(SMALL_TABLE.read_text())
 
 
 def lively(name_or_config="u2net_lite", **overrides):

@@ -37,10 +37,10 @@ def expected(model, x):
         return [m.sigmoid().numpy() for m in model.logits(x)]
 
 
-@pytest.mark.parametrize(("table", "maps"), [("u2net_lite", 7), (SMALL, 1)])
-def test_onnx(call, tmp_path, table, maps):
+@pytest.mark.parametrize("maps", [3, 1])
+def test_onnx(call, tmp_path, maps):
     """One file, any batch and size, the fused map first, and what a user needs to know in it."""
-    model, path = lively(table), tmp_path / "net.onnx"
+    model, path = lively(SMALL), tmp_path / "net.onnx"
     save_model(model, tmp_path / "net.pt")
     argv = ["--weights", tmp_path / "net.pt", "--output", path, *(["--sides"] if maps > 1 else [])]
     status, said, err = call(export.main, *argv)
@@ -48,8 +48,7 @@ def test_onnx(call, tmp_path, table, maps):
     assert {p.name for p in tmp_path.iterdir()} == {"net.onnx", "net.pt"}
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["pictures"]
-    names = ["saliency", *(f"side{i}" for i in range(1, 7))]
-    assert [o.name for o in session.get_outputs()] == names[:maps]
+    assert [o.name for o in session.get_outputs()] == ["saliency", "side1", "side2"][:maps]
     for shape in ((1, 64, 64), (4, 33, 70), (1, 320, 320)):
         x = pictures(*shape)
         for found, truth in zip(

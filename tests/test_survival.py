@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, save, scene
+from conftest import ROOT, SMALL_TABLE, save, scene
 from processes import PATIENCE, children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,7 +25,7 @@ from train_utils.runs import choose_folder
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
-RECIPE = ["--model", "u2net_lite", "--epochs", "8", "--eval-interval", "4", "--ema", "0.9"]
+RECIPE = ["--model", str(SMALL_TABLE), "--epochs", "8", "--eval-interval", "4", "--ema", "0.9"]
 FLAGS = [*SIZES, *RECIPE, "--clip-grad", "1", "--amp", "off"]
 KILLS = 20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save, scene
+from conftest import SMALL_TABLE, save, scene
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,7 +26,7 @@ from train_utils.records import git_commit
 from train_utils.trainer import Trainer
 
 SIZES = ["--img-size", "48", "--crop-size", "40", "--batch-size", "4"]
-RECIPE = ["--model", "u2net_lite", "--epochs", "3", "--eval-interval", "1", "--ema", "0.9"]
+RECIPE = ["--model", str(SMALL_TABLE), "--epochs", "3", "--eval-interval", "1", "--ema", "0.9"]
 FLAGS = [*SIZES, *RECIPE, "--workers", "0", "--device", "cpu", "--amp", "off"]
 
 
@@ -58,7 +58,7 @@ def test_the_folder(finished):
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     for row in log:
         terms = [float(row[k]) for k in row if k.startswith("loss_")]
-        assert len(terms) == 7
+        assert len(terms) == 3  # of the fused map and two side maps
         assert float(row["loss"]) == pytest.approx(sum(terms), rel=1e-4)
         assert 0 < float(row["ema_mae"]) < 1
     args = json.loads((finished / "args.json").read_text())
@@ -66,9 +66,9 @@ def test_the_folder(finished):
     assert args["versions"]["commit"] == git_commit()
     board = EventAccumulator(str(finished / "tensorboard")).Reload()
     tags = board.Tags()
-    for name in ("loss", "loss_fused", "loss_side6", "lr", "mae", "max_f", "ema_max_f"):
+    for name in ("loss", "loss_fused", "loss_side2", "lr", "mae", "max_f", "ema_max_f"):
         assert f"epoch/{name}" in tags["scalars"]
-    for name in ("loss", "loss_side6", "lr", "pictures per s", "peak MiB"):
+    for name in ("loss", "loss_side2", "lr", "pictures per s", "peak MiB"):
         assert f"step/{name}" in tags["scalars"]
     assert len(board.Images(tags["images"][0])) == 3
     for name in ("curves.png", "samples/epoch_0001.png", "samples/epoch_0003.png"):
@@ -103,7 +103,7 @@ def test_several_sets_and_sizes(data, tmp_path):
     flags = ["--data-path", str(data), str(second), "--data-shares", "1", "0.5"]
     flags += ["--img-size", "48", "64", "--grow-at", "0.5", "--augment", "strong"]
     flags += ["--loss", "bce+iou", "--batch-size", "3", "--epochs", "4", "--eval-interval", "2"]
-    flags += ["--model", "u2net_lite", "--workers", "1", "--device", "cpu", "--amp", "off"]
+    flags += ["--model", str(SMALL_TABLE), "--workers", "1", "--device", "cpu", "--amp", "off"]
     assert train.main([*flags, "--output-dir", str(folder)]) == 0
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["flags"]["pictures"][0].startswith("23 pictures to train")
@@ -317,7 +317,7 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
     assert train.main(argv) == 0
     (tmp_path / "start.pt").unlink()
     assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
-    with pytest.raises(UserError, match="holds a u2net_lite"):
+    with pytest.raises(UserError, match="holds a small"):
         train.main([*flags, "--resume", str(folder / "last.pt"), "--model", "u2net_full"])
 
 
