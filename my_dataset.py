@@ -4,52 +4,23 @@ What a mask may be: {0,1}, {0,255}, grey, palette, or RGBA; ``train_utils/masks.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.errors import UserError
-from src.images import SUFFIXES, list_images, open_image, oriented_size, to_rgb, to_tensor
+from src.images import SUFFIXES, open_image, to_rgb, to_tensor
 from train_utils.masks import read_mask
+from train_utils.pairs import Inventory, MaskReader, Pair, check, list_files, match
 from transforms import EvalPreset, Growing, TrainPreset, paste
 
 _LISTED = ("train", "val", "test")  # NAME.txt
 SPLITS = (*_LISTED, "all")
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
-MaskReader = Callable[[Path], np.ndarray]  # a file to H×W uint8
-_ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and its mask; ``rescaled`` when the mask has another size than the picture."""
-
-    image: Path
-    mask: Path
-    rescaled: bool = False
-
-    @property
-    def name(self) -> str:
-        """The stem that picture and mask share."""
-        return self.image.stem
-
-
-@dataclass
-class Inventory:
-    """What :func:`find_splits` found: the sound pairs, what is wrong, and what deserves a word."""
-
-    split: str
-    pairs: list[Pair] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def find_pairs(
@@ -92,7 +63,7 @@ def find_splits(
     """
     results = [_find_split(data_path, s, image_dir, mask_dir) for s in splits]
     for found in results:
-        _check(found, skip_invalid, read)
+        check(found, skip_invalid, read)
     where = data_path or image_dir
     faults = list(dict.fromkeys(fault for found in results for fault in found.faults))
     some_left = all(found.pairs for found in results)
@@ -130,10 +101,10 @@ def _find_split(
     found = Inventory(split)
     folders, lists = _layout(data_path, split, image_dir, mask_dir)
     for images, masks in folders:
-        files = {folder: _list(folder, found) for folder in (images, masks)}
-        stems = {path.stem for path in files[images]}
+        pictures, annotations = list_files(images, masks, found)
+        stems = {path.stem for path in pictures}
         wanted = stems if lists is None else _select(lists, split, stems, found)
-        _match(files[images], files[masks], wanted, found)
+        match(pictures, annotations, wanted, found)
     return found
 
 
@@ -163,22 +134,19 @@ def _layout(
             raise UserError(f"--data-path {root}: holds no {_DUTS['train']} to train on")
         folders = [(parts[s] / f"{_DUTS[s]}-Image", parts[s] / f"{_DUTS[s]}-Mask") for s in wanted]
         return folders, root if alone else None
-    if (root / "images").is_dir() or (root / "masks").is_dir():
-        return [(root / "images", root / "masks")], root
+    own = [_child(root, name) for name in ("images", "masks")]
+    if any(folder.is_dir() for folder in own):
+        return [tuple(own)], root
     raise UserError(
         f"--data-path {root}: found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor "
         "images/ + masks/ in it; name your folders with --image-dir and --mask-dir"
     )
 
 
-def _list(folder: Path, found: Inventory) -> list[Path]:
-    if not folder.is_dir():
-        found.faults.append(f"{folder}: no such folder")
-        return []
-    files = list_images(folder)
-    if not files:
-        found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return files
+def _child(root: Path, name: str) -> Path:
+    """A folder in another one, whatever the case of its letters."""
+    same = (path for path in sorted(root.iterdir()) if path.name.lower() == name and path.is_dir())
+    return next(same, root / name)
 
 
 def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[str]:
@@ -222,68 +190,6 @@ def _read_list(path: Path, found: Inventory) -> set[str] | None:
         return set()
     names = {Path(line.strip()).name for line in lines if line.strip()}
     return {Path(n).stem if Path(n).suffix.lower() in SUFFIXES else n for n in names}
-
-
-def _match(images: list[Path], masks: list[Path], wanted: set[str], found: Inventory) -> None:
-    """Add the wanted pairs, matched by stem; a picture without a mask is a fault."""
-    by_stem = {path.stem: path for path in masks}
-    counts = [Counter(path.stem for path in files) for files in (images, masks)]
-    doubled = {stem for count in counts for stem, n in count.items() if n > 1} & wanted
-    where = images[0].parent.parent if images else ""
-    found.faults += [
-        f"{stem}: two pictures or two masks of this name in {where}" for stem in sorted(doubled)
-    ]
-    for path in images:
-        if path.stem not in wanted or path.stem in doubled:
-            continue
-        if path.stem in by_stem:
-            found.pairs.append(Pair(path, by_stem[path.stem]))
-        elif masks:
-            found.faults.append(f"{path}: no mask {path.stem}.* in {masks[0].parent}")
-    unused = by_stem.keys() - {path.stem for path in images}
-    if unused:
-        found.notes.append(f"{len(unused)} masks have no picture, such as {min(unused)}: not used")
-
-
-def _check(found: Inventory, deep: bool, read: MaskReader) -> None:
-    with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), found.pairs))
-    found.faults += [result for result in checked if isinstance(result, str)]
-    found.pairs = [result for result in checked if isinstance(result, Pair)]
-    if deep or not found.pairs:
-        return
-    # Opening all takes long. Their values go wrong in many or in none, so a few tell.
-    if any(_fault(pair.mask, read) for pair in found.pairs[:: max(1, len(found.pairs) // 8)]):
-        with ThreadPoolExecutor() as pool:
-            faults = list(pool.map(lambda pair: _fault(pair.mask, read), found.pairs))
-        found.faults += filter(None, faults)
-        if all(faults) and not _fault(found.pairs[0].image, read):
-            found.faults.append("the pictures read as masks: are the two folders swapped?")
-
-
-def _fault(mask: Path, read: MaskReader) -> str | None:
-    """What is wrong with a mask file."""
-    try:
-        read(mask)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | str:
-    try:
-        if deep:
-            open_image(pair.image)
-            read(pair.mask)
-        width, height = oriented_size(pair.image)
-        size = oriented_size(pair.mask)
-    except UserError as error:
-        return str(error)
-    if size == (width, height):
-        return pair
-    if abs(size[0] * height / (size[1] * width) - 1) > _ASPECT_TOLERANCE:
-        return f"{pair.mask}: is {size[0]}×{size[1]}, its picture {width}×{height}: another aspect"
-    return Pair(pair.image, pair.mask, rescaled=True)
 
 
 def _report(where: str | Path | None, faults: Sequence[str], some_left: bool) -> str:

@@ -165,8 +165,7 @@ def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) 
 def maps_of(source: Source, name: str, data: Inventory) -> Maps:
     """The maps of a set in a folder of them: of all its sets, or of this one alone."""
     folder = source.path / Path(name).name
-    names, masks = [pair.name for pair in data.pairs], [pair.mask for pair in data.pairs]
-    return find_maps(folder if folder.is_dir() else source.path, masks, names)
+    return find_maps(folder if folder.is_dir() else source.path, data.pairs)
 
 
 def reader(args: argparse.Namespace) -> Callable[[Path], np.ndarray]:

@@ -16,6 +16,7 @@ from src.images import list_images, open_image, oriented_size, to_rgb
 
 from .evaluation import Scored
 from .masks import is_coloured, read_classes, read_mask
+from .pairs import Pair
 
 
 @dataclass
@@ -25,12 +26,12 @@ class Maps:
     folder: Path
     paths: list[Path | None]  # of each picture's map, in the order of the pictures
     missing: list[str] = field(default_factory=list)  # names of pictures that have none
-    extra: list[str] = field(default_factory=list)  # file names of maps that have no mask
+    extra: list[str] = field(default_factory=list)  # file names of maps that have no picture
     resized: int = 0  # maps of another size than their mask
 
 
-def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -> Maps:
-    """The maps of some pictures by their stems; ``mask.suffix`` and case of suffixes don't matter.
+def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
+    """The maps of some pictures, by the pictures' stems; suffixes don't matter.
 
     Raises:
         UserError: no such folder, two maps of one name, or none of them is there.
@@ -43,10 +44,12 @@ def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -
     if doubled:
         raise UserError(f"--pred-dir {folder}: holds two maps called {doubled[0]}")
     by_stem = {path.stem: path for path in files}
+    names = [pair.name for pair in pairs]
     found = Maps(folder, [by_stem.get(name) for name in names])
     found.missing = [name for name in names if name not in by_stem]
     # Those of another split are not strangers.
-    known = {path.stem for where in {mask.parent for mask in masks} for path in list_images(where)}
+    folders = {pair.image.parent for pair in pairs}
+    known = {path.stem for where in folders for path in list_images(where)}
     found.extra = [path.name for path in files if path.stem not in known]
     if not any(found.paths):
         raise UserError(
@@ -54,8 +57,8 @@ def find_maps(folder: str | Path, masks: Sequence[Path], names: Sequence[str]) -
             f"name, such as {names[0]}.png, in that folder itself or in one named like the set"
         )
     found.resized = sum(
-        path is not None and _differ(path, mask)
-        for path, mask in zip(found.paths, masks, strict=True)
+        path is not None and _differ(path, pair.mask)
+        for path, pair in zip(found.paths, pairs, strict=True)
     )
     return found
 
