@@ -141,6 +141,11 @@ def lively(name_or_config="u2net_lite", **overrides):
     return model
 
 
+def same_state(first, second):
+    """Whether two state_dicts are equal bit for bit, name for name."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Two empty folders for pictures and masks, in the second layout."""

@@ -8,7 +8,7 @@ import sys
 import onnx
 import pytest
 import torch
-from conftest import ROOT, SMALL, lively
+from conftest import ROOT, SMALL, lively, same_state
 from test_golden import SHARED, needs_shared
 
 import convert
@@ -28,11 +28,6 @@ def exported(tmp_path_factory):
     return path
 
 
-def same(first, second):
-    """Equal bit for bit, name for name."""
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
 def near(first, second):
     torch.manual_seed(1)
     picture = torch.randn(1, 3, 64, 96)
@@ -49,7 +44,7 @@ def test_from_kind_to_kind(call, model, tmp_path):
         status, said, err = call(convert.main, before, after)
         assert status == 0 and "u2net_lite" in said and " MB" in said, err
         again = load_model(after)
-        assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
+        assert same_state(again.state_dict(), model.state_dict()) and again.img_size == 96
 
 
 def test_official_out_and_half(call, model, tmp_path):
@@ -73,7 +68,7 @@ def test_published_round_trip(call, tmp_path):
     assert call(convert.main, names[0], names[1])[0] == 0
     export_onnx(load_model(names[1]), names[2])
     assert call(convert.main, names[2], names[3], "--official")[0] == 0
-    assert same(torch.load(names[3], weights_only=True), torch.load(start, weights_only=True))
+    assert same_state(torch.load(names[3], weights_only=True), torch.load(start, weights_only=True))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +201,7 @@ def test_pretrained_folder(model, tmp_path):
     assert "from_pretrained" in (tmp_path / "net/README.md").read_text()
     assert load_model(tmp_path / "net").origin.startswith("folder of save_pretrained")
     for again in (U2Net.from_pretrained(tmp_path / "net"), load_model(tmp_path / "net")):
-        assert same(again.state_dict(), model.state_dict()) and again.img_size == 96
+        assert same_state(again.state_dict(), model.state_dict()) and again.img_size == 96
         assert not again.training
 
 
@@ -215,7 +210,7 @@ def test_pretrained_folder_of_another_network(tmp_path):
     segnet = build_model("segnet", width=8)
     segnet.save_pretrained(tmp_path)
     assert "SegNet.from_pretrained" in (tmp_path / "README.md").read_text()
-    assert same(SegNet.from_pretrained(tmp_path).state_dict(), segnet.state_dict())
+    assert same_state(SegNet.from_pretrained(tmp_path).state_dict(), segnet.state_dict())
     with pytest.raises(UserError, match=f"{tmp_path.name}: holds no U2Net"):
         U2Net.from_pretrained(tmp_path)
 
@@ -254,7 +249,7 @@ def test_from_the_hub(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     again = U2Net.from_pretrained("owner/lite", revision="v1")
-    assert same(again.state_dict(), model.state_dict())
+    assert same_state(again.state_dict(), model.state_dict())
     assert asked["name"] == "owner/lite" and asked["revision"] == "v1"
     assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
 

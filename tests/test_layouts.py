@@ -4,6 +4,7 @@ official repository's class names."""
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import same_state
 from torch import nn
 
 from src import (
@@ -126,8 +127,7 @@ def test_prefixes_and_containers(tmp_path, prefix, container):
     assert loaded.config.activation == "softmax", (
         "several maps tell classes, as the cloth network's"
     )
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert same_state(loaded.state_dict(), model.state_dict())
 
 
 FIRST = "encoder.0.conv_in.conv.weight"
@@ -249,7 +249,7 @@ def test_official_network_in_this_toolkit(tmp_path):
     for path in (tmp_path / "a.safetensors", tmp_path / "folder"):
         assert torch.equal(Predictor(load_model(path), 64, "cpu", "off")(picture), expected)
     again = official.U2NETP.from_pretrained(tmp_path / "folder")
-    assert all(torch.equal(again.state_dict()[k], v) for k, v in theirs.state_dict().items())
+    assert same_state(again.state_dict(), theirs.state_dict())
 
 
 def test_official_blocks():
@@ -269,4 +269,4 @@ def test_round_trip_is_bit_equal(tmp_path):
     back = official.U2NETP()
     ours = load_model(tmp_path / "b.safetensors").state_dict()
     back.load_state_dict({to_official(name): tensor for name, tensor in ours.items()})
-    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in theirs.items())
+    assert same_state(back.state_dict(), theirs)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import same_state
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from src import (
@@ -131,8 +132,9 @@ def test_half_the_size(tmp_path):
     sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
     assert sizes[1] < 0.55 * sizes[0] and sizes[1] < 2.6e6
     loaded = load_model(tmp_path / "True.safetensors")
+    originals = model.state_dict()
     for name, value in loaded.state_dict().items():
-        original = model.state_dict()[name]
+        original = originals[name]
         assert value.dtype == original.dtype
         expected = original.half().float() if original.ndim > 1 else original
         assert torch.equal(value, expected), name
@@ -145,8 +147,7 @@ def test_save_and_load(network, suffix, tmp_path):
     save_model(network, tmp_path / f"net{suffix}")
     loaded = load_model(tmp_path / f"net{suffix}")
     assert loaded.config == network.config and loaded.img_size == 160 and not loaded.training
-    for name, value in network.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+    assert same_state(loaded.state_dict(), network.state_dict())
 
 
 def test_a_fused_network_is_not_saved(tmp_path):
