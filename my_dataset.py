@@ -73,7 +73,7 @@ def find_splits(
         if not found.pairs:
             raise UserError(
                 f"{where}: no pictures for the {found.split} split; list some names in "
-                f"{found.split}.txt, or add pictures"
+                f"{found.split}.txt, or add pictures{_other_split(where, found.split)}"
             )
         if found.faults:
             named = "".join(f"\n  {fault}" for fault in found.faults)
@@ -90,6 +90,10 @@ def find_splits(
 def has_list(data_path: str | Path | None, split: str) -> bool:
     """Whether ``split``.txt tells the pictures of a split in ``data_path``."""
     return bool(data_path) and (Path(data_path) / f"{split}.txt").is_file()
+
+
+def _other_split(where: str | Path | None, split: str) -> str:
+    return "; val.txt holds some: --split val" if split == "test" and has_list(where, "val") else ""
 
 
 def _find_split(
@@ -139,7 +143,8 @@ def _layout(
         return [tuple(own)], root
     raise UserError(
         f"--data-path {root}: found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor "
-        "images/ + masks/ in it; name your folders with --image-dir and --mask-dir"
+        "images/ + masks/ in it; name your folders with --image-dir and --mask-dir (one for both, "
+        "if pictures and masks lie in one)"
     )
 
 

@@ -238,6 +238,8 @@ def train(args: argparse.Namespace) -> int:
         status = _fit(trainer, loader, test, folder, args)
         if status:
             return status
+    elif is_main():
+        print(f"{folder}: {trainer.epoch} of {args.epochs} epochs are done; none is left to train")
     best = trainer.best
     if is_main() and best:
         scores = ", ".join(f"{name} {best[name]:.4f}" for name in _task(args).told)
@@ -308,6 +310,8 @@ def _datasets(args: argparse.Namespace) -> tuple[SegmentationDataset, Segmentati
         found = find_pairs(path, "train", *folders)
         notes += found.notes
         sets.append(found.pairs)
+    if has_list(first, "classes") and not args.num_classes:
+        notes.append("classes.txt is left aside, as --num-classes is not given: all is one object")
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     starts = first_epochs(args)

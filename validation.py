@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from my_dataset import SPLITS, Inventory, SegmentationDataset, find_pairs
-from src import Predictor
+from my_dataset import SPLITS, Inventory, SegmentationDataset, find_pairs, has_list
+from src import Predictor, UserError
 from src.device import pick_device
 from src.files import check_writable, save_json
 from src.images import open_image, to_rgb
@@ -141,15 +141,18 @@ def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) 
     else:
         batches = predicted(source.predictor, loader, args.normalize)
     about = {"data": name, "split": data.split, **source.about()}
-    if semantic:
-        confusion = confusion_matrix(
-            batches, args.num_classes, args.ignore_index, device, len(loader)
-        )
-        found = Evaluation(semantic_measures(confusion), {}, {})
-        about |= {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
-    else:
-        confusion = None
-        found = evaluate(batches, args.normalize, args.metrics == "all", device, len(loader))
+    confusion, total = None, len(loader)
+    try:
+        if semantic:
+            classes = args.num_classes, args.ignore_index
+            confusion = confusion_matrix(batches, *classes, device, total)
+            found = Evaluation(semantic_measures(confusion), {}, {})
+            about |= {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
+        else:
+            found = evaluate(batches, args.normalize, args.metrics == "all", device, total)
+    except UserError as error:
+        first = [fault for _, fault in loader.faults[:1]]
+        raise UserError("; ".join([str(error), *first])) from None
     row = Row(source, name, data, maps, found, about, confusion)
     faults = [fault for part in gather(loader.faults) for fault in part]
     row.faults = {dataset.items[i][0] if maps else i: error for i, error in sorted(faults)}
@@ -181,11 +184,12 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
         return [(name, find_pairs(None, *more))]
     named = zip(reports.labels(args.data_path), args.data_path, strict=True)
     found = [(label, find_pairs(path, *more)) for label, path in named]
-    for _, data in found:
+    for path, (_, data) in zip(args.data_path, found, strict=True):
         if data.split == "all":
+            val = has_list(path, "val") and not has_list(path, "test")
             data.notes.append(
-                f"all {len(data.pairs)} pictures, those that train.py takes too; --split test "
-                "scores only the ones held out"
+                f"all {len(data.pairs)} pictures, those that train.py takes too; "
+                f"--split {'val' if val else 'test'} scores only the ones held out"
             )
     return found
 

@@ -72,4 +72,4 @@ def time_pairs(pairs: list[Pair], count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("images", type=Path, help="a folder of pictures")
-    cli.add_weights_flags(parser)
+    add("--weights", type=Path, required=True, metavar="W", help="of a network of 320²")
     add("--int8", type=Path, metavar="F.onnx", help="for predict.py: of the same weights")
     add("--rembg", type=Path, required=True, metavar="FILE", help="the rembg command")
     add("--count", type=cli.positive, default=200, help="so many of the pictures")
@@ -60,8 +60,9 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     env = {**os.environ, "U2NET_HOME": str(model.parent), "REMBG_HOME": str(model.parent)}
     extra = json.dumps({"model_path": str(model)})
     theirs = [args.rembg, "p", "-m", "u2net_custom", "-om", "-x", extra, folder / "in"]
+    size = ["--img-size", 320]  # rembg's, whatever the weights say
     weights = args.int8 or args.weights
-    ours = [sys.executable, "predict.py", folder / "in", "--weights", weights, "--output"]
+    ours = [sys.executable, "predict.py", folder / "in", "--weights", weights, *size, "--output"]
     runs: dict[str, list[Run]] = {"rembg": [], "predict.py": []}
     for _ in range(args.rounds):
         for name, command in (("rembg", theirs), ("predict.py", ours)):

@@ -116,5 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.keep_freed_memory()
-    main()
+    cli.run(main)

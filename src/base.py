@@ -3,14 +3,14 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import Table
+from .config import Table, check_integer, from_fields
 from .errors import UserError
 from .hub import HubNetwork
 
@@ -38,9 +38,7 @@ class NetworkConfig(Table):
 
     def __post_init__(self) -> None:
         for field in ("in_ch", "out_ch", "width"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 1:
-                raise UserError(f"{self.name}: {field} must be an integer ≥ 1, got {value!r}")
+            check_integer(self.name, field, getattr(self, field))
         if self.activation not in ("sigmoid", "softmax"):
             raise UserError(
                 f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
@@ -49,10 +47,7 @@ class NetworkConfig(Table):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
         """The inverse of :meth:`to_dict`; an unknown key is a UserError."""
-        unknown = values.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise UserError(f"{values.get('name')}: unknown field {sorted(unknown)}")
-        return cls(**values)
+        return from_fields(cls, values, "network table")
 
 
 MIN_SIZE = 32  # pixels a side that every network takes

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from .errors import UserError
 
+MAX_CHANNELS = 8192  # of a map: beyond, one convolution alone takes gigabytes
 MAX_HEIGHT = 16  # levels of a block; 14 halvings take pictures of 16384 pixels to one
 
 
@@ -117,8 +118,8 @@ class U2NetConfig(Table):
         for part in ("encoder", "decoder"):
             if not isinstance(parts.get(part), list):
                 raise UserError(f"the network table needs {part!r}, a list of stages")
-            parts[part] = tuple(_from_dict(StageConfig, s, f"{part} stage") for s in parts[part])
-        return _from_dict(cls, parts, "network table")
+            parts[part] = tuple(from_fields(StageConfig, s, f"{part} stage") for s in parts[part])
+        return from_fields(cls, parts, "network table")
 
     def to_json(self, path: str | Path) -> None:
         """Write the table where ``--model my_config.json`` can read it."""
@@ -133,8 +134,8 @@ class U2NetConfig(Table):
 def read_json(path: str | Path, parse: Callable[[Any], Any]) -> Any:
     """What ``parse`` makes of a JSON file; its UserErrors, and those of the file, name the path."""
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON network table ({error})") from None
     try:
         return parse(table)
@@ -142,7 +143,8 @@ def read_json(path: str | Path, parse: Callable[[Any], Any]) -> Any:
         raise UserError(f"{path}: {error}") from None
 
 
-def _from_dict(cls: type, values: Any, what: str) -> Any:
+def from_fields(cls: type, values: Any, what: str) -> Any:
+    """An object of a dataclass; a key missing or unknown is a UserError that says of what."""
     if not isinstance(values, dict):
         raise UserError(f"{what}: expected an object with named fields, got {values!r}")
     unknown = values.keys() - {f.name for f in fields(cls)}
@@ -152,6 +154,16 @@ def _from_dict(cls: type, values: Any, what: str) -> Any:
         return cls(**values)
     except TypeError as error:  # a field is missing: the message names it
         raise UserError(f"{what} {values.get('name', '?')}: {error}") from None
+
+
+def check_integer(
+    whose: str, field: str, value: object, least: int = 1, most: int = MAX_CHANNELS
+) -> None:
+    """Refuse what is no integer, or out of range; told briefly, as a file may say anything."""
+    if type(value) is not int or not least <= value <= most:
+        raise UserError(
+            f"{whose}: {field} must be an integer from {least} to {most}, got {repr(value)[:40]}"
+        )
 
 
 def _check_stages(config: U2NetConfig) -> None:
@@ -165,23 +177,15 @@ def _check_stages(config: U2NetConfig) -> None:
         )
     for stage in (*config.encoder, *config.decoder):
         for field in ("height", "in_ch", "mid_ch", "out_ch"):
-            least = 2 if field == "height" else 1
-            value = getattr(stage, field)
-            if type(value) is not int or value < least:
-                raise UserError(
-                    f"stage {stage.name}: {field} must be an integer ≥ {least}, got {value!r}"
-                )
-        if stage.height > MAX_HEIGHT:
-            raise UserError(
-                f"stage {stage.name}: height is {stage.height}, of at most {MAX_HEIGHT}"
-            )
+            height = field == "height"
+            least, most = (2, MAX_HEIGHT) if height else (1, MAX_CHANNELS)
+            check_integer(f"stage {stage.name}", field, getattr(stage, field), least, most)
         for field in ("dilated", "side"):
             if not isinstance(getattr(stage, field), bool):
                 raise UserError(f"stage {stage.name}: {field} must be true or false")
     if not isinstance(config.name, str) or not isinstance(config.conv_bias, bool):
         raise UserError(f"{config.name}: name must be a string, conv_bias true or false")
-    if type(config.out_ch) is not int or config.out_ch < 1:
-        raise UserError(f"{config.name}: out_ch must be an integer ≥ 1, got {config.out_ch!r}")
+    check_integer(config.name, "out_ch", config.out_ch)
     if config.activation not in ("sigmoid", "softmax"):
         raise UserError(
             f"{config.name}: activation must be sigmoid or softmax, got {config.activation!r}"

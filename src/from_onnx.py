@@ -86,7 +86,8 @@ def is_quantized(graph: Any) -> bool:
 
 @torch.inference_mode()
 def check_onnx(model: nn.Module, path: str | Path) -> None:
-    """Both must give the same first map, so that no two convolutions can have changed places.
+    """Both must give the same first map, as probabilities or as logits, so that no two convolutions
+    can have changed places.
 
     Raises:
         UserError: they do not, or onnxruntime is missing or cannot run the file.
@@ -97,19 +98,21 @@ def check_onnx(model: nn.Module, path: str | Path) -> None:
         options.log_severity_level = 4  # what is wrong is said below
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
+        batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
         size = [n if isinstance(n, int) else 96 for n in entry.shape[2:]]
-        coarse = 2 * torch.randn(
-            1, model.config.in_ch, 5, 5, generator=torch.Generator().manual_seed(0)
-        )
+        generator = torch.Generator().manual_seed(0)
+        coarse = 2 * torch.randn(batch, model.config.in_ch, 5, 5, generator=generator)
         picture = F.interpolate(coarse, size, mode="bicubic")
         dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
         found = session.run(None, {entry.name: picture.numpy().astype(dtype)})[0]
     except Exception as error:  # onnxruntime's own
         raise UserError(f"{path}: onnxruntime cannot run it ({error})") from None
-    maps = torch.from_numpy(found.astype(np.float32)), model.eval()(picture)
+    logits, theirs = model.eval().logits(picture)[0], torch.from_numpy(found.astype(np.float32))
     ends = 1e-4, 1 - 1e-4  # beyond, a float32 probability no longer tells its logit
-    theirs, ours = (m.clamp(*ends).logit() for m in maps)
-    if theirs.shape != ours.shape or not (theirs - ours).abs().max() <= _LIMIT:
+    told = (m.clamp(*ends).logit() for m in (theirs, model.probabilities(logits)))
+    if theirs.shape != logits.shape or not any(
+        (a - b).abs().max() <= _LIMIT for a, b in (tuple(told), (theirs, logits))
+    ):
         raise UserError(
             f"{path}: has the convolutions of {model.config.name}, but its first map is not what "
             "that computes (another order of layers, or something after it?)"
@@ -128,7 +131,7 @@ def _about(file: Any) -> dict[str, Any]:
     found = {}
     for entry in file.metadata_props:
         kind = {"config": dict, "img_size": int}.get(entry.key)
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             if kind and type(value := json.loads(entry.value)) is kind:
                 found[entry.key] = value
     if not 1 <= found.get("img_size", 1) <= MAX_SIZE:
@@ -162,7 +165,9 @@ def _likely(convs: list[_Conv]) -> U2NetConfig:
     """Full or lite, with the channels in and out that the first and the last convolution have."""
     inner = convs[1].weight.shape[0] if len(convs) > 1 else 0
     table = LITE if inner == LITE.encoder[0].mid_ch else FULL
-    return table.replace(in_ch=convs[0].weight.shape[1], out_ch=convs[-1].weight.shape[0])
+    maps = convs[-1].weight.shape[0]
+    activation = "softmax" if maps > 1 else "sigmoid"
+    return table.replace(in_ch=convs[0].weight.shape[1], out_ch=maps, activation=activation)
 
 
 def _state(config: U2NetConfig, convs: list[_Conv], path: str | Path) -> StateDict:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import FULL, LITE, U2NetConfig
+from .errors import UserError
 from .layouts import from_official, official_state, to_official
 from .u2net import RSU, ConvBNReLU, U2Net
 
@@ -83,6 +84,9 @@ class _Official(U2Net):
     def from_pretrained(cls, name: str | Path, **options: Any) -> "_Official":
         """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
         source = U2Net.from_pretrained(name, **options)
+        stages = (source.config.encoder[1:], source.config.decoder)
+        if stages != (cls.table.encoder[1:], cls.table.decoder):
+            raise UserError(f"{name}: holds {source.config.name}, no {cls.__name__}")
         network = cls(source.config.in_ch, source.config.out_ch).eval()
         network.load_state_dict(official_state(source))
         network.img_size = source.img_size

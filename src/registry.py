@@ -47,7 +47,7 @@ def build_model(
     """
     config = name_or_config
     if isinstance(config, str | Path):
-        if str(config).endswith(".json"):
+        if str(config).lower().endswith(".json"):
             config = read_json(config, parse_config)
         elif config in NETWORKS:
             return NETWORKS[config](**overrides)
@@ -57,9 +57,11 @@ def build_model(
         return U2Net(config.replace(**overrides))
     if isinstance(config, NetworkConfig) and config.name in _FAMILY:
         return _FAMILY[config.name](config.replace(**overrides))
-    name = getattr(config, "name", config)
+    name = str(getattr(config, "name", config))
+    meant = {"u2net": "u2net_full", "u2netp": "u2net_lite"}.get(name.lower())
     raise UserError(
-        f"unknown network {str(name)!r}: choose {', '.join(NETWORKS)}, or the path of a .json table"
+        f"unknown network {name!r}: choose {', '.join(NETWORKS)}, or the path of a .json table"
+        + (f" ({name} is {meant} here)" if meant else "")
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import save, scene
+from conftest import make_pairs, save, scene
 from PIL import Image
 
 import predict
@@ -94,7 +94,7 @@ def test_resumed(streets, finished, tmp_path):
     flags = "--epochs", 1, "--eval-interval", 1
     assert run(streets, tmp_path / "a", *flags) == 0
     assert run(streets, tmp_path / "a", *flags, "--resume", "auto") == 0
-    with pytest.raises(UserError, match="class_weights was None"):
+    with pytest.raises(UserError, match="--class-weights was None"):
         run(streets, tmp_path / "a", *flags, "--resume", "auto", "--class-weights", "balanced")
 
 
@@ -225,6 +225,44 @@ def test_two_classes_are_background_and_object(tmp_path):
     prepared = predictor.prepare(picture)[None]
     assert torch.equal(predictor.maps(prepared), predictor.probabilities(prepared)[:, 1])
     assert predictor(picture).mode == "L"
+
+
+def palette_of(indices):
+    image = Image.fromarray(np.array(indices, np.uint8)).convert("P")
+    image.putdata([value for row in indices for value in row])
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mask", "classes", "told"),
+    [
+        (np.array([[0, 1], [2, 2]], np.uint8), None, "give --num-classes 3"),
+        (np.array([[0, 1], [2, 255]], np.uint8), None, "give --num-classes 3 --ignore-index 255"),
+        (np.array([[0, 0], [255, 255]], np.uint8), 3, "leave --num-classes out"),
+        (palette_of([[0, 1], [2, 2]]), 2, "holds index 2, beyond --num-classes 2"),
+    ],
+)
+def test_another_kind_of_mask(tmp_path, mask, classes, told):
+    """Which flag is meant."""
+    with pytest.raises(UserError, match=told):
+        mask_reader(classes)(save(tmp_path / "m.png", mask))
+
+
+def test_unread_maps_are_named(call, streets, duts, tmp_path):
+    for i in range(3):
+        save(tmp_path / f"te{i}.png", scene()[1]).write_bytes(b"x")
+    argv = ["--pred-dir", tmp_path, "--data-path", duts, "--workers", 0]
+    for metrics in ("basic", "semantic"):
+        status, _, err = call(validation.main, *argv, "--metrics", metrics)
+        assert status == 2 and "nothing to score" in err and "te0.png: not a picture" in err
+
+
+def test_classes_without_their_number(call, folders):
+    make_pairs(*folders, "abc")
+    (folders[0].parent / "classes.txt").write_text("ground\nbox\n")
+    _, said, _ = call(train.main, "--data-path", folders[0].parent, "--model", "none")
+    assert "classes.txt is left aside, as --num-classes is not given" in said
 
 
 def test_classes_are_no_saliency(call, finished, duts):

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from src import FULL, LITE, U2NetConfig, UserError, build_model
+from src.base import NetworkConfig
 
 
 @pytest.mark.parametrize("config", [FULL, LITE, LITE.replace(out_ch=4, activation="softmax")])
@@ -73,7 +74,11 @@ def test_missing_field_is_named():
         U2NetConfig.from_dict(table)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"name": "x"})])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", json.dumps({"name": "x"}), "[" * 100_000, '{"name": 1' + "0" * 5000 + "}"],
+    ids=["torn", "a list", "no stages", "deep", "a long number"],
+)
 def test_bad_json_names_the_file(text, tmp_path):
     path = tmp_path / "net.json"
     path.write_text(text)
@@ -82,5 +87,21 @@ def test_bad_json_names_the_file(text, tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match="u2net_full, u2net_lite"):
-        build_model("u2net")
+    """And what U-2-Net's own names are here."""
+    with pytest.raises(UserError, match=r"u2net_full, u2net_lite.*\(u2netp is u2net_lite here\)"):
+        build_model("u2netp")
+
+
+def test_json_of_other_editors(tmp_path):
+    """With a byte order mark, under a name in capitals."""
+    LITE.to_json(tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "B.JSON").write_text(text, encoding="utf-8-sig")
+    assert build_model(tmp_path / "B.JSON").config == LITE
+
+
+@pytest.mark.parametrize("table", [{"name": "unet", "width": 10**7}, {"name": "unet", "x": 1}, []])
+def test_bad_options(table):
+    """Refused before memory is asked for; of no table at all, too."""
+    with pytest.raises(UserError):
+        NetworkConfig.from_dict(table)

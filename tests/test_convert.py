@@ -50,8 +50,10 @@ def test_from_kind_to_kind(call, model, tmp_path):
 def test_official_out_and_half(call, model, tmp_path):
     """Their code loads what comes out, with biases that it expects and ours lacks."""
     save_model(model, tmp_path / "a.pt")
-    assert call(convert.main, tmp_path / "a.pt", tmp_path / "b.pth", "--official")[0] == 0
+    status, said, _ = call(convert.main, tmp_path / "a.pt", tmp_path / "b.pth", "--official")
+    assert status == 0
     state = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert "trained at 96²" in said
     theirs = official.U2NETP()
     assert not any(theirs.load_state_dict(state))
     assert near(lambda x: theirs.eval()(x)[0], model)
@@ -178,6 +180,28 @@ def test_onnx_with_metadata_of_others(tmp_path):
         onnx.helper.set_model_props(file, about)
         onnx.save(file, tmp_path / "a.onnx")
         assert load_model(tmp_path / "a.onnx").img_size == 320
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("raw", [False, True])
+def test_onnx_of_several_maps(tmp_path, raw):
+    """Without our metadata, as probabilities or as the logits before them, of a batch of two."""
+    model = lively("u2net_lite", out_ch=3, activation="softmax")
+
+    class Other(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            maps = self.model.logits(x)[0]
+            return maps if raw else maps.softmax(1)
+
+    example = (torch.randn(2, 3, 64, 64),)
+    torch.onnx.export(Other().eval(), example, tmp_path / "a.onnx", dynamo=False)
+    loaded = load_model(tmp_path / "a.onnx")
+    assert loaded.config.out_ch == 3 and loaded.config.activation == "softmax"
+    assert near(loaded, model)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of protobuf", None])

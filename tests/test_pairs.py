@@ -1,11 +1,14 @@
 """How masks find their pictures: other names than the same one, and one folder for both."""
 
+import numpy as np
 import pytest
 from conftest import make_pairs, save, scene
 
 import train
+import validation
 from my_dataset import find_pairs, find_splits
 from src import UserError
+from train_utils.maps import find_maps
 
 
 def rename(folder, before="", after=""):
@@ -57,16 +60,60 @@ def test_others_are_not_paired(folders, stems):
         find_pairs(image_dir=folders[0], mask_dir=folders[1])
 
 
-def test_one_folder_for_both(folders, capsys):
-    """As MSRA10K comes: JPEG and PNG side by side."""
+def test_one_folder_for_both(folders):
+    """As MSRA10K comes, JPEG and PNG side by side."""
     both = folders[0]
     make_pairs(both, both, ["a", "b"])
     found = find_pairs(image_dir=both, mask_dir=both)
     assert names(found) == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
     (both / "b.jpg").unlink()
     (both / "a.jpg").unlink()
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="folder of their own"):
         find_pairs(image_dir=both, mask_dir=both)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_one_folder_for_both_of_one_kind(tmp_path, suffix):
+    """Told apart by their names; NAME is a picture, though it ends like a mask itself."""
+    both = tmp_path / "both"
+    make_pairs(both, tmp_path / "masks", ["1", "11", "b"], suffix)
+    for path in (tmp_path / "masks").iterdir():
+        save(both / f"{path.stem}_mask.png", scene()[1])
+    found = find_pairs(image_dir=both, mask_dir=both)
+    assert names(found) == [(f"{s}{suffix}", f"{s}_mask.png") for s in ("1", "11", "b")]
+
+
+def test_maps_to_score_too(folders):
+    """As predict.py --suffix _mask writes them."""
+    make_pairs(*folders, ["a", "b"])
+    maps = folders[0].parent / "maps"
+    make_pairs(maps, folders[0].parent / "spare", ["a", "b", "c"], ".png")
+    rename(maps, after="_mask")
+    found = find_maps(maps, find_pairs(image_dir=folders[0], mask_dir=folders[1]).pairs)
+    assert [path.name for path in found.paths] == ["a_mask.png", "b_mask.png"]
+    assert not found.missing and found.extra == ["c_mask.png"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_swapped(folders, deep):
+    """Told first, by whichever way the files are read."""
+    make_pairs(*folders, [str(i) for i in range(12)])
+    for path in folders[0].iterdir():
+        save(path, np.full((40, 48, 3), (200, 60, 20), np.uint8))
+    with pytest.raises(UserError) as error:
+        find_pairs(image_dir=folders[1], mask_dir=folders[0], skip_invalid=deep)
+    assert "folders swapped" in str(error.value).splitlines()[1]
+
+
+def test_val_alone(folders, call):
+    """Where no test.txt is, the pictures that were held out are val.txt's."""
+    make_pairs(*folders, ["a", "b", "c"])
+    (folders[0].parent / "val.txt").write_text("b\nc\n")
+    (folders[0].parent / "train.txt").write_text("a\n")
+    argv = ["--data-path", folders[0].parent, "--pred-dir", folders[1]]
+    assert "--split val scores only the ones held out" in call(validation.main, *argv)[1]
+    status, _, err = call(validation.main, *argv, "--split", "test")
+    assert status == 2 and "val.txt holds some: --split val" in err
 
 
 def test_folders_in_capitals(tmp_path):

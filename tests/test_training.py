@@ -322,7 +322,7 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
 
 
 def test_changed_flags_are_named(data, finished):
-    with pytest.raises(UserError, match=r"lr was 0.001, is 0.01; seed was 0, is 3"):
+    with pytest.raises(UserError, match=r"--lr was 0.001, is 0.01; --seed was 0, is 3"):
         run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
 
 

@@ -67,8 +67,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     absent = [part for part in _PARTS if part not in state]
     if absent:
         raise UserError(
-            f"--resume {path}: holds no {', '.join(absent)}; a run resumes from its last.pt "
-            "(to start from weights alone, give them as --pretrained)"
+            f"--resume {path}: holds weights, not a run's state (no {', '.join(absent[:2])}); go "
+            "on from its last.pt, or start from these weights by --pretrained"
         )
     return state
 

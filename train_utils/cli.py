@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import torch
 
@@ -31,6 +32,13 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
             return super()._get_help_string(action)
 
     class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            _, wrong, flags = message.partition("unrecognized arguments: ")
+            flag = flags.split("=")[0].split(" ")[0].replace("_", "-")
+            near = get_close_matches(flag, self._option_string_actions, 1) if wrong else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.exit(2, f"error: {message}{hint} ({self.prog} --help lists all)\n")
+
         def _print_message(self, message: str, file: IO[str] | None = None) -> None:
             if launched_rank() == 0:  # under torchrun all ranks have the same flags to complain of
                 super()._print_message(message, file)
@@ -160,6 +168,8 @@ def run(main: Callable[[], int | None]) -> None:
         advice = "lower --img-size, or, to train, --batch-size (and raise --accum)"
         sys.exit(_fail(f"out of GPU memory; {advice}", 2))
     except RuntimeError as error:
+        if "alloc_cpu" in str(error):
+            sys.exit(_fail("out of memory; lower --img-size, or, to train, --batch-size", 2))
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().splitlines()[0]
             sys.exit(_fail(f"--compile: torch cannot build here ({reason}); leave it out", 2))

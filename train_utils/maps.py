@@ -16,7 +16,7 @@ from src.images import list_images, open_image, oriented_size, to_rgb
 
 from .evaluation import Scored
 from .masks import is_coloured, read_classes, read_mask
-from .pairs import Pair
+from .pairs import Pair, naming
 
 
 @dataclass
@@ -31,7 +31,8 @@ class Maps:
 
 
 def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
-    """The maps of some pictures, by the pictures' stems; suffixes don't matter.
+    """The maps of some pictures, by the pictures' stems, or longer names as masks may have
+    (:func:`~.pairs.match`).
 
     Raises:
         UserError: no such folder, two maps of one name, or none of them is there.
@@ -45,11 +46,12 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
         raise UserError(f"--pred-dir {folder}: holds two maps called {doubled[0]}")
     by_stem = {path.stem: path for path in files}
     names = [pair.name for pair in pairs]
-    found = Maps(folder, [by_stem.get(name) for name in names])
-    found.missing = [name for name in names if name not in by_stem]
+    before, after = naming(set(names), by_stem.keys())
+    found = Maps(folder, [by_stem.get(before + name + after) for name in names])
+    found.missing = [n for n, path in zip(names, found.paths, strict=True) if path is None]
     # Those of another split are not strangers.
     folders = {pair.image.parent for pair in pairs}
-    known = {path.stem for where in folders for path in list_images(where)}
+    known = {before + path.stem + after for where in folders for path in list_images(where)}
     found.extra = [path.name for path in files if path.stem not in known]
     if not any(found.paths):
         raise UserError(

@@ -73,9 +73,13 @@ def read_classes(path: str | Path, classes: int, ignore_index: int | None = None
     indices = np.array(image, dtype=np.uint8)
     wrong = [i for i in np.unique(indices).tolist() if i >= classes and i != ignore_index]
     if wrong:
+        if wrong == [255] and indices.max() == 255 and not ((indices > 0) & (indices < 255)).any():
+            advice = "0 and 255 alone: an object's mask; leave --num-classes out"
+        else:
+            advice = "if it means pixels to leave out, give --ignore-index"
         raise UserError(
             f"{path}: holds index {', '.join(map(str, wrong[:6]))}, beyond --num-classes {classes} "
-            "(if it means pixels to leave out, give --ignore-index)"
+            f"({advice})"
         )
     return indices
 
@@ -85,6 +89,8 @@ def read_two_classes(path: str | Path) -> np.ndarray:
     image = open_image(path)
     if image.mode == "P" and (indices := np.array(image)).max(initial=0) <= 1:
         return indices
+    if is_coloured(image):  # several objects, or several classes: who gives a number means these
+        return read_classes(path, 2)
     return _object(image, path)
 
 
@@ -133,8 +139,13 @@ def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
         if levels[-1] == 255 and not ((levels > 30) & (levels < 255)).any():
             raise UserError(
                 f"{path}: holds {', '.join(map(str, levels[:6]))}: class indices, it seems, and "
-                "255 for pixels to be ignored; a mask must be 0 and 1, or 0 and 255"
+                "255 for pixels to be ignored; a mask must be 0 and 1, or 0 and 255; for classes "
+                f"give --num-classes {levels[-2] + 1} --ignore-index 255"
             )
+
+
+def _classes_meant(highest: float) -> str:
+    return f"; for class indices give --num-classes {highest + 1:g}" if highest < 64 else ""
 
 
 def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
@@ -147,6 +158,6 @@ def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
     if highest <= full // 2:
         raise UserError(
             f"{path}: brightest value {highest:g}, so nothing in it is object; a mask must be "
-            "0 and 1, or 0 and 255 (object where > 127)"
+            f"0 and 1, or 0 and 255 (object where > 127){_classes_meant(highest)}"
         )
     return (values > full // 2).view(np.uint8)

@@ -41,18 +41,21 @@ class Inventory:
 
 
 def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path], list[Path]]:
-    """The pictures of one folder and the masks of another; in one for both, PNG files are masks and
-    the others pictures. What is missing is a fault.
+    """The pictures of one folder and the masks of another; in one for both, masks are those called
+    ``NAME_mask`` or the like beside a NAME, else PNG files. What is missing is a fault.
     """
     if images.resolve() != masks.resolve():
         return _list(images, found), _list(masks, found)
     files = _list(images, found)
-    annotations = [path for path in files if path.suffix.lower() == ".png"]
-    pictures = [path for path in files if path.suffix.lower() != ".png"]
+    stems = {path.stem for path in files}
+    (before, after), count = _longer(stems, stems)
+    named = {before + stem + after for stem in stems} if 2 * count >= len(stems) - count else set()
+    annotations = [p for p in files if (p.stem in named if named else p.suffix.lower() == ".png")]
+    pictures = [path for path in files if path not in annotations]
     if files and not (pictures and annotations):
         found.faults.append(
-            f"{images}: in one folder for both, PNG files are the masks and the others the "
-            f"pictures; it holds no {'masks' if pictures else 'pictures'}"
+            f"{images}: in one folder for both, masks must be called NAME_mask or the like, or be "
+            "the only PNG files; put them into a folder of their own"
         )
     return pictures, annotations
 
@@ -75,7 +78,7 @@ def match(images: list[Path], masks: list[Path], wanted: set[str], found: Invent
     """
     by_stem = {path.stem: path for path in masks}
     stems = {path.stem for path in images}
-    before, after = _naming(stems, by_stem.keys())
+    before, after = naming(stems, by_stem.keys())
     counts = [Counter(path.stem for path in files) for files in (images, masks)]
     doubled = {stem for count in counts for stem, n in count.items() if n > 1}
     where = images[0].parent.parent if images else ""
@@ -97,38 +100,46 @@ def match(images: list[Path], masks: list[Path], wanted: set[str], found: Invent
         found.notes.append(f"{len(unused)} masks have no picture, such as {min(unused)}: not used")
 
 
-def _naming(pictures: set[str], masks: Set[str]) -> tuple[str, str]:
+def naming(pictures: Set[str], masks: Set[str]) -> tuple[str, str]:
     """What masks' names have before and behind their picture's: nothing, if that gives half of the
     pictures a mask, or if nothing else does.
     """
     if 2 * len(pictures & masks) >= len(pictures):
         return "", ""
+    best, count = _longer(pictures, masks)
+    return best if 2 * count >= len(pictures) else ("", "")
+
+
+def _longer(pictures: Set[str], masks: Set[str]) -> tuple[tuple[str, str], int]:
+    """What to put before and behind pictures' names to get the most names of masks, and how many;
+    nothing is not tried.
+    """
     parts = (  # of long names, which few others hold by chance
         mask.partition(stem)[::2]
         for stem in sorted(pictures, key=len, reverse=True)[:_LOOKED_AT]
         for mask in masks
-        if stem in mask
+        if stem in mask and stem != mask
     )
     tried = [naming for naming, _ in Counter(parts).most_common(_LOOKED_AT)]
     fits = {(b, a): sum(b + stem + a in masks for stem in pictures) for b, a in tried}
     best = max(fits, key=fits.get, default=("", ""))
-    return best if 2 * fits.get(best, 0) >= len(pictures) else ("", "")
+    return best, fits.get(best, 0)
 
 
 def check(found: Inventory, deep: bool, read: MaskReader) -> None:
+    """Leave faulty pairs out, and name their faults; ``deep`` decodes every file."""
+    pairs = found.pairs
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), found.pairs))
-    found.faults += [result for result in checked if isinstance(result, str)]
-    found.pairs = [result for result in checked if isinstance(result, Pair)]
-    if deep or not found.pairs:
-        return
-    # Opening all takes long. Their values go wrong in many or in none, so a few tell.
-    if any(_fault(pair.mask, read) for pair in found.pairs[:: max(1, len(found.pairs) // 8)]):
-        with ThreadPoolExecutor() as pool:
-            faults = list(pool.map(lambda pair: _fault(pair.mask, read), found.pairs))
-        found.faults += filter(None, faults)
-        if all(faults) and not _fault(found.pairs[0].image, read):
-            found.faults.append("the pictures read as masks: are the two folders swapped?")
+        checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), pairs))
+        found.pairs = [result for result in checked if isinstance(result, Pair)]
+        faults = [result for result in checked if isinstance(result, str)]
+        # Opening all takes long. Their values go wrong in many or in none, so a few tell.
+        few = [] if deep else found.pairs[:: max(1, len(found.pairs) // 8)]
+        if any(_fault(pair.mask, read) for pair in few):
+            faults += filter(None, pool.map(lambda pair: _fault(pair.mask, read), found.pairs))
+    if pairs and len(faults) == len(pairs) and not _fault(pairs[0].image, read):
+        faults.insert(0, "all pictures can be read as masks: are the two folders swapped?")
+    found.faults += faults
 
 
 def _fault(mask: Path, read: MaskReader) -> str | None:

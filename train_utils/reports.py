@@ -1,6 +1,7 @@
 """What validation.py writes: tables, curves, and sheets of the worst pictures."""
 
 import csv
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,8 @@ def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence
 
 
 def _save(figure: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # names in letters that its font lacks: boxes
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
     plt.close(figure)
 

@@ -185,7 +185,7 @@ class Trainer:
             UserError: the network or a flag that the result depends on is another one.
         """
         before = state["flags"]
-        changed = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in self.flags.items()
+        changed = [f"{_flag(k)} was {before.get(k)!r}, is {v!r}" for k, v in self.flags.items()
                    if before.get(k) != v]  # fmt: skip
         if changed:
             raise UserError(
@@ -207,3 +207,9 @@ class Trainer:
         torch.random.set_rng_state(rng["cpu"])
         if "cuda" in rng and self.device.type == "cuda":
             torch.cuda.set_rng_state(rng["cuda"], self.device)
+
+
+def _flag(name: str) -> str:
+    """As it is typed; what stands for no flag of its own stays."""
+    told = ("pictures", "processes", "precision", "device")
+    return name if name in told else f"--{name.replace('_', '-')}"
