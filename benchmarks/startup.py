@@ -1,10 +1,10 @@
-"""One picture by predict.py, whole process, beside the least that any program with torch takes.
+"""One picture by predict.py, whole process, beside what a plain script with torch takes.
 
     python -m benchmarks.startup                       # the lite weights in weights/, a picture made here
     python -m benchmarks.startup --weights u2net.pth --picture photo.jpg --rounds 9
 
-The least: a script that imports torch, loads the same weights from a torch file into the same network,
-and computes one map of noise, in float32, without any picture. The processes run in turns; the table
+The script imports torch, loads the same weights from a torch file into the same network,
+built as usual, and computes one map of noise, in float32, without any picture. The processes run in turns; the table
 has medians of what the clock shows and of what the processor spent, which other programs on the machine
 disturb less, and the ratio is the median of each turn's.
 """  # noqa: E501
@@ -83,15 +83,15 @@ def run(commands: dict[str, list[object]], rounds: int) -> dict[str, list[Run]]:
 
 
 def report(runs: dict[str, list[Run]]) -> None:
-    """Medians, and ratios to the least."""
-    least = runs["import torch, one map"]
-    print(f"{torch.get_num_threads()} cores, median of {len(least)}")
+    """Medians, and ratios to the plain script."""
+    plain = runs["import torch, one map"]
+    print(f"{torch.get_num_threads()} cores, median of {len(plain)}")
     print("| | s | ratio | processor, s | ratio |\n|---|---:|---:|---:|---:|")
     for name, each in runs.items():
         cells = []
         for what in ("wall", "cpu"):
             took = [getattr(one, what) for one in each]
-            ratios = [a / getattr(b, what) for a, b in zip(took, least, strict=True)]
+            ratios = [a / getattr(b, what) for a, b in zip(took, plain, strict=True)]
             cells += [f"{median(took):.2f}", f"{median(ratios):.2f}"]
         print(f"| {name} | {' | '.join(cells)} |")
 

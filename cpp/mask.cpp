@@ -2,8 +2,8 @@
 //
 //     mask PACKAGE PICTURE MASK.png
 //
-// The steps are those of src/predictor.py, by the same kernels, so the mask is predict.py's. The
-// size that the network sees, mean and std are in the package.
+// The steps are those of src/predictor.py, by the same kernels, so the mask is predict.py's
+// where both read the same pixels (see read_picture). The size that the network sees, mean and std are in the package.
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>
@@ -29,7 +29,8 @@ std::unique_ptr<AOTIModelPackageLoader> open_package(const std::string& path) tr
                            error.what_without_backtrace() + ")");
 }
 
-// Upright, 8 bits a channel, 1×3×H×W. OpenCV drops transparency and the low half of 16 bits.
+// Upright, 8 bits a channel, 1×3×H×W. OpenCV drops transparency, the low half of 16 bits and the
+// orientation of a WebP, and fills up what is missing of a torn JPEG.
 at::Tensor read_picture(const std::string& path) {
   cv::Mat picture = cv::imread(path, cv::IMREAD_COLOR);
   if (picture.empty()) throw std::runtime_error(path + ": no such file, or not a picture");
