@@ -58,6 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "rembg: onnx for its u2net_custom session; says if the network was trained at another size"
     ))  # fmt: skip
     args = parser.parse_args(argv)
+    if args.output.resolve() == args.weights.resolve():
+        parser.error("--output is --weights; name another file")
     suffix = args.output.suffix.lower()
     args.format = args.format or next(name for name in FORMATS if FORMATS[name] == suffix)
     if FORMATS[args.format] != suffix:

@@ -24,7 +24,11 @@ def _library() -> ModuleType:
             "u2net", init, submodule_search_locations=[str(init.parent)]
         )
         sys.modules["u2net"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["u2net"])
+        try:
+            spec.loader.exec_module(sys.modules["u2net"])
+        except BaseException:
+            del sys.modules["u2net"]  # half of it would be taken for all by the next call
+            raise
     return sys.modules["u2net"]
 
 

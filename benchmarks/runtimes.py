@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from src import Predictor, load_model
 from src.export import export_aoti, export_onnx, export_pt2
+from src.weights import SHIPPED
 from train_utils import cli
 
 from .timing import in_turn
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = cli.make_parser(__doc__)
-    cli.add_weights_flags(parser)
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="W", help="of any kind")
     parser.add_argument("--golden", type=Path, metavar="F.npz", help="inputs and outputs known")
     parser.add_argument("--mask", type=Path, metavar="PROGRAM", help="the program built from cpp/")
     parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="P", help="for C++")
@@ -127,7 +128,7 @@ def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
 
 def cpp_off(args: argparse.Namespace, package: Path) -> int:
     """The largest difference between the C++ program's masks and predict.py's in float32."""
-    predict = Predictor(args.weights, args.img_size, device="cpu", amp="off")
+    predict = Predictor(args.weights, device="cpu", amp="off")
     pictures, result = args.picture, package.with_suffix(".png")
     if not pictures:
         pictures = [package.with_name("made_up.png")]

@@ -3,10 +3,10 @@
     python -m benchmarks.startup                       # the lite weights in weights/, a picture made here
     python -m benchmarks.startup --weights u2net.pth --picture photo.jpg --rounds 9
 
-The script imports torch, loads the same weights from a torch file into the same network,
-built as usual, and computes one map of noise, in float32, without any picture. The processes run in turns; the table
-has medians of what the clock shows and of what the processor spent, which other programs on the machine
-disturb less, and the ratio is the median of each turn's.
+The script imports torch, loads the same weights from a torch file into the same network, built as
+usual, and computes one map of noise, in float32, without any picture. The processes run in turns; the
+table has medians of what the clock shows and of what the processor spent, which other programs on the
+machine disturb less, and the ratio is the median of each turn's.
 """  # noqa: E501
 
 import sys

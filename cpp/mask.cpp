@@ -3,7 +3,8 @@
 //     mask PACKAGE PICTURE MASK.png
 //
 // The steps are those of src/predictor.py, by the same kernels, so the mask is predict.py's
-// where both read the same pixels (see read_picture). The size that the network sees, mean and std are in the package.
+// where both read the same pixels (see read_picture). The size that the network sees, mean and std
+// are in the package.
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pickle
-import re
 import shlex
 import shutil
 import subprocess
@@ -16,13 +15,11 @@ import torch
 from conftest import ROOT, make_duts, make_pairs, save, scene, tear
 from PIL import Image
 from processes import PATIENCE
-from torch._inductor.exc import InductorError
 
 import predict
 import train
 import validation
 from src import build_model
-from train_utils import cli
 
 SCRIPTS = {"train": train, "validation": validation, "predict": predict}
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -158,6 +155,8 @@ FLAGS = [
     ("train", "--model {tmp}/bad.json", "bad.json"),
     ("train", "--model {tmp}/chain.json", "stage En2"),
     ("train", "--unknown 3", "--unknown"),
+    ("train", "--img_size 64", "did you mean --img-size?"),
+    ("predict", "--img-size 9000", "from 32 to 8192"),
     ("validation", "--split dev", "--split"),
     ("validation", "--metrics none", "--metrics"),
     ("validation", "--img-size 0", "--img-size"),
@@ -315,41 +314,6 @@ def test_train_from_a_shell(files):
     done = shell("train", *arguments("train", files, "--data-path {tmp}/faulty"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "tr1" in done.stderr and "--skip-invalid" in done.stderr and not files["out"].exists()
-
-
-def test_interrupt_is_not_an_error_of_the_program(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as left:
-        cli.run(main)
-    assert left.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
-
-
-def test_errors_of_loaders_are_told_apart(capsys):
-    """Killed, mostly for want of memory; or an error of the program, which keeps its traceback."""
-
-    def fails(words):
-        def main():
-            raise RuntimeError(words)
-
-        return main
-
-    with pytest.raises(SystemExit) as left:
-        cli.run(fails("DataLoader worker (pid 7) is killed by signal: Killed. Details"))
-    assert left.value.code == 1 and "out of memory?" in capsys.readouterr().err
-    with pytest.raises(RuntimeError, match="size of tensor"):
-        cli.run(fails("Caught RuntimeError in DataLoader worker process 0.\nsize of tensor"))
-
-
-def test_no_compiler_for_compile(capsys):
-    def main():
-        raise InductorError(RuntimeError("No working C++ compiler found"), None)
-
-    with pytest.raises(SystemExit) as left:
-        cli.run(main)
-    assert left.value.code == 2
-    assert re.search("error: --compile: .*No working C.* leave it out", capsys.readouterr().err)
 
 
 def test_a_console_without_unicode():

@@ -15,7 +15,9 @@ from typing import IO, NoReturn
 import torch
 
 from src import UserError
+from src.base import MIN_SIZE
 from src.device import AMP_CHOICES
+from src.storage import MAX_SIZE
 from src.weights import SHIPPED
 
 from .distributed import is_launched, launched_rank
@@ -53,7 +55,7 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
         "weights of any kind: a checkpoint of train.py, .safetensors, the official U-2-Net layout, "
         ".onnx, a folder of save_pretrained (default: weights/u2net_lite.safetensors, ours)"
     ))  # fmt: skip
-    parser.add_argument("--img-size", type=positive, metavar="PX", help=(
+    parser.add_argument("--img-size", type=side, metavar="PX", help=(
         "side of the square that the network sees (default: as trained, 320 if unknown)"
     ))  # fmt: skip
 
@@ -107,9 +109,14 @@ def natural(text: str) -> int:
     return _integer(text, 0)
 
 
-def _integer(text: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to 2147483647")
+def side(text: str) -> int:
+    """How many pixels a side a network may see, for argparse."""
+    return _integer(text, MIN_SIZE, MAX_SIZE)
+
+
+def _integer(text: str, least: int, most: int = 2**31 - 1) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to {most}")
     return int(text)
 
 
