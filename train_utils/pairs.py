@@ -1,7 +1,7 @@
 """Pairs of picture and mask: their files, matched by name and checked by their headers."""
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from src.images import SUFFIXES, list_images, open_image, oriented_size
 
 MaskReader = Callable[[Path], np.ndarray]  # a file to H×W uint8
 _ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
-_LOOKED_AT = 8  # pictures and namings that are tried where no mask has a picture's own name
+_LOOKED_AT = 16  # pictures and namings that are tried where no mask has a picture's own name
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
     stems = {path.stem for path in files}
     (before, after), count = _longer(stems, stems)
     named = {before + stem + after for stem in stems} if 2 * count >= len(stems) - count else set()
-    annotations = [p for p in files if (p.stem in named if named else p.suffix.lower() == ".png")]
-    pictures = [path for path in files if path not in annotations]
+    is_mask = [p.stem in named if named else p.suffix.lower() == ".png" for p in files]
+    annotations = [path for path, mask in zip(files, is_mask, strict=True) if mask]
+    pictures = [path for path, mask in zip(files, is_mask, strict=True) if not mask]
     if files and not (pictures and annotations):
         found.faults.append(
             f"{images}: in one folder for both, masks must be called NAME_mask or the like, or be "
@@ -114,16 +115,21 @@ def _longer(pictures: Set[str], masks: Set[str]) -> tuple[tuple[str, str], int]:
     """What to put before and behind pictures' names to get the most names of masks, and how many;
     nothing is not tried.
     """
-    parts = (  # of long names, which few others hold by chance
+    ordered = sorted(pictures, key=lambda stem: (len(stem), stem))
+    parts = (  # of names of all lengths: short ones are in others by chance, long ones are masks
         mask.partition(stem)[::2]
-        for stem in sorted(pictures, key=len, reverse=True)[:_LOOKED_AT]
+        for stem in ordered[:: max(1, len(ordered) // _LOOKED_AT)]
         for mask in masks
         if stem in mask and stem != mask
     )
+    some = ordered[:: max(1, len(ordered) // 500)]
+
+    def count(naming: tuple[str, str], stems: Iterable[str]) -> int:
+        return sum(naming[0] + stem + naming[1] in masks for stem in stems)
+
     tried = [naming for naming, _ in Counter(parts).most_common(_LOOKED_AT)]
-    fits = {(b, a): sum(b + stem + a in masks for stem in pictures) for b, a in tried}
-    best = max(fits, key=fits.get, default=("", ""))
-    return best, fits.get(best, 0)
+    best = max(tried, key=lambda naming: count(naming, some), default=("", ""))
+    return best, count(best, pictures) if tried else 0
 
 
 def check(found: Inventory, deep: bool, read: MaskReader) -> None:
