@@ -176,10 +176,9 @@ def _check_stages(config: U2NetConfig) -> None:
             f"got {len(config.decoder)}"
         )
     for stage in (*config.encoder, *config.decoder):
-        for field in ("height", "in_ch", "mid_ch", "out_ch"):
-            height = field == "height"
-            least, most = (2, MAX_HEIGHT) if height else (1, MAX_CHANNELS)
-            check_integer(f"stage {stage.name}", field, getattr(stage, field), least, most)
+        check_integer(f"stage {stage.name}", "height", stage.height, 2, MAX_HEIGHT)
+        for field in ("in_ch", "mid_ch", "out_ch"):
+            check_integer(f"stage {stage.name}", field, getattr(stage, field))
         for field in ("dilated", "side"):
             if not isinstance(getattr(stage, field), bool):
                 raise UserError(f"stage {stage.name}: {field} must be true or false")

@@ -109,10 +109,10 @@ def check_onnx(model: nn.Module, path: str | Path) -> None:
         raise UserError(f"{path}: onnxruntime cannot run it ({error})") from None
     logits, theirs = model.eval().logits(picture)[0], torch.from_numpy(found.astype(np.float32))
     ends = 1e-4, 1 - 1e-4  # beyond, a float32 probability no longer tells its logit
-    told = (m.clamp(*ends).logit() for m in (theirs, model.probabilities(logits)))
-    if theirs.shape != logits.shape or not any(
-        (a - b).abs().max() <= _LIMIT for a, b in (tuple(told), (theirs, logits))
-    ):
+    told = [m.clamp(*ends).logit() for m in (theirs, model.probabilities(logits))]
+    readings = told, (theirs, logits)
+    alike = theirs.shape == logits.shape and any((a - b).abs().max() <= _LIMIT for a, b in readings)
+    if not alike:
         raise UserError(
             f"{path}: has the convolutions of {model.config.name}, but its first map is not what "
             "that computes (another order of layers, or something after it?)"

@@ -140,9 +140,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
     on_meta = any(tensor.is_meta for tensor in own.values())
-    if (
-        on_meta
-    ):  # not by to_empty, which imports sympy; copies, as tensors of a file may share memory
+    if on_meta:  # to_empty would import sympy; copies, as tensors of a file may share memory
         state = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
     model.load_state_dict(state, assign=on_meta)
 

@@ -74,7 +74,7 @@ def test_one_folder_for_both(folders):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_one_folder_for_both_of_one_kind(tmp_path, suffix):
-    """Told apart by their names; NAME is a picture, though it ends like a mask itself."""
+    """Told apart by their names, numbers that are part of one another."""
     both = tmp_path / "both"
     stems = [str(i) for i in range(1, 40)]
     make_pairs(both, tmp_path / "masks", stems, suffix)

@@ -67,13 +67,19 @@ def read_classes(path: str | Path, classes: int, ignore_index: int | None = None
     Raises:
         UserError: unreadable, neither grey nor palette, or an index that is no class.
     """
-    image = open_image(path)
+    return _indices(open_image(path), path, classes, ignore_index)
+
+
+def _indices(
+    image: Image.Image, path: str | Path, classes: int, ignore_index: int | None
+) -> np.ndarray:
     if image.mode not in ("L", "P", "1"):
         raise UserError(f"{path}: is {image.mode}; a mask of classes must be 8-bit grey or palette")
     indices = np.array(image, dtype=np.uint8)
-    wrong = [i for i in np.unique(indices).tolist() if i >= classes and i != ignore_index]
+    present = np.unique(indices).tolist()
+    wrong = [i for i in present if i >= classes and i != ignore_index]
     if wrong:
-        if wrong == [255] and indices.max() == 255 and not ((indices > 0) & (indices < 255)).any():
+        if set(present) <= {0, 255}:
             advice = "0 and 255 alone: an object's mask; leave --num-classes out"
         else:
             advice = "if it means pixels to leave out, give --ignore-index"
@@ -87,10 +93,11 @@ def read_classes(path: str | Path, classes: int, ignore_index: int | None = None
 def read_two_classes(path: str | Path) -> np.ndarray:
     """A mask of the indices 0 and 1, of a palette's too, or one as :func:`read_mask` takes it."""
     image = open_image(path)
-    if image.mode == "P" and (indices := np.array(image)).max(initial=0) <= 1:
-        return indices
-    if is_coloured(image):  # several objects, or several classes: who gives a number means these
-        return read_classes(path, 2)
+    if image.mode == "P":
+        if (indices := np.array(image)).max(initial=0) <= 1:
+            return indices
+        if is_coloured(image):  # several objects or classes: who gives a number means these
+            return _indices(image, path, 2, None)
     return _object(image, path)
 
 

@@ -26,7 +26,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The stem that picture and mask share."""
+        """The picture's stem; the mask's is that or a longer one."""
         return self.image.stem
 
 
@@ -48,7 +48,7 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
         return _list(images, found), _list(masks, found)
     files = _list(images, found)
     stems = {path.stem for path in files}
-    (before, after), count = _longer(stems, stems)
+    (before, after), count = _longer(stems, stems)  # enough if half of the other files have a mask
     named = {before + stem + after for stem in stems} if 2 * count >= len(stems) - count else set()
     is_mask = [p.stem in named if named else p.suffix.lower() == ".png" for p in files]
     annotations = [path for path, mask in zip(files, is_mask, strict=True) if mask]
