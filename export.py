@@ -9,9 +9,10 @@
 The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by the mean and std that
 it names in its metadata; batch, height and width are free. Its first output is the fused map as
 probabilities, N x 1 x H x W. Before it is kept, it has to load and to give what the network gives,
-at several batches and sizes. An AOTInductor package is compiled for this machine's processor, which
-takes minutes and a C++ compiler. A file for rembg is one for its u2net_custom session, which reads
-none outside its own folder, and shows a network squares of 320 pixels, whatever it was trained at:
+at several batches and sizes. An AOTInductor package is compiled for this machine's processor and
+for one picture of --img-size, 1 x 3 x PX x PX, which takes minutes and a C++ compiler. A file for
+rembg is one for its u2net_custom session, which reads none outside its own folder, and shows a
+network squares of 320 pixels, whatever it was trained at:
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/u2net.onnx"}' pictures cutouts
 

@@ -7,8 +7,8 @@ Differences are the largest of any pixel's probability, over all maps, from the 
 as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W
 and 7×1×H×W, and the same after ``odd_``). C++ (``cpp/``, built beforehand) writes 8-bit masks: it
 is compared with predict.py's, of a picture made here or of --picture. Times are of one picture at
---size, medians of rounds in which each runtime has its turn. The AOTInductor package takes minutes
-to compile.
+--size, medians of rounds in which each runtime has its turn. The AOTInductor package is for that
+size alone, so other inputs are not shown to it; it takes minutes to compile.
 """
 
 import argparse
@@ -31,16 +31,21 @@ from train_utils import cli
 from .timing import in_turn
 
 Run = Callable[[Tensor], Sequence[np.ndarray]]
+AOTI = "AOTInductor"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Export, compare, time, print one Markdown table."""
     args = parse_args(argv)
     model = load_model(args.weights)
+    model.img_size = args.size
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
         runtimes, files = make(model, Path(folder))
-        cases = read_golden(args.golden) if args.golden else made_up(model)
-        off = {name: worst(run, cases) for name, run in runtimes.items()}
+        cases = read_golden(args.golden) if args.golden else made_up(model, args.size)
+        of_size = [case for case in cases if case[0].shape[2:] == (args.size, args.size)]
+        off = {
+            name: worst(run, of_size if name == AOTI else cases) for name, run in runtimes.items()
+        }
         x = torch.randn(1, 3, args.size, args.size)
         times = in_turn(
             {name: lambda run=run: run(x) for name, run in runtimes.items()}, args.rounds
@@ -50,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             for name in runtimes
         ]
         if args.mask:
-            levels = cpp_off(args, files["AOTInductor"])
-            rows.append(("C++, AOTInductor", f"{levels}/255 of the mask", "", ""))
+            levels = cpp_off(args, files[AOTI])
+            rows.append((f"C++, {AOTI}", f"{levels}/255 of the mask", "", ""))
     print("| runtime | at most off | ms | file, MB |\n|---|---:|---:|---:|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
@@ -77,7 +82,7 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
     files = {
         "ONNX Runtime": folder / "a.onnx",
         "torch.export": folder / "a.pt2",
-        "AOTInductor": folder / "b.pt2",
+        AOTI: folder / "b.pt2",
     }
     for write, path in zip((export_onnx, export_pt2, export_aoti), files.values(), strict=True):
         write(model, path, sides=True)
@@ -85,7 +90,7 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
         files["ONNX Runtime"], providers=["CPUExecutionProvider"]
     )
     program = torch.export.load(files["torch.export"]).module()
-    package = torch._inductor.aoti_load_package(str(files["AOTInductor"]))
+    package = torch._inductor.aoti_load_package(str(files[AOTI]))
 
     def eager(network: nn.Module) -> Run:
         return lambda x: [network.probabilities(m).numpy() for m in network.logits(x)]
@@ -98,7 +103,7 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
         "torch.compile": eager(compiled),
         "ONNX Runtime": lambda x: session.run(None, {"pictures": x.numpy()}),
         "torch.export": lambda x: [m.numpy() for m in program(x)],
-        "AOTInductor": lambda x: [m.numpy() for m in package(x)],
+        AOTI: lambda x: [m.numpy() for m in package(x)],
     }, files
 
 
@@ -114,21 +119,22 @@ def read_golden(path: Path) -> list[tuple[Tensor, np.ndarray]]:
     return [(torch.from_numpy(arrays[f"{s}input"]), arrays[f"{s}outputs"]) for s in sizes]
 
 
-def made_up(model: nn.Module) -> list[tuple[Tensor, np.ndarray]]:
+def made_up(model: nn.Module, size: int) -> list[tuple[Tensor, np.ndarray]]:
     """Inputs of two sizes, and what the network itself makes of them."""
-    inputs = [torch.randn(1, 3, *size) for size in ((320, 320), (253, 317))]
+    inputs = [torch.randn(1, 3, *shape) for shape in ((size, size), (253, 317))]
     maps = [[model.probabilities(m).numpy() for m in model.logits(x)] for x in inputs]
     return [(x, np.concatenate(m)) for x, m in zip(inputs, maps, strict=True)]
 
 
 def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
-    """The largest difference over all maps of all inputs."""
-    return max(float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
+    """The largest difference over all maps of all inputs; not a number where there are none."""
+    differences = (float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
+    return max(differences, default=float("nan"))
 
 
 def cpp_off(args: argparse.Namespace, package: Path) -> int:
     """The largest difference between the C++ program's masks and predict.py's in float32."""
-    predict = Predictor(args.weights, device="cpu", amp="off")
+    predict = Predictor(args.weights, args.size, device="cpu", amp="off")
     pictures, result = args.picture, package.with_suffix(".png")
     if not pictures:
         pictures = [package.with_name("made_up.png")]

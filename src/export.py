@@ -2,7 +2,8 @@
 before it is kept.
 
 Every export takes a float32 input N×3×H×W, normalised as ``MEAN`` and ``STD`` of ``src/images.py``
-say, of any batch and size from 32², and gives the fused map as probabilities N×out_ch×H×W first.
+say, and gives the fused map as probabilities N×out_ch×H×W first: of any batch and size from 32²,
+but for AOTInductor packages, which take one picture of one size.
 """
 
 import copy
@@ -89,14 +90,19 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
     """An AOTInductor package: compiled for this machine's processor, loaded by torch from Python or
     by LibTorch from C++ (``cpp/``). Takes minutes, and a C++ compiler.
 
+    It takes 1×3×S×S, S being ``model.img_size``. Were batch or size free, torch would compile for
+    six times as long, and could not put the weights in the order that oneDNN reads them in.
+
     Args, returns and raises as :func:`export_onnx`.
     """
     from torch._inductor.exc import InvalidCxxCompiler
 
     network = _Maps(model, sides)
-    program = _program(network)
-    options = {"aot_inductor.metadata": {k: json.dumps(v) for k, v in about(model).items()}}
-    with _pt2_path(path) as named:
+    shape = (1, model.img_size, model.img_size)
+    program = _program(network, shape)
+    told = {k: json.dumps(v) for k, v in about(model).items()}
+    options = {"aot_inductor.metadata": told, "freezing": True}
+    with _pt2_path(path) as named, torch.no_grad():  # freezing is for inference alone
         try:
             compiled = torch._inductor.aoti_compile_and_package(
                 program, package_path=str(named), inductor_configs=options
@@ -104,7 +110,7 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
         except InvalidCxxCompiler as error:
             raise UserError(f"--format aoti needs a C++ compiler, such as g++ ({error})") from None
         run = torch._inductor.aoti_load_package(compiled)
-        return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path)
+        return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path, [shape])
 
 
 @contextmanager
@@ -163,17 +169,22 @@ class _Maps(nn.Module):
         return tuple(self.network.probabilities(x) for x in logits)
 
 
-def _program(network: _Maps) -> torch.export.ExportedProgram:
-    """Batch, height and width free.
+def _program(
+    network: _Maps, shape: tuple[int, int, int] | None = None
+) -> torch.export.ExportedProgram:
+    """Of that batch, height and width, or with all three free.
 
-    Two pictures, as a batch of 1 would be taken for a constant; no names for the sizes, as ceil
-    mode pooling makes ranges of them that no name fits; and sizes that are odd at every pooling, as
-    inductor takes ceil mode for floor mode where the example cannot tell them apart (then all
-    other sizes are wrong).
+    For these, two pictures, as a batch of 1 would be taken for a constant; no names for the sizes,
+    as ceil mode pooling makes ranges of them that no name fits; and sizes that are odd at every
+    pooling, as inductor takes ceil mode for floor mode where the example cannot tell them apart
+    (who compiles a loaded program would get all other sizes wrong).
     """
+    channels = network.network.config.in_ch
+    if shape:
+        return torch.export.export(network.eval(), (torch.zeros(shape[0], channels, *shape[1:]),))
     stride = getattr(network.network.config, "stride", 32)
     free = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, network.network.config.in_ch, 2 * stride + 1, 3 * stride + 1)
+    example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)
     shapes = {"pictures": {0: free, 2: free, 3: free}}
     program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
     # torch 2.11 notes that sizes must be odd, as the example's are, where it computes the size that
@@ -188,6 +199,7 @@ def _check(
     run: Callable[[Tensor], Sequence[np.ndarray]],
     limit: float,
     path: str | Path,
+    shapes: Sequence[tuple[int, int, int]] = _CHECKED,
 ) -> float:
     """The largest difference from the network in float64, over several batches and sizes.
 
@@ -199,7 +211,7 @@ def _check(
     generator = torch.Generator().manual_seed(0)
     worst = own = 0.0
     channels = network.network.config.in_ch
-    for batch, height, width in _CHECKED:
+    for batch, height, width in shapes:
         # Patches, not noise: a trained network sees nothing there, and 0 is soon equalled.
         coarse = 2 * torch.randn(batch, channels, 5, 5, generator=generator)
         x = F.interpolate(coarse, (height, width), mode="bicubic")

@@ -88,9 +88,9 @@ def _mirror(x: Tensor, dim: int, whole: bool) -> Tensor:
         total = max((length + 3) // _UNIT * _UNIT + 12, _LOST + 4)
         before = (total - length + 1) // 2
     place = torch.arange(total, device=x.device) - before
-    last = length - 1
-    place = last - (place.remainder(torch.full_like(place, 2 * last)) - last).abs()
-    return x.index_select(dim, place)
+    there_and_back = 2 * (length - 1)
+    place = place.remainder(torch.full_like(place, there_and_back))
+    return x.index_select(dim, torch.minimum(place, there_and_back - place))
 
 
 def unet(**overrides: object) -> UNet:

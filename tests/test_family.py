@@ -1,5 +1,7 @@
 """The networks beside U²-Net: what their papers say of them, and their backbones."""
 
+import shutil
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -69,6 +71,16 @@ def test_unet_mirrors_the_border(size):
     pads = [(0, 0), (0, 0), *((92, end) for end in after)]
     assert np.array_equal(mirrored.numpy(), np.pad(picture.numpy(), pads, mode="reflect"))
     assert all(end >= 92 for end in after) and all((m - 12) % 16 == 0 for m in mirrored.shape[-2:])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed here")
+def test_unet_compiles_at_one_size():
+    """As an AOTInductor package does; inductor takes no absolute value in indices for whole."""
+    from src.unet import _mirror
+
+    picture = torch.rand(1, 1, 40, 5)
+    compiled = torch.compile(lambda x: _mirror(x, 2, True), dynamic=False)
+    assert torch.equal(compiled(picture), _mirror(picture, 2, True))
 
 
 def test_fcn_doubles_bilinearly():
