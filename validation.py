@@ -15,31 +15,29 @@ is 0, the others are as defined. Under torchrun each process takes its share of 
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch.utils.data import DataLoader, Subset
 
-from my_dataset import SPLITS, Inventory, SegmentationDataset, find_pairs, has_list
-from src import Predictor, UserError
+from my_dataset import SPLITS, SegmentationDataset, find_pairs, has_list
+from src import UserError
 from src.device import pick_device
 from src.files import check_writable, save_json
 from src.images import open_image, to_rgb
 from src.weights import SHIPPED
 from train_utils import cli, reports
 from train_utils.distributed import from_main, gather, is_main, process_group
-from train_utils.evaluation import Evaluation, evaluate, predicted, predicted_classes
-from train_utils.loaders import Tolerant
-from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, read_map, stored
-from train_utils.masks import mask_reader, read_mask
-from train_utils.semantic import (
-    class_names,
-    confusion_matrix,
-    semantic_measures,
-)
+from train_utils.evaluation import Scored, evaluate, predicted, predicted_classes
+from train_utils.loaders import Tolerant, ragged
+from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, stored
+from train_utils.masks import mask_reader
+from train_utils.pairs import Inventory
+from train_utils.rows import Row, names_of
+from train_utils.semantic import evaluate_classes
+from train_utils.sheets import class_panels, saliency_panels, worst_sheet
 from train_utils.sources import Source, find_sources
 from transforms import EvalPreset
 
@@ -77,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "confusion matrices"
     ))  # fmt: skip
     out("--worst", type=cli.positive, metavar="K", help=(
-        "draw the K ≤ 40 pictures of the highest MAE: picture, mask, map, error"
+        "draw the K ≤ 40 pictures of the highest MAE, or lowest mIoU: picture, mask, map, error"
     ))  # fmt: skip
     out("--worst-file", type=cli.file_named(".png", ".pdf"), metavar="F", help=(
         "for them; with several sets or weights, their names are added"
@@ -87,8 +85,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.weights and not args.pred_dir:
         args.weights = [SHIPPED]
     semantic = args.metrics == "semantic"
-    if semantic and (args.csv or args.worst):
-        parser.error("--csv and --worst go with --metrics basic or all")
     if not semantic and (args.num_classes != 2 or args.ignore_index is not None):
         parser.error("--num-classes and --ignore-index go with --metrics semantic")
     if not 2 <= args.num_classes <= 255:
@@ -100,60 +96,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-@dataclass
-class Row:
-    """One source on one set."""
-
-    source: Source
-    name: str  # of the set
-    data: Inventory
-    maps: Maps | None
-    evaluation: Evaluation
-    about: dict[str, Any]
-    confusion: torch.Tensor | None = None
-    faults: dict[int, str] = field(default_factory=dict)  # of pictures that could not be scored
-
-    def class_names(self) -> list[str]:
-        return names_of(self.data, self.about["num_classes"])
-
-
-def names_of(data: Inventory, classes: int) -> list[str]:
-    """Of the set's classes.txt, if it has one."""
-    return class_names(data.pairs[0].image.parent.parent, classes)
-
-
 def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) -> Row:
     """Score one source on one set; all ranks together."""
-    device, masks = pick_device(args.device), [pair.mask for pair in data.pairs]
-    semantic, read = args.metrics == "semantic", reader(args)
-    maps, collate = None, None
-    if source.predictor:
-        dataset = SegmentationDataset(data.pairs, EvalPreset(source.predictor.img_size), read=read)
-    else:
-        maps, collate = maps_of(source, name, data), collate_maps
-        dataset = MapDataset(maps, masks, read, args.num_classes if semantic else 2)
-    pin = device.type == "cuda"
+    device, semantic = pick_device(args.device), args.metrics == "semantic"
+    maps = None if source.predictor else maps_of(source, name, data)
+    dataset = dataset_of(args, source, data, maps)
+    pin, collate = device.type == "cuda", collate_maps if maps else ragged
     loader = Tolerant(dataset, args.batch_size, args.workers, pin, collate)
-    if maps:
-        batches = stored(loader, device, args.num_classes == 2 and semantic)
-    elif semantic:
-        batches = predicted_classes(source.predictor, loader, args.num_classes)
-    else:
-        batches = predicted(source.predictor, loader, args.normalize)
+    batches = measured(args, source, loader)
     about = {"data": name, "split": data.split, **source.about()}
-    confusion, total = None, len(loader)
+    total = len(loader)
     try:
         if semantic:
             classes = args.num_classes, args.ignore_index
-            confusion = confusion_matrix(batches, *classes, device, total)
-            found = Evaluation(semantic_measures(confusion), {}, {})
+            found = evaluate_classes(batches, *classes, device, total)
             about |= {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
         else:
             found = evaluate(batches, args.normalize, args.metrics == "all", device, total)
     except UserError as error:
         first = [fault for _, fault in loader.faults[:1]]
         raise UserError("; ".join([str(error), *first])) from None
-    row = Row(source, name, data, maps, found, about, confusion)
+    row = Row(source, name, data, maps, found, about)
     faults = [fault for part in gather(loader.faults) for fault in part]
     row.faults = {dataset.items[i][0] if maps else i: error for i, error in sorted(faults)}
     about["normalize"] = args.normalize and not semantic
@@ -163,6 +126,27 @@ def score(args: argparse.Namespace, source: Source, name: str, data: Inventory) 
     scored = len(data.pairs) - len(row.faults) - (len(maps.missing) if maps else 0)
     found.results.setdefault("images", scored)
     return row
+
+
+def dataset_of(
+    args: argparse.Namespace, source: Source, data: Inventory, maps: Maps | None
+) -> SegmentationDataset | MapDataset:
+    """Pictures for the network, or maps that exist already, each with its mask."""
+    if source.predictor:
+        preset = EvalPreset(source.predictor.img_size)
+        return SegmentationDataset(data.pairs, preset, read=reader(args))
+    classes = args.num_classes if args.metrics == "semantic" else 2
+    return MapDataset(maps, [pair.mask for pair in data.pairs], reader(args), classes)
+
+
+def measured(args: argparse.Namespace, source: Source, loader: Any) -> Iterator[Scored]:
+    """Maps and masks as the measures take them."""
+    semantic = args.metrics == "semantic"
+    if not source.predictor:
+        return stored(loader, pick_device(args.device), semantic and args.num_classes == 2)
+    if semantic:
+        return predicted_classes(source.predictor, loader, args.num_classes)
+    return predicted(source.predictor, loader, args.normalize)
 
 
 def maps_of(source: Source, name: str, data: Inventory) -> Maps:
@@ -196,13 +180,13 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
 
 def tell(rows: Sequence[Row]) -> None:
     """Notes and the table, on the screen."""
-    for note in dict.fromkeys(note for row in rows for note in notes(row)):
+    for note in dict.fromkeys(note for row in rows for note in row.notes()):
         print(f"note: {note}")
     for fault in dict.fromkeys(fault for row in rows for fault in row.faults.values()):
         print(f"error: left out: {fault}", file=sys.stderr)
     table = [{"set": r.name, "maps": r.source.label, **r.evaluation.results} for r in rows]
-    semantic = rows[0].confusion is not None
-    print(how(rows[0]))
+    semantic = rows[0].evaluation.confusion is not None
+    print(rows[0].how())
     heads = {key: key for key in ("set", "maps", "images")}
     print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
     for row in rows if semantic else ():
@@ -212,38 +196,6 @@ def tell(rows: Sequence[Row]) -> None:
             print(f"{measure} of {row.source.label} on {row.name}: {listed}")
 
 
-def how(row: Row) -> str:
-    """In a few words, what every figure depends on."""
-    full = row.about.get("normalize", False)
-    stretched = "each map stretched to its full range" if full else "maps as they are"
-    if not row.source.predictor:
-        return stretched
-    return f"{stretched}, network at {row.about['img_size']}² in {row.about['precision']}"
-
-
-def notes(row: Row) -> list[str]:
-    """What deserves a word beside the figures."""
-    said = [f"{row.name}: {note}" for note in row.data.notes]
-    if row.source.predictor:
-        said.insert(0, f"{row.source.path}: {row.source.predictor.origin}")
-    empty = row.evaluation.results.get("empty_masks")
-    if empty:
-        said.append(f"{row.name}: {empty} empty masks, each counted with F = 0")
-    if row.maps:
-        where = f"{row.maps.folder} for {row.name}"
-        if row.maps.resized:
-            said.append(
-                f"{where}: {row.maps.resized} maps resized, of another size than their mask"
-            )
-        if row.maps.missing:
-            names = reports.few(row.maps.missing)
-            said.append(f"{where}: no map of {len(row.maps.missing)} pictures: {names}")
-        if row.maps.extra:
-            names = reports.few(row.maps.extra)
-            said.append(f"{where}: no mask for {len(row.maps.extra)} maps: {names}")
-    return said
-
-
 def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
     """The files that were asked for."""
     if args.json:
@@ -251,45 +203,59 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
         save_json(results if len(results) > 1 else results[0], args.json)
     if args.csv:
         reports.write_csv(args.csv, [
-            {"set": row.name, "maps": row.source.label, "normalize": args.normalize,
-             "picture": row.data.pairs[index].name, **scores}
+            {"set": row.name, "maps": row.source.label, "normalize": row.about["normalize"],
+             "picture": row.data.pairs[index].name, **row.columns(scores)}
             for row in rows
             for index, scores in row.evaluation.rows.items()
         ])  # fmt: skip
-    if args.plot and rows[0].confusion is not None:
-        reports.plot_confusion(args.plot, {
-            f"{row.source.label} on {row.name}": (row.confusion.numpy(), row.class_names())
-            for row in rows
-        })  # fmt: skip
+    if args.plot and rows[0].evaluation.confusion is not None:
+        matrices = [(row.evaluation.confusion.numpy(), row.class_names()) for row in rows]
+        titles = [f"{row.source.label} on {row.name}" for row in rows]
+        reports.plot_confusion(args.plot, dict(zip(titles, matrices, strict=True)))
     elif args.plot:
         curves: dict[str, dict] = {}
         for row in rows:
             curves.setdefault(row.name, {})[row.source.label] = row.evaluation.curves
-        reports.plot_curves(args.plot, curves, how(rows[0]))
+        reports.plot_curves(args.plot, curves, rows[0].how())
     for row in rows if args.worst else ():
         several = f"-{row.name}-{row.source.label}".replace("/", "-") if len(rows) > 1 else ""
-        draw_worst(args.worst_file.with_stem(args.worst_file.stem + several), row, args.worst)
+        draw_worst(args, args.worst_file.with_stem(args.worst_file.stem + several), row)
 
 
-def draw_worst(path: Path, row: Row, count: int) -> None:
-    """The sheet of the pictures with the highest MAE."""
-    scores = row.evaluation.rows
-    worst = sorted(scores, key=lambda index: -scores[index]["mae"])[:count]
-    columns = []
-    for index in worst:
+def draw_worst(args: argparse.Namespace, path: Path, row: Row) -> None:
+    """The sheet of the pictures with the highest MAE, or the lowest mean IoU."""
+    scores, semantic = row.evaluation.rows, args.metrics == "semantic"
+    first, second = ("mean_iou", "pixel_accuracy") if semantic else ("mae", "max_f")
+    ordered = sorted(scores, key=lambda index: scores[index][first], reverse=not semantic)
+    drawn, present = [], set()
+    for index, found, mask in again(args, row, ordered[: args.worst]):
         pair = row.data.pairs[index]
-        picture, mask = to_rgb(open_image(pair.image)), read_mask(pair.mask)
-        if row.source.predictor:
-            saliency = torch.from_numpy(row.source.predictor(np.asarray(picture)))
+        picture = np.asarray(to_rgb(open_image(pair.image)))
+        if semantic:
+            panels = class_panels(picture, mask, found, args.ignore_index)
+            present |= {*np.unique(found).tolist(), *np.unique(mask).tolist()}
         else:
-            saliency = torch.from_numpy(read_map(row.maps.paths[index])) / 255
-        saliency = Predictor.resize(saliency, mask.shape).numpy()
-        if row.about["normalize"] and np.ptp(saliency):
-            saliency = (saliency - saliency.min()) / np.ptp(saliency)
-        caption = ", ".join(f"{name} {scores[index][name]:.3f}" for name in ("mae", "max_f"))
-        columns.append((f"{pair.name}: {caption}", np.asarray(picture), mask, saliency))
-    title = f"{row.source.label} on {row.name}: the {len(worst)} highest MAE ({how(row)})"
-    reports.worst_sheet(path, columns, title)
+            panels = saliency_panels(picture, mask, found, args.normalize)
+        said = ", ".join(f"{name} {scores[index][name]:.3f}" for name in (first, second))
+        drawn.append((f"{pair.name}: {said}", panels))
+    order = "lowest mean IoU" if semantic else "highest MAE"
+    title = f"{row.source.label} on {row.name}: the {len(drawn)} of {order} ({row.how()})"
+    names = row.class_names() if semantic else []
+    colours = {name: i for i, name in enumerate(names) if i in present}
+    error = "wrong red, ignored grey" if semantic else "missed red, added blue"
+    worst_sheet(path, drawn, title, error, colours)
+
+
+def again(
+    args: argparse.Namespace, row: Row, indices: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Some pictures once more, as they were scored: index, map and mask H×W uint8."""
+    dataset = dataset_of(args, row.source, row.data, row.maps)
+    numbers = [item[0] for item in dataset.items] if row.maps else range(len(dataset))
+    some = Subset(dataset, [numbers.index(index) for index in indices])
+    loader = DataLoader(some, 1, collate_fn=collate_maps if row.maps else ragged)
+    for (levels,), (mask,), (index,) in measured(args, row.source, loader):
+        yield index, levels.cpu().numpy(), mask.cpu().numpy()
 
 
 def validate(args: argparse.Namespace) -> int:

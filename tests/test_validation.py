@@ -6,19 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from conftest import make_pairs, palette, save, scene, tear
+from conftest import make_pairs, save, scene, tear
 from PIL import Image
 from processes import ranks
-from sklearn import metrics as sklearn
 
 import predict
 import validation
 from src import UserError, build_model, save_model
 from train_utils.maps import read_map
-from train_utils.masks import read_classes
 from train_utils.reports import labels
-from train_utils.semantic import confusion_matrix, semantic_measures
 
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
 
@@ -224,72 +220,6 @@ def test_unusable_map_folders(call, two_sets, maps, tmp_path, fault):
     assert status == 2 and str(folder) in err and "Traceback" not in err
 
 
-@pytest.fixture
-def class_masks(tmp_path):
-    """Three classes and 9 for pixels to be left out, grey and palette; and maps of them."""
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        picture, _ = scene(i)
-        truth = rng.choice([0, 1, 2, 9], (40, 48)).astype(np.uint8)
-        found = np.where(rng.random((40, 48)) < 0.7, truth % 9, rng.integers(0, 3, (40, 48)))
-        save(tmp_path / f"images/{i}.jpg", picture)
-        mask = palette([(i, 0, 0) for i in range(10)], truth) if i else Image.fromarray(truth)
-        save(tmp_path / f"masks/{i}.png", mask)
-        save(tmp_path / f"maps/{i}.png", found.astype(np.uint8))
-    (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
-    return tmp_path
-
-
-def test_classes_against_sklearn(call, class_masks):
-    truth, found = (
-        np.concatenate([np.array(Image.open(class_masks / f"{part}/{i}.png")) for i in range(3)])
-        for part in ("masks", "maps")
-    )
-    truth, found = truth[truth != 9], found[truth != 9]
-    status, said, err = call(
-        validation.main, "--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN,
-        "--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9,
-        "--json", class_masks / "s.json", "--plot", class_masks / "s.png",
-    )  # fmt: skip
-    assert status == 0, err
-    ours = json.loads((class_masks / "s.json").read_text())
-    iou = sklearn.jaccard_score(truth, found, average=None)
-    assert ours["pixel_accuracy"] == pytest.approx(sklearn.accuracy_score(truth, found))
-    expected = sklearn.balanced_accuracy_score(truth, found)
-    assert ours["mean_pixel_accuracy"] == pytest.approx(expected)
-    expected = sklearn.precision_score(truth, found, average="macro")
-    assert ours["mean_precision"] == pytest.approx(expected)
-    assert ours["class_iou"] == pytest.approx(iou.tolist())
-    assert ours["mean_iou"] == pytest.approx(iou.mean())
-    expected = sklearn.jaccard_score(truth, found, average="weighted")
-    assert ours["frequency_weighted_iou"] == pytest.approx(expected)
-    expected = sklearn.f1_score(truth, found, average="macro")
-    assert ours["dice"] == pytest.approx(expected, abs=1e-3)  # ours has 1 added above and below
-    assert f"sky {iou[0]:.3f}, road {iou[1]:.3f}" in said
-    assert (class_masks / "s.png").stat().st_size > 5000
-
-
-def test_names_of_classes_that_are_no_text(call, class_masks):
-    argv = ["--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN]
-    argv += ["--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9]
-    names = class_masks / "classes.txt"
-    names.write_bytes("Gebäude\n".encode("latin-1") * 3)
-    status, said, err = call(validation.main, *argv)
-    assert status == 2 and "classes.txt: not UTF-8" in err and not said
-    names.write_text("sky\nroad\ncar\n", encoding="utf-8-sig")
-    assert "IoU of maps on" in (said := call(validation.main, *argv)[1]) and ": sky" in said
-
-
-def test_a_network_of_classes(call, class_masks):
-    weights = class_masks / "net.pt"
-    save_model(build_model("u2net_lite", out_ch=3), weights)
-    argv = ["--weights", weights, "--data-path", class_masks, "--img-size", 48, *PLAIN]
-    argv += ["--metrics", "semantic", "--ignore-index", 9, "--num-classes"]
-    assert call(validation.main, *argv, 3)[0] == 0
-    status, _, err = call(validation.main, *argv, 10)
-    assert status == 2 and "3 maps" in err
-
-
 def test_maps_of_0_and_1(call, two_sets):
     """As masks may be, maps may too: the masks themselves are perfect."""
     folder = two_sets / "ones"
@@ -300,16 +230,6 @@ def test_maps_of_0_and_1(call, two_sets):
     assert status == 0 and "object 1.000" in said
 
 
-def test_nothing_but_ignored_pixels(call, class_masks):
-    for path in (class_masks / "masks").iterdir():
-        save(path, np.full((40, 48), 9, np.uint8))
-    status, _, err = call(
-        validation.main, "--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN,
-        "--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9,
-    )  # fmt: skip
-    assert status == 2 and "ignored" in err
-
-
 def test_binary_masks(call, two_sets, maps):
     """Object and background of saliency data, thresholded at a half."""
     status, said, err = call(
@@ -317,30 +237,3 @@ def test_binary_masks(call, two_sets, maps):
         "--metrics", "semantic",
     )  # fmt: skip
     assert status == 0 and "background" in said and "mIoU" in said, err
-
-
-def test_absent_classes_count_nowhere():
-    truth = torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8)
-    found = torch.tensor([[0, 1, 1, 1]], dtype=torch.uint8)
-    ours = semantic_measures(confusion_matrix([([found], [truth], [0])], 5))
-    assert ours["mean_pixel_accuracy"] == pytest.approx((0.5 + 1) / 2)
-    assert ours["mean_iou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert ours["class_iou"][2:] == [None] * 3
-
-
-def test_dice_of_the_object():
-    """(2·Σxy + 1) / (Σx² + Σy² + 1)."""
-    truth = torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8)
-    found = torch.tensor([[0, 1, 1, 1]], dtype=torch.uint8)
-    ours = semantic_measures(confusion_matrix([([found], [truth], [0])], 2))
-    assert ours["dice"] == pytest.approx((2 * 2 + 1) / (2 + 3 + 1))
-
-
-def test_indices_beyond_the_classes(tmp_path):
-    path = save(tmp_path / "m.png", np.full((4, 4), 7, np.uint8))
-    assert (read_classes(path, 8) == 7).all()
-    assert (read_classes(path, 3, ignore_index=7) == 7).all()
-    with pytest.raises(UserError, match=r"index 7.*--num-classes 3"):
-        read_classes(path, 3)
-    with pytest.raises(UserError, match="RGB"):
-        read_classes(save(tmp_path / "c.png", scene()[0]), 3)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -35,9 +35,10 @@ class Scored(NamedTuple):
 class Evaluation:
     """What came out, of all ranks together."""
 
-    results: dict[str, float | int]  # see SaliencyMetrics.results
+    results: dict[str, Any]  # see SaliencyMetrics.results and semantic_measures
     curves: dict[str, list[float]]  # see SaliencyMetrics.curves
-    rows: dict[int, dict[str, float]]  # of each picture, by its index
+    rows: dict[int, dict[str, Any]]  # of each picture, by its index
+    confusion: Tensor | None = None  # of classes: pixels by true (rows) and predicted class
 
 
 def predicted(predictor: Predictor, loader: DataLoader, stretch: bool) -> Iterator[Scored]:

@@ -117,7 +117,7 @@ def eval_loader(
         dataset,
         batch_size,
         sampler=_Share(len(dataset)),
-        collate_fn=collate or _ragged,
+        collate_fn=collate or ragged,
         **_options(workers, pin),
     )
 
@@ -150,7 +150,7 @@ class Tolerant:
     ) -> None:
         self.batch_size = batch_size
         self.faults: list[tuple[int, str]] = []
-        whole = partial(_split_faults, collate=collate or _ragged)
+        whole = partial(_split_faults, collate=collate or ragged)
         self.loader = eval_loader(_Caught(dataset), batch_size, workers, pin, whole)
 
     def __len__(self) -> int:
@@ -195,6 +195,7 @@ def _options(workers: int, pin: bool) -> dict[str, Any]:
     }
 
 
-def _ragged(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, list[Tensor], list[int]]:
+def ragged(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, list[Tensor], list[int]]:
+    """A batch whose masks keep their sizes."""
     pictures, masks, indices = zip(*samples, strict=True)
     return torch.stack(pictures), list(masks), list(indices)

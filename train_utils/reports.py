@@ -1,4 +1,4 @@
-"""What validation.py writes: tables, curves, and sheets of the worst pictures."""
+"""What validation.py writes: tables and curves."""
 
 import csv
 import warnings
@@ -68,9 +68,9 @@ def _cell(value: Any) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A row per picture, with six decimals."""
+    """A row per picture, with six decimals; nothing under heads that a picture has not."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(
             {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
@@ -103,35 +103,7 @@ def plot_curves(
             one.legend(loc="lower left" if one is left else "lower center")
         left.set_xlim(0, 1.02)
     figure.suptitle(note, fontsize=9)
-    _save(figure, path)
-
-
-def worst_sheet(
-    path: Path, columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str
-) -> None:
-    """Picture, mask, map and error of some pictures, a row each.
-
-    Args:
-        path: of the sheet.
-        columns: of each: its caption, the picture H×W×3 uint8, the mask H×W {0, 1}, and the map
-            H×W in [0, 1]. In the error, what the map misses is red, what it adds is blue.
-        title: above all.
-    """
-    heads = "picture", "mask", "map", "error: missed red, added blue"
-    figure, axes = plt.subplots(
-        len(columns), 4, figsize=(12, 2.6 * len(columns) + 0.6), squeeze=False, layout="constrained"
-    )
-    for row, (caption, picture, mask, saliency) in zip(axes, columns, strict=True):
-        missed, added = (mask - saliency).clip(0, 1), (saliency - mask).clip(0, 1)
-        error = 1 - np.stack((added, np.maximum(missed, added), missed), axis=-1)
-        for one, image in zip(row, (picture, mask, saliency, error), strict=True):
-            one.imshow(image, cmap="gray", vmin=0, vmax=1)
-            one.axis("off")
-        row[0].set_title(caption, fontsize=8, loc="left")
-    for one, head in zip(axes[0, 1:], heads[1:], strict=True):
-        one.set_title(head, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
@@ -151,10 +123,11 @@ def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence
         one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
         one.set_yticks(range(len(names)), names, fontsize=8)
         one.set(title=title, xlabel="predicted", ylabel="true, % of its pixels")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Whole or not at all, in the format that its name says; then closed."""
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # names in letters that its font lacks: boxes
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)

@@ -9,18 +9,19 @@ from tqdm import tqdm
 
 from src import UserError
 
-from .distributed import is_main, sum_over_ranks
-from .evaluation import Scored
+from .distributed import gather, is_main, sum_over_ranks
+from .evaluation import Evaluation, Scored
 
 
-def confusion_matrix(
+def evaluate_classes(
     batches: Iterable[Scored],
     classes: int,
     ignore_index: int | None = None,
     device: torch.device | None = None,
     total: int | None = None,
-) -> Tensor:
-    """Pixels by true class (rows) and predicted class (columns): float64 of K×K, over all ranks.
+) -> Evaluation:
+    """Every measure over a set, this rank's ``batches`` and those of the others; of each picture
+    too, but for those whose pixels are all to be ignored.
 
     Args:
         batches: class maps H×W uint8 and masks of class indices.
@@ -29,18 +30,28 @@ def confusion_matrix(
         device: where ranks meet to add up; the CPU by default.
         total: how many batches there are, for the progress bar.
     """
-    counts = torch.zeros(classes * classes, dtype=torch.int64)
+    confusion, own = torch.zeros(classes, classes, dtype=torch.float64), {}
     shown = None if is_main() else True
-    for maps, masks, _ in tqdm(batches, "scoring", total, leave=False, disable=shown, unit="batch"):
-        for found, truth in zip(maps, masks, strict=True):
-            index = truth.to(torch.int32) * classes + found
-            if ignore_index is not None:
-                index = index[truth != ignore_index]
-            counts += torch.bincount(index.flatten(), minlength=classes * classes).cpu()
-    counts = sum_over_ranks(counts.double(), device or torch.device("cpu"))
-    if not counts.sum():
+    for batch in tqdm(batches, "scoring", total, leave=False, disable=shown, unit="batch"):
+        for found, truth, index in zip(*batch, strict=True):
+            counts = _count(found, truth, classes, ignore_index)
+            confusion += counts
+            if counts.any():
+                own[index] = semantic_measures(counts)
+    confusion = sum_over_ranks(confusion, device or torch.device("cpu"))
+    if not confusion.any():
         raise UserError("nothing to score: no picture could be read, or all pixels are ignored")
-    return counts.view(classes, classes)
+    rows = {index: row for part in gather(own) for index, row in part.items()}
+    return Evaluation(semantic_measures(confusion), {}, dict(sorted(rows.items())), confusion)
+
+
+def _count(found: Tensor, truth: Tensor, classes: int, ignore_index: int | None) -> Tensor:
+    """Pixels of one picture by true class (rows) and predicted class (columns), float64 K×K."""
+    index = truth.to(torch.int32) * classes + found
+    if ignore_index is not None:
+        index = index[truth != ignore_index]
+    counts = torch.bincount(index.flatten(), minlength=classes * classes)
+    return counts.cpu().double().view(classes, classes)
 
 
 def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]]:

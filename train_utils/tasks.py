@@ -11,7 +11,7 @@ from src import Predictor
 from src.classes import COLOURS, most_probable
 
 from .evaluation import evaluate, predicted, predicted_classes
-from .semantic import confusion_matrix, semantic_measures
+from .semantic import evaluate_classes
 
 Scores = dict[str, float | int | list]
 
@@ -58,9 +58,10 @@ class Classes:
     def score(self, predictor: Predictor, loader: DataLoader) -> Scores:
         """As :meth:`Saliency.score`."""
         maps = predicted_classes(predictor, loader, self.count)
-        return semantic_measures(
-            confusion_matrix(maps, self.count, self.ignore_index, predictor.device, len(loader))
-        )
+        total = len(loader)
+        return evaluate_classes(
+            maps, self.count, self.ignore_index, predictor.device, total
+        ).results
 
     def show_mask(self, mask: Tensor) -> Tensor:
         """As :meth:`Saliency.show_mask`, in the classes' colours."""
