@@ -7,7 +7,7 @@
 // are in the package.
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <exception>
 #include <iostream>
@@ -36,7 +36,7 @@ at::Tensor read_picture(const std::string& path) {
   cv::Mat picture = cv::imread(path, cv::IMREAD_COLOR);
   if (picture.empty()) throw std::runtime_error(path + ": no such file, or not a picture");
   cv::cvtColor(picture, picture, cv::COLOR_BGR2RGB);
-  return torch::from_blob(picture.data, {1, picture.rows, picture.cols, 3}, torch::kUInt8)
+  return at::from_blob(picture.data, {1, picture.rows, picture.cols, 3}, at::kByte)
       .permute({0, 3, 1, 2})
       .clone(at::MemoryFormat::ChannelsLast);
 }
@@ -48,7 +48,7 @@ at::Tensor per_channel(std::string list) {
   std::istringstream words(list);
   std::vector<float> values;
   for (float value; words >> value;) values.push_back(value);
-  return torch::tensor(values).view({1, -1, 1, 1});
+  return at::tensor(values).view({1, -1, 1, 1});
 }
 
 at::Tensor resize(const at::Tensor& x, int64_t height, int64_t width) {
@@ -70,7 +70,7 @@ at::Tensor saliency(AOTIModelPackageLoader& network, const at::Tensor& picture) 
   const int64_t side = std::stoll(told(about, "img_size"));
   const std::string map_of_object = told(about, "object_map");
   if (map_of_object == "null") throw std::runtime_error("the network tells classes; no mask of it");
-  at::Tensor input = resize(picture, side, side).to(torch::kFloat32).contiguous().div_(255);
+  at::Tensor input = resize(picture, side, side).to(at::kFloat).contiguous().div_(255);
   input = input.sub_(per_channel(told(about, "mean"))).div_(per_channel(told(about, "std")));
   const int64_t channel = std::stoll(map_of_object);
   at::Tensor map = network.run({input})[0].slice(1, channel, channel + 1);
@@ -83,7 +83,7 @@ int main(int argc, char** argv) try {
   cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
   const auto network = open_package(argv[1]);
   const at::Tensor picture = read_picture(argv[2]);
-  at::Tensor mask = saliency(*network, picture).mul(255).round().to(torch::kUInt8).contiguous();
+  at::Tensor mask = saliency(*network, picture).mul(255).round().to(at::kByte).contiguous();
   const cv::Mat image(mask.size(0), mask.size(1), CV_8U, mask.data_ptr());
   if (!cv::imwrite(argv[3], image)) throw std::runtime_error(std::string(argv[3]) + ": not written");
   return 0;
