@@ -14,22 +14,24 @@ from typing import Any
 
 # What every network needs; torchvision and huggingface_hub are asked for where they are used.
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
+_CLONE = Path(__file__).resolve().parent
+_NAME = "u2net_toolkit_by_hub"
 
 
 def _library() -> ModuleType:
-    """``src`` as ``u2net``: the code that calls may have a ``src`` of its own."""
-    if "u2net" not in sys.modules:
-        init = Path(__file__).resolve().parent / "src" / "__init__.py"
+    """``src`` by a name of its own: the code that calls may have a ``src`` or ``u2net`` too."""
+    if _NAME not in sys.modules:
+        init = _CLONE / "src" / "__init__.py"
         spec = importlib.util.spec_from_file_location(
-            "u2net", init, submodule_search_locations=[str(init.parent)]
+            _NAME, init, submodule_search_locations=[str(init.parent)]
         )
-        sys.modules["u2net"] = importlib.util.module_from_spec(spec)
+        sys.modules[_NAME] = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(sys.modules["u2net"])
+            spec.loader.exec_module(sys.modules[_NAME])
         except BaseException:
-            del sys.modules["u2net"]  # half of it would be taken for all by the next call
+            del sys.modules[_NAME]  # half of it would be taken for all by the next call
             raise
-    return sys.modules["u2net"]
+    return sys.modules[_NAME]
 
 
 def u2net_full(pretrained: bool = False, **overrides: Any):

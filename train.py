@@ -7,9 +7,10 @@
     torchrun --nproc_per_node=4 train_multi_GPU.py --data-path DUTS     (the same flags)
 
 The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to go on
-from) and best.pt (the weights with the highest maxF on the test split, or mean IoU of classes; give
-it to validation.py and predict.py). Ctrl-C finishes the step, writes last.pt and leaves with status
-130; --resume auto goes on, after a crash too, to the same result.
+from) and best.pt (the weights with the highest maxF, or mean IoU of classes, on the pictures of
+val.txt, or else the test split; give it to validation.py and predict.py). Ctrl-C finishes the step,
+writes last.pt and leaves with status 130; --resume auto goes on, after a crash too, to the same
+result.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from train_utils.distributed import (
     launch_id,
     on_any_rank,
     process_group,
+    rank,
     world_size,
 )
 from train_utils.engine import Interrupted, Plan, fit
@@ -208,6 +210,7 @@ def train(args: argparse.Namespace) -> int:
             raise UserError("--sync-bn: torch's SyncBatchNorm runs on GPUs alone; leave it out")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.recompute = args.checkpoint_activations
+    torch.manual_seed(args.seed + rank())  # each rank's dropout is its own
     sampler = EpochSampler(lengths, args.batch_size, args.seed, args.data_shares)
     loader = train_loader(train_set, sampler, args.workers, on_gpu)
     test = eval_loader(test_set, args.batch_size, args.workers, on_gpu)

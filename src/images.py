@@ -140,7 +140,9 @@ def upright(image: Image.Image) -> Image.Image:
     if _orientation(image) == 1:
         return image
     try:
-        return ImageOps.exif_transpose(image)
+        turned = ImageOps.exif_transpose(image)
+        turned.format = image.format  # which Pillow forgets of what it has made anew
+        return turned
     except Exception as error:
         raise UserError(f"garbled EXIF data ({error})") from None
 

@@ -272,17 +272,20 @@ def test_nothing_on_the_hub(tmp_path):
 
 
 def test_torch_hub(model, tmp_path):
-    """From a program with a src of its own, without the packages that are for special features."""
+    """From a program with a src and a u2net of its own, without the packages that are for special
+    features.
+    """
     (tmp_path / "src").mkdir()
     (tmp_path / "src/__init__.py").write_text("MINE = True\n")
+    (tmp_path / "u2net.py").write_text("MINE = True\n")
     save_model(model, tmp_path / "a.pt")
     script = f"""
 import sys
 sys.modules["torchvision"] = sys.modules["huggingface_hub"] = None  # as if not installed
-import torch, src
+import torch, src, u2net
 load = lambda name, *args, **kw: torch.hub.load({str(ROOT)!r}, name, *args, source="local", **kw)
 net = load("u2net_lite", out_ch=2)
-assert net.config.out_ch == 2 and src.MINE
+assert net.config.out_ch == 2 and src.MINE and u2net.MINE
 assert sum(p.numel() for p in load("u2net_full").parameters()) == 43995469
 assert load("build_model", "unet_bn", width=8).config.name == "unet_bn"
 assert load("load_model", "a.pt").img_size == 96

@@ -252,6 +252,20 @@ def test_jpeg_mask(tmp_path, mode):
     assert (read != np.kron(OBJECT, np.ones((4, 4)))).mean() < 0.01
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_jpeg_mask_of_the_best_quality(tmp_path, turned):
+    """Which leaves 1 and 2 beside 0, and 255 whole, of some shapes: these are no class indices."""
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    seen = set()
+    for seed in range(20):
+        _, mask = scene(seed)
+        path = save(tmp_path / "mask.jpg", mask, quality=100, exif=exif)
+        seen |= set(np.unique(Image.open(path)).tolist())
+        assert (read_mask(path) == (np.rot90(mask, -1) if turned else mask) // 255).all()
+    assert {1, 255} <= seen
+
+
 VOID = np.where(np.arange(16) == 15, 255, levels(0, 1)).astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, SMALL_TABLE, tear
+from conftest import ROOT, SMALL, SMALL_TABLE, tear
 from processes import PATIENCE, children, ranks, wait_for
 from test_survival import same
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -23,7 +23,7 @@ import validation
 from my_dataset import SegmentationDataset, find_pairs
 from src import Predictor, build_model
 from train_utils import engine, synthetic
-from train_utils.distributed import rank, slurm_environment, world_size
+from train_utils.distributed import rank
 from train_utils.evaluation import evaluate, predicted
 from train_utils.loaders import eval_loader
 from train_utils.trainer import Trainer
@@ -58,8 +58,15 @@ def run(argv):
     kept = []
     original = Trainer.add
     Trainer.add = lambda self, step: (original(self, step), kept.append(self.sums.clone()))
+    save = engine.save_model
+    engine.save_model = lambda *args, **more: (save(*args, **more), written.append(rank()))
+    written.clear()
     train.train(train.parse_args(argv))
+    assert not rank() or not written, "one file, one writer"
     return kept[-1]
+
+
+written = []  # ranks, one for each best.pt
 
 
 def test_the_loss_shown_is_the_mean_over_ranks(trained):
@@ -71,6 +78,28 @@ def test_the_loss_shown_is_the_mean_over_ranks(trained):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     expected = sum(s[1] for s in sums) / sum(s[0] for s in sums)
     assert float(rows[-1]["loss"]) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_rank_has_random_numbers_of_its_own(trained):
+    """For dropout, which would else leave out the same of all pictures of a step."""
+    first, second = torch.load(trained[0] / "last.pt", weights_only=True)["rng"]
+    assert not torch.equal(first["cpu"], second["cpu"])
+
+
+def draw_and_go_on():
+    """Random numbers after a state was taken, and again from there."""
+    torch.manual_seed(rank())
+    trainer = new_trainer(SMALL)
+    torch.manual_seed(rank())
+    state = trainer.state_dict()
+    drawn = torch.rand(3)
+    trainer.load_state_dict(state)
+    return drawn, torch.rand(3)
+
+
+def test_each_rank_goes_on_with_its_random_numbers():
+    first, second = (result for result, *_ in ranks(2, draw_and_go_on))
+    assert torch.equal(*first) and torch.equal(*second) and not torch.equal(first[0], second[0])
 
 
 def go_on(argv):
@@ -141,9 +170,9 @@ def batches(count):
         yield pictures, masks, torch.arange(2)
 
 
-def new_trainer():
+def new_trainer(network="u2net_lite"):
     torch.manual_seed(0)
-    model = build_model("u2net_lite").train()
+    model = build_model(network).train()
     optimizer = train.make_optimizer(model, 1e-3, 0)
     scheduler = train.make_scheduler(optimizer, 0, 10)
     scaler = train.make_scaler(torch.device("cpu"), torch.float32)
@@ -239,35 +268,6 @@ def test_a_torn_picture_ends_the_run(tmp_path):
 def test_sync_bn_needs_gpus(data, tmp_path):
     with pytest.raises(engine.UserError, match="--sync-bn"):
         train.main(flags(data, tmp_path / "run", "--sync-bn"))
-
-
-def test_slurm():
-    """srun's variables are torchrun's; the batch script's own process is alone."""
-    job = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
-    assert slurm_environment(job) == {}
-    step = {"SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3"}
-    lists = {"gpu[03-04]": "gpu03", "a1,b2": "a1", "n-[7,9]": "n-7", "single": "single"}
-    for nodes, first in lists.items():
-        found = slurm_environment(
-            {**job, **step, "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": nodes}
-        )
-        assert found["MASTER_ADDR"] == first
-        assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("3", "8", "3")
-    for alone in ("RANK", "SLURM_PTY_PORT"):  # srun torchrun, and srun --pty bash
-        assert slurm_environment({**job, **step, alone: "0"}) == {}
-
-
-def srun(rank, world, port):
-    step = {"SLURM_STEP_NUM_TASKS": world, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
-    return {k: str(v) for k, v in {**step, "MASTER_PORT": port}.items()}
-
-
-def place():
-    return rank(), world_size()
-
-
-def test_a_group_by_slurm():
-    assert [told[0] for told in ranks(2, place, launcher=srun)] == [(0, 2), (1, 2)]
 
 
 def test_predict_shards(tmp_path, weights, data):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import SMALL
 
 from src import build_model
 from train_utils import optim
@@ -37,6 +38,16 @@ def test_average_forgets_its_beginning():
     assert ema.module.weight.item() == pytest.approx(0.001, rel=1e-3)
 
 
+def test_average_of_batch_norm():
+    """Its statistics too, which would else be those of a network that was never trained."""
+    norm = torch.nn.BatchNorm1d(1)
+    ema = optim.make_ema(norm, 0.9)
+    ema.update_parameters(norm)
+    norm.running_mean.fill_(1.0)
+    ema.update_parameters(norm)
+    assert ema.module.running_mean.item() == pytest.approx(1 - 2 / 11)  # (1 + n) / (10 + n), n = 1
+
+
 def test_accumulation_equals_the_large_batch():
     """Without batch norm in the way, two half batches step like one whole one."""
     torch.manual_seed(0)
@@ -54,23 +65,77 @@ def test_accumulation_equals_the_large_batch():
     assert torch.allclose(*results, atol=1e-6)
 
 
-def make_trainer(model, **options):
+def make_trainer(model, dtype=torch.float32, **options):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scheduler = optim.make_scheduler(optimizer, 0, 10)
-    scaler = optim.make_scaler(torch.device("cpu"), torch.float32)
-    loss = DeepSupervision()
-    return Trainer(model, optimizer, scheduler, scaler, loss, torch.float32, **options)
+    scaler = optim.make_scaler(torch.device("cpu"), dtype)
+    return Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), dtype, **options)
+
+
+def small_batch():
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    return pictures, torch.ones(2, 1, 32, 32, dtype=torch.uint8), None
+
+
+def length(model, before):
+    """Of what a step has changed."""
+    moved = zip(model.parameters(), before, strict=True)
+    return sum(((p.detach() - b) ** 2).sum() for p, b in moved).sqrt().item()
 
 
 def test_clipping_bounds_the_step():
     """The step of plain SGD is lr times the gradient, so its length shows the clipped norm."""
-    model = build_model("u2net_lite").train()
+    model = build_model(SMALL).train()
     before = [p.detach().clone() for p in model.parameters()]
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    masks = torch.ones(2, 1, 32, 32, dtype=torch.uint8)
-    make_trainer(model, clip_grad=0.01).train_step([(pictures, masks, None)])
-    moved = sum(((p - b) ** 2).sum() for p, b in zip(model.parameters(), before, strict=True))
-    assert moved.sqrt().item() == pytest.approx(0.1 * 0.01, rel=1e-2)
+    make_trainer(model, clip_grad=0.01).train_step([small_batch()])
+    assert length(model, before) == pytest.approx(0.1 * 0.01, rel=1e-2)
+
+
+def test_float16_clips_the_true_gradient():
+    """And not that of the loss that was scaled up."""
+    model = build_model(SMALL).train()
+    trainer = make_trainer(model, torch.float16, clip_grad=0.01)
+    assert trainer.scaler.is_enabled() and trainer.scaler.get_scale() > 1000
+    before = [p.detach().clone() for p in model.parameters()]
+    step = trainer.train_step([small_batch()])
+    assert step.taken and 0.01 < step.norm < 1000
+    assert length(model, before) == pytest.approx(0.1 * 0.01, rel=1e-2)
+
+
+def test_float16_lowers_its_scale_where_gradients_overflow():
+    """Which is no bad step, but for scales below 1; and a resumed run goes on with its scale."""
+    model = build_model(SMALL).train()
+    trainer = make_trainer(model, torch.float16)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [p.detach().clone() for p in model.parameters()]
+    step = trainer.train_step([small_batch()])
+    trainer.add(step)
+    assert not step.taken and step.losses.isfinite().all() and length(model, before) == 0
+    assert trainer.scaler.get_scale() == 2.0**59 and trainer.bad_steps == 0
+    resumed = make_trainer(build_model(SMALL).train(), torch.float16)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.scaler.get_scale() == 2.0**59
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    trainer.loss = lambda *args: tuple(value * torch.inf for value in DeepSupervision()(*args))
+    trainer.add(trainer.train_step([small_batch()]))
+    assert trainer.scaler.get_scale() == 0.5 and trainer.bad_steps == 1
+
+
+def test_a_loss_that_is_not_finite_though_its_gradient_is():
+    model = build_model(SMALL).train()
+    trainer, sound = make_trainer(model), DeepSupervision()
+    trainer.loss = lambda *args: (sound(*args)[0] + torch.inf, sound(*args)[1])
+    before = [p.detach().clone() for p in model.parameters()]
+    assert not trainer.train_step([small_batch()]).taken and length(model, before) == 0
+
+
+def test_random_numbers_go_on_where_they_were():
+    """Dropout's, say."""
+    trainer = make_trainer(build_model(SMALL))
+    state = trainer.state_dict()
+    expected = torch.rand(3)
+    trainer.load_state_dict(state)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_no_decay_on_norms_and_biases():
@@ -97,3 +162,15 @@ def test_schedule():
     assert rates[0] == pytest.approx(1e-3) and rates[5] == pytest.approx(0.5, abs=1e-3)
     assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1)
     assert rates[60] == pytest.approx(0.5, abs=2e-3) and rates[-1] < 2e-3
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
+def test_a_short_run_warms_up_for_half_of_it():
+    optimizer = optim.make_optimizer(torch.nn.Linear(2, 2), 1.0, 0)
+    scheduler = optim.make_scheduler(optimizer, 100, 10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates.index(max(rates)) == 5 and max(rates) == pytest.approx(1)

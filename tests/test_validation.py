@@ -184,6 +184,8 @@ def test_how_maps_are_read(tmp_path):
     assert (read_map(save(tmp_path / "l.png", grey)) == grey).all()
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     assert (read_map(save(tmp_path / "16.png", deep)) == grey).all()
+    wide = Image.fromarray(grey.astype(np.uint16))  # levels of 8 bits all the same
+    assert (read_map(save(tmp_path / "wide.png", wide)) == grey).all()
     cutout = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
     cutout.putalpha(Image.fromarray(grey))
     assert (read_map(save(tmp_path / "a.png", cutout)) == grey).all()

@@ -43,8 +43,8 @@ class Plan:
         eval_interval: epochs between evaluations.
         save_every: optimizer steps between checkpoints; 0 for the end of each epoch alone.
         keep: how many checkpoints to leave in the folder.
-        task: how maps are scored and shown; by its first measure on the test split, of the average
-            if there is one, the best weights are kept.
+        task: how maps are scored and shown; by its first measure on the pictures held out, of the
+            average if there is one, the best weights are kept.
     """
 
     epochs: int

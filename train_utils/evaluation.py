@@ -83,10 +83,15 @@ def _scored(
     """What ``found`` makes, H×W uint8, of the probabilities C×H×W of each picture."""
     for pictures, masks, indices in loader:
         # A batch that is not full is computed as a full one: convolutions round by its size, and
-        # how many processes share the set must not show.
-        full = pictures.repeat(-(-loader.batch_size // len(pictures)), 1, 1, 1)
+        # how many processes share the set must not show. On a CPU it is enough that each core has a
+        # picture of its own, as in a full one.
+        size = loader.batch_size
+        if predictor.device.type == "cpu":
+            size = min(size, torch.get_num_threads())
+        missing = max(0, size - len(pictures))
+        full = torch.cat((pictures, pictures[:1].expand(missing, -1, -1, -1)))
         with torch.inference_mode():
-            maps = predictor.probabilities(full[: loader.batch_size])[: len(pictures)]
+            maps = predictor.probabilities(full)[: len(pictures)]
             levels = [
                 found(predictor.resize(one, mask.shape[-2:]))
                 for one, mask in zip(maps, masks, strict=True)

@@ -75,12 +75,14 @@ def _differ(path: Path, mask: Path) -> bool:
 
 def read_map(path: str | Path) -> np.ndarray:
     """A map as H×W uint8: the alpha where there is one that varies, as in a cut-out; else grey, 16
-    bits and floats scaled.
+    bits and floats scaled, but for integers up to 255, which are levels in too wide a file.
 
     Raises:
         UserError: unreadable, or a coloured picture.
     """
     image = open_image(path)
+    if image.mode.startswith("I") and (values := np.asarray(image)).max(initial=0) <= 255:
+        return values.clip(0).astype(np.uint8)
     alpha = None
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))

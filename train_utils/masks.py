@@ -36,7 +36,8 @@ def _object(image: Image.Image, path: str | Path) -> np.ndarray:
             return _binary(alpha, path)
     if len(image.getbands()) == 1 and image.mode != "P":
         values = np.asarray(image)
-        _refuse_indices(values, path)
+        if image.format not in ("JPEG", "MPO"):  # whose edges have small numbers beside them
+            _refuse_indices(values, path)
         return _binary(values, path)
     if image.mode == "LA":
         return _binary(np.asarray(image.getchannel("L")), path)
