@@ -1,6 +1,7 @@
 """validation.py --metrics semantic: measures, files and sheets, against scikit-learn's figures."""
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ import validation
 from src import UserError, build_model, save_model
 from src.classes import COLOURS
 from train_utils.masks import read_classes
+from train_utils.reports import plt
 from train_utils.semantic import evaluate_classes
 from train_utils.sheets import class_panels
 
@@ -185,6 +187,17 @@ def test_sheet_of_the_worst(call, class_masks, monkeypatch):
             )
         assert len(rows) == 2
     assert drawn[next(name for name in drawn if "maps" in name)][0][0].startswith("1: ")
+
+
+def test_names_in_chinese(recwarn):
+    """Are drawn by a font of the system that has them."""
+    if len(plt.rcParams["font.family"]) == 1:
+        pytest.skip("no Chinese font is installed here (fonts-wqy-microhei, say)")
+    figure = plt.figure()
+    figure.suptitle("天空, road")
+    figure.savefig(io.BytesIO())
+    plt.close(figure)
+    assert not recwarn.list
 
 
 def test_panels_of_classes():

@@ -13,6 +13,18 @@ from src.files import atomic_path
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.font_manager import get_font_names
+
+# Names of files and classes in Chinese, Japanese or Korean: the fonts of common systems.
+_EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
+)
+plt.rcParams["font.family"] = [
+    "DejaVu Sans",
+    *(name for name in _EAST_ASIAN if name in get_font_names()),
+]
 
 COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones
     "max_f": "maxF",
@@ -129,7 +141,7 @@ def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence
 def save_figure(figure: Any, path: Path) -> None:
     """Whole or not at all, in the format that its name says; then closed."""
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # names in letters that its font lacks: boxes
+        warnings.filterwarnings("ignore", "Glyph")  # names in letters that no font has: boxes
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
     plt.close(figure)
 
