@@ -4,6 +4,7 @@ What a mask may be: {0,1}, {0,255}, grey, palette, or RGBA; ``train_utils/masks.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,7 @@ from transforms import EvalPreset, Growing, TrainPreset, paste
 
 _LISTED = ("train", "val", "test")  # NAME.txt
 SPLITS = (*_LISTED, "all")
+_SHOWN = 10  # faults of a kind
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 
 
@@ -198,9 +200,20 @@ def _read_list(path: Path, found: Inventory) -> set[str] | None:
 
 
 def _report(where: str | Path | None, faults: Sequence[str], some_left: bool) -> str:
+    """Every kind of fault with the files that have it; of more than ten, the first."""
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data:"
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        path, _, reason = fault.partition(": ")
+        kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
+        kinds.setdefault(kind, []).append(fault)
+    lines = []
+    for alike in kinds.values():
+        lines += [f"  {fault}" for fault in alike[:_SHOWN]]
+        if len(alike) > _SHOWN:
+            lines.append(f"  … and {len(alike) - _SHOWN} more like these")
     advice = "mend them, or leave them out by --skip-invalid" if some_left else "mend them"
-    return "\n".join([f"{where}: {count}", *(f"  {fault}" for fault in faults), advice])
+    return "\n".join([f"{where}: {count}", *lines, advice])
 
 
 class SegmentationDataset(Dataset):

@@ -39,12 +39,12 @@ from train_utils.distributed import (
 )
 from train_utils.engine import Interrupted, Plan, fit
 from train_utils.loaders import EpochSampler, eval_loader, train_loader
-from train_utils.losses import PARTS, DeepSupervision
-from train_utils.masks import balanced_weights, mask_reader
+from train_utils.losses import PARTS
+from train_utils.masks import mask_reader
 from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from train_utils.records import write_args
 from train_utils.runs import choose_folder
-from train_utils.start import start_network
+from train_utils.start import make_loss, start_network
 from train_utils.tasks import Classes, Saliency
 from train_utils.trainer import Trainer
 from transforms import EvalPreset, Growing, TrainPreset
@@ -128,6 +128,9 @@ def parse_args(argv: list[str] | None = None, doc: str = __doc__) -> argparse.Na
     add("--sync-bn", action="store_true", help=(
         "batch norm over the batches of all GPUs together; for small ones, under torchrun"
     ))  # fmt: skip
+    add("--freeze-bn", action=argparse.BooleanOptionalAction, help=(
+        "batch norm keeps its statistics and uses them in training too (default: with --pretrained)"
+    ))  # fmt: skip
     device = cli.add_device_flags(parser)
     device.add_argument("--compile", action="store_true", help="build the step by torch.compile")
     device.add_argument("--checkpoint-activations", action="store_true", help=(
@@ -182,6 +185,10 @@ def _complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if args.ignore_index is not None and (args.num_classes is None or args.ignore_index > 255):
         parser.error("--ignore-index: up to 255, with --num-classes")
+    if args.freeze_bn is None:
+        args.freeze_bn = args.pretrained is not None
+    if args.freeze_bn and args.sync_bn:
+        parser.error("--sync-bn: batch norm keeps the statistics of --pretrained; --no-freeze-bn")
     args.loss = args.loss or ("ce" if args.num_classes else "bce")
     if args.class_weights and not {"bce", "ce"} & set(args.loss.split("+")):
         parser.error(f"--class-weights: bce and ce take them, --loss {args.loss} does not")
@@ -221,11 +228,12 @@ def train(args: argparse.Namespace) -> int:
         optimizer,
         make_scheduler(optimizer, args.warmup_epochs * steps, args.epochs * steps),
         make_scaler(device, dtype),
-        _loss(args, train_set).to(device),
+        make_loss(args, train_set).to(device),
         dtype,
         make_ema(model, args.ema) if args.ema else None,
         args.clip_grad,
         args.compile,
+        args.freeze_bn,
         flags={name: value for name, value in vars(args).items() if name not in _FREE}
         | {"pictures": [_told(train_set, "to train"), _told(test_set, "to test")]}
         | {"processes": world_size(), "precision": str(dtype), "device": device.type},
@@ -266,17 +274,6 @@ def _fit(
 
 def _task(args: argparse.Namespace) -> Saliency | Classes:
     return Classes(args.num_classes, args.ignore_index) if args.num_classes else Saliency()
-
-
-def _loss(args: argparse.Namespace, train_set: SegmentationDataset) -> DeepSupervision:
-    weights = args.class_weights
-    if weights == ["balanced"]:
-        masks, classes = [pair.mask for pair in train_set.pairs], args.num_classes or 2
-        weights = balanced_weights(masks, train_set.read, classes, args.ignore_index)
-        if is_main():
-            print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
-    classes = args.num_classes or 1
-    return DeepSupervision(args.loss_weights, args.loss, classes, args.ignore_index, weights)
 
 
 def _told(dataset: SegmentationDataset, purpose: str) -> str:

@@ -186,7 +186,7 @@ def tell(rows: Sequence[Row]) -> None:
         print(f"error: left out: {fault}", file=sys.stderr)
     table = [{"set": r.name, "maps": r.source.label, **r.evaluation.results} for r in rows]
     semantic = rows[0].evaluation.confusion is not None
-    print(rows[0].how())
+    print(how(rows))
     heads = {key: key for key in ("set", "maps", "images")}
     print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
     for row in rows if semantic else ():
@@ -194,6 +194,14 @@ def tell(rows: Sequence[Row]) -> None:
             values = zip(row.class_names(), row.evaluation.results[key], strict=True)
             listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
             print(f"{measure} of {row.source.label} on {row.name}: {listed}")
+
+
+def how(rows: Sequence[Row]) -> str:
+    """What the figures depend on; of each source, where they differ in that."""
+    said = {row.source.label: row.how() for row in rows}
+    if len(set(said.values())) == 1:
+        return rows[0].how()
+    return "\n".join(f"{label}: {what}" for label, what in said.items())
 
 
 def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
@@ -216,7 +224,7 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
         curves: dict[str, dict] = {}
         for row in rows:
             curves.setdefault(row.name, {})[row.source.label] = row.evaluation.curves
-        reports.plot_curves(args.plot, curves, rows[0].how())
+        reports.plot_curves(args.plot, curves, how(rows))
     for row in rows if args.worst else ():
         several = f"-{row.name}-{row.source.label}".replace("/", "-") if len(rows) > 1 else ""
         draw_worst(args, args.worst_file.with_stem(args.worst_file.stem + several), row)
@@ -276,8 +284,8 @@ def validate(args: argparse.Namespace) -> int:
         names_of(found, args.num_classes)
     rows = [score(args, source, name, found) for name, found in data for source in sources]
     if is_main():
-        write(args, rows)
         tell(rows)
+        write(args, rows)
     from_main(None)  # the others wait, as torchrun ends all once one of them has left with 2
     unmatched = any(row.maps and (row.maps.missing or row.maps.extra) for row in rows)
     return 2 if unmatched or any(row.faults for row in rows) else 0

@@ -1,7 +1,7 @@
 """What each runtime makes of the same network: how far off, how fast, and how large its file.
 
     python -m benchmarks.runtimes --weights u2netp.pth
-    python -m benchmarks.runtimes --weights u2netp.pth --golden u2netp_horse.npz --mask build/mask
+    python -m benchmarks.runtimes --weights u2netp.pth --golden horse.npz --mask cpp/build/mask
 
 Differences are the largest of any pixel's probability, over all maps, from the network in float32
 as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W

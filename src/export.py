@@ -7,6 +7,7 @@ but for AOTInductor packages, which take one picture of one size.
 """
 
 import copy
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,9 @@ def export_pt2(model: nn.Module, path: str | Path, sides: bool = False) -> float
     program = _program(network)
     with _pt2_path(path) as named:
         extra = {"about.json": json.dumps(about(model))}
-        torch.export.save(program, named, extra_files=extra)
+        packed = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(program, packed, extra_files=extra)
+        named.write_bytes(packed.getbuffer())
         loaded = torch.export.load(named).module()
         return _check(network, lambda x: [m.numpy() for m in loaded(x)], TOLERANCE, path)
 

@@ -35,8 +35,8 @@ def write_torch(content: dict[str, Any], temporary: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError as error:  # torch's word for a full disk
-        raise UserError(f"{temporary.parent}: cannot be written; full? ({error})") from None
+    except RuntimeError:  # torch's word for a full disk
+        raise UserError(f"{temporary.parent}: cannot be written; is the disk full?") from None
 
 
 def save_json(content: Any, path: str | Path) -> None:
@@ -75,6 +75,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(mode)  # some writers, safetensors', put a file of their own in its place
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:  # a full disk, say
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ _SIDE = 1024  # colours around an edge are looked at in a picture of this size a
 _COLOUR_SIDE = 512  # the wide look for the object's colours, far from the edge, at this one
 _RADII = (6, 2, 1)  # the narrow looks, at the picture's own
 _STRIP = 1 << 19  # pixels that are worked on at once at full size
-_PRIOR = 0.03  # how much the map counts beside colours: as two that differ by its root
+_PRIOR = 0.003  # how much the map counts beside colours: as two that differ by its root
 
 
 def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
@@ -23,8 +23,9 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
 
     Around the map's outline, a pixel's alpha is its place between the colours of what is surely
     object and surely background near it: the least squares solution of the compositing equation,
-    with the map as its prior where these colours are alike. What comes out is the surer map for a
-    second look. ``docs/predict.md`` compares it with a guided filter and closed-form matting.
+    with the map as its prior where these colours are alike, or vary much themselves. What comes out
+    is the surer map for a second look. ``docs/predict.md`` compares it with a guided filter and
+    closed-form matting.
 
     Args:
         picture: RGB, of any size.
@@ -41,10 +42,12 @@ def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
     pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     level = prior
     for _ in range(2):
-        near, some = _mean(pixels, _surely(level), radius)
-        behind, enough = _mean(pixels, _surely(1 - level), radius)
-        # Eyes and shadows inside an object, far from any background, are no holes in it.
-        doubt = _PRIOR / ((some / 0.01).clamp(0.3, 1) * (enough / 0.05).clamp(1e-3, 1))
+        near, some, varied = _mean(pixels, _surely(level), radius)
+        behind, enough, mixed = _mean(pixels, _surely(1 - level), radius)
+        # Where colours vary by as much as the two differ, as before leaves, they tell nothing. And
+        # eyes and shadows inside an object, far from any background, are no holes in it.
+        doubt = _PRIOR + varied + mixed
+        doubt /= (some / 0.01).clamp(0.3, 1) * (enough / 0.05).clamp(1e-3, 1)
         level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
     grounds = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
     doubts = Image.fromarray(doubt[0].float().numpy())
@@ -75,10 +78,15 @@ def _surely(level: Tensor) -> Tensor:
     return ((level - 0.7) / 0.3).clamp(0, 1) + 1e-4 * level
 
 
-def _mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """The weighted mean over windows, and how much weight there was."""
+def _mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted mean over windows, how much weight there was, and the variance of all channels
+    together.
+    """
     amount = _box(weight, radius)
-    return _box(pixels * weight, radius) / (amount + 1e-9), amount
+    total = amount + 1e-9
+    mean = _box(pixels * weight, radius) / total
+    square = _box(pixels.square().sum(0, keepdim=True) * weight, radius) / total
+    return mean, amount, (square - mean.square().sum(0, keepdim=True)).clamp_(min=0)
 
 
 def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor, doubt: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -117,6 +118,10 @@ class _Flow(Generic[T, R]):
                 result = future.result()
             except UserError as error:
                 result = error
+            except OSError as error:
+                if error.errno in (ENOSPC, EDQUOT):  # of the output; the others would fail too
+                    raise
+                result = UserError(f"{error.filename or 'output'}: {error.strerror or error}")
             except Exception as error:
                 if after == self._was_computed:  # no fault of a picture
                     raise

@@ -100,13 +100,13 @@ def test_hold_out_is_disjoint_complete_and_stable(tmp_path, folders):
     assert after["train"] | after["test"] == after["all"] and not after["train"] & after["test"]
 
 
-def test_set_too_small_to_hold_out_says_what_to_do(tmp_path, folders):
-    """Of three pictures at least one is held out, or the message tells how to choose one."""
+def test_small_sets_hold_one_out(tmp_path, folders):
+    """And of a single picture, which leaves none to train on, the message says what to do."""
+    make_pairs(*folders, "x")
+    assert stems(find_pairs(tmp_path, "test")) == {"x"}
+    assert "list some names in train.txt, or add pictures" in faults_of(tmp_path, "train")
     make_pairs(*folders, "xyz")
-    try:
-        assert 0 < len(find_pairs(tmp_path, "test").pairs) < 3
-    except UserError as error:
-        assert "test.txt" in str(error)
+    assert split_stems(tmp_path) == {"train": set("yz"), "test": {"x"}, "all": set("xyz")}
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".Png", ".bmp", ".TIF", ".tiff", ".WebP"])
@@ -134,6 +134,21 @@ def test_bad_values_of_one_mask_have_all_opened(tmp_path, folders):
         save(folders[1] / f"p{i:02}.png", (mask > 0).astype(np.uint8) * 2)
     report = faults_of(tmp_path)
     assert all(f"p{i:02}.png" in report for i in (0, 7, 21)) and report.count("p0") == 2
+
+
+def test_of_many_faults_of_a_kind_ten_are_named(tmp_path, folders):
+    make_pairs(*folders, [f"p{i:02}" for i in range(30)])
+    for i in range(28):
+        save(folders[1] / f"p{i:02}.png", np.full((40, 48), 2 + i % 5, np.uint8))
+    (folders[1] / "p29.png").unlink()
+    report = faults_of(tmp_path)
+    assert "29 faults" in report and "p09.png" in report and "p10.png" not in report
+    assert "… and 18 more like these" in report and "p29.jpg: no mask" in report
+
+
+def test_folders_within_folders_are_not_looked_into(tmp_path):
+    make_pairs(tmp_path / "images/bear", tmp_path / "masks/bear", "ab")
+    assert "the folders in it, such as bear, are not looked into" in faults_of(tmp_path)
 
 
 def test_swapped_folders(tmp_path, folders):
@@ -225,17 +240,20 @@ def test_exif_orientation(tmp_path, folders, suffix, orientation):
     assert np.array_equal(load_pair(pair)[0].permute(1, 2, 0).numpy(), np.asarray(turned))
 
 
-def test_broken_exif_is_no_crash(tmp_path, folders):
-    """A camera's garbled block costs at most that picture, by name."""
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_broken_exif_counts_as_none(tmp_path, folders, suffix):
+    """A camera's garbled block costs nothing but the turn that it tells."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = save(folders[0] / "a.webp", scene()[0], exif=exif)
+    path = save(folders[0] / f"a.{suffix}", scene()[0], exif=exif)
+    plain = save(tmp_path / f"plain.{suffix}", scene()[0])
     save(folders[1] / "a.png", scene()[1])
-    path.write_bytes(path.read_bytes().replace(b"MM\0*", b"MM\xa2*").replace(b"II*\0", b"II*\xa2"))
-    try:
-        load_pair(find_pairs(tmp_path).pairs[0])
-    except UserError as error:
-        assert "a.webp" in str(error)
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b"MM\0*", b"MM\xa2*").replace(b"II*\0", b"II*\xa2"))
+    assert path.read_bytes() != sound
+    picture, mask = load_pair(find_pairs(tmp_path).pairs[0])
+    assert np.array_equal(picture.permute(1, 2, 0), np.asarray(Image.open(plain).convert("RGB")))
+    assert mask.shape == (1, 40, 48)
 
 
 @pytest.mark.parametrize("kind", MASKS)

@@ -26,6 +26,7 @@ from train_utils import engine, synthetic
 from train_utils.distributed import rank
 from train_utils.evaluation import evaluate, predicted
 from train_utils.loaders import eval_loader
+from train_utils.losses import DeepSupervision
 from train_utils.trainer import Trainer
 from transforms import EvalPreset
 
@@ -177,7 +178,7 @@ def new_trainer(network="u2net_lite"):
     scheduler = train.make_scheduler(optimizer, 0, 10)
     scaler = train.make_scaler(torch.device("cpu"), torch.float32)
     ema = train.make_ema(model, 0.9)
-    return Trainer(model, optimizer, scheduler, scaler, train.DeepSupervision(), torch.float32, ema)
+    return Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), torch.float32, ema)
 
 
 def reductions(accum):

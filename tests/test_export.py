@@ -58,7 +58,7 @@ def test_onnx(call, tmp_path, maps):
     assert str(ROOT).encode() not in path.read_bytes(), "a path of the machine that exported"
     props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert props["img_size"] == 96 and props["network"] == model.config.name
-    assert np.allclose(props["mean"], (0.485, 0.456, 0.406)) and len(props["std"]) == 3
+    assert props["mean"] == [0.485, 0.456, 0.406] and props["std"] == [0.229, 0.224, 0.225]
 
 
 def test_the_map_of_the_object(call, tmp_path):
@@ -85,12 +85,13 @@ def test_half_onnx(model, tmp_path):
 
 
 def test_pt2(call, model, weights, tmp_path):
-    """torch alone reads it."""
+    """torch alone reads it; it says what size the user has chosen."""
     path = tmp_path / "net.pt2"
-    assert call(export.main, "--weights", weights, "--output", path)[0] == 0
+    argv = ["--weights", weights, "--output", path, "--img-size", 64]
+    assert call(export.main, *argv)[0] == 0
     extra = {"about.json": ""}
     program = torch.export.load(path, extra_files=extra).module()
-    assert json.loads(extra["about.json"])["img_size"] == 96
+    assert json.loads(extra["about.json"])["img_size"] == 64
     x = pictures(3, 50, 65)
     assert np.abs(program(x)[0].numpy() - expected(model, x)[0]).max() <= 1e-5
 
@@ -110,12 +111,41 @@ def test_what_differs_is_not_kept(model, tmp_path, monkeypatch):
 
     def spoilt(path):
         run = load(path).module()
-        return SimpleNamespace(module=lambda: lambda x: [m + 0.01 for m in run(x)])
+        return SimpleNamespace(module=lambda: lambda x: [m + 0.001 for m in run(x)])
 
     monkeypatch.setattr(torch.export, "load", spoilt)
     with pytest.raises(UserError, match="differs from the network"):
         src.export.export_pt2(model, tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
+
+
+class Same(torch.nn.Module):
+    """As :class:`src.export._Maps` of a network that does nothing."""
+
+    network = SimpleNamespace(config=SimpleNamespace(in_ch=3), jumps=False)
+
+    def forward(self, x):
+        return (x,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda batch, height, width: batch == 1,
+        lambda batch, height, width: batch > 1,
+        lambda batch, height, width: height % 2,
+        lambda batch, height, width: height != width,
+        lambda batch, height, width: height >= 320,
+    ],
+    ids=["one picture", "several", "odd sides", "not square", "large"],
+)
+def test_what_differs_for_some_inputs_alone(wrong):
+    def run(x):
+        return [x.numpy() + np.float32(0.001 * wrong(len(x), *x.shape[2:]))]
+
+    assert src.export._check(Same(), lambda x: [x.numpy()], src.export.TOLERANCE, "x.pt2") == 0
+    with pytest.raises(UserError, match=r"x\.pt2: differs from the network by 0\.001"):
+        src.export._check(Same(), run, src.export.TOLERANCE, "x.pt2")
 
 
 def test_the_network_stays_as_it_was(model, tmp_path):

@@ -1,5 +1,6 @@
 """Files written whole or not at all: their names and rights."""
 
+import errno
 import os
 import stat
 
@@ -31,6 +32,16 @@ def test_rights_of_safetensors(tmp_path):
     (tmp_path / "b").touch()
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_a_full_disk_is_told_of_the_file(tmp_path):
+    """And not of the temporary one, or of none."""
+    path = tmp_path / "a.png"
+    for name in (None, "temporary"):
+        with pytest.raises(OSError, match="No space") as told, atomic_path(path) as temporary:
+            raise OSError(errno.ENOSPC, "No space left", name and str(temporary))
+        assert told.value.filename == str(path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("letter", ["a", "\u6c34"])

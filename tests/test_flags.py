@@ -74,6 +74,22 @@ def test_defaults(duts, tmp_path, prepared):
     assert (plan.accum, plan.eval_interval, plan.save_every, plan.keep) == (1, 10, 0, 2)
 
 
+def test_pretrained_weights_keep_their_statistics(duts, begun, tmp_path, prepared):
+    """Of batch norm, as the published ones are far from those of their batches; unless told."""
+    run(duts, tmp_path / "run", "--pretrained", begun / "last.pt")
+    run(duts, tmp_path / "run", "--pretrained", begun / "last.pt", "--no-freeze-bn")
+    (first, loader, *_), (second, *_) = prepared[:5], prepared[5:]
+    batch = next(iter(loader))
+    for trainer, frozen in ((first, True), (second, False)):
+        before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        trainer.train_mode()
+        assert trainer.train_step([batch]).taken and trainer.model.training
+        after = trainer.model.state_dict()
+        same = {k for k in after if torch.equal(before[k], after[k])}
+        statistics = {k for k in after if "running" in k or "num_batches" in k}
+        assert same == (statistics if frozen else set())
+
+
 def test_batches_of_a_step(duts, tmp_path, monkeypatch):
     """As many as --accum says; what is left over of an epoch is a smaller step."""
     sizes = []

@@ -143,6 +143,17 @@ def test_without_stretching():
     assert abs(score([(saliency, mask)], 1)["mae"] - plain) > 0.1
 
 
+def test_curves():
+    """Half of the object found by one threshold, and all the picture by the last."""
+    saliency = torch.tensor([[255, 0, 0, 0, 0]], dtype=torch.uint8)
+    metrics = SaliencyMetrics()
+    metrics.update([histogram(saliency, torch.tensor([[1, 1, 0, 0, 0]]))])
+    curves = metrics.curves()
+    first, last = ([curves[name][i] for name in ("precision", "recall", "f")] for i in (0, -1))
+    assert first == pytest.approx([1, 0.5, 1.3 * 0.5 / (0.3 + 0.5)])
+    assert last == pytest.approx([0.4, 1, 1.3 * 0.4 / (0.3 * 0.4 + 1)])
+
+
 def test_to_levels():
     saliency = torch.tensor([[0.2, 0.4], [0.6, 0.7]])
     assert to_levels(saliency, stretch=False).tolist() == [[51, 102], [153, 178]]

@@ -1,6 +1,8 @@
 """predict.py as it is called: which files it reads and writes, and what it makes of them."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -308,3 +310,17 @@ def test_broken_networks_are_no_pictures_fault(weights):
     predictor.model = torch.nn.Linear(1, 1)
     with pytest.raises(RuntimeError):
         list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
+
+
+def test_a_full_disk_ends_the_run(weights):
+    """Nothing more could be written; another fault of a file is told of that file alone."""
+    predictor = Predictor(weights, 32, "cpu", "off")
+
+    def finish(item, *_):
+        raise OSError(item, os.strerror(item), "out/a.png")
+
+    load = {"load": lambda _: Image.fromarray(scene()[0]), "finish": finish}
+    ((_, told),) = stream(predictor, [errno.EACCES], **load)
+    assert str(told) == "out/a.png: Permission denied"
+    with pytest.raises(OSError, match="No space"):
+        list(stream(predictor, [errno.ENOSPC] * 9, **load))

@@ -91,9 +91,16 @@ def test_best_is_the_best_epoch(finished):
     assert last["best"]["epoch"] == kept["epoch"]
 
 
-def test_several_sets_and_sizes(data, tmp_path):
+def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
     """The second set is drawn from by its share, but for what it holds out; sizes grow, and each is
     scored and shipped as it was trained."""
+    shown, probabilities = set(), Predictor.probabilities
+
+    def noted(self, pictures):
+        shown.add((self.img_size, pictures.shape[-1]))
+        return probabilities(self, pictures)
+
+    monkeypatch.setattr(Predictor, "probabilities", noted)
     second = tmp_path / "second"
     for i in range(6):
         picture, mask = scene(i)
@@ -109,7 +116,7 @@ def test_several_sets_and_sizes(data, tmp_path):
     assert state["flags"]["pictures"][0].startswith("23 pictures to train")
     assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)
     sizes = [Image.open(folder / f"samples/epoch_{n:04d}.png").size for n in (2, 4)]
-    assert sizes[0][0] < sizes[1][0]
+    assert sizes[0][0] < sizes[1][0] and shown == {(48, 48), (64, 64)}
     best = torch.load(folder / "best.pt", weights_only=True)
     assert best["img_size"] == {2: 48, 4: 64}[best["epoch"]]
     assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3", "4"]
@@ -165,16 +172,17 @@ def test_a_log_that_is_open_elsewhere(data, tmp_path, monkeypatch, capsys):
     assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1", "2", "3"]
 
 
-def test_a_worse_score_leaves_best_alone(data, tmp_path, monkeypatch):
-    """Tutorials never update the best value, so that every evaluation overwrites the file."""
-    scores = iter([0.5, 0.9, 0.7])
+def test_only_a_better_score_becomes_best(data, tmp_path, monkeypatch):
+    """Neither an equal one nor a worse, as where the best value is never updated."""
+    scores = iter([0.5, 0.9, 0.9, 0.7])
 
     def evaluate(*_, **__):
         return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
-    run(data, tmp_path / "run", "--ema", "0")
+    run(data, tmp_path / "run", "--ema", "0", "--epochs", "4")
     assert torch.load(tmp_path / "run/best.pt", weights_only=True)["epoch"] == 2
+    assert [float(row["max_f"]) for row in rows(tmp_path / "run")] == [0.5, 0.9, 0.9, 0.7]
 
 
 def test_validation_repeats_the_logged_scores(finished, data, tmp_path, capsys):
@@ -315,6 +323,7 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
     folder = tmp_path / "run"
     argv = [*flags, "--pretrained", str(tmp_path / "start.pt"), "--output-dir", str(folder)]
     assert train.main(argv) == 0
+    assert (folder / "best.pt").exists(), "the last epoch is scored, whatever the interval"
     (tmp_path / "start.pt").unlink()
     assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
     with pytest.raises(UserError, match="holds a small"):

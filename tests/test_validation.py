@@ -13,7 +13,7 @@ from processes import ranks
 import predict
 import validation
 from src import UserError, build_model, save_model
-from train_utils.maps import read_map
+from train_utils.maps import MapDataset, Maps, read_map
 from train_utils.reports import labels
 
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
@@ -54,6 +54,8 @@ def test_stored_maps_score_as_the_network(call, two_sets, maps, weights, tmp_pat
         *PLAIN,
     )  # fmt: skip
     assert status == 0, err
+    assert "lite: maps as they are, network at 64² in float32" in said  # the others by no network
+    assert f"\n{maps.name}: maps as they are\n" in said
     table = [line for line in said.splitlines() if line.startswith("| ")]
     assert len(table) == 6 and len({len(line) for line in table}) == 1
     heads = ["set", "maps", "images", "maxF", "MAE", "wF", "relaxF", "S"]
@@ -143,12 +145,13 @@ def test_a_torn_file_costs_itself_alone(call, two_sets, maps, weights, tmp_path)
 
 
 def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
-    """torchrun ends all processes once one has left with 2: rank 0 must have written by then."""
+    """torchrun ends all processes once one has left with 2: rank 0 must have written by then, even
+    where all of its own maps are torn."""
     folder = tmp_path / "maps"
     for path in (maps / "two").iterdir():
         if path.stem != "e":
             save(folder / path.name, Image.open(path))
-    tear(folder / "f.png")
+    tear(folder / "d.png")
     argv = ["--pred-dir", str(folder), "--data-path", str(two_sets / "two"), *PLAIN]
     argv += ["--metrics", "all", "--worst", "3"]
     results = []
@@ -159,9 +162,25 @@ def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
         assert [result for result, *_ in told] == [2] * world
         assert (out / "w.png").stat().st_size > 5000
         results.append(json.loads((out / "s.json").read_text()))
-    assert (results[1]["missing"], results[1]["unreadable"]) == (["e"], ["f"])
+    assert (results[1]["missing"], results[1]["unreadable"]) == (["e"], ["d"])
     numbers = [{k: v for k, v in r.items() if isinstance(v, float)} for r in results]
     assert len(numbers[0]) > 10 and numbers[0] == pytest.approx(numbers[1], abs=1e-6)
+
+
+def test_sheet_of_the_worst(call, two_sets, tmp_path, monkeypatch):
+    """The highest MAE first."""
+    captions = []
+    monkeypatch.setattr(
+        validation, "worst_sheet", lambda path, rows, *_: captions.extend(row[0] for row in rows)
+    )
+    for name, wrong in (("d", 10), ("e", 30), ("f", 0), ("g", 20)):
+        with Image.open(two_sets / f"two/masks/{name}.png") as mask:
+            found = np.array(mask)
+        found[:wrong] = 255 - found[:wrong]
+        save(tmp_path / f"{name}.png", found)
+    argv = ["--pred-dir", tmp_path, "--data-path", two_sets / "two", "--worst", 3, *PLAIN]
+    assert call(validation.main, *argv, "--worst-file", tmp_path / "w/w.png")[0] == 0
+    assert [text[:11] for text in captions] == ["e: mae 0.75", "g: mae 0.50", "d: mae 0.25"]
 
 
 def test_outputs_are_tried_first(call, two_sets, maps, tmp_path):
@@ -196,6 +215,13 @@ def test_how_maps_are_read(tmp_path):
     assert (read_map(save(tmp_path / "d.png", all_object)) == 255).all()
 
 
+def test_maps_of_another_size_are_rounded(tmp_path):
+    path = save(tmp_path / "map.png", np.array([[0, 11]], np.uint8))
+    mask = save(tmp_path / "mask.png", np.array([[0, 0, 255, 255]], np.uint8))
+    levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [mask, mask])[0]
+    assert levels.tolist() == [[0, 3, 8, 11]] and index == 1  # 2.75 and 8.25
+
+
 def test_labels(tmp_path):
     """Enough of the path to tell them apart; a folder's dot is no suffix."""
     for name in ("a.v1", "a.v2"):
@@ -223,13 +249,14 @@ def test_unusable_map_folders(call, two_sets, maps, tmp_path, fault):
 
 
 def test_maps_of_0_and_1(call, two_sets):
-    """As masks may be, maps may too: the masks themselves are perfect."""
+    """As masks may be, maps may too, or just below and above a half: the masks are perfect."""
     folder = two_sets / "ones"
     for path in (two_sets / "one/masks").iterdir():
-        save(folder / path.name, np.array(Image.open(path)) // 255)
+        low = 127 if path.stem == "b" else 0
+        save(folder / path.name, np.array(Image.open(path)) // 255 + np.uint8(low))
     argv = ["--pred-dir", folder, "--data-path", two_sets / "one", *PLAIN, "--metrics", "semantic"]
     status, said, _ = call(validation.main, *argv)
-    assert status == 0 and "object 1.000" in said
+    assert status == 0 and "background 1.000, object 1.000" in said
 
 
 def test_binary_masks(call, two_sets, maps):

@@ -127,7 +127,7 @@ class _Run:
     def _train_epoch(self) -> dict[str, Any]:
         """The rest of the running epoch; its log row, empty if a signal came before the end."""
         trainer, sampler = self.trainer, self.train.batch_sampler
-        trainer.model.train()
+        trainer.train_mode()
         sampler.epoch, sampler.start = trainer.epoch, trainer.step
         if not trainer.step:
             trainer.sums.zero_()

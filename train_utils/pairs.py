@@ -67,7 +67,9 @@ def _list(folder: Path, found: Inventory) -> list[Path]:
         return []
     files = list_images(folder)
     if not files:
-        found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
+        found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))}){more}")
     return files
 
 
@@ -77,6 +79,8 @@ def match(images: list[Path], masks: list[Path], wanted: set[str], found: Invent
     A mask has its picture's stem; or, where few have that, a longer one, made alike for all, such
     as ``NAME_mask``.
     """
+    if not masks:  # which is a fault already
+        return
     by_stem = {path.stem: path for path in masks}
     stems = {path.stem for path in images}
     before, after = naming(stems, by_stem.keys())
@@ -91,7 +95,7 @@ def match(images: list[Path], masks: list[Path], wanted: set[str], found: Invent
             found.faults.append(f"{path.stem}: two pictures or two masks of this name in {where}")
         elif mask in by_stem:
             found.pairs.append(Pair(path, by_stem[mask]))
-        elif masks:
+        else:
             found.faults.append(f"{path}: no mask {mask}.* in {masks[0].parent}")
     found.faults = list(dict.fromkeys(found.faults))
     if before or after:

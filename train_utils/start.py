@@ -1,13 +1,18 @@
-"""The network that a run starts with, and whether it fits the run's flags."""
+"""The network that a run starts with, whether it fits the run's flags, and its loss."""
 
 import argparse
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from src import U2NetConfig, UserError, build_model, load_model
 from src.backbone import load_backbone
+
+from .distributed import is_main
+from .losses import DeepSupervision
+from .masks import balanced_weights
 
 
 def start_network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Module:
@@ -37,13 +42,26 @@ def start_network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.
         raise UserError(f"{source} holds a {model.config.name}, not --model {args.model}")
     config = model.config
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
+        source = f"--pretrained {args.pretrained}: " if args.pretrained and not state else ""
         raise UserError(
-            f"{config.name} takes {config.in_ch} channels and gives {config.out_ch} maps by "
-            f"{config.activation}; expected 3, {maps} and {activation} (see --num-classes)"
+            f"{source}{config.name} takes {config.in_ch} channels and gives {config.out_ch} maps "
+            f"by {config.activation}; expected 3, {maps} and {activation} (see --num-classes)"
         )
     _check_sizes(args, model)
     model.img_size = args.img_size[-1]
     return model
+
+
+def make_loss(args: argparse.Namespace, train_set: Dataset) -> DeepSupervision:
+    """Of the flags of ``train.py``; balanced class weights are counted in the masks of the set."""
+    weights = args.class_weights
+    if weights == ["balanced"]:
+        masks, classes = [pair.mask for pair in train_set.pairs], args.num_classes or 2
+        weights = balanced_weights(masks, train_set.read, classes, args.ignore_index)
+        if is_main():
+            print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
+    classes = args.num_classes or 1
+    return DeepSupervision(args.loss_weights, args.loss, classes, args.ignore_index, weights)
 
 
 def _check_sizes(args: argparse.Namespace, model: nn.Module) -> None:

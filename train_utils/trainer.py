@@ -43,6 +43,7 @@ class Trainer:
         ema: moving average, updated every optimizer step.
         clip_grad: largest gradient norm, 0 for none.
         compile: let torch.compile build the training step's network.
+        freeze_bn: batch norm keeps its statistics, and uses them in training too.
         flags: what the run's result depends on; a resumed run must have the same.
     """
 
@@ -55,6 +56,7 @@ class Trainer:
     ema: AveragedModel | None = None
     clip_grad: float = 0.0
     compile: bool = False
+    freeze_bn: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # finished
     step: int = 0  # batches done of the epoch after those
@@ -95,6 +97,13 @@ class Trainer:
     def lr(self) -> float:
         """The learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
+
+    def train_mode(self) -> None:
+        """Layers as they are in training, after an evaluation say."""
+        self.model.train()
+        for module in self.model.modules() if self.freeze_bn else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
     def train_step(self, batches: Sequence[Batch]) -> Step:
         """One optimizer step on the mean loss of ``batches`` (several: gradient accumulation).
