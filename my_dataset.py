@@ -123,7 +123,10 @@ def _layout(
     """The folders to match, and the folder whose lists choose the split (None: all is wanted)."""
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
-            raise UserError("give --image-dir and --mask-dir together, without --data-path")
+            raise UserError(
+                "give --image-dir and --mask-dir together, without --data-path (one folder for "
+                "both is named twice)"
+            )
         return [(Path(image_dir), Path(mask_dir))], Path(image_dir)
     if not data_path:
         raise UserError("no data: give --data-path DIR, or --image-dir DIR and --mask-dir DIR")

@@ -185,10 +185,6 @@ def _complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if args.ignore_index is not None and (args.num_classes is None or args.ignore_index > 255):
         parser.error("--ignore-index: up to 255, with --num-classes")
-    if args.freeze_bn is None:
-        args.freeze_bn = args.pretrained is not None
-    if args.freeze_bn and args.sync_bn:
-        parser.error("--sync-bn: batch norm keeps the statistics of --pretrained; --no-freeze-bn")
     args.loss = args.loss or ("ce" if args.num_classes else "bce")
     if args.class_weights and not {"bce", "ce"} & set(args.loss.split("+")):
         parser.error(f"--class-weights: bce and ce take them, --loss {args.loss} does not")
@@ -209,6 +205,11 @@ def train(args: argparse.Namespace) -> int:
         choose_folder(name, args.resume, args.output_dir, restarted) if is_main() else None
     )
     state = load_checkpoint(resume) if resume else None
+    if args.freeze_bn is None:  # a run that is gone on with needs no --pretrained
+        begun = state["flags"] if state else {"freeze_bn": args.pretrained is not None}
+        args.freeze_bn = begun.get("freeze_bn", False)
+    if args.freeze_bn and args.sync_bn:
+        raise UserError("--sync-bn: batch norm keeps its statistics; add --no-freeze-bn")
     torch.manual_seed(args.seed)
     model = start_network(args, state).to(device, memory_format=torch.channels_last)
     on_gpu = device.type == "cuda"

@@ -90,6 +90,11 @@ def test_pretrained_weights_keep_their_statistics(duts, begun, tmp_path, prepare
         assert same == (statistics if frozen else set())
 
 
+def test_statistics_that_are_kept_are_not_shared(duts, begun, tmp_path):
+    with pytest.raises(UserError, match="--no-freeze-bn"):
+        run(duts, tmp_path / "run", "--pretrained", begun / "last.pt", "--sync-bn")
+
+
 def test_batches_of_a_step(duts, tmp_path, monkeypatch):
     """As many as --accum says; what is left over of an epoch is a smaller step."""
     sizes = []

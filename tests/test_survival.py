@@ -193,6 +193,8 @@ def test_which_folder(numbered):
     (given / "last.pt").rename(given / "last-1.pt")  # killed between two renames
     with pytest.raises(UserError, match="holds a run"):
         folder_of("--output-dir", str(given))
+    with pytest.raises(UserError, match=r"nowhere/last\.pt: no such file"):
+        folder_of("--output-dir", str(given), "--resume", "nowhere/last.pt")
     assert folder_of("--output-dir", str(given), "--resume", "auto")[1].name == "last-1.pt"
 
 

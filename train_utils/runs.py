@@ -29,6 +29,8 @@ def choose_folder(
     """
     by_path = resume not in (None, "auto")
     given = Path(resume).parent if by_path else output_dir
+    if by_path and not Path(resume).is_file():
+        raise UserError(f"--resume {resume}: no such file; auto, or a run's last.pt")
     if by_path and output_dir and output_dir.resolve() != given.resolve():
         raise UserError(f"--resume {resume} goes on in {given}; leave out --output-dir")
     pattern = re.compile(re.escape(name) + r"-(\d+)")

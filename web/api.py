@@ -27,7 +27,7 @@ class Wanted(BaseModel, extra="forbid"):
     """What the result is to be; as predict.py's flags."""
 
     mode: str = "mask"
-    background: str = "white"
+    background: str | None = None
     threshold: float | None = None
     refine: bool = False
     invert: bool = False
@@ -107,9 +107,11 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         raise UserError(f"format={form}: choose png, or webp, tiff, avif, jpeg (not for cut-outs)")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
+    if wanted.background is not None and wanted.mode != "background":
+        raise UserError("background goes with mode=background")
     style = Style(
-        wanted.mode, parse_background(wanted.background), wanted.threshold, wanted.invert,
-        wanted.crop, wanted.size, wanted.refine,
+        wanted.mode, parse_background(wanted.background or "white"), wanted.threshold,
+        wanted.invert, wanted.crop, wanted.size, wanted.refine,
     )  # fmt: skip
     result = networks.result(read_image(io.BytesIO(body)), wanted.weights, style)
     file = io.BytesIO()
