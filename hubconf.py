@@ -14,14 +14,13 @@ from typing import Any
 
 # What every network needs; torchvision and huggingface_hub are asked for where they are used.
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
-_CLONE = Path(__file__).resolve().parent
 _NAME = "u2net_toolkit_by_hub"
 
 
 def _library() -> ModuleType:
     """``src`` by a name of its own: the code that calls may have a ``src`` or ``u2net`` too."""
     if _NAME not in sys.modules:
-        init = _CLONE / "src" / "__init__.py"
+        init = Path(__file__).resolve().parent / "src" / "__init__.py"
         spec = importlib.util.spec_from_file_location(
             _NAME, init, submodule_search_locations=[str(init.parent)]
         )

@@ -150,27 +150,27 @@ def test_no_decay_on_norms_and_biases():
     assert {names[id(p)] for p in decayed["params"]} == set(names.values()) - expected
 
 
-def test_schedule():
-    """Linear from almost nothing to the peak at the end of warm-up, then down to almost nothing."""
+def rates(warmup, total):
+    """The learning rate of each step of a run, and the one after its last."""
     optimizer = optim.make_optimizer(torch.nn.Linear(2, 2), 1.0, 0)
-    scheduler = optim.make_scheduler(optimizer, 10, 110)
-    rates = []
-    for _ in range(110):
-        rates.append(optimizer.param_groups[0]["lr"])
+    scheduler = optim.make_scheduler(optimizer, warmup, total)
+    found = [optimizer.param_groups[0]["lr"]]
+    for _ in range(total):
         optimizer.step()
         scheduler.step()
-    assert rates[0] == pytest.approx(1e-3) and rates[5] == pytest.approx(0.5, abs=1e-3)
-    assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1)
-    assert rates[60] == pytest.approx(0.5, abs=2e-3) and rates[-1] < 2e-3
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_schedule():
+    """Linear from almost nothing to the peak at the end of warm-up, then down to almost nothing."""
+    *found, after = rates(10, 110)
+    assert found[0] == pytest.approx(1e-3) and found[5] == pytest.approx(0.5, abs=1e-3)
+    assert found.index(max(found)) == 10 and max(found) == pytest.approx(1)
+    assert found[60] == pytest.approx(0.5, abs=2e-3) and found[-1] < 2e-3
+    assert after == pytest.approx(1e-3)
 
 
 def test_a_short_run_warms_up_for_half_of_it():
-    optimizer = optim.make_optimizer(torch.nn.Linear(2, 2), 1.0, 0)
-    scheduler = optim.make_scheduler(optimizer, 100, 10)
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates.index(max(rates)) == 5 and max(rates) == pytest.approx(1)
+    *found, _ = rates(100, 10)
+    assert found.index(max(found)) == 5 and max(found) == pytest.approx(1)
