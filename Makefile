@@ -18,7 +18,7 @@ train: $(RUN)/.trained
 
 # An interrupted run goes on: --resume auto starts anew only where there is no last.pt.
 $(RUN)/.trained: | .venv/ready
-	$(BIN)/python -m train_utils.synthetic --output $(DATA)
+	$(BIN)/python -m train_utils.data.synthetic --output $(DATA)
 	$(BIN)/python train.py --data-path $(DATA) --model u2net_lite --img-size 96 --crop-size 80 \
 		--epochs 12 --batch-size 8 --lr 2e-3 --ema 0.98 --eval-interval 6 --output-dir $(RUN) --resume auto
 	touch $@

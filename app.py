@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from src.images import limit_pixels
-from src.weights import SHIPPED
+from src.pictures.images import limit_pixels
+from src.weights.load import SHIPPED
 from train_utils import cli
 
 try:

@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 
 from src import U2Net, UserError, load_model, save_model
-from src.layouts import official_state
-from src.storage import save_state
+from src.weights.layouts import official_state
+from src.weights.storage import save_state
 from train_utils import cli
 
 SUFFIXES = (".pt", ".pth", ".safetensors")

@@ -30,8 +30,8 @@ from pathlib import Path
 from torch import nn
 
 from src import UserError, load_model
-from src.export import export_aoti, export_onnx, export_pt2
-from src.quantized import LIMIT, export_int8
+from src.export.int8 import LIMIT, export_int8
+from src.export.onnx import export_aoti, export_onnx, export_pt2
 from train_utils import cli
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}

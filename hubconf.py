@@ -55,10 +55,10 @@ def build_model(name: str, **overrides: Any):
 def load_model(path: str | None = None):
     """The network of a weights file of any kind that is read; by default this repository's own."""
     library = _library()
-    return library.load_model(path or library.weights.SHIPPED)
+    return library.load_model(path or library.weights.load.SHIPPED)
 
 
 def predictor(weights: str | None = None, **options: Any):
     """Picture in, map out: ``u2net.Predictor``, which takes the ``options`` too."""
     library = _library()
-    return library.Predictor(weights or library.weights.SHIPPED, **options)
+    return library.Predictor(weights or library.weights.load.SHIPPED, **options)

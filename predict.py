@@ -27,12 +27,27 @@ from tqdm import tqdm
 
 from src import Predictor, UserError
 from src.files import atomic_path
-from src.images import SUFFIXES, frames, limit_pixels, open_image, oriented_size, read_image
-from src.jobs import VIDEOS, Job, plan, plan_films
-from src.pipeline import stream
-from src.presets import PRESETS
-from src.results import FORMATS, MODES, Style, check_classes, encode, parse_background, render
-from src.video import convert, convert_frames
+from src.inference.preprocess import PRESETS
+from src.inference.stream import stream
+from src.inference.video import convert, convert_frames
+from src.pictures.images import (
+    SUFFIXES,
+    frames,
+    limit_pixels,
+    open_image,
+    oriented_size,
+    read_image,
+)
+from src.pictures.jobs import VIDEOS, Job, plan, plan_films
+from src.pictures.render import (
+    FORMATS,
+    MODES,
+    Style,
+    check_classes,
+    encode,
+    parse_background,
+    render,
+)
 from train_utils import cli
 from train_utils.distributed import (
     from_main,

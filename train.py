@@ -26,7 +26,8 @@ from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list
 from src import NETWORKS, UserError
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.checkpoint import load_checkpoint, save_checkpoint
+from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
+from train_utils.data.masks import mask_reader
 from train_utils.distributed import (
     from_main,
     is_main,
@@ -37,16 +38,15 @@ from train_utils.distributed import (
     rank,
     world_size,
 )
-from train_utils.engine import Interrupted, Plan, fit
-from train_utils.loaders import EpochSampler, eval_loader, train_loader
-from train_utils.losses import PARTS
-from train_utils.masks import mask_reader
-from train_utils.optim import make_ema, make_optimizer, make_scaler, make_scheduler
-from train_utils.records import write_args
-from train_utils.runs import choose_folder
-from train_utils.start import make_loss, start_network
-from train_utils.tasks import Classes, Saliency
-from train_utils.trainer import Trainer
+from train_utils.training.build import make_loss, start_network
+from train_utils.training.checkpoint import load_checkpoint, save_checkpoint
+from train_utils.training.loop import Interrupted, Plan, fit
+from train_utils.training.losses import PARTS
+from train_utils.training.optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from train_utils.training.records import write_args
+from train_utils.training.runs import choose_folder
+from train_utils.training.tasks import Classes, Saliency
+from train_utils.training.trainer import Trainer
 from transforms import EvalPreset, Growing, TrainPreset
 
 # The flags that a resumed run may change; on all others, its result depends. Data, network and

@@ -26,19 +26,20 @@ from my_dataset import SPLITS, SegmentationDataset, find_pairs, has_list
 from src import UserError
 from src.device import pick_device
 from src.files import check_writable, save_json
-from src.images import open_image, to_rgb
-from src.weights import SHIPPED
-from train_utils import cli, reports
+from src.pictures.images import open_image, to_rgb
+from src.weights.load import SHIPPED
+from train_utils import cli
+from train_utils.data.loaders import Tolerant, ragged
+from train_utils.data.masks import mask_reader
+from train_utils.data.pairs import Inventory
 from train_utils.distributed import from_main, gather, is_main, process_group
-from train_utils.evaluation import Scored, evaluate, predicted, predicted_classes
-from train_utils.loaders import Tolerant, ragged
-from train_utils.maps import MapDataset, Maps, collate_maps, find_maps, stored
-from train_utils.masks import mask_reader
-from train_utils.pairs import Inventory
-from train_utils.rows import Row, names_of
-from train_utils.semantic import evaluate_classes
-from train_utils.sheets import class_panels, saliency_panels, worst_sheet
-from train_utils.sources import Source, find_sources
+from train_utils.metrics import report
+from train_utils.metrics.evaluate import Scored, evaluate, predicted, predicted_classes
+from train_utils.metrics.maps import MapDataset, Maps, collate_maps, find_maps, stored
+from train_utils.metrics.plots import class_panels, saliency_panels, worst_sheet
+from train_utils.metrics.rows import Row, names_of
+from train_utils.metrics.semantic import evaluate_classes
+from train_utils.metrics.sources import Source, find_sources
 from transforms import EvalPreset
 
 
@@ -166,7 +167,7 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Inventory]]:
     if not args.data_path:
         name = args.image_dir.resolve().name if args.image_dir else ""
         return [(name, find_pairs(None, *more))]
-    named = zip(reports.labels(args.data_path), args.data_path, strict=True)
+    named = zip(report.labels(args.data_path), args.data_path, strict=True)
     found = [(label, find_pairs(path, *more)) for label, path in named]
     for path, (_, data) in zip(args.data_path, found, strict=True):
         if data.split == "all":
@@ -188,7 +189,7 @@ def tell(rows: Sequence[Row]) -> None:
     semantic = rows[0].evaluation.confusion is not None
     print(how(rows))
     heads = {key: key for key in ("set", "maps", "images")}
-    print(reports.markdown(table, {**heads, **(reports.SEMANTIC if semantic else reports.COLUMNS)}))
+    print(report.markdown(table, {**heads, **(report.SEMANTIC if semantic else report.COLUMNS)}))
     for row in rows if semantic else ():
         for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
             values = zip(row.class_names(), row.evaluation.results[key], strict=True)
@@ -210,7 +211,7 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
         results = [{**row.about, **row.evaluation.results} for row in rows]
         save_json(results if len(results) > 1 else results[0], args.json)
     if args.csv:
-        reports.write_csv(args.csv, [
+        report.write_csv(args.csv, [
             {"set": row.name, "maps": row.source.label, "normalize": row.about["normalize"],
              "picture": row.data.pairs[index].name, **row.columns(scores)}
             for row in rows
@@ -219,12 +220,12 @@ def write(args: argparse.Namespace, rows: Sequence[Row]) -> None:
     if args.plot and rows[0].evaluation.confusion is not None:
         matrices = [(row.evaluation.confusion.numpy(), row.class_names()) for row in rows]
         titles = [f"{row.source.label} on {row.name}" for row in rows]
-        reports.plot_confusion(args.plot, dict(zip(titles, matrices, strict=True)))
+        report.plot_confusion(args.plot, dict(zip(titles, matrices, strict=True)))
     elif args.plot:
         curves: dict[str, dict] = {}
         for row in rows:
             curves.setdefault(row.name, {})[row.source.label] = row.evaluation.curves
-        reports.plot_curves(args.plot, curves, how(rows))
+        report.plot_curves(args.plot, curves, how(rows))
     for row in rows if args.worst else ():
         several = f"-{row.name}-{row.source.label}".replace("/", "-") if len(rows) > 1 else ""
         draw_worst(args, args.worst_file.with_stem(args.worst_file.stem + several), row)

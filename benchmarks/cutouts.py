@@ -21,8 +21,8 @@ from pymatting import estimate_alpha_cf, estimate_foreground_cf, estimate_foregr
 from skimage import data
 
 from src import Predictor
-from src.matting import foreground, refine
-from src.results import Style, render
+from src.pictures.matting import foreground, refine
+from src.pictures.render import Style, render
 from train_utils import cli
 
 SIZE = (768, 576)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from skimage import data
 
 from src import Predictor
-from src.weights import SHIPPED
+from src.weights.load import SHIPPED
 from train_utils import cli
 
 NAMES = ("chelsea", "astronaut", "coffee", "rocket")

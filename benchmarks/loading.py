@@ -18,8 +18,10 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 
-from my_dataset import Pair, SegmentationDataset, find_pairs
-from train_utils import cli, synthetic
+from my_dataset import SegmentationDataset, find_pairs
+from train_utils import cli
+from train_utils.data import synthetic
+from train_utils.data.pairs import Pair
 from transforms import TrainPreset
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from src.images import list_images
+from src.pictures.images import list_images
 from train_utils import cli
 
 

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import Predictor, load_model
-from src.export import export_aoti, export_onnx, export_pt2
-from src.weights import SHIPPED
+from src.export.onnx import export_aoti, export_onnx, export_pt2
+from src.weights.load import SHIPPED
 from train_utils import cli
 
 from .timing import in_turn

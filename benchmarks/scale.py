@@ -23,7 +23,8 @@ import torch
 
 from predict import main as predict
 from src import Predictor, build_model, save_model
-from train_utils import cli, synthetic
+from train_utils import cli
+from train_utils.data import synthetic
 
 from .timing import in_turn, seconds
 

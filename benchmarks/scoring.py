@@ -22,11 +22,11 @@ import torch
 from my_dataset import SegmentationDataset, find_pairs
 from src import Predictor
 from train_utils import cli
-from train_utils.evaluation import evaluate, predicted
-from train_utils.loaders import eval_loader
-from train_utils.masks import read_mask
-from train_utils.metrics import SaliencyMetrics, histogram, to_levels
-from train_utils.structure import structural
+from train_utils.data.loaders import eval_loader
+from train_utils.data.masks import read_mask
+from train_utils.metrics.evaluate import evaluate, predicted
+from train_utils.metrics.saliency import SaliencyMetrics, histogram, to_levels
+from train_utils.metrics.structure import structural
 from transforms import EvalPreset
 
 from .timing import seconds

@@ -28,8 +28,8 @@ import sys, types
 import torch
 sys.modules["src"] = types.ModuleType("src")
 sys.modules["src"].__path__ = ["src"]
-from src.config import U2NetConfig
-from src.u2net import U2Net
+from src.networks.config import U2NetConfig
+from src.networks.u2net import U2Net
 content = torch.load(sys.argv[1], weights_only=True)
 network = U2Net(U2NetConfig.from_dict(content["config"]))
 network.load_state_dict(content["model"])

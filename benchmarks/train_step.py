@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from src import NETWORKS, build_model
 from src.device import pick_device, pick_dtype
 from train_utils import cli
-from train_utils.losses import DeepSupervision
-from train_utils.optim import make_optimizer, make_scaler, make_scheduler
-from train_utils.trainer import Trainer
+from train_utils.training.losses import DeepSupervision
+from train_utils.training.optim import make_optimizer, make_scaler, make_scheduler
+from train_utils.training.trainer import Trainer
 
 from .timing import peak_memory, seconds
 

@@ -2,7 +2,7 @@
 //
 //     mask PACKAGE PICTURE MASK.png
 //
-// The steps are those of src/predictor.py, by the same kernels, so the mask is predict.py's
+// The steps are those of src/inference/predictor.py, by the same kernels, so the mask is predict.py's
 // where both read the same pixels (see read_picture). The size that the network sees, mean and std
 // are in the package.
 

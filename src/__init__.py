@@ -1,19 +1,19 @@
 """The U²-Net family of networks, their weights, and their use on a picture."""
 
-from .base import Network, NetworkConfig
-from .classes import coloured
-from .config import FULL, LITE, StageConfig, U2NetConfig
 from .errors import UserError
-from .fcn import FCN8s
-from .pipeline import stream
-from .predictor import Predictor
-from .registry import NETWORKS, build_model
-from .results import Style, render
-from .segnet import SegNet
-from .u2net import RSU, RSU4F, U2Net, u2net_full, u2net_lite
-from .unet import UNet
-from .unet_bn import UNetBN
-from .weights import load_model, save_model
+from .inference.predictor import Predictor
+from .inference.stream import stream
+from .networks.base import Network, NetworkConfig
+from .networks.config import FULL, LITE, StageConfig, U2NetConfig
+from .networks.fcn import FCN8s
+from .networks.registry import NETWORKS, build_model
+from .networks.segnet import SegNet
+from .networks.u2net import RSU, RSU4F, U2Net, u2net_full, u2net_lite
+from .networks.unet import UNet
+from .networks.unet_bn import UNetBN
+from .pictures.classes import coloured
+from .pictures.render import Style, render
+from .weights.load import load_model, save_model
 
 __all__ = [
     "FULL",

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import FULL, LITE, U2NetConfig
 from .errors import UserError
-from .layouts import from_official, official_state, to_official
-from .u2net import RSU, ConvBNReLU, U2Net
+from .networks.config import FULL, LITE, U2NetConfig
+from .networks.u2net import RSU, ConvBNReLU, U2Net
+from .weights.layouts import from_official, official_state, to_official
 
 
 class REBNCONV(ConvBNReLU):

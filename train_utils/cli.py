@@ -15,10 +15,10 @@ from typing import IO, NoReturn
 import torch
 
 from src import UserError
-from src.base import MIN_SIZE
 from src.device import AMP_CHOICES
-from src.storage import MAX_SIZE
-from src.weights import SHIPPED
+from src.networks.base import MIN_SIZE
+from src.weights.load import SHIPPED
+from src.weights.storage import MAX_SIZE
 
 from .distributed import is_launched, launched_rank
 

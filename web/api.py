@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from src import UserError
-from src.images import read_image
-from src.results import FORMATS, Style, encode, parse_background
+from src.pictures.images import read_image
+from src.pictures.render import FORMATS, Style, encode, parse_background
 
 from .guard import refusal
 from .networks import Networks

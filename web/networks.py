@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from src import Predictor, UserError
-from src.results import Style, render
+from src.pictures.render import Style, render
 
 
 class Networks:

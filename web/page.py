@@ -8,8 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from src import UserError
-from src.images import open_image, to_rgb
-from src.results import MODES, Style, parse_background
+from src.pictures.images import open_image, to_rgb
+from src.pictures.render import MODES, Style, parse_background
 
 from .networks import Networks
 

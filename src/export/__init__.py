@@ -1,0 +1,1 @@
+"""Networks for other runtimes, each checked before it is kept."""

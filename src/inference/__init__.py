@@ -1,0 +1,1 @@
+"""Picture in, map out: one predictor, many pictures at once, video."""

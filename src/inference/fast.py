@@ -1,0 +1,190 @@
+"""A network made ready for inference on a device: folded, rounded, laid out for its processor."""
+
+import platform
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+
+from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
+
+
+def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network in eval mode, in place: batch norm folded, channels last, and on an x86 processor
+    its convolutions by oneDNN with ReLU in the same pass.
+
+    Inference only: it can be neither trained, saved nor copied any more. Its results in float32
+    are those of ``model.eval()`` but for what folding rounds.
+
+    Args:
+        model: any of the networks.
+        device: where to.
+        dtype: of the convolutions, see :func:`~.device.pick_dtype`.
+    """
+    model = model.fuse() if hasattr(model, "fuse") else model.eval()
+    model = model.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    if dtype != torch.float32:
+        _to_half(model, dtype)
+    if device.type == "cpu" and has_onednn():
+        _pack(model)
+    return model
+
+
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether torch computes with oneDNN here, on a processor that it was made for: in float32 on
+    any x86, in bfloat16 where that has instructions which oneDNN can build on.
+    """
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not (x86 and torch.backends.mkldnn.is_available() and known):
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class PackedConv(nn.Module):
+    """A convolution whose weights stand in the order in which oneDNN reads them; followed by ReLU,
+    if so wanted, in the same pass over memory.
+
+    torch's own asks oneDNN for that order anew in each call. The operators are those that
+    ``torch.compile`` writes into its code for a CPU. Which order it is depends on the size of the
+    map, so that of the first call decides; for another one, which takes another order, each call
+    would put them in order again (with AVX2, ten times the time for small deep maps).
+    """
+
+    def __init__(self, conv: nn.Conv2d, after: str = "none") -> None:
+        super().__init__()
+        self.dtype = conv.weight.dtype
+        self.bias = conv.bias
+        self.after = after
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.weight: Tensor | None = conv.weight  # until the first call
+        self.packed: Tensor | None = None
+        self.lock = Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            self._pack(list(x.shape))
+        return torch.ops.mkldnn._convolution_pointwise(
+            x.to(self.dtype), self.packed, self.bias, *self.geometry, self.after, [], ""
+        )
+
+    def _pack(self, size: list[int]) -> None:
+        with self.lock:
+            if self.packed is None:
+                pack = torch.ops.mkldnn._reorder_convolution_weight
+                self.packed, self.weight = pack(self.weight, *self.geometry, size), None
+
+
+class RowConv(nn.Module):
+    """A 3×3 convolution to so few channels (a side output has one) that its three rows, 1×3, fit
+    into the 16 channels that oneDNN computes at the least; then they are added up.
+    """
+
+    MAX_CHANNELS = 5
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.bias = conv.bias.view(-1, 1, 1)
+        rows = nn.Conv2d(conv.in_channels, 3 * conv.out_channels, (1, 3), padding=1, bias=False)
+        weight = conv.weight.permute(2, 0, 1, 3).reshape(rows.weight.shape)
+        rows.weight = nn.Parameter(weight, requires_grad=False)
+        self.rows = PackedConv(rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        above, middle, below = self.rows(x).float().chunk(3, dim=1)
+        return above[:, :, :-2] + middle[:, :, 1:-1] + below[:, :, 2:] + self.bias
+
+
+class Pool2(nn.Module):
+    """2×2 max-pooling without the places of the maxima, which torch's notes and nobody reads."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            return self.pool(x)
+        rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+class Double(UpsampleLike):
+    """Bilinear upsampling; where both sides are doubled, one after the other, by all cores (torch's
+    own leaves a single picture to one core).
+    """
+
+    MIN_VALUES = 2**17  # smaller maps are done before the cores are called up
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        if ref.shape[-2:] != (2 * h, 2 * w) or 4 * x.numel() < self.MIN_VALUES or min(h, w) < 2:
+            return super().forward(x, ref)
+        like = {"dtype": x.dtype, "memory_format": torch.channels_last}
+        tall = torch.empty((n, c, 2 * h, w), **like)
+        both = torch.empty((n, c, 2 * h, 2 * w), **like)
+        _double(x, tall, dim=2)
+        _double(tall, both, dim=3)
+        return both
+
+
+def _double(x: Tensor, out: Tensor, dim: int) -> None:
+    """New pixels lie a quarter of the way from an old one to either neighbour; the outermost two
+    have one neighbour alone."""
+    x, out = x.movedim(dim, 0), out.movedim(dim, 0)
+    torch.lerp(x[:-1], x[1:], 0.25, out=out[1:-1:2])
+    torch.lerp(x[:-1], x[1:], 0.75, out=out[2:-1:2])
+    out[0], out[-1] = x[0], x[-1]
+
+
+def _pack(model: nn.Module) -> None:
+    """Put the modules above in the place of torch's."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.MaxPool2d) and _is_two_by_two(child):
+                setattr(module, name, Pool2(child))
+            elif isinstance(child, UpsampleLike):
+                setattr(module, name, Double())
+            elif isinstance(child, nn.Conv2d) and _can_pack(child):
+                setattr(module, name, _packed(child, module))
+
+
+def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
+    kernel, stride = pool.kernel_size, pool.stride
+    return kernel in (2, (2, 2)) and stride in (2, (2, 2)) and not pool.padding
+
+
+def _can_pack(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and has_onednn(conv.weight.dtype)
+
+
+def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:
+    if isinstance(parent, ConvBNReLU) and isinstance(parent.relu, nn.ReLU):
+        parent.relu = nn.Identity()
+        return PackedConv(conv, "relu")
+    plain = conv.kernel_size == (3, 3) and conv.padding == conv.dilation == conv.stride == (1, 1)
+    plain = plain and conv.groups == 1 and conv.bias is not None
+    return (RowConv if plain and conv.out_channels <= RowConv.MAX_CHANNELS else PackedConv)(conv)
+
+
+def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
+    """The network in bf16 or fp16, but for the few convolutions that these would spoil.
+
+    A folded bias beyond 128 stands for a channel with a huge constant in it (the published lite
+    weights have one of 226, which the next layer's bias of 1361 takes away again). bf16 has steps
+    of 1 and more there, so what the channel carries would drown: such layers stay in float32.
+    """
+    exact = {
+        conv
+        for conv in model.modules()
+        if isinstance(conv, nn.Conv2d) and conv.bias is not None and conv.bias.abs().max() > 128
+    }
+    for module in model.modules():
+        if module not in exact and not list(module.children()):
+            module.to(dtype)
+        if exact and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
+    for block in model.modules():
+        # What leaves a residual block is of ordinary size again.
+        if isinstance(block, RSU) and exact.intersection(block.modules()):
+            block.register_forward_hook(lambda block, args, out: out.to(dtype))

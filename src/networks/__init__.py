@@ -1,0 +1,1 @@
+"""Networks from picture to maps: U²-Net and those it is compared with."""

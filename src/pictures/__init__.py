@@ -1,0 +1,1 @@
+"""Pictures in, results out: reading, rendering, matting."""

@@ -1,0 +1,237 @@
+"""Pictures from disk, upright and RGB, and their way to the network."""
+
+import io
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import UserError
+
+SUFFIXES = frozenset(
+    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
+STD = (0.229, 0.224, 0.225)
+_ORIENTATION = 0x0112
+# Whatever the file is called. Pillow knows more, of which some start other programs (EPS does).
+_FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA"]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted; hidden files (macOS writes ._NAME.jpg) are none."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+    return sorted(path for path in files if path.is_file())
+
+
+def limit_pixels(count: int) -> None:
+    """Refuse pictures of more pixels, in this process: a small file can unpack to all memory.
+
+    Without this, Pillow's own limit holds, 179 million.
+    """
+    Image.MAX_IMAGE_PIXELS = count
+    warnings.simplefilter("error", Image.DecompressionBombWarning)  # it refuses only from twice on
+
+
+def open_image(path: str | Path, decode: bool = True) -> Image.Image:
+    """A picture, upright (EXIF orientation applied), in the mode the file has; of several frames
+    the first.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, told by the content; HEIC where
+            pillow-heif is installed.
+        decode: False reads the header alone; the picture is then not turned upright.
+
+    Raises:
+        UserError: the file is missing, not a picture, torn, or beyond :func:`limit_pixels`.
+    """
+    try:
+        # Read whole to decode: Pillow alone reads in small pieces, a tenth of the time.
+        return read_image(io.BytesIO(Path(path).read_bytes()) if decode else path, decode)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # a folder, no permission; no name for a file
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
+
+
+def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
+    """As :func:`open_image`, from an open file too; what it raises does not name the file."""
+    try:
+        image = _identify(file)
+        if decode:
+            image.load()
+        if image.mode in ("P", "PA") and image.palette is None:
+            raise ValueError("its palette is missing")
+    except (UserError, FileNotFoundError):  # said well already
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = Image.MAX_IMAGE_PIXELS / 1e6
+        raise UserError(f"refused, as it has more than {limit:g} million pixels") from None
+    except UnidentifiedImageError:
+        raise UserError("not a picture in a known format") from None
+    except MemoryError:
+        raise UserError("too large for this machine's memory") from None
+    except Exception as error:  # a torn or hostile file makes decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"cannot be read ({error or type(error).__name__})") from None
+    return upright(image) if decode else image
+
+
+def _identify(file: str | Path | BinaryIO) -> Image.Image:
+    """``Image.open``, with the plug-in for HEIC once a file needs it."""
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UserError("HEIC needs pillow-heif: pip install '.[predict]'") from None
+    pillow_heif.register_heif_opener()
+    return Image.open(file, formats=("HEIF",))
+
+
+def _is_heif(file: str | Path | BinaryIO) -> bool:
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return _is_heif(opened)
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf")
+
+
+def frames(image: Image.Image) -> int:
+    """How many pictures the file shows, one after the other or as pages."""
+    # What telephones put behind a JPEG (MPO), and a HEIC's further images, are other views.
+    return getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP", "TIFF") else 1
+
+
+def oriented_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of the upright picture, from the file's header alone."""
+    with open_image(path, decode=False) as image:
+        # 5 … 8 lie on their side; of a TIFF, Pillow has turned the size already.
+        turned = _orientation(image) >= 5 and image.format != "TIFF"
+        return (image.height, image.width) if turned else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 … 8; garbled EXIF counts as none."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # its parser was written for sound files
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says it is to be seen."""
+    if _orientation(image) == 1:
+        return image
+    try:
+        turned = ImageOps.exif_transpose(image)
+        turned.format = image.format  # which Pillow forgets of what it has made anew
+        return turned
+    except Exception as error:
+        raise UserError(f"garbled EXIF data ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits, for the network: transparency lies on white, a colour profile is not applied."""
+    image = to_8_bits(image)
+    if image.mode in ("La", "RGBa"):  # colours times alpha
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats to mode L, scaled (Pillow would clip); others as they are.
+
+    Integers up to 65535 are 16-bit values; floats up to 1 are shares, up to 255 levels; where there
+    are larger values, the largest becomes 255. Negative ones and what is no number become 0.
+    """
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+    highest = grey.max(initial=0)
+    top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
+    scaled = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
+    scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    if isinstance(image.info.get("transparency"), int):  # of PNG: this level is to be seen through
+        scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
+    return scaled
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """An array as a picture.
+
+    Args:
+        array: H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA): bool, uint8, uint16, or float in [0, 1].
+
+    Raises:
+        UserError: another shape or type, or floats that are not in [0, 1].
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise UserError(f"an array of {list(array.shape)}; give H×W, H×W×3 or H×W×4")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise UserError("an array with values that are not finite")
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UserError("an array of floats that are not all in [0, 1]; divide it by 255?")
+        array = (array * 255).round()
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
+        array = (array / 257).round()
+    elif array.dtype == bool:
+        array = array * 255
+    elif array.dtype != np.uint8:
+        raise UserError(f"an array of {array.dtype}; give uint8, uint16, or floats in [0, 1]")
+    return Image.fromarray(array.astype(np.uint8, copy=False))
+
+
+def to_grey(saliency: np.ndarray) -> Image.Image:
+    """A map H×W in [0, 1] to a picture of mode L, rounded."""
+    return Image.fromarray((saliency * 255).round().astype(np.uint8))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture to a 3×H×W uint8 tensor; it keeps Pillow's memory order (channels last)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize_input(picture: Tensor, size: int) -> Tensor:
+    """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
+    if picture.shape[1:] == (size, size):
+        return picture
+    # A batch of one, made where its stride tells the memory order; else torch takes the slow way.
+    stack = picture.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(stack, (size, size), mode="bilinear", antialias=True)[0]
+
+
+def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
+    mean, std = _mean_and_std(pictures.device)
+    floats = pictures.to(torch.float32, memory_format=torch.channels_last)
+    return floats.div_(255).sub_(mean).div_(std).to(dtype)
+
+
+@lru_cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once per device: a copy to a GPU makes the program wait for it."""
+    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))

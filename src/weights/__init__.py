@@ -1,0 +1,1 @@
+"""Weights files of every kind, in and out."""

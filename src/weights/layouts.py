@@ -1,0 +1,168 @@
+"""The names that other code gives to the same tensors, and ours for them.
+
+- official: github.com/xuebinqin/U-2-Net and what was trained with it (full, lite, human
+  segmentation, portrait, cloth): ``stage1.rebnconvin.conv_s1.weight``.
+- tutorial: the config-driven rewrite of many courses: ``encode_modules.0.conv_in.conv.weight``.
+- ours: ``encoder.0.conv_in.conv.weight``.
+
+Any of them may lie in a checkpoint's dict, and have the prefixes of DDP and torch.compile.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..networks.config import FULL, LITE, U2NetConfig
+from .storage import is_state
+
+StateDict = dict[str, Tensor]
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "net")
+_PREFIXES = ("module.", "_orig_mod.")  # of DDP and of torch.compile
+_HEIGHTS = {  # of full and lite alike
+    **{f"encoder.{i}": stage.height for i, stage in enumerate(FULL.encoder)},
+    **{f"decoder.{i}": stage.height for i, stage in enumerate(FULL.decoder)},
+}
+_OFFICIAL_STAGES = {
+    **{f"stage{i}": f"encoder.{i - 1}" for i in range(1, 7)},
+    **{f"stage{i}d": f"decoder.{5 - i}" for i in range(5, 0, -1)},
+}
+
+
+def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetConfig, StateDict]:
+    """What kind of weights they are, the table of their network, and the tensors in our names.
+
+    The network is the one, of full and lite, that shares more of its tensors' names and shapes; its
+    channels in and out, and whether its convolutions have a bias, are read off the tensors. Several
+    maps are taken for those of classes, as the official cloth network's are.
+
+    Raises:
+        UserError: not the weights of a U²-Net in any layout.
+    """
+    state = next((content[key] for key in _CONTAINERS if is_state(content.get(key))), content)
+    if not is_state(state):
+        raise _unrecognised(content, path)
+    state = without_prefixes(state)
+    for kind, (first, our_name) in _LAYOUTS.items():
+        if first in state:
+            ours = {our_name(name): tensor for name, tensor in state.items()}
+            try:
+                return kind, _table(ours), ours
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+    raise _unrecognised(state, path)
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> StateDict:
+    """Names without what DDP and torch.compile put before them all, in any order."""
+    for prefix in _PREFIXES * 2:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _table(ours: StateDict) -> U2NetConfig:
+    first, last = ours.get("encoder.0.conv_in.conv.weight"), ours.get("out_conv.weight")
+    inside = ours.get("encoder.0.encoder.0.conv.weight")
+    lite = inside is not None and inside.ndim == 4 and len(inside) <= LITE.encoder[0].mid_ch
+    in_ch = first.shape[1] if first is not None and first.ndim == 4 else 3
+    out_ch = last.shape[0] if last is not None and last.ndim == 4 else 1
+    return (LITE if lite else FULL).replace(
+        in_ch=in_ch,
+        out_ch=out_ch,
+        activation="softmax" if out_ch > 1 else "sigmoid",
+        conv_bias="encoder.0.conv_in.conv.bias" in ours,
+    )
+
+
+def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
+    some = ", ".join(list(map(str, content))[:3])
+    return UserError(
+        f"{path}: not weights of a U²-Net that can be recognised (first names: {some}); expected "
+        "a checkpoint of train.py, a .safetensors of it, or the official U-2-Net layout"
+    )
+
+
+def from_official(name: str) -> str:
+    """``stage5d.rebnconv3d.bn_s1.weight`` → ``decoder.0.decoder.0.bn.weight``; what is no name of
+    that layout stays as it is.
+    """
+    if side := re.fullmatch(r"side(\d)\.(\w+)", name):
+        return f"sides.{int(side[1]) - 1}.{side[2]}"
+    if out := re.fullmatch(r"outconv\.(\w+)", name):
+        return f"out_conv.{out[1]}"
+    match = re.fullmatch(r"(stage\dd?)\.rebnconv(in|\d)(d?)\.(conv|bn)_s1\.(\w+)", name)
+    if not match or match[1] not in _OFFICIAL_STAGES:
+        return name
+    stage, level, decoding, layer, field = match.groups()
+    stage = _OFFICIAL_STAGES[stage]
+    height = _HEIGHTS[stage]
+    if level == "in":
+        block = "conv_in"
+    elif decoding:
+        block = f"decoder.{height - 1 - int(level)}"
+    else:
+        block = "bottom" if int(level) == height else f"encoder.{int(level) - 1}"
+    return f"{stage}.{block}.{layer}.{field}"
+
+
+def to_official(name: str) -> str:
+    """The way back of :func:`from_official`."""
+    if side := re.fullmatch(r"sides\.(\d)\.(\w+)", name):
+        return f"side{int(side[1]) + 1}.{side[2]}"
+    if out := re.fullmatch(r"out_conv\.(\w+)", name):
+        return f"outconv.{out[1]}"
+    match = re.fullmatch(r"((?:en|de)coder\.\d)\.(\w+)(?:\.(\d))?\.(conv|bn)\.(\w+)", name)
+    if not match:
+        return name
+    stage, block, place, layer, field = match.groups()
+    height = _HEIGHTS[stage]
+    levels = {"conv_in": "in", "bottom": str(height)}
+    if block == "encoder":
+        level = str(int(place) + 1)
+    elif block == "decoder":
+        level = f"{height - 1 - int(place)}d"
+    else:
+        level = levels[block]
+    official = next(theirs for theirs, ours in _OFFICIAL_STAGES.items() if ours == stage)
+    return f"{official}.rebnconv{level}.{layer}_s1.{field}"
+
+
+def official_state(model: nn.Module) -> StateDict:
+    """The tensors of a network under the official names, for code of that repository.
+
+    Convolutions without bias get one of zeros there, as its networks have biases.
+
+    Raises:
+        UserError: the official repository has no such network.
+    """
+    found, config = _table(model.state_dict()), model.config
+    if found.replace(name=config.name, activation=config.activation) != config:
+        raise UserError(f"{model.config.name}: the official layout knows full and lite alone")
+    state: StateDict = {}
+    for name, tensor in model.state_dict().items():
+        state[to_official(name)] = tensor
+        if name.endswith(".conv.weight") and not model.config.conv_bias:
+            state[to_official(name.replace("weight", "bias"))] = tensor.new_zeros(len(tensor))
+    return state
+
+
+def _from_tutorial(name: str) -> str:
+    """``encode_modules.0.decode_modules.1.bn.weight`` → ``encoder.0.decoder.1.bn.weight``."""
+    if side := re.fullmatch(r"side_modules\.(\d)\.(\w+)", name):
+        return f"sides.{5 - int(side[1])}.{side[2]}"  # theirs go from the deepest to the finest
+    name = name.replace("encode_modules.", "encoder.").replace("decode_modules.", "decoder.")
+    match = re.fullmatch(r"((?:en|de)coder\.\d)\.encoder\.(\d)\.(.+)", name)
+    if match and int(match[2]) == _HEIGHTS.get(match[1], 0) - 1:  # the last encoder is the bottom
+        return f"{match[1]}.bottom.{match[3]}"
+    return name
+
+
+_LAYOUTS = {
+    "official U-2-Net layout": ("stage1.rebnconvin.conv_s1.weight", from_official),
+    "tutorial layout": ("encode_modules.0.conv_in.conv.weight", _from_tutorial),
+    "state_dict of this toolkit": ("encoder.0.conv_in.conv.weight", str),
+}

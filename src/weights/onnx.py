@@ -1,0 +1,212 @@
+"""A U²-Net out of an ``.onnx`` file: its convolutions in the order in which they run, which
+exporters keep, whatever they call the tensors; then file and network must give the same map.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..networks.config import FULL, LITE, U2NetConfig
+from ..networks.u2net import ConvBNReLU, U2Net
+from .layouts import StateDict
+from .storage import MAX_SIZE
+
+_EPS = 1e-5  # of our batch norms
+_LIMIT = 0.05  # of the difference in logits; float32 leaves .001, float16 .02 of it
+
+
+class _Conv(NamedTuple):
+    weight: np.ndarray
+    bias: np.ndarray | None
+    norm: dict[str, np.ndarray] | None  # of a batch norm that follows and was not folded
+
+
+def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
+    """The table, the tensors in our names, and the size that the network was trained at.
+
+    The table is the one in the file's metadata (``src/export/onnx.py`` puts it there), else full or
+    lite, whichever the shapes are of.
+
+    Raises:
+        UserError: a package is missing, the file is torn, or its convolutions are not those of a
+            U²-Net (how many there are, or the first that has another shape).
+    """
+    onnx = _need("onnx")
+    graph, about = read_graph(path)
+    if is_quantized(graph):
+        raise UserError(
+            f"{path}: quantised; predict.py and validation.py run it as it is, but weights are "
+            "read from the file that it was made of"
+        )
+    convs = list(_convolutions(graph, onnx.numpy_helper.to_array))
+    if not convs:
+        raise UserError(f"{path}: holds no convolution whose weights are stored as such")
+    config = about.get("config") or _likely(convs)
+    try:
+        config = U2NetConfig.from_dict(config) if isinstance(config, dict) else config
+    except UserError as error:
+        raise UserError(
+            f"{path}: its metadata hold no table of a U²-Net ({error}); .onnx is read of no other"
+        ) from None
+    config = config.replace(conv_bias=True)
+    return config, _state(config, convs, path), about.get("img_size", U2Net.img_size)
+
+
+def read_graph(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The graph, and what our own exports say of themselves (``config``, ``img_size``).
+
+    Raises:
+        UserError: a package is missing, or the file is torn.
+    """
+    onnx = _need("onnx")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        file = onnx.load(path)
+    except Exception as error:  # protobuf's own
+        raise UserError(f"{path}: torn, or not an ONNX file ({error})") from None
+    return file.graph, _about(file)
+
+
+def is_quantized(graph: Any) -> bool:
+    """Whether it computes in integers, in any of the ways that ONNX has for it."""
+    return any(
+        "Quantize" in n.op_type or "Integer" in n.op_type or n.op_type.startswith("QLinear")
+        for n in graph.node
+    )
+
+
+@torch.inference_mode()
+def check_onnx(model: nn.Module, path: str | Path) -> None:
+    """Both must give the same first map, as probabilities or as logits, so that no two convolutions
+    can have changed places.
+
+    Raises:
+        UserError: they do not, or onnxruntime is missing or cannot run the file.
+    """
+    runtime = _need("onnxruntime")
+    try:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is said below
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        (entry,) = session.get_inputs()
+        batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+        size = [n if isinstance(n, int) else 96 for n in entry.shape[2:]]
+        generator = torch.Generator().manual_seed(0)
+        coarse = 2 * torch.randn(batch, model.config.in_ch, 5, 5, generator=generator)
+        picture = F.interpolate(coarse, size, mode="bicubic")
+        dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+        found = session.run(None, {entry.name: picture.numpy().astype(dtype)})[0]
+    except Exception as error:  # onnxruntime's own
+        raise UserError(f"{path}: onnxruntime cannot run it ({error})") from None
+    logits, theirs = model.eval().logits(picture)[0], torch.from_numpy(found.astype(np.float32))
+    ends = 1e-4, 1 - 1e-4  # beyond, a float32 probability no longer tells its logit
+    told = [m.clamp(*ends).logit() for m in (theirs, model.probabilities(logits))]
+    readings = told, (theirs, logits)
+    alike = theirs.shape == logits.shape and any((a - b).abs().max() <= _LIMIT for a, b in readings)
+    if not alike:
+        raise UserError(
+            f"{path}: has the convolutions of {model.config.name}, but its first map is not what "
+            "that computes (another order of layers, or something after it?)"
+        )
+
+
+def _need(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError:
+        raise UserError(f"reading .onnx needs {package}: pip install onnx onnxruntime") from None
+
+
+def _about(file: Any) -> dict[str, Any]:
+    """What our own exports say of themselves; what others put under these names is left alone."""
+    found = {}
+    for entry in file.metadata_props:
+        kind = {"config": dict, "img_size": int}.get(entry.key)
+        with suppress(ValueError, RecursionError):
+            if kind and type(value := json.loads(entry.value)) is kind:
+                found[entry.key] = value
+    if not 1 <= found.get("img_size", 1) <= MAX_SIZE:
+        del found["img_size"]
+    return found
+
+
+def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
+    """In the order of the graph, which is the one in which they run."""
+    values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            values[node.output[0]] = to_array(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in values:
+            values[node.output[0]] = values[node.input[0]]
+    norms = {node.input[0]: node for node in graph.node if node.op_type == "BatchNormalization"}
+    for node in graph.node:
+        if node.op_type != "Conv" or node.input[1] not in values:
+            continue
+        weight, *bias = (values.get(name) for name in node.input[1:])
+        norm = None
+        if after := norms.get(node.output[0]):
+            fields = ("weight", "bias", "running_mean", "running_var")
+            norm = {f: values[n] for f, n in zip(fields, after.input[1:], strict=True)}
+            eps = next((a.f for a in after.attribute if a.name == "epsilon"), _EPS)
+            norm["running_var"] = norm["running_var"] + (eps - _EPS)
+        yield _Conv(weight, bias[0] if bias else None, norm)
+
+
+def _likely(convs: list[_Conv]) -> U2NetConfig:
+    """Full or lite, with the channels in and out that the first and the last convolution have."""
+    inner = convs[1].weight.shape[0] if len(convs) > 1 else 0
+    table = LITE if inner == LITE.encoder[0].mid_ch else FULL
+    maps = convs[-1].weight.shape[0]
+    activation = "softmax" if maps > 1 else "sigmoid"
+    return table.replace(in_ch=convs[0].weight.shape[1], out_ch=maps, activation=activation)
+
+
+def _state(config: U2NetConfig, convs: list[_Conv], path: str | Path) -> StateDict:
+    with torch.device("meta"):
+        network = U2Net(config)
+    modules = dict(network.named_modules())
+    names = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    if len(names) != len(convs):
+        raise UserError(
+            f"{path}: {len(convs)} convolutions, but {config.name}, which it looks most like, has "
+            f"{len(names)}"
+        )
+    state: StateDict = {}
+    for number, (name, conv) in enumerate(zip(names, convs, strict=True), 1):
+        shape = tuple(modules[name].weight.shape)
+        if conv.weight.shape != shape:
+            raise UserError(
+                f"{path}: looks most like {config.name}, but its convolution {number} is "
+                f"{list(conv.weight.shape)}, expected {list(shape)} ({name})"
+            )
+        bias = np.zeros(shape[0], np.float32) if conv.bias is None else conv.bias
+        state |= {f"{name}.weight": _tensor(conv.weight), f"{name}.bias": _tensor(bias)}
+        block = name.rpartition(".")[0]
+        if isinstance(modules.get(block), ConvBNReLU):
+            state |= {f"{block}.bn.{k}": v for k, v in _norm(conv, shape[0]).items()}
+    return state
+
+
+def _norm(conv: _Conv, channels: int) -> StateDict:
+    """The batch norm after a convolution; one that changes nothing where it was folded."""
+    fields = conv.norm or {
+        "weight": np.ones(channels, np.float32),
+        "bias": np.zeros(channels, np.float32),
+        "running_mean": np.zeros(channels, np.float32),
+        "running_var": np.full(channels, 1 - _EPS, np.float32),
+    }
+    tensors = {name: _tensor(values) for name, values in fields.items()}
+    return tensors | {"num_batches_tracked": torch.tensor(0)}
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))  # a copy: onnx's memory is not ours

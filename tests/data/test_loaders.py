@@ -1,0 +1,139 @@
+"""Batches: repeatable whatever the workers, and each picture once where it is scored."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers.data import make_pairs
+
+from my_dataset import SegmentationDataset, find_pairs, load_pair
+from train_utils.data import loaders
+from transforms import EvalPreset, Growing, TrainPreset
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pairs")
+    make_pairs(root / "images", root / "masks", [str(i) for i in range(7)])
+    return find_pairs(root).pairs
+
+
+def test_items_and_batches(pairs):
+    """uint8 until the device, {0, 1}, of the size asked for."""
+    data = SegmentationDataset(pairs, TrainPreset(40, 32))
+    picture, mask, index = data[3]
+    assert type(picture) is type(mask) is torch.Tensor and index == 3 and len(data) == 7
+    assert (picture.dtype, picture.shape) == (torch.uint8, (3, 32, 32))
+    assert (mask.dtype, mask.shape) == (torch.uint8, (1, 32, 32)) and set(
+        mask.unique().tolist()
+    ) <= {0, 1}
+    pictures, masks, indices = next(
+        iter(loaders.train_loader(data, loaders.EpochSampler([7], 3, 0), 0))
+    )
+    assert (pictures.shape, masks.shape) == ((3, 3, 32, 32), (3, 1, 32, 32)) and len(indices) == 3
+
+
+def run_of_batches(pairs, workers, seed=5, epochs=2, preset=None):
+    data = SegmentationDataset(pairs, preset or TrainPreset(40, 32), seed)
+    loader = loaders.train_loader(data, loaders.EpochSampler([len(pairs)], 2, seed), workers)
+    batches = []
+    for epoch in range(epochs):
+        loader.batch_sampler.epoch = epoch
+        batches += [tuple(part.clone() for part in batch) for batch in loader]
+    return batches
+
+
+@pytest.mark.parametrize("strong", [False, True])
+def test_augmentation_depends_on_seed_epoch_and_index_alone(pairs, strong):
+    """Bit-equal with any number of workers and any state of the generators."""
+    preset = TrainPreset(40, 32, strong)
+    alone = run_of_batches(pairs, 0, preset=preset)
+    torch.manual_seed(99)
+    for one, other in zip(alone, run_of_batches(pairs, 2, preset=preset), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    data, same, reseeded = (SegmentationDataset(pairs, TrainPreset(40, 24), s) for s in (5, 5, 6))
+    keys = [(epoch, 1) for epoch in range(4)]
+    crops = [data[key][0] for key in keys]
+    assert all(torch.equal(crop, same[key][0]) for crop, key in zip(crops, keys, strict=True))
+    assert not all(torch.equal(crop, crops[0]) for crop in crops)
+    assert not all(torch.equal(c, reseeded[key][0]) for c, key in zip(crops, keys, strict=True))
+    one_file = SegmentationDataset(pairs[1:2] * 6, TrainPreset(40, 24), 5)
+    assert len({one_file[0, index][0].numpy().tobytes() for index in range(6)}) > 3
+
+
+def test_items_leave_global_generators_alone(pairs):
+    def states():
+        return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()
+
+    before = states()
+    SegmentationDataset(pairs, TrainPreset(40, 32))[(2, 1)]
+    assert states() == before
+
+
+def order(monkeypatch, epoch, rank=0, world=1, length=23, batch=3, seed=1, start=0):
+    monkeypatch.setattr(loaders, "rank", lambda: rank)
+    monkeypatch.setattr(loaders, "world_size", lambda: world)
+    sampler = loaders.EpochSampler([length], batch, seed)
+    sampler.epoch, sampler.start = epoch, start
+    batches = list(sampler)
+    assert len(batches) == len(sampler) - start and all(len(b) == batch for b in batches)
+    assert {e for b in batches for e, _ in b} == {epoch}
+    return [index for b in batches for _, index in b]
+
+
+def test_sampler_order(monkeypatch):
+    whole = order(monkeypatch, 4)
+    assert len(set(whole)) == len(whole) == 21 and whole != sorted(whole)
+    assert whole == order(monkeypatch, 4) and whole[6:] == order(monkeypatch, 4, start=2)
+    assert whole != order(monkeypatch, 5) and whole != order(monkeypatch, 4, seed=2)
+    assert whole != order(monkeypatch, 5, seed=0), "another seed is not another epoch"
+    shares = [order(monkeypatch, 4, rank, world=3) for rank in range(3)]
+    assert len(set().union(*shares)) == sum(map(len, shares)) == 18
+    assert set(order(monkeypatch, 0, length=2, batch=5)) == {0, 1}
+
+
+def test_sets_and_their_shares():
+    """Twice each picture of the first, every other one of the second, each epoch others; in one
+    order, not set by set."""
+    sampler = loaders.EpochSampler([4, 10, 3], 1, 0, [2, 0.5, 1])
+    epochs = []
+    for epoch in range(6):
+        sampler.epoch = epoch
+        epochs.append([batch[0][1] for batch in sampler])
+    for taken in epochs:
+        counts = np.bincount(taken, minlength=17)
+        assert counts[:4].tolist() == [2] * 4 and counts[14:].tolist() == [1] * 3
+        assert counts[4:14].sum() == 5 and counts[4:14].max() == 1
+    assert len({tuple(sorted(taken)) for taken in epochs}) > 1
+    assert {i for taken in epochs for i in taken} == set(range(17))
+    sets = np.searchsorted([4, 14], epochs[0], side="right")  # 0 … 2
+    assert (np.diff(sets) < 0).any(), "the sets do not follow one another"
+
+
+def test_growing(pairs):
+    """The size holds from its epoch on, for training and for scoring."""
+    grow = Growing([TrainPreset(40, 32), TrainPreset(60, 48)], [0, 3])
+    data = SegmentationDataset(pairs, grow)
+    assert [data[epoch, 0][0].shape[-1] for epoch in (0, 2, 3, 9)] == [32, 32, 48, 48]
+    loader = loaders.eval_loader(
+        SegmentationDataset(pairs, Growing([EvalPreset(40), EvalPreset(64)], [0, 3])), 2, 0
+    )
+    for epoch, side in ((0, 40), (4, 64)):
+        loader.sampler.epoch = epoch
+        assert next(iter(loader))[0].shape[-1] == side
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 0)])
+def test_eval_loader_gives_each_picture_once(pairs, monkeypatch, world, workers):
+    monkeypatch.setattr(loaders, "world_size", lambda: world)
+    seen = []
+    for rank in range(world):
+        monkeypatch.setattr(loaders, "rank", lambda rank=rank: rank)
+        data = SegmentationDataset(pairs, EvalPreset(36))
+        for pictures, masks, indices in loaders.eval_loader(data, 3, workers):
+            assert pictures.shape == (len(indices), 3, 36, 36) and pictures.dtype == torch.uint8
+            for mask, index in zip(masks, indices, strict=True):
+                assert torch.equal(mask, load_pair(pairs[index])[1])
+            seen += indices
+    assert sorted(seen) == list(range(len(pairs)))

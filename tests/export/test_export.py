@@ -1,0 +1,171 @@
+"""Exports against the network itself, in the runtimes they are for."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from helpers.data import ROOT, SMALL, lively, same_state
+
+import export
+import src.export.onnx
+from src import UserError, build_model, save_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively(SMALL)
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "lite.pt"
+    save_model(model, path)
+    return path
+
+
+def pictures(batch, height, width):
+    torch.manual_seed(batch)
+    return torch.randn(batch, 3, height, width)
+
+
+def expected(model, x):
+    with torch.no_grad():
+        return [m.sigmoid().numpy() for m in model.logits(x)]
+
+
+@pytest.mark.parametrize("maps", [3, 1])
+def test_onnx(call, tmp_path, maps):
+    """One file, any batch and size, the fused map first, and what a user needs to know in it."""
+    model, path = lively(SMALL), tmp_path / "net.onnx"
+    save_model(model, tmp_path / "net.pt")
+    argv = ["--weights", tmp_path / "net.pt", "--output", path, *(["--sides"] if maps > 1 else [])]
+    status, said, err = call(export.main, *argv)
+    assert status == 0 and "MB" in said, err
+    assert {p.name for p in tmp_path.iterdir()} == {"net.onnx", "net.pt"}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["pictures"]
+    assert [o.name for o in session.get_outputs()] == ["saliency", "side1", "side2"][:maps]
+    for shape in ((1, 64, 64), (4, 33, 70), (1, 320, 320)):
+        x = pictures(*shape)
+        for found, truth in zip(
+            session.run(None, {"pictures": x.numpy()}), expected(model, x), strict=False
+        ):
+            assert np.abs(found - truth).max() <= 1e-4
+    assert str(ROOT).encode() not in path.read_bytes(), "a path of the machine that exported"
+    props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+    assert props["img_size"] == 96 and props["network"] == model.config.name
+    assert props["mean"] == [0.485, 0.456, 0.406] and props["std"] == [0.229, 0.224, 0.225]
+
+
+def test_the_map_of_the_object(call, tmp_path):
+    """Which of several it is stands in the file; rembg would take the first."""
+    for maps, told in ((2, 1), (3, None)):
+        model = lively({**SMALL, "out_ch": maps, "activation": "softmax"})
+        assert src.export.onnx.about(model)["object_map"] == told
+        save_model(model, tmp_path / "net.pt")
+        argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.onnx"]
+        status, _, err = call(export.main, *argv, "--preset", "rembg")
+        assert status == 2 and "rembg: is for one map" in err and f"{maps} maps" in err
+
+
+def test_half_onnx(model, tmp_path):
+    """16 bits inside, float32 outside; the error is told."""
+    told = src.export.onnx.export_onnx(model, tmp_path / "net.onnx", half=True)
+    weights = onnx.load(tmp_path / "net.onnx").graph.initializer
+    assert {onnx.TensorProto.FLOAT16} == {t.data_type for t in weights if len(t.dims) == 4}
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    x = pictures(2, 64, 96)
+    found = session.run(None, {"pictures": x.numpy()})[0]
+    assert found.dtype == np.float32 and 0 < told <= src.export.onnx.HALF_TOLERANCE
+    assert np.abs(found - expected(model, x)[0]).max() < 0.05
+
+
+def test_pt2(call, model, weights, tmp_path):
+    """torch alone reads it; it says what size the user has chosen."""
+    path = tmp_path / "net.pt2"
+    argv = ["--weights", weights, "--output", path, "--img-size", 64]
+    assert call(export.main, *argv)[0] == 0
+    extra = {"about.json": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    assert json.loads(extra["about.json"])["img_size"] == 64
+    x = pictures(3, 50, 65)
+    assert np.abs(program(x)[0].numpy() - expected(model, x)[0]).max() <= 1e-5
+
+
+def test_several_maps(tmp_path):
+    """A network of classes gives its softmax or sigmoid, as in eval mode."""
+    model = build_model(SMALL, out_ch=3).eval()
+    assert src.export.onnx.export_pt2(model, tmp_path / "net.pt2") <= 1e-4
+    x = pictures(1, 64, 64)
+    found = torch.export.load(tmp_path / "net.pt2").module()(x)[0]
+    with torch.no_grad():
+        assert torch.allclose(found, model(x), atol=1e-5)
+
+
+def test_what_differs_is_not_kept(model, tmp_path, monkeypatch):
+    load = torch.export.load
+
+    def spoilt(path):
+        run = load(path).module()
+        return SimpleNamespace(module=lambda: lambda x: [m + 0.001 for m in run(x)])
+
+    monkeypatch.setattr(torch.export, "load", spoilt)
+    with pytest.raises(UserError, match="differs from the network"):
+        src.export.onnx.export_pt2(model, tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+class Same(torch.nn.Module):
+    """As :class:`src.export.onnx._Maps` of a network that does nothing."""
+
+    network = SimpleNamespace(config=SimpleNamespace(in_ch=3), jumps=False)
+
+    def forward(self, x):
+        return (x,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda batch, height, width: batch == 1,
+        lambda batch, height, width: batch > 1,
+        lambda batch, height, width: height % 2,
+        lambda batch, height, width: height != width,
+        lambda batch, height, width: height >= 320,
+    ],
+    ids=["one picture", "several", "odd sides", "not square", "large"],
+)
+def test_what_differs_for_some_inputs_alone(wrong):
+    def run(x):
+        return [x.numpy() + np.float32(0.001 * wrong(len(x), *x.shape[2:]))]
+
+    assert (
+        src.export.onnx._check(Same(), lambda x: [x.numpy()], src.export.onnx.TOLERANCE, "x.pt2")
+        == 0
+    )
+    with pytest.raises(UserError, match=r"x\.pt2: differs from the network by 0\.001"):
+        src.export.onnx._check(Same(), run, src.export.onnx.TOLERANCE, "x.pt2")
+
+
+def test_the_network_stays_as_it_was(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    src.export.onnx.export_pt2(model, tmp_path / "net.pt2")
+    assert not model.fused and same_state(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--output", "x.txt"], "x.txt"),
+        (["--output", "x.pt2", "--half"], "--half"),
+        (["--output", "x.pt2", "--format", "onnx"], "--format"),
+        (["--output", "x.onnx", "--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_wrong_flags(call, argv, named):
+    status, _, err = call(export.main, *argv)
+    assert status == 2 and named in err and "Traceback" not in err

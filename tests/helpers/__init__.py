@@ -1,0 +1,1 @@
+"""What tests share: odd files, processes that may be killed, a server."""

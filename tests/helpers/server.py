@@ -1,0 +1,105 @@
+"""app.py as a process that tests send requests to."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from helpers.data import ROOT, scene
+from helpers.processes import PATIENCE
+from src import build_model, save_model
+
+WAITING = 50
+# app.py, but what Gradio would download or copy into its folder is only told, in the log; so is
+# every connection that it opens.
+SPIED = """
+import runpy, sys
+from gradio import processing_utils
+
+def connects(event, args):
+    if event == "socket.connect":
+        print("OPENS", args[1], flush=True)
+
+sys.addaudithook(connects)
+
+def told(path, *_, **__):
+    print("OPENS", path, flush=True)
+    raise OSError("by a test")
+
+processing_utils.async_ssrf_protected_download = processing_utils.save_file_to_cache = told
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+
+class Server:
+    """app.py as a process of its own, on a free port."""
+
+    def __init__(self, root, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        torch.manual_seed(5)
+        self.weights = root / "net.pt"
+        save_model(build_model("u2net_lite"), self.weights)
+        self.temporary = root / "tmp"
+        self.temporary.mkdir()
+        self.log = root / "log.txt"
+        argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
+        argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", self.port, *flags]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SPIED, *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
+        )  # fmt: skip
+        for _ in range(10 * PATIENCE):
+            with socket.socket() as there:
+                if there.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        raise TimeoutError(self.log.read_text())
+
+    def post(self, body, query=""):
+        """Status and body of the API's answer."""
+        request = urllib.request.Request(f"{self.url}/api/predict?{query}", body, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def memory(self):
+        """Of the process at its highest, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
+
+@contextmanager
+def serving(root):
+    """A server with small limits, and nothing of it left behind."""
+    flags = ["--max-megabytes", 1, "--max-megapixels", 2, "--max-waiting", WAITING]
+    server = Server(root, *flags)
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert not list(server.temporary.glob("u2net-*"))
+
+
+def photo(seed=0, width=60, height=40):
+    file = io.BytesIO()
+    Image.fromarray(scene(seed, width, height)[0]).save(file, "PNG")
+    return file.getvalue()

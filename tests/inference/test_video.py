@@ -1,0 +1,202 @@
+"""Films, made where they are needed."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from helpers.data import scene, tear
+from helpers.processes import ranks
+from PIL import Image
+
+import predict
+import src.inference.video
+from src import UserError
+from src.pictures.jobs import plan_films
+from train_utils.distributed import launched_rank
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+
+
+def make_film(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
+    """Frames at ``times`` of a tenth of a second each, and a tone."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", 10, options={"crf": "5"})
+        video.width, video.height = size
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = Fraction(1, 10)
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        audio = out.add_stream(sound, 8000, layout="mono") if sound else None
+        for i, time in enumerate(times):
+            frame = av.VideoFrame.from_image(Image.fromarray(scene(i, *size)[0]))
+            frame.pts, frame.time_base = time, Fraction(1, 10)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        if audio:
+            tone = (np.sin(np.arange(6400) / 5) * 9000).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(tone, "s16", "mono")
+            frame.sample_rate, frame.pts = 8000, 0
+            out.mux(audio.encode(frame))
+            out.mux(audio.encode(None))
+    return path
+
+
+def read(path):
+    """Times of the frames in seconds, the frames, and the packets of sound."""
+    with av.open(str(path)) as film:
+        frames = [
+            (float(f.pts * f.time_base), np.array(f.to_image())) for f in film.decode(video=0)
+        ]
+    with av.open(str(path)) as film:
+        sound = [bytes(p) for p in film.demux(audio=0) if p.size] if film.streams.audio else []
+    return [time for time, _ in frames], [frame for _, frame in frames], sound
+
+
+@pytest.fixture
+def run(weights, call):
+    return lambda *argv: call(
+        predict.main, *argv, "--weights", weights, "--img-size", 32, "--device", "cpu"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_times_and_sound_are_kept(run, tmp_path, suffix):
+    """A film of varying rate too."""
+    source = make_film(tmp_path / f"a{suffix}", times=(0, 1, 2, 5, 6, 11))
+    status, _, err = run(source, "--output", tmp_path / "out")
+    assert status == 0, err
+    times, frames, sound = read(tmp_path / f"out/a{suffix}")
+    expected = read(source)
+    assert times == pytest.approx(expected[0], abs=0.002)
+    assert frames[0].shape == (48, 64, 3) and sound == expected[2] and sound
+
+
+def test_colours_and_masks(run, tmp_path):
+    """Where a threshold leaves no object, the background's colour; else what the picture gives."""
+    source = make_film(tmp_path / "a.mp4", sound=None)
+    argv = (source, "--mode", "background", "--background", "#20a040", "--output")
+    assert run(*argv, tmp_path / "b.mp4", "--threshold", 1)[0] == 0
+    assert np.abs(np.array(read(tmp_path / "b.mp4")[1], int) - (32, 160, 64)).max() <= 4
+    assert run(*argv, tmp_path / "c.mp4", "--threshold", 0)[0] == 0
+    kept, original = (np.array(read(path)[1], float) for path in (tmp_path / "c.mp4", source))
+    assert kept.shape == original.shape and np.abs(kept - original).mean() < 12
+
+
+def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
+    """A folder has its name once the last frame is in it; --skip-existing takes no other for
+    done."""
+    source = make_film(tmp_path / "a.mp4")
+    argv = (source, "--frames", "--skip-existing", "--output", tmp_path / "out")
+    write, some = src.inference.video.encode, iter(range(3))
+
+    def fails(*args):
+        if next(some, None) is None:
+            raise UserError("the disk is full")
+        write(*args)
+
+    monkeypatch.setattr(src.inference.video, "encode", fails)
+    assert run(*argv)[0] == 2 and not (tmp_path / "out/a").exists()
+    monkeypatch.undo()
+    assert run(*argv)[0] == 0 and len(list((tmp_path / "out/a").iterdir())) == 8
+    assert "1 were there" in run(*argv)[1]
+
+
+def test_frames(run, tmp_path):
+    source = make_film(tmp_path / "a.mp4")
+    status, *_ = run(source, "--frames", "--mode", "cutout", "--output", tmp_path / "out")
+    written = sorted((tmp_path / "out/a").iterdir())
+    assert status == 0 and [p.name for p in written] == [f"{i:06}.png" for i in range(1, 9)]
+    assert Image.open(written[0]).mode == "RGBA"
+
+
+def test_odd_sizes_and_size(run, tmp_path):
+    source = make_film(tmp_path / "a.mp4", size=(90, 66))
+    assert run(source, "--size", 45, "--output", tmp_path / "b.mp4")[0] == 0
+    assert read(tmp_path / "b.mp4")[1][0].shape == (33, 45, 3)
+
+
+def test_narrow_pixels(run, tmp_path):
+    """A film keeps the shape of its pixels; its picture stays the first stream."""
+    make_film(tmp_path / "a.mkv", aspect=Fraction(16, 11))
+    assert run(tmp_path / "a.mkv", "--mode", "overlay", "--output", tmp_path / "b.mkv")[0] == 0
+    with av.open(str(tmp_path / "b.mkv")) as film:
+        assert film.streams[0].type == "video" and len(film.streams) == 2
+        assert film.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+
+
+def test_turned_by_a_telephone(run, tmp_path):
+    """The matrix in the film's header says how it is to be seen."""
+    source = make_film(tmp_path / "a.mp4", sound=None)
+    content = bytearray(source.read_bytes())
+    place = content.index(b"tkhd") + 4 + 40  # the 3×3 matrix of ISO 14496-12, 8.3.2
+    one = (1 << 16).to_bytes(4, "big")
+    zero, minus = bytes(4), (-(1 << 16)).to_bytes(4, "big", signed=True)
+    content[place : place + 36] = (
+        zero + one + zero + minus + zero * 4 + (1 << 30).to_bytes(4, "big")
+    )
+    source.write_bytes(content)
+    argv = (source, "--mode", "background", "--threshold", 0, "--frames", "--output", tmp_path)
+    assert run(*argv)[0] == 0
+    found = np.array(Image.open(tmp_path / "a/000001.png"), float)
+    upright = np.rot90(scene(0, 64, 48)[0], -1)
+    assert found.shape == upright.shape and np.abs(found - upright).mean() < 30
+    assert np.abs(found - upright[::-1, ::-1]).mean() > 40
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ("--mode cutout --output {out}.mp4", "no cut-outs"),
+        ("--crop --output {out}.mp4", "--crop"),
+        ("--output {film}", "overwrite"),
+        ("--output {out}.png", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {out}.avi", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {out}.mp4 --frames", "name a folder\n"),
+        ("--output {out} --recursive", "--recursive goes with folders of pictures"),
+        ("--output {out} --format webp", "--format goes with --frames"),
+        ("{photo}", "two runs"),
+        ("--output {out}.webm", "sound"),
+        ("--output -", "name a film"),
+    ],
+)
+def test_what_the_user_must_fix(run, tmp_path, flags, word):
+    film = make_film(tmp_path / "a.mp4")
+    flags = flags.format(out=tmp_path / "out", film=film, photo=tmp_path / "a.png").split()
+    status, _, err = run(film, *flags)
+    assert status == 2 and word in err and "Traceback" not in err
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+def test_torn_and_empty_films(run, tmp_path):
+    """The sound ones are written, the others named."""
+    films = [make_film(tmp_path / f"{name}.mkv") for name in "ab"]
+    tear(films[0], 0.05)
+    (tmp_path / "c.mp4").write_text("no film")
+    long = make_film(tmp_path / f"{'l' * 240}.mkv")
+    argv = (*films[:1], tmp_path / "c.mp4", long, films[1], "--suffix", "_of_a_long_name")
+    status, said, err = run(*argv, "--output", tmp_path / "out")
+    assert status == 2 and "1 of 4" in said
+    assert (tmp_path / "out/b_of_a_long_name.mkv").exists()
+    assert str(films[0]) in err and "c.mp4" in err and "too long" in err and "Traceback" not in err
+
+
+def test_avi_becomes_mp4(tmp_path):
+    (tmp_path / "a.AVI").touch()
+    (job,) = plan_films([tmp_path / "a.AVI"], tmp_path / "out", "", False)
+    assert job.target == tmp_path / "out/a.mp4"
+
+
+def predict_unplanned(argv):
+    """The second rank takes the first one's list."""
+    if launched_rank():
+        predict.plan_films = None
+    return predict.main(argv)
+
+
+def test_ranks_share_films(tmp_path, weights):
+    films = [str(make_film(tmp_path / f"{name}.mp4")) for name in "ab"]
+    argv = [*films, "--output", str(tmp_path / "out"), "--weights", str(weights)]
+    argv += ["--img-size", "32", "--device", "cpu"]
+    told = ranks(2, predict_unplanned, argv, group=False)
+    assert [status for _, status, _ in told] == [0, 0], told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b.mp4"]

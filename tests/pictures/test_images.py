@@ -1,0 +1,96 @@
+"""Pictures that need more than Pillow, or another way of reading."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from helpers.data import scene
+from PIL import Image
+
+from src import UserError
+from src.pictures.images import open_image, oriented_size, resize_input, to_8_bits, to_rgb
+
+PICTURE = Image.fromarray(scene(3, 64, 48)[0]).resize((128, 96))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic(tmp_path, orientation):
+    """As telephones write it; the plug-in turns it, and nobody turns it again."""
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = heif.from_pillow(PICTURE)
+    file.save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    upright = PICTURE if orientation == 1 else PICTURE.transpose(Image.Transpose.ROTATE_270)
+    found = open_image(tmp_path / "a.heic")
+    assert found.size == upright.size == oriented_size(tmp_path / "a.heic")
+    assert np.abs(np.array(to_rgb(found), float) - np.array(upright)).mean() < 8
+
+
+def test_heic_without_the_plug_in(tmp_path, monkeypatch):
+    """Says what to install."""
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + b"\0" * 40)
+    monkeypatch.setattr(Image, "open", _knows_no_heif)
+    real = builtins.__import__
+
+    def without(name, *args):
+        if name == "pillow_heif":
+            raise ImportError(name=name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"a\.heic: HEIC needs pillow-heif: pip install"):
+        open_image(tmp_path / "a.heic")
+
+
+def _knows_no_heif(file, formats):
+    raise Image.UnidentifiedImageError
+
+
+def test_only_formats_of_pictures(tmp_path):
+    """Whatever a file is called: Pillow starts Ghostscript for an EPS."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(eps)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "EPS"
+    with pytest.raises(UserError, match=r"a\.jpg: not a picture in a known format"):
+        open_image(tmp_path / "a.jpg")
+    for suffix in ("jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "avif", "jp2"):
+        PICTURE.save(tmp_path / f"b.{suffix}")
+        assert open_image(tmp_path / f"b.{suffix}").size == PICTURE.size
+
+
+def test_16_bit_grey_with_a_level_to_see_through():
+    """PNG's tRNS of a 16-bit picture; Pillow alone cannot convert it."""
+    picture = Image.fromarray(np.array([[0, 300], [65535, 300]], np.uint16))
+    picture.info["transparency"] = 300
+    found = to_8_bits(picture)
+    assert found.mode == "LA"
+    assert np.array_equal(np.array(found), [[[0, 255], [1, 0]], [[255, 255], [1, 0]]])
+    assert to_rgb(picture).getpixel((1, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 200.0], [0, 100, 200]),
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([-5.0, np.nan, np.inf], [0, 0, 0]),
+        ([0.25, 1.0, -np.inf], [64, 255, 0]),
+    ],
+)
+def test_floats(values, expected):
+    picture = Image.fromarray(np.array([values], np.float32))
+    assert np.array(to_8_bits(picture)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("height, width", [(1, 9), (96, 96), (40, 320), (211, 137), (33, 2000)])
+def test_resized_as_torchvision_does(height, width):
+    """To the bit, in either memory order."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    for picture in (pixels.permute(2, 0, 1), pixels.permute(2, 0, 1).contiguous()):
+        assert torch.equal(resize_input(picture, 96), TF.resize(picture, [96, 96], antialias=True))

@@ -1,0 +1,77 @@
+"""The page in a browser without a screen."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from helpers.data import save, scene, tear
+from helpers.processes import PATIENCE
+from helpers.server import serving
+from PIL import Image
+
+from src import Predictor
+from src.pictures.render import Style, render
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("app")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(server.url)
+    page.get_by_role("button", name="Predict").wait_for()
+    yield page
+    page.close()
+
+
+def test_a_real_upload(server, page, tmp_path):
+    """The pixels of the page's result are those of the library."""
+    paths = [save(tmp_path / f"photo{seed}.png", scene(seed, 90, 70)[0]) for seed in range(2)]
+    page.locator("input[type=file]").first.set_input_files(paths)
+    page.get_by_text("photo1").wait_for()
+    page.get_by_role("button", name="Predict").click()
+    shown = page.locator("button[aria-label^=Thumbnail] img")
+    shown.nth(1).wait_for()
+    predictor = Predictor(server.weights, 64, "cpu", "off")
+    for i, path in enumerate(paths):
+        body = page.request.get(shown.nth(i).get_attribute("src")).body()
+        picture = Image.open(path)
+        expected = render(picture, predictor.map(picture), Style("cutout", refine=True))
+        found = Image.open(io.BytesIO(body))
+        assert (found.format, found.mode) == ("PNG", "RGBA") and np.array_equal(found, expected)
+
+
+def test_uploads_that_are_no_use(server, page, tmp_path):
+    """A large and a torn one: each is named, with what is wrong."""
+    large = tmp_path / "large.jpg"
+    large.write_bytes(b"0" * 1_500_000)
+    page.locator("input[type=file]").first.set_input_files(large)
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    torn = tear(save(tmp_path / "torn.jpg", scene(0, 200, 200)[0]))
+    page.reload()
+    page.locator("input[type=file]").first.set_input_files(torn)
+    page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()
+    page.get_by_role("button", name="Predict").click()
+    said = page.get_by_text("torn.jpg: cannot be read").first
+    said.wait_for()
+    assert str(server.temporary) not in said.text_content()  # where it lies here is nobody's matter

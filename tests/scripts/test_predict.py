@@ -1,0 +1,326 @@
+"""predict.py as it is called: which files it reads and writes, and what it makes of them."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.data import ROOT, save, scene, tear
+from helpers.processes import PATIENCE, ranks, wait_for
+from PIL import Image
+
+import predict
+from src import Predictor, UserError
+from src.inference.stream import stream
+from src.pictures.jobs import plan
+from train_utils.distributed import launched_rank
+
+
+@pytest.fixture
+def album(tmp_path):
+    """a.jpg, b.PNG, deep/a.jpg, deep/er/c.png."""
+    root = tmp_path / "album"
+    for seed, name in enumerate(("a.jpg", "b.PNG", "deep/a.jpg", "deep/er/c.png")):
+        save(root / name, scene(seed)[0])
+    return root
+
+
+@pytest.fixture
+def run(weights, call):
+    """``run(*argv)`` → exit status, stdout, stderr; on small inputs, in float32."""
+    return lambda *argv: call(
+        predict.main, *argv, "--weights", weights, "--img-size", 64, "--amp", "off"
+    )
+
+
+def inside(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_masks_are_the_predictors(run, album, weights, tmp_path):
+    status, said, _ = run(album, "--output", tmp_path / "out")
+    assert status == 0 and "2 of 2" in said and inside(tmp_path / "out") == ["a.png", "b.png"]
+    predictor = Predictor(weights, 64, amp="off")
+    for name in ("a.jpg", "b.PNG"):
+        mask = Image.open(tmp_path / f"out/{name[0]}.png")
+        assert np.array_equal(mask, predictor(Image.open(album / name)))
+
+
+def test_tree(run, album):
+    """Results in a folder within are no pictures of the next run."""
+    for _ in range(2):
+        status, said, _ = run(album, "--recursive", "--output", album / "out", "--format", "webp")
+        assert status == 0 and "4 of 4" in said
+    assert inside(album / "out") == ["a.webp", "b.webp", "deep/a.webp", "deep/er/c.webp"]
+
+
+def test_suffix_beside_the_pictures(run, album):
+    mine = save(album / "a_mask.png", scene(9)[0]).read_bytes()
+    status, _, err = run(album, "--output", album, "--suffix", "_mask")
+    assert status == 2 and "a_mask.png would overwrite a picture" in err
+    for _ in range(2):  # the second time, all results lie among the pictures
+        assert run(album, "--output", album, "--suffix", "_mask", "--skip-existing")[0] == 0
+    assert (album / "a_mask.png").read_bytes() == mine
+    assert run(album, "--output", album)[0] == 2  # results would be pictures the next time
+    assert [name for name in inside(album) if "/" not in name] == [
+        "a.jpg", "a_mask.png", "b.PNG", "b_mask.png",
+    ]  # fmt: skip
+    assert run(album / "b.PNG", "--output", album / "b.PNG")[0] == 2
+
+
+def test_sizes_and_places(run, album, tmp_path):
+    """A strip keeps a pixel of width, a binary mask has two values, and flags that would have no
+    effect are refused."""
+    strip = save(tmp_path / "strip.png", scene(0)[0].repeat(80, 0)[:, :4])
+    assert run(strip, "--size", 100, "--output", tmp_path / "s.png")[0] == 0
+    assert Image.open(tmp_path / "s.png").size == (1, 100)
+    small = tmp_path / "b.png"
+    assert run(album / "a.jpg", "--mode", "binary", "--size", 17, "--output", small)[0] == 0
+    assert set(np.unique(np.asarray(Image.open(small)))) <= {0, 255}
+    assert run(album / "a.jpg", "--background", "blur", "--output", small)[0] == 2
+
+
+def test_patterns(run, album, tmp_path):
+    """Folders that a pattern leads through are kept, once for each picture, round a loop too."""
+    (album / "deep/loop").symlink_to("..")
+    status, *_ = run(f"{album}/**/?.[jp]*g", "--output", tmp_path / "all")
+    assert status == 0 and inside(tmp_path / "all") == ["a.png", "deep/a.png", "deep/er/c.png"]
+    status, *_ = run(f"{album}/deep/er/*", "--output", tmp_path / "out")
+    assert status == 0 and inside(tmp_path / "out") == ["c.png"]
+
+
+def test_skip_existing(run, album, tmp_path):
+    """Goes on where it ended, and leaves what is there as it is."""
+    out = tmp_path / "out"
+    tear(album / "b.PNG")
+    assert run(album, "--output", out)[0] == 2
+    written = (out / "a.png").stat().st_mtime_ns
+    save(album / "b.PNG", scene()[0])
+    status, said, _ = run(album, "--output", out, "--skip-existing")
+    assert status == 0 and "1 of 2" in said and "1 were there" in said
+    assert (out / "a.png").stat().st_mtime_ns == written and (out / "b.png").exists()
+
+
+def test_pipes(weights, album):
+    """Bytes in, bytes out, and nothing else on standard output."""
+    command = [sys.executable, ROOT / "predict.py", "-", "--weights", weights, "--img-size", "64"]
+    content = (album / "a.jpg").read_bytes()
+    done = subprocess.run([*command, "--mode", "cutout"], input=content, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (image := Image.open(io.BytesIO(done.stdout))).mode == "RGBA" and image.size == (48, 40)
+
+
+def test_a_pipe_that_brings_no_picture(run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    status, said, err = run("-")
+    assert (status, said) == (2, "")
+    assert err.endswith("error: standard input: not a picture in a known format\n")
+
+
+def test_standard_output_takes_one_picture(run, album):
+    status, said, err = run(album, "--output", "-")
+    assert (status, said) == (2, "") and "one picture, not for 2" in err
+
+
+def test_one_file_in_another_format(run, album, tmp_path):
+    assert run(album / "a.jpg", "--output", tmp_path / "a.tif")[0] == 0
+    assert Image.open(tmp_path / "a.tif").format == "TIFF"
+
+
+def test_limit(run, tmp_path):
+    save(tmp_path / "large.png", Image.new("L", (1001, 1000)))
+    status, _, err = run(tmp_path / "large.png", "--max-megapixels", 1, "--output", tmp_path / "o")
+    assert status == 2 and "large.png: refused, as it has more than 1 million pixels" in err
+
+
+def test_frames_are_said(run, tmp_path):
+    frames = [Image.fromarray(scene(seed)[0]) for seed in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    _, _, err = run(tmp_path / "a.gif", "--output", tmp_path / "o")
+    assert "a.gif: the first of its 3 pictures is used" in err
+
+
+def test_background_picture_and_its_errors(run, album, tmp_path):
+    blue = save(tmp_path / "blue.png", Image.new("RGB", (9, 9), (0, 0, 200)))
+    argv = (album / "a.jpg", "--mode", "background", "--output", tmp_path / "o.png", "--threshold")
+    assert run(*argv, 1, "--background", blue)[0] == 0  # no pixel is that sure: all background
+    assert (np.array(Image.open(tmp_path / "o.png")) == (0, 0, 200)).all()
+    assert run(*argv, 1, "--background", tear(blue, 0.5))[0] == 2
+
+
+def test_plan_tells_names_apart(tmp_path):
+    for name in ("one/a.jpg", "one/a.png", "two/a.jpg"):
+        save(tmp_path / name, scene()[0])
+    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    assert names == ["a.jpg.png", "a.png.png"]
+    with pytest.raises(UserError, match="two pictures are called a"):
+        plan([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
+    twice = [tmp_path / "one/a.jpg", tmp_path / "two/../one/a.jpg"]
+    assert len(plan(twice, tmp_path / "out")) == 1
+    save(tmp_path / "one/a.jpg.png", scene()[0])
+    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    assert names == ["a.jpg.png", "a.jpg.png.png", "a.png.png"]
+    with pytest.raises(UserError, match="--recursive"):
+        plan([tmp_path], tmp_path / "out")
+
+
+def test_a_signal_leaves_no_temporary_file(weights, tmp_path):
+    """As batch systems and service managers send it."""
+    for seed in range(200):
+        save(tmp_path / f"many/{seed}.png", scene(seed, 300, 200)[0])
+    argv = ["predict.py", tmp_path / "many", "--weights", weights, "--img-size", 64]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, argv), "--output", str(tmp_path / "out")],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(tmp_path / "out/0.png")
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+    finally:
+        process.kill()
+    written = inside(tmp_path / "out")
+    assert 0 < len(written) < 200 and all(name.endswith(".png") for name in written)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-", "--output", "x.gif"], "choose one of"),
+        (["-", "--skip-existing"], "go with folders"),
+        (["a.jpg", "--format", "webp", "--output", "x.png"], "says otherwise"),
+    ],
+)
+def test_flags_that_do_not_agree(run, argv, words):
+    """Said before any work."""
+    status, _, err = run(*argv)
+    assert status == 2 and words in err
+
+
+def test_flags_of_films(run, album):
+    status, _, err = run(album, "--frames")
+    assert status == 2 and "--frames goes with films" in err
+
+
+def predict_late(argv, written):
+    """The second rank would list the pictures once the first one has written."""
+    if launched_rank():
+        predict.plan = lambda *args: wait_for(written) or plan(*args)
+    return predict.main(argv)
+
+
+def test_ranks_share_one_list(album, weights):
+    """Or one would find another's results among the pictures."""
+    argv = [str(album), "--output", str(album), "--suffix", "_mask", "--weights", str(weights)]
+    argv += ["--img-size", "32", "--device", "cpu"]
+    told = ranks(2, predict_late, argv, album / "a_mask.png", group=False)
+    assert [status for _, status, _ in told] == [0, 0], told
+    names = [name for name in inside(album) if "mask" in name]
+    assert names == ["a_mask.png", "b_mask.png"]
+    told = ranks(2, predict.main, argv, group=False)
+    assert told[0][1] == 2 and "a_mask.png would overwrite" in told[0][2]
+    assert told[1][1] == 1 and "another process has ended" in told[1][2]
+
+
+@pytest.mark.parametrize("size", [1000, 50_000_000])
+def test_few_pictures_are_in_memory(weights, size):
+    """However many there are; and of large ones, one."""
+    predictor = Predictor(weights, 32, "cpu", "off")
+    lock, inside, most = threading.Lock(), [0], [0]
+    picture = Image.fromarray(scene()[0])
+
+    def load(item):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        return picture
+
+    def finish(item, *_):
+        with lock:
+            inside[0] -= 1
+        return item
+
+    found = list(stream(predictor, iter(range(40)), load, finish, lambda item: size))
+    assert sorted(found) == [(i, i) for i in range(40)]
+    assert most[0] <= (2 * min(8, torch.get_num_threads()) + 2 if size < 1e6 else 1)
+
+
+def test_batches_are_of_one_size():
+    """On a GPU; each map goes to its own picture, and the last batch is filled up."""
+    sizes = []
+
+    class Fake:
+        device = SimpleNamespace(type="cuda")
+
+        def prepare(self, picture):
+            return torch.tensor([[[picture.getpixel((0, 0))]]])
+
+        def maps(self, prepared):
+            sizes.append(len(prepared))
+            return prepared[:, 0] / 255
+
+        resize = staticmethod(Predictor.resize)
+
+    def finish(item, picture, saliency):
+        return saliency.shape, round(float(saliency.mean() * 255))
+
+    found = dict(stream(Fake(), range(20), lambda i: Image.new("L", (i + 1, 2), i), finish))
+    assert found == {i: ((2, i + 1), i) for i in range(20)}
+    assert sizes == [8, 8, 8]
+
+
+def test_threads_of_the_caller_are_as_before(weights):
+    """Those started afterwards too, for which torch keeps a number of its own."""
+    before, seen = torch.get_num_threads(), []
+    predictor = Predictor(weights, 32, "cpu", "off")
+    list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start(), thread.join()
+    assert [torch.get_num_threads(), *seen] == [before, before]
+
+
+def test_a_fault_in_any_step_is_the_pictures(weights):
+    predictor = Predictor(weights, 32, "cpu", "off")
+    picture = Image.fromarray(scene()[0])
+
+    def step(kind):
+        def do(item, *_):
+            if item == kind:
+                raise UserError(kind) if kind != "finish" else KeyError(kind)
+            return picture if kind == "load" else 1
+
+        return do
+
+    items = ["load", "sound", "finish", "pixels"]
+    found = dict(stream(predictor, items, step("load"), step("finish"), step("pixels")))
+    assert found.pop("sound") == 1
+    assert {k: str(v) for k, v in found.items()} == {
+        "load": "load", "pixels": "pixels", "finish": "cannot be predicted (KeyError: 'finish')"
+    }  # fmt: skip
+
+
+def test_broken_networks_are_no_pictures_fault(weights):
+    predictor = Predictor(weights, 32, "cpu", "off")
+    predictor.model = torch.nn.Linear(1, 1)
+    with pytest.raises(RuntimeError):
+        list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
+
+
+def test_a_full_disk_ends_the_run(weights):
+    """Nothing more could be written; another fault of a file is told of that file alone."""
+    predictor = Predictor(weights, 32, "cpu", "off")
+
+    def finish(item, *_):
+        raise OSError(item, os.strerror(item), "out/a.png")
+
+    load = {"load": lambda _: Image.fromarray(scene()[0]), "finish": finish}
+    ((_, told),) = stream(predictor, [errno.EACCES], **load)
+    assert str(told) == "out/a.png: Permission denied"
+    with pytest.raises(OSError, match="No space"):
+        list(stream(predictor, [errno.ENOSPC] * 9, **load))

@@ -1,0 +1,350 @@
+"""Several processes over gloo: the run stays one run."""
+
+import copy
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.data import ROOT, SMALL, SMALL_TABLE, tear
+from helpers.processes import PATIENCE, children, ranks, wait_for
+from test_survival import same
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+import predict
+import train
+import train_multi_GPU
+import validation
+from my_dataset import SegmentationDataset, find_pairs
+from src import Predictor, build_model
+from train_utils.data import synthetic
+from train_utils.data.loaders import eval_loader
+from train_utils.distributed import rank
+from train_utils.metrics.evaluate import evaluate, predicted
+from train_utils.training import loop
+from train_utils.training.losses import DeepSupervision
+from train_utils.training.trainer import Trainer
+from transforms import EvalPreset
+
+SIZES = ["--img-size", "48", "--crop-size", "40", "--batch-size", "2", "--device", "cpu"]
+RECIPE = ["--model", str(SMALL_TABLE), "--epochs", "2", "--eval-interval", "1", "--ema", "0.9"]
+FLAGS = [*SIZES, *RECIPE, "--workers", "0", "--amp", "off"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.write_dataset(folder, train=13, test=5, size=64, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The run of two processes that nothing befell, and what each rank told."""
+    folder = tmp_path_factory.mktemp("run") / "ddp"
+    return folder, ranks(2, run, flags(data, folder))
+
+
+def flags(data, folder, *more):
+    return ["--data-path", str(data), "--output-dir", str(folder), *FLAGS, *more]
+
+
+def run(argv):
+    """train_multi_GPU.py within a group that stands; the sums of the last epoch's losses."""
+    torch.set_num_threads(1)
+    kept = []
+    original = Trainer.add
+    Trainer.add = lambda self, step: (original(self, step), kept.append(self.sums.clone()))
+    save = loop.save_model
+    loop.save_model = lambda *args, **more: (save(*args, **more), written.append(rank()))
+    written.clear()
+    train.train(train.parse_args(argv))
+    assert not rank() or not written, "one file, one writer"
+    return kept[-1]
+
+
+written = []  # ranks, one for each best.pt
+
+
+def test_the_loss_shown_is_the_mean_over_ranks(trained):
+    folder, told = trained
+    sums = [result for result, *_ in told]
+    assert not torch.equal(*sums), "each rank sees other pictures"
+    with (folder / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    expected = sum(s[1] for s in sums) / sum(s[0] for s in sums)
+    assert float(rows[-1]["loss"]) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_rank_has_random_numbers_of_its_own(trained):
+    """For dropout, which would else leave out the same of all pictures of a step."""
+    first, second = torch.load(trained[0] / "last.pt", weights_only=True)["rng"]
+    assert not torch.equal(first["cpu"], second["cpu"])
+
+
+def draw_and_go_on():
+    """Random numbers after a state was taken, and again from there."""
+    torch.manual_seed(rank())
+    trainer = new_trainer(SMALL)
+    torch.manual_seed(rank())
+    state = trainer.state_dict()
+    drawn = torch.rand(3)
+    trainer.load_state_dict(state)
+    return drawn, torch.rand(3)
+
+
+def test_each_rank_goes_on_with_its_random_numbers():
+    first, second = (result for result, *_ in ranks(2, draw_and_go_on))
+    assert torch.equal(*first) and torch.equal(*second) and not torch.equal(first[0], second[0])
+
+
+def go_on(argv):
+    torch.set_num_threads(1)
+    train.train(train.parse_args([*argv, "--resume", "auto"]))
+
+
+def stop_after(argv, steps):
+    torch.set_num_threads(1)
+    original, done = Trainer.train_step, []
+
+    def train_step(self, batches):
+        if len(done) == steps:
+            raise SystemExit(0)  # nothing is saved on the way out
+        done.append(None)
+        return original(self, batches)
+
+    Trainer.train_step = train_step
+    train.train(train.parse_args(argv))
+
+
+def test_three_ranks_go_on_alike(data, tmp_path):
+    """Sums of three depend on their order, which must not change with a resume."""
+    folders = tmp_path / "whole", tmp_path / "resumed"
+    more = ["--save-every", "1", "--model", "u2net_lite"]  # large enough for several messages
+    ranks(3, run, flags(data, folders[0], *more))
+    argv = flags(data, folders[1], *more)
+    ranks(3, stop_after, argv, 3)
+    assert torch.load(folders[1] / "last.pt", weights_only=True)["step"] == 1
+    ranks(3, go_on, argv)
+    ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in folders)
+    for part, value in theirs.items():
+        assert same(ours[part], value), part
+
+
+def scores(data, weights, count):
+    pairs = find_pairs(data, "test").pairs[:count]
+    predictor = Predictor(weights, 48, "cpu", "off")
+    loader = eval_loader(SegmentationDataset(pairs, EvalPreset(48)), 2, 0)
+    return evaluate(predicted(predictor, loader, True)).results
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_scores_alike(trained, data, world):
+    """Each picture once, whatever the size of the set, less than one a rank too."""
+    best = trained[0] / "best.pt"
+    for count in (1, 2, 5):
+        alone = ranks(1, scores, data, best, count)[0][0]
+        assert alone["images"] == count
+        for together, status, errors in ranks(world, scores, data, best, count):
+            assert status == 0, errors
+            assert together == pytest.approx(alone, abs=1e-6)
+
+
+def test_the_logged_score_is_that_of_the_weights(trained, data):
+    """Each rank gathers batch norm statistics of its own batches; all must score rank 0's."""
+    best = torch.load(trained[0] / "best.pt", weights_only=True)
+    alone = ranks(1, scores, data, trained[0] / "best.pt", 5)[0][0]
+    assert best["scores"] == pytest.approx(alone, abs=1e-6)
+
+
+def batches(count):
+    """As many as asked for, of this rank's own."""
+    generator = torch.Generator().manual_seed(rank())
+    for _ in range(count):
+        pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        masks = torch.randint(0, 2, (2, 1, 32, 32), dtype=torch.uint8, generator=generator)
+        yield pictures, masks, torch.arange(2)
+
+
+def new_trainer(network="u2net_lite"):
+    torch.manual_seed(0)
+    model = build_model(network).train()
+    optimizer = train.make_optimizer(model, 1e-3, 0)
+    scheduler = train.make_scheduler(optimizer, 0, 10)
+    scaler = train.make_scaler(torch.device("cpu"), torch.float32)
+    ema = train.make_ema(model, 0.9)
+    return Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), torch.float32, ema)
+
+
+def reductions(accum):
+    """How often gradients travel in a step."""
+    trainer, calls = new_trainer(), []
+
+    def counted(state, bucket):
+        calls.append(bucket.is_last())
+        return allreduce_hook(state, bucket)
+
+    trainer.net.register_comm_hook(None, counted)
+    trainer.train_step(list(batches(accum)))
+    return sum(calls)
+
+
+def test_accumulation_reduces_once():
+    assert [told[0] for told in ranks(2, reductions, 3)] == [1, 1]
+
+
+def poisoned(on):
+    """A step with a loss of nan on one rank; what changed of the state."""
+    trainer = new_trainer()
+    trainer.add(trainer.train_step(list(batches(1))))
+    before = snapshot(trainer)
+    loss = trainer.loss
+    if rank() == on:
+        trainer.loss = lambda *args: tuple(value * torch.nan for value in loss(*args))
+    step = trainer.train_step(list(batches(1)))
+    trainer.add(step)
+    after = snapshot(trainer)
+    return step.taken, [k for k in after if not same(before[k], after[k])], after
+
+
+def snapshot(trainer):
+    """A copy of the trainer's state, that later steps do not reach into."""
+    state = copy.deepcopy(trainer.state_dict())
+    return {**state, "optimizer": state["optimizer"]["state"]}  # its groups hold the learning rate
+
+
+@pytest.mark.parametrize("on", [0, 1])
+def test_a_poisoned_batch_of_one_rank_is_skipped_by_all(on):
+    told = ranks(2, poisoned, on)
+    for (taken, changed, state), status, errors in told:
+        assert status == 0, errors
+        assert not taken
+        assert changed == ["scheduler", "step", "bad_steps", "lr_taken"]
+        assert state["bad_steps"] == 1
+        assert same(state["optimizer"], told[0][0][2]["optimizer"])
+
+
+def fail(error, on):
+    if rank() == on:
+        raise error
+    torch.distributed.barrier()
+
+
+@pytest.mark.parametrize("on", [0, 1])
+def test_an_error_on_one_rank_ends_all(on):
+    """With that rank's message; the others neither hang nor print a traceback."""
+    told = ranks(2, fail, loop.UserError("--flag: wrong"), on)
+    assert told[on][1:] == (2, f"error: rank {on}: --flag: wrong\n")
+    assert told[1 - on][1] == 1
+    message = rf"rank {1 - on}: stops, as another process has ended \(.*\)\n"
+    assert re.fullmatch(message, told[1 - on][2])
+
+
+def test_a_common_error_is_told_once():
+    told = ranks(3, fail_everywhere)
+    assert [status for _, status, _ in told] == [2, 2, 2]
+    assert "".join(errors for *_, errors in told).count("--flag: wrong") == 1
+
+
+def fail_everywhere():
+    torch.distributed.barrier()
+    raise loop.UserError("--flag: wrong")
+
+
+def test_a_torn_picture_ends_the_run(tmp_path):
+    """Found by one rank's loader in the middle of the epoch."""
+    synthetic.write_dataset(tmp_path, train=8, test=2, size=64, seed=0)
+    torn = tear(sorted((tmp_path / "DUTS-TR/DUTS-TR-Image").iterdir())[3])
+    told = ranks(2, run, flags(tmp_path, tmp_path / "run"))
+    assert sorted(status for _, status, _ in told) == [1, 2]
+    assert sum(torn.name in errors for *_, errors in told) == 1
+    assert not any("Traceback" in errors for *_, errors in told)
+
+
+def test_sync_bn_needs_gpus(data, tmp_path):
+    with pytest.raises(loop.UserError, match="--sync-bn"):
+        train.main(flags(data, tmp_path / "run", "--sync-bn"))
+
+
+def test_predict_shards(tmp_path, weights, data):
+    """Each picture once, those of a broken file named, and the same status on all ranks."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, path in enumerate(sorted((data / "DUTS-TE/DUTS-TE-Image").iterdir())):
+        (pictures / f"{i}.jpg").write_bytes(path.read_bytes())
+    tear(pictures / "1.jpg")
+    argv = [str(pictures), "--weights", str(weights), "--device", "cpu", "--img-size", "32"]
+    told = ranks(2, predict.main, [*argv, "--output", str(tmp_path / "out")], group=False)
+    assert [result for result, *_ in told] == [2, 2]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"{i}.png" for i in (0, 2, 3, 4)
+    ]
+
+
+def test_validation_shards(trained, data, tmp_path):
+    """The same file from three processes as from one."""
+    argv = ["--weights", str(trained[0] / "best.pt"), "--data-path", str(data), "--amp", "off"]
+    argv += ["--device", "cpu", "--workers", "0", "--metrics", "all", "--json"]
+    results = []
+    for world in (1, 2, 3):
+        path = tmp_path / f"{world}.json"
+        told = ranks(world, validation.main, [*argv, str(path)], group=False)
+        assert [status for _, status, _ in told] == [0] * world
+        found = json.loads(path.read_text())
+        assert found.pop("unreadable") == []
+        results.append(found)
+    assert "relaxed_boundary_f" in results[0]
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], abs=1e-6)
+
+
+def launch(*argv):
+    """torchrun itself, in the way of the README."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*command, *argv], cwd=ROOT, text=True, stdout=pipe, stderr=subprocess.STDOUT
+    )
+
+
+def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
+    """A rank killed in the middle of an epoch: torchrun starts both anew, they go on from the
+    newest checkpoint by themselves."""
+    folder = tmp_path / "run"
+    script = ["--max-restarts=2", train_multi_GPU.__file__]
+    process = launch(*script, *flags(data, folder, "--save-every", "1"))
+    try:
+        wait_for(folder / "last.pt")
+        os.kill(children(process.pid)[1], signal.SIGKILL)
+        output = process.communicate(timeout=PATIENCE)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert output.count(f"going on from {folder}/last") == 1, output
+    assert output.count("epoch 2/2:") == 1 and output.count("best max_f") == 1
+    ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (folder, trained[0]))
+    for part, value in theirs.items():
+        assert same(ours[part], value), part
+    assert (folder / "log.csv").read_bytes() == (trained[0] / "log.csv").read_bytes()
+
+
+def test_a_signal_to_one_rank_stops_all(data, tmp_path):
+    """SIGTERM reaches one process only: both leave after the same step, and last.pt is whole."""
+    folder = tmp_path / "run"
+    process = launch(train_multi_GPU.__file__, *flags(data, folder, "--epochs", "200"))
+    try:
+        wait_for(folder / "last.pt")
+        os.kill(children(process.pid)[1], signal.SIGTERM)
+        output = process.communicate(timeout=PATIENCE)[0]
+    finally:
+        process.kill()
+    assert output.count("stopped; go on by the same flags and --resume") == 1, output
+    assert "Connection closed" not in output
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert 1 <= state["epoch"] < 200

@@ -1,0 +1,345 @@
+"""The run as a whole, on a small generated set: what it writes, how it stops and goes on."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.data import SMALL_TABLE, save, scene
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import predict
+import train
+import validation
+from src import Predictor, U2Net, UserError, load_model, save_model
+from train_utils import cli
+from train_utils.data import synthetic
+from train_utils.metrics.evaluate import Evaluation
+from train_utils.training import loop, tasks
+from train_utils.training.losses import DeepSupervision
+from train_utils.training.records import git_commit
+from train_utils.training.trainer import Trainer
+
+SIZES = ["--img-size", "48", "--crop-size", "40", "--batch-size", "4"]
+RECIPE = ["--model", str(SMALL_TABLE), "--epochs", "3", "--eval-interval", "1", "--ema", "0.9"]
+FLAGS = [*SIZES, *RECIPE, "--workers", "0", "--device", "cpu", "--amp", "off"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.write_dataset(folder, train=18, test=5, size=64, seed=0)
+    return folder
+
+
+def run(data, folder, *flags):
+    return train.main(["--data-path", str(data), "--output-dir", str(folder), *FLAGS, *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    assert run(data, folder) == 0
+    return folder
+
+
+def rows(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder(finished):
+    log = rows(finished)
+    assert [row["epoch"] for row in log] == ["1", "2", "3"]
+    for row in log:
+        terms = [float(row[k]) for k in row if k.startswith("loss_")]
+        assert len(terms) == 3  # of the fused map and two side maps
+        assert float(row["loss"]) == pytest.approx(sum(terms), rel=1e-4)
+        assert 0 < float(row["ema_mae"]) < 1
+    args = json.loads((finished / "args.json").read_text())
+    assert args["img_size"] == [48] and args["versions"]["torch"] == torch.__version__
+    assert args["versions"]["commit"] == git_commit()
+    board = EventAccumulator(str(finished / "tensorboard")).Reload()
+    tags = board.Tags()
+    for name in ("loss", "loss_fused", "loss_side2", "lr", "mae", "max_f", "ema_max_f"):
+        assert f"epoch/{name}" in tags["scalars"]
+    for name in ("loss", "loss_side2", "lr", "pictures per s", "peak MiB"):
+        assert f"step/{name}" in tags["scalars"]
+    assert len(board.Images(tags["images"][0])) == 3
+    for name in ("curves.png", "samples/epoch_0001.png", "samples/epoch_0003.png"):
+        with Image.open(finished / name) as image:
+            assert min(image.size) > 48, name
+
+
+def test_training_lowers_the_loss(finished):
+    losses = [float(row["loss"]) for row in rows(finished)]
+    assert losses[-1] < losses[0]
+
+
+def test_best_is_the_best_epoch(finished):
+    """best.pt is written when a score improves, and only then."""
+    scores = [float(row["ema_max_f"]) for row in rows(finished)]
+    kept = torch.load(finished / "best.pt", weights_only=True)
+    assert kept["epoch"] == scores.index(max(scores)) + 1
+    assert kept["scores"]["max_f"] == pytest.approx(max(scores), abs=1e-5)
+    last = torch.load(finished / "last.pt", weights_only=True)
+    assert last["best"]["epoch"] == kept["epoch"]
+
+
+def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
+    """The second set is drawn from by its share, but for what it holds out; sizes grow, and each is
+    scored and shipped as it was trained."""
+    shown, probabilities = set(), Predictor.probabilities
+
+    def noted(self, pictures):
+        shown.add((self.img_size, pictures.shape[-1]))
+        return probabilities(self, pictures)
+
+    monkeypatch.setattr(Predictor, "probabilities", noted)
+    second = tmp_path / "second"
+    for i in range(6):
+        picture, mask = scene(i)
+        save(second / f"images/{i}.png", picture)
+        save(second / f"masks/{i}.png", mask)
+    folder = tmp_path / "run"
+    flags = ["--data-path", str(data), str(second), "--data-shares", "1", "0.5"]
+    flags += ["--img-size", "48", "64", "--grow-at", "0.5", "--augment", "strong"]
+    flags += ["--loss", "bce+iou", "--batch-size", "3", "--epochs", "4", "--eval-interval", "2"]
+    flags += ["--model", str(SMALL_TABLE), "--workers", "1", "--device", "cpu", "--amp", "off"]
+    assert train.main([*flags, "--output-dir", str(folder)]) == 0
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert state["flags"]["pictures"][0].startswith("23 pictures to train")
+    assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)
+    sizes = [Image.open(folder / f"samples/epoch_{n:04d}.png").size for n in (2, 4)]
+    assert sizes[0][0] < sizes[1][0] and shown == {(48, 48), (64, 64)}
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert best["img_size"] == {2: 48, 4: 64}[best["epoch"]]
+    assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--img-size", "48", "64", "--grow-at", "0.5", "0.7"], "--grow-at"),
+        (["--img-size", "48", "64", "--crop-size", "40"], "--crop-size"),
+        (["--data-shares", "1", "2"], "--data-shares"),
+        (["--data-shares", "0"], "--data-shares"),
+        (["--img-size", "48", "64", "--grow-at", "0.9", "--epochs", "4"], "--grow-at"),
+        (["--img-size", "48", "64", "96", "--epochs", "2"], "--epochs"),
+        (["--class-weights", "balanced", "--loss", "iou"], "--class-weights"),
+        (["--resume", "."], "last.pt"),
+    ],
+)
+def test_flags_that_do_not_agree(data, tmp_path, capsys, flags, named):
+    folder = [] if "--resume" in flags else ["--output-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: train.main(["--data-path", str(data), *folder, *flags]))
+    assert left.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_lists_beside_two_folders(tmp_path):
+    """val.txt chooses the best weights there too, and test.txt is left alone."""
+    for i in range(6):
+        picture, mask = scene(i)
+        save(tmp_path / f"images/{i}.png", picture)
+        save(tmp_path / f"masks/{i}.png", mask)
+    (tmp_path / "images/val.txt").write_text("1\n")
+    (tmp_path / "images/test.txt").write_text("2\n3\n")
+    folders = ["--image-dir", tmp_path / "images", "--mask-dir", tmp_path / "masks"]
+    to_train, to_choose, _ = train._datasets(train.parse_args([str(part) for part in folders]))
+    assert [pair.name for pair in to_train.pairs] == ["0", "4", "5"]
+    assert [pair.name for pair in to_choose.pairs] == ["1"]
+
+
+def test_a_log_that_is_open_elsewhere(data, tmp_path, monkeypatch, capsys):
+    """As Windows has it: the epoch is not lost for it, and the next one writes the whole log."""
+    original, refused = Path.replace, []
+
+    def replace(self, target):
+        if Path(target).name == "log.csv" and not refused:
+            refused.append(target)
+            raise PermissionError(13, "in use", str(target))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run(data, tmp_path / "run") == 0
+    assert refused and "log.csv: not written (in use)" in "".join(capsys.readouterr())
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1", "2", "3"]
+
+
+def test_only_a_better_score_becomes_best(data, tmp_path, monkeypatch):
+    """Neither an equal one nor a worse, as where the best value is never updated."""
+    scores = iter([0.5, 0.9, 0.9, 0.7])
+
+    def evaluate(*_, **__):
+        return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
+
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    run(data, tmp_path / "run", "--ema", "0", "--epochs", "4")
+    assert torch.load(tmp_path / "run/best.pt", weights_only=True)["epoch"] == 2
+    assert [float(row["max_f"]) for row in rows(tmp_path / "run")] == [0.5, 0.9, 0.9, 0.7]
+
+
+def test_validation_repeats_the_logged_scores(finished, data, tmp_path, capsys):
+    """The weights alone give the score that training logged: same preparation, same measures."""
+    flags = ["--weights", str(finished / "best.pt"), "--data-path", str(data), "--workers", "0"]
+    flags += ["--amp", "off", "--device", "cpu", "--json", str(tmp_path / "s.json")]
+    assert validation.main(flags) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    best = max(rows(finished), key=lambda row: float(row["ema_max_f"]))
+    assert scores["images"] == 5 and scores["split"] == "test" and scores["img_size"] == 48
+    for name in ("mae", "max_f", "mean_f"):
+        assert scores[name] == pytest.approx(float(best["ema_" + name]), abs=1e-5)
+    assert f"{scores['max_f']:.3f}" in capsys.readouterr().out
+
+
+def test_scores_do_not_depend_on_the_batch(finished, data, tmp_path):
+    results = []
+    for batch in ("1", "3"):
+        path = tmp_path / f"{batch}.json"
+        flags = ["--weights", str(finished / "best.pt"), "--data-path", str(data), "--json"]
+        validation.main([*flags, str(path), "--batch-size", batch, "--workers", "0"])
+        results.append(json.loads(path.read_text()))
+    for name in ("mae", "max_f", "max_f_per_image", "mean_f", "adaptive_f"):
+        assert results[0][name] == pytest.approx(results[1][name], abs=2e-4), name
+
+
+@pytest.mark.parametrize("mode", ["mask", "cutout"])
+def test_predict(finished, data, tmp_path, mode):
+    source = sorted((data / "DUTS-TE/DUTS-TE-Image").iterdir())[0]
+    target = tmp_path / "out.png"
+    flags = [str(source), "--weights", str(finished / "best.pt"), "--output", str(target)]
+    assert predict.main([*flags, "--mode", mode]) == 0
+    expected = Predictor(finished / "best.pt")(source)
+    with Image.open(source) as picture, Image.open(target) as result:
+        assert result.size == picture.size
+        assert result.mode == {"mask": "L", "cutout": "RGBA"}[mode]
+        grey = np.asarray(result.getchannel("L" if mode == "mask" else "A")) / 255
+        if mode == "cutout":
+            sure = grey == 1  # elsewhere, the object's own colours are estimated
+            assert np.array_equal(np.array(result)[sure, :3], np.array(picture)[sure])
+    assert np.abs(grey - expected).max() <= 0.51 / 255
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "behind"), [(signal.SIGINT, 6, (1, 2)), (signal.SIGTERM, 4, (0, 4))]
+)
+def test_interrupted_and_resumed_equals_unbroken(
+    data, finished, tmp_path, monkeypatch, number, at, behind
+):
+    """A signal in the middle of an epoch or in its last step; the resumed run ends bit for bit
+    alike."""
+    steps = []
+    original = Trainer.train_step
+
+    def interrupted_step(self, batches):
+        steps.append(None)
+        if len(steps) == at:
+            os.kill(os.getpid(), number)
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
+    assert run(data, tmp_path / "run") == 128 + number
+    assert len(steps) == at, "the step is finished, and no other begun"
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == behind
+    assert run(data, tmp_path / "run", "--resume", "auto") == 0
+    resumed, whole = (
+        torch.load(folder / "last.pt", weights_only=True) for folder in (tmp_path / "run", finished)
+    )
+    for part in ("model", "ema"):
+        for name, value in whole[part].items():
+            assert torch.equal(resumed[part][name], value), name
+    assert resumed["best"] == whole["best"]
+    for ours, theirs in zip(rows(tmp_path / "run"), rows(finished), strict=True):
+        assert ours == theirs
+
+
+def poison(monkeypatch, first, last):
+    """The losses of these steps, counted from 0, are nan."""
+    calls, original = [], DeepSupervision.forward
+
+    def forward(self, *args):
+        calls.append(None)
+        factor = torch.nan if first <= len(calls) - 1 <= last else 1.0
+        return tuple(value * factor for value in original(self, *args))
+
+    monkeypatch.setattr(DeepSupervision, "forward", forward)
+
+
+def test_a_poisoned_batch_is_skipped(data, tmp_path, monkeypatch, capsys):
+    """One or two bad steps are named and leave no trace but in the schedule."""
+    poison(monkeypatch, 4, 5)
+    assert run(data, tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert re.search(r"epoch 2, batch 1: loss nan, .*rate of 0.00.*: synthetic.*Skipped", output)
+    assert output.count("Skipped") == 2
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    for part in ("model", "ema"):
+        assert all(torch.isfinite(value).all() for value in state[part].values())
+    assert state["bad_steps"] == 0 and state["sums"][0].isfinite().all()
+    assert all(math.isfinite(float(row["loss"])) for row in rows(tmp_path / "run"))
+
+
+def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
+    """The step, the rate and the pictures are named; the checkpoint of before stays as it was."""
+    poison(monkeypatch, 4, 99)
+    folder, saved = tmp_path / "run", []
+    original = loop.save_checkpoint
+    monkeypatch.setattr(
+        loop, "save_checkpoint", lambda *a: (original(*a), saved.append(a[0] / "last.pt"))
+    )
+    message = (
+        r"epoch 2, batch 3: loss nan, gradient norm nan .*rate of 0.0.*: (synthetic[-\w]+,? ?)+"
+    )
+    with pytest.raises(UserError, match=message + r"\. 3 such steps.*--lr"):
+        run(data, folder)
+    assert len(saved) == 1
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+
+def test_divergence_ends_the_run(data, tmp_path):
+    """A learning rate far too high, and nothing bad becomes best or last."""
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"batch \d: loss (nan|inf).*pictures: synthetic.*--lr"):
+        run(data, folder, "--lr", "1e30", "--ema", "0")
+    for path in folder.glob("*.pt"):
+        state = torch.load(path, weights_only=True)["model"]
+        assert all(torch.isfinite(value).all() for value in state.values()), path.name
+
+
+def test_resume_rebuilds_its_network(data, tmp_path, finished):
+    """Neither --model nor the pretrained file is needed again; another --model is refused."""
+    start = load_model(finished / "best.pt")
+    start = U2Net(start.config.replace(conv_bias=True))
+    save_model(start, tmp_path / "start.pt")
+    flags = ["--data-path", str(data), *SIZES, "--epochs", "1", "--workers", "0", "--amp", "off"]
+    folder = tmp_path / "run"
+    argv = [*flags, "--pretrained", str(tmp_path / "start.pt"), "--output-dir", str(folder)]
+    assert train.main(argv) == 0
+    assert (folder / "best.pt").exists(), "the last epoch is scored, whatever the interval"
+    (tmp_path / "start.pt").unlink()
+    assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
+    with pytest.raises(UserError, match="holds a small"):
+        train.main([*flags, "--resume", str(folder / "last.pt"), "--model", "u2net_full"])
+
+
+def test_changed_flags_are_named(data, finished):
+    with pytest.raises(UserError, match=r"--lr was 0.001, is 0.01; --seed was 0, is 3"):
+        run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
+
+
+def test_weights_of_a_run_are_its_average(finished):
+    """last.pt holds the raw weights and their average; loading it gives what was scored."""
+    state = torch.load(finished / "last.pt", weights_only=True)
+    loaded = load_model(finished / "last.pt").state_dict()
+    assert torch.equal(loaded["out_conv.weight"], state["ema"]["out_conv.weight"])
+    assert not torch.equal(loaded["out_conv.weight"], state["model"]["out_conv.weight"])

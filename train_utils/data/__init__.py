@@ -1,0 +1,1 @@
+"""Pairs of image and mask: found, checked, read, augmented, batched."""

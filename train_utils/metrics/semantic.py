@@ -1,0 +1,99 @@
+"""The measures of semantic segmentation, from one confusion matrix over all pixels of a set."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src import UserError
+
+from ..distributed import gather, is_main, sum_over_ranks
+from .evaluate import Evaluation, Scored
+
+
+def evaluate_classes(
+    batches: Iterable[Scored],
+    classes: int,
+    ignore_index: int | None = None,
+    device: torch.device | None = None,
+    total: int | None = None,
+) -> Evaluation:
+    """Every measure over a set, this rank's ``batches`` and those of the others; of each picture
+    too, but for those whose pixels are all to be ignored.
+
+    Args:
+        batches: class maps H×W uint8 and masks of class indices.
+        classes: K.
+        ignore_index: pixels of this mask value count nowhere.
+        device: where ranks meet to add up; the CPU by default.
+        total: how many batches there are, for the progress bar.
+    """
+    confusion, own = torch.zeros(classes, classes, dtype=torch.float64), {}
+    shown = None if is_main() else True
+    for batch in tqdm(batches, "scoring", total, leave=False, disable=shown, unit="batch"):
+        for found, truth, index in zip(*batch, strict=True):
+            counts = _count(found, truth, classes, ignore_index)
+            confusion += counts
+            if counts.any():
+                own[index] = semantic_measures(counts)
+    confusion = sum_over_ranks(confusion, device or torch.device("cpu"))
+    if not confusion.any():
+        raise UserError("nothing to score: no picture could be read, or all pixels are ignored")
+    rows = {index: row for part in gather(own) for index, row in part.items()}
+    return Evaluation(semantic_measures(confusion), {}, dict(sorted(rows.items())), confusion)
+
+
+def _count(found: Tensor, truth: Tensor, classes: int, ignore_index: int | None) -> Tensor:
+    """Pixels of one picture by true class (rows) and predicted class (columns), float64 K×K."""
+    index = truth.to(torch.int32) * classes + found
+    if ignore_index is not None:
+        index = index[truth != ignore_index]
+    counts = torch.bincount(index.flatten(), minlength=classes * classes)
+    return counts.cpu().double().view(classes, classes)
+
+
+def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]]:
+    """Of a confusion matrix K×K, true class by row.
+
+    Means are over the classes that occur in the masks (recall, IoU) or in the maps (precision).
+    ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the set, of the object where there
+    are two classes, else the mean of all classes. ``class_iou`` and ``class_accuracy`` (recall)
+    have None for an absent class.
+    """
+    hits, true, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    present, chosen = true > 0, found > 0
+    iou = hits / (true + found - hits).clamp(min=1)
+    recall = hits / true.clamp(min=1)
+    dice = (2 * hits + 1) / (true + found + 1)
+    pixels = confusion.sum().clamp(min=1)
+    return {
+        "pixel_accuracy": (hits.sum() / pixels).item(),
+        "mean_pixel_accuracy": recall[present].mean().item(),
+        "mean_precision": (hits / found.clamp(min=1))[chosen].mean().item(),
+        "mean_iou": iou[present].mean().item(),
+        "frequency_weighted_iou": (true / pixels * iou).sum().item(),
+        "dice": (dice[1] if len(dice) == 2 else dice[present].mean()).item(),
+        **{
+            name: [v if p else None for v, p in zip(values.tolist(), present, strict=True)]
+            for name, values in (("class_iou", iou), ("class_accuracy", recall))
+        },
+    }
+
+
+def class_names(folder: Path, count: int) -> list[str]:
+    """The first lines of ``classes.txt`` in a data set's folder, where it has enough; else plain
+    names.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    path = folder / "classes.txt"
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as that") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
+    return names[:count] if len(names) >= count else plain

@@ -1,0 +1,1 @@
+"""A run: its loss, its loop, its checkpoints, its records."""

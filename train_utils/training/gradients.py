@@ -1,0 +1,67 @@
+"""Faster gradients of convolutions on processors without AVX-512."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from src.inference.fast import has_onednn
+
+_MIN_CHANNELS = 16  # in and out; with fewer, turning the maps takes what the other kernel saves
+
+
+def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the network's convolutions, in place, the faster of two ways to their weights' gradient.
+
+    oneDNN's AVX2 kernel for it is slow on channels-last maps, which all else here prefers: by two
+    to four times at 64 channels, more than turning the maps for it takes (``benchmarks/
+    train_step.py``). With AVX-512, on a GPU and in bf16 nothing is changed. Weights, their names
+    and results stay what they are, but for the order of additions.
+    """
+    old = torch.backends.cpu.get_cpu_capability() == "AVX2" and has_onednn()
+    if device.type != "cpu" or dtype != torch.float32 or not old:
+        return
+    for conv in model.modules():
+        plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+        if plain and conv.kernel_size != (1, 1) and isinstance(conv.padding, tuple):
+            conv.__class__ = TurnedConv2d
+
+
+class TurnedConv2d(nn.Conv2d):
+    """A convolution whose weights' gradient is computed on maps turned to NCHW."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        wanted = torch.is_grad_enabled() and weight.requires_grad
+        if not wanted or min(weight.shape[:2]) < _MIN_CHANNELS:
+            return super()._conv_forward(x, weight, bias)
+        return _Turned.apply(x, weight, bias, self.stride, self.padding, self.dilation)
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *geometry: tuple[int, int],  # stride, padding, dilation
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else [len(bias)]
+        return torch.convolution(x, weight, bias, *geometry, False, (0, 0), 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+
+        def gradients(layout: torch.memory_format, *wanted: bool) -> tuple[Tensor | None, ...]:
+            maps = [m.contiguous(memory_format=layout) for m in (grad, x, weight)]
+            return torch.ops.aten.convolution_backward(
+                *maps, ctx.bias_sizes, *ctx.geometry, False, (0, 0), 1, wanted
+            )
+
+        to_x, _, to_bias = gradients(
+            torch.channels_last, ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]
+        )
+        _, to_weight, _ = gradients(torch.contiguous_format, False, True, False)
+        return to_x, to_weight, to_bias, None, None, None
