@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from src import Predictor, UserError
+from src.device import keep_freed_memory
 from src.files import atomic_path
 from src.inference.preprocess import PRESETS
 from src.inference.stream import stream
@@ -280,6 +281,7 @@ def predict_pipe(
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict; under torchrun each rank takes its share of the pictures."""
     args = parse_args(argv)
+    keep_freed_memory()
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000)
         look = style(args)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from my_dataset import SegmentationDataset, find_pairs, find_splits, has_list
 from src import NETWORKS, UserError
-from src.device import pick_device, pick_dtype
+from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
 from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
 from train_utils.data.masks import mask_reader
@@ -334,6 +334,7 @@ def first_epochs(args: argparse.Namespace) -> list[int]:
 
 def launch(args: argparse.Namespace) -> int:
     """Train, in torchrun's process group where there is one."""
+    keep_freed_memory()
     with process_group(args.device):
         return train(args)
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Subset
 
 from my_dataset import SPLITS, SegmentationDataset, find_pairs, has_list
 from src import UserError
-from src.device import pick_device
+from src.device import keep_freed_memory, pick_device
 from src.files import check_writable, save_json
 from src.pictures.images import open_image, to_rgb
 from src.weights.load import SHIPPED
@@ -295,6 +295,7 @@ def validate(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Parse and score; under torchrun each rank takes its share of the pictures."""
     args = parse_args(argv)
+    keep_freed_memory()
     with process_group(args.device):
         return validate(args)
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from my_dataset import SegmentationDataset, find_pairs
 from src import NETWORKS, Predictor, build_model
 from src.device import pick_device, pick_dtype
-from src.pictures.images import normalize
+from src.inference.preprocess import normalize
 from train_utils import cli
 from train_utils.data import synthetic
 from train_utils.data.loaders import EpochSampler, train_loader

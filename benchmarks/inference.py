@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src import Predictor, build_model, load_model
 from src.device import pick_device, pick_dtype
 from src.export.onnx import export_onnx
-from src.pictures.images import normalize
+from src.inference.preprocess import normalize
 from src.weights.load import SHIPPED
 
 from .timing import in_turn, matrix_limit

@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from src import NETWORKS, Predictor, build_model
+from src.device import keep_freed_memory
 from train_utils import cli
 
 from .timing import peak_memory, seconds
@@ -26,7 +27,7 @@ from .timing import peak_memory, seconds
 
 def measure(name: str, size: int, rounds: int) -> dict[str, float]:
     """One network's figures, in this process."""
-    cli.keep_freed_memory()
+    keep_freed_memory()
     with torch.device("meta"):
         network = build_model(name).eval()
         parameters = sum(p.numel() for p in network.parameters())

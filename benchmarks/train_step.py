@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from src import NETWORKS, build_model
-from src.device import pick_device, pick_dtype
+from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
 from train_utils.training.losses import DeepSupervision
 from train_utils.training.optim import make_optimizer, make_scaler, make_scheduler
@@ -48,7 +48,7 @@ def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.T
 
 def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
     """The step as train.py takes it."""
-    cli.keep_freed_memory()
+    keep_freed_memory()
     trainer = make_trainer(model, pick_device("cpu"))
     return lambda: trainer.train_step([(pictures, masks, None)])
 

@@ -1,7 +1,6 @@
 """What every script's command line shares: flags, and how errors reach the user."""
 
 import argparse
-import ctypes
 import math
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import IO, NoReturn
 import torch
 
 from src import UserError
+from src.compat import is_compile_error
 from src.device import AMP_CHOICES
 from src.networks.base import MIN_SIZE
 from src.weights.load import SHIPPED
@@ -161,7 +161,6 @@ def _number(text: str, end: float) -> float:
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
-    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -170,14 +169,14 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        sys.exit(_fail(error.said(), 2))
+        sys.exit(_fail(error.describe(_flag), 2))
     except torch.OutOfMemoryError:
         advice = "lower --img-size, or, to train, --batch-size (and raise --accum)"
         sys.exit(_fail(f"out of GPU memory; {advice}", 2))
     except RuntimeError as error:
         if "alloc_cpu" in str(error):
             sys.exit(_fail("out of memory; lower --img-size, or, to train, --batch-size", 2))
-        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        if is_compile_error(error):
             reason = str(error).strip().splitlines()[0]
             sys.exit(_fail(f"--compile: torch cannot build here ({reason}); leave it out", 2))
         if "DataLoader worker (pid" not in str(error):  # that one was killed; it raised nothing
@@ -190,21 +189,11 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(_fail("interrupted", 130))
 
 
+def _flag(parameter: str) -> str:
+    """The flag of a parameter: ``img_size`` is ``--img-size``."""
+    return f"--{parameter.replace('_', '-')}"
+
+
 def _fail(message: str, status: int) -> int:
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory, in place of handing it back to the kernel after every layer.
-
-    The kernel clears each page that it hands out anew: for the activations of a network on the CPU
-    that takes as much as a quarter of the time (``benchmarks/train_step.py``).
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt:
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, -1)

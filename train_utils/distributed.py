@@ -85,8 +85,8 @@ def process_group(device: str = "auto") -> Iterator[None]:
     except UserError as error:
         _record(error)
         # Said before the group goes, whose end makes the others leave and torchrun stop this one.
-        if _first_to_say(error.said()):
-            print(f"error: rank {rank()}: {error.said()}", file=sys.stderr, flush=True)
+        if _first_to_say(str(error)):
+            print(f"error: rank {rank()}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except RuntimeError as error:
         if not _is_lost_peer(error):

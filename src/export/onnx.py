@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compat import NoCompilerError, allow_even_sizes, compile_package
 from ..errors import UserError
 from ..files import atomic_path
-from ..pictures.images import MEAN, STD
+from ..inference.preprocess import MEAN, STD
 
 TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
 HALF_TOLERANCE = 0.02  # with weights and arithmetic of 16 bits
@@ -98,8 +99,6 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
 
     Args, returns and raises as :func:`export_onnx`.
     """
-    from torch._inductor.exc import InvalidCxxCompiler
-
     network = _Maps(model, sides)
     shape = (1, model.img_size, model.img_size)
     program = _program(network, shape)
@@ -107,12 +106,9 @@ def export_aoti(model: nn.Module, path: str | Path, sides: bool = False) -> floa
     options = {"aot_inductor.metadata": told, "freezing": True}
     with _pt2_path(path) as named, torch.no_grad():  # freezing is for inference alone
         try:
-            compiled = torch._inductor.aoti_compile_and_package(
-                program, package_path=str(named), inductor_configs=options
-            )
-        except InvalidCxxCompiler as error:
+            run = compile_package(program, named, options)
+        except NoCompilerError as error:
             raise UserError(f"--format aoti needs a C++ compiler, such as g++ ({error})") from None
-        run = torch._inductor.aoti_load_package(compiled)
         return _check(network, lambda x: [m.numpy() for m in run(x)], TOLERANCE, path, [shape])
 
 
@@ -190,9 +186,7 @@ def _program(
     example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)
     shapes = {"pictures": {0: free, 2: free, 3: free}}
     program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
-    # torch 2.11 notes that sizes must be odd, as the example's are, where it computes the size that
-    # ceil mode gives; the result is right for all, and a loaded program would refuse even ones.
-    program._guards_code = [code for code in program._guards_code if "% 2" not in code]
+    allow_even_sizes(program)
     return program
 
 

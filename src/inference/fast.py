@@ -6,6 +6,12 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from ..compat import (
+    has_packed_convolutions,
+    onednn_has_bf16,
+    pack_weight,
+    packed_convolution,
+)
 from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
 
 
@@ -35,10 +41,9 @@ def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
     any x86, in bfloat16 where that has instructions which oneDNN can build on.
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    if not (x86 and torch.backends.mkldnn.is_available() and known):
+    if not (x86 and torch.backends.mkldnn.is_available() and has_packed_convolutions()):
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or onednn_has_bf16()
 
 
 class PackedConv(nn.Module):
@@ -64,15 +69,14 @@ class PackedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             self._pack(list(x.shape))
-        return torch.ops.mkldnn._convolution_pointwise(
-            x.to(self.dtype), self.packed, self.bias, *self.geometry, self.after, [], ""
+        return packed_convolution(
+            x.to(self.dtype), self.packed, self.bias, self.geometry, self.after
         )
 
     def _pack(self, size: list[int]) -> None:
         with self.lock:
             if self.packed is None:
-                pack = torch.ops.mkldnn._reorder_convolution_weight
-                self.packed, self.weight = pack(self.weight, *self.geometry, size), None
+                self.packed, self.weight = pack_weight(self.weight, self.geometry, size), None
 
 
 class RowConv(nn.Module):

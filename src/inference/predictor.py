@@ -18,7 +18,7 @@ from ..weights.load import load_model
 from ..weights.onnx import is_quantized, read_graph
 from .fast import prepare
 from .int8 import OnnxRunner
-from .preprocess import Preset, pick_preset
+from .preprocess import pick_preset
 
 
 class Predictor:
@@ -129,8 +129,6 @@ class Predictor:
                 f"a {type(picture).__name__}; give a path, a PIL image, an array or a tensor"
             )
         return self.map(open_image(picture))
-
-    resize = staticmethod(Preset.resize)  # of the class; each object has that of its preset
 
     def map(self, image: Image.Image) -> np.ndarray:
         """The map of an upright picture, H×W float32 in [0, 1], at the picture's own size; C×H×W of

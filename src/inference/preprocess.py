@@ -1,6 +1,7 @@
 """Ways from a picture to the network's input, and from its map back to the picture's size."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -9,9 +10,45 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..pictures.images import normalize, resize_input, to_rgb, to_tensor
+from ..pictures.images import to_rgb
 
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
+STD = (0.229, 0.224, 0.225)
 LANCZOS = Image.Resampling.LANCZOS
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture to a 3×H×W uint8 tensor; it keeps Pillow's memory order (channels last)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize_input(picture: Tensor, size: int) -> Tensor:
+    """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
+    if picture.shape[1:] == (size, size):
+        return picture
+    # A batch of one, made where its stride tells the memory order; else torch takes the slow way.
+    stack = picture.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(stack, (size, size), mode="bilinear", antialias=True)[0]
+
+
+def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
+    mean, std = _mean_and_std(pictures.device)
+    floats = pictures.to(torch.float32, memory_format=torch.channels_last)
+    return floats.div_(255).sub_(mean).div_(std).to(dtype)
+
+
+@lru_cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once per device: a copy to a GPU makes the program wait for it."""
+    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
+
+
+def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
+    """Map(s) …×S×S to …×H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
+    stack = saliency.reshape(1, -1, *saliency.shape[-2:])
+    resized = F.interpolate(stack, size=tuple(size), mode="bilinear", antialias=True)
+    return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
 class Preset:
@@ -31,12 +68,9 @@ class Preset:
         """Probabilities N×C×S×S float32 in [0, 1] as they are."""
         return maps
 
-    @staticmethod
-    def resize(saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Map(s) …×S×S to …×H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
-        stack = saliency.reshape(1, -1, *saliency.shape[-2:])
-        resized = F.interpolate(stack, size=tuple(size), mode="bilinear", antialias=True)
-        return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
+    def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
+        """As :func:`resize_map`."""
+        return resize_map(saliency, size)
 
 
 class Rembg(Preset):
@@ -54,7 +88,7 @@ class Rembg(Preset):
         return to_tensor(image.convert("RGB").resize((size, size), LANCZOS))
 
     def normalize(self, pictures: Tensor, dtype: torch.dtype) -> Tensor:
-        """As :func:`~.images.normalize`, with each picture's maximum in place of 255."""
+        """As :func:`normalize`, with each picture's maximum in place of 255."""
         highest = pictures.float().amax((1, 2, 3), keepdim=True).clamp_(min=1e-6)
         return normalize(pictures.float() * (255 / highest), dtype)
 
@@ -64,8 +98,7 @@ class Rembg(Preset):
         stretched = (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
         return (stretched * 255).floor_() / 255
 
-    @staticmethod
-    def resize(saliency: Tensor, size: Sequence[int]) -> Tensor:
+    def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
         """Map(s) …×S×S of 256 steps to …×H×W, by Pillow's Lanczos."""
         levels = (saliency * 255).round().to(torch.uint8).cpu()
         flat = levels.reshape(-1, *levels.shape[-2:]).numpy()

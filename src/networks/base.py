@@ -50,6 +50,7 @@ class NetworkConfig(Table):
         return from_fields(cls, values, "network table")
 
 
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 MIN_SIZE = 32  # pixels a side that every network takes
 
 
@@ -125,15 +126,17 @@ class Network(nn.Module, HubNetwork):
 @contextmanager
 def _no_statistics(stage: nn.Module) -> Iterator[None]:
     """Batch norm's running mean and variance have seen the batch already: copies see it again."""
-    norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    kept = [dict(norm._buffers) for norm in norms]
+    norms = [m for m in stage.modules() if isinstance(m, BATCH_NORMS)]
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):
-        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
         for norm, buffers in zip(norms, kept, strict=True):
-            norm._buffers.update(buffers)
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
 
 
 def init_he(network: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .base import Network
+from .base import BATCH_NORMS, Network
 from .config import FULL, LITE, StageConfig, U2NetConfig
 
 
@@ -52,7 +52,7 @@ class ConvBNReLU(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""
         conv, bn = self.conv, self.bn
-        if isinstance(bn, nn.modules.batchnorm._BatchNorm):
+        if isinstance(bn, BATCH_NORMS):
             statistics = bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
             conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             self.bn = nn.Identity()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .base import BATCH_NORMS
 
 _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
@@ -22,9 +23,7 @@ def vgg16_channels(in_ch: int, width: int) -> list[list[tuple[int, int]]]:
 
 def layers(module: nn.Module) -> Iterator[nn.Module]:
     """Its convolutions and batch norms, from the first to the last."""
-    return (
-        m for m in module.modules() if isinstance(m, nn.Conv2d | nn.modules.batchnorm._NormBase)
-    )
+    return (m for m in module.modules() if isinstance(m, (nn.Conv2d, *BATCH_NORMS)))
 
 
 def load_layers(

@@ -1,24 +1,18 @@
-"""Pictures from disk, upright and RGB, and their way to the network."""
+"""Images from disk, upright and RGB."""
 
 import io
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from ..errors import UserError
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
-STD = (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112
 # Whatever the file is called. Pillow knows more, of which some start other programs (EPS does).
 _FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA"]
@@ -208,30 +202,3 @@ def from_array(array: np.ndarray) -> Image.Image:
 def to_grey(saliency: np.ndarray) -> Image.Image:
     """A map H×W in [0, 1] to a picture of mode L, rounded."""
     return Image.fromarray((saliency * 255).round().astype(np.uint8))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture to a 3×H×W uint8 tensor; it keeps Pillow's memory order (channels last)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def resize_input(picture: Tensor, size: int) -> Tensor:
-    """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
-    if picture.shape[1:] == (size, size):
-        return picture
-    # A batch of one, made where its stride tells the memory order; else torch takes the slow way.
-    stack = picture.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(stack, (size, size), mode="bilinear", antialias=True)[0]
-
-
-def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
-    mean, std = _mean_and_std(pictures.device)
-    floats = pictures.to(torch.float32, memory_format=torch.channels_last)
-    return floats.div_(255).sub_(mean).div_(std).to(dtype)
-
-
-@lru_cache
-def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Once per device: a copy to a GPU makes the program wait for it."""
-    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))

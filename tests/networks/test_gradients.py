@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from src import build_model
-from src.pictures.images import normalize
+from src.inference.preprocess import normalize
 from train_utils.training import gradients
 
 

@@ -10,7 +10,8 @@ from helpers.data import scene
 from PIL import Image
 
 from src import UserError
-from src.pictures.images import open_image, oriented_size, resize_input, to_8_bits, to_rgb
+from src.inference.preprocess import resize_input
+from src.pictures.images import open_image, oriented_size, to_8_bits, to_rgb
 
 PICTURE = Image.fromarray(scene(3, 64, 48)[0]).resize((128, 96))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import predict
 from src import Predictor, UserError
+from src.inference.preprocess import resize_map
 from src.inference.stream import stream
 from src.pictures.jobs import plan
 from train_utils.distributed import launched_rank
@@ -265,7 +266,7 @@ def test_batches_are_of_one_size():
             sizes.append(len(prepared))
             return prepared[:, 0] / 255
 
-        resize = staticmethod(Predictor.resize)
+        resize = staticmethod(resize_map)
 
     def finish(item, picture, saliency):
         return saliency.shape, round(float(saliency.mean() * 255))

@@ -7,7 +7,7 @@ from helpers.data import ROOT
 from my_dataset import find_splits, load_pair
 from src import build_model
 from src.device import pick_dtype
-from src.pictures.images import normalize
+from src.inference.preprocess import normalize
 from train_utils.training.losses import DeepSupervision
 from transforms import TrainPreset
 

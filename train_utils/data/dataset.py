@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.pictures.images import open_image, to_rgb, to_tensor
+from src.inference.preprocess import to_tensor
+from src.pictures.images import open_image, to_rgb
 
 from .masks import read_mask
 from .pairs import MaskReader, Pair

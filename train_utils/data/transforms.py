@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from src.errors import UserError
-from src.pictures.images import resize_input, to_tensor
+from src.inference.preprocess import resize_input, to_tensor
 
 
 class TrainPreset:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src import Predictor, UserError
+from src import UserError
+from src.inference.preprocess import resize_map
 from src.pictures.images import list_images, open_image, oriented_size, to_rgb
 
 from ..data.masks import is_coloured, read_classes, read_mask
@@ -126,7 +127,7 @@ class MapDataset(Dataset):
             return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index
         levels = torch.from_numpy(read_map(path))
         if levels.shape != mask.shape[-2:]:
-            resized = Predictor.resize(levels / 255, mask.shape[-2:])
+            resized = resize_map(levels / 255, mask.shape[-2:])
             levels = resized.mul(255).round().to(torch.uint8)
         return levels, mask, index
 

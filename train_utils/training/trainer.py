@@ -14,7 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from src import UserError
-from src.pictures.images import normalize
+from src.compat import copy_all
+from src.inference.preprocess import normalize
+from src.networks.base import BATCH_NORMS
 from src.weights.storage import load_state
 
 from ..distributed import gather, rank, world_size
@@ -102,7 +104,7 @@ class Trainer:
         """Layers as they are in training, after an evaluation say."""
         self.model.train()
         for module in self.model.modules() if self.freeze_bn else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 module.eval()
 
     def train_step(self, batches: Sequence[Batch]) -> Step:
@@ -112,7 +114,7 @@ class Trainer:
         statistics stay as they were, on all ranks alike; only the schedule moves on.
         """
         for statistics, sound_ones in self._statistics:
-            torch._foreach_copy_(sound_ones, statistics)
+            copy_all(sound_ones, statistics)
         logged = []
         for i, (pictures, masks, _) in enumerate(batches):
             last = i == len(batches) - 1
@@ -139,7 +141,7 @@ class Trainer:
                 self.ema.update_parameters(self.model)
         else:
             for statistics, sound_ones in self._statistics:
-                torch._foreach_copy_(statistics, sound_ones)
+                copy_all(statistics, sound_ones)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.lr_taken = self.lr

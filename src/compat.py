@@ -1,0 +1,101 @@
+"""The parts of torch that are not public, each with its reason and what happens without it.
+
+They are looked for by name, so that a torch which has lost one still runs, only slower or without
+that feature.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Geometry = tuple[Any, Any, Any, int]  # padding, stride, dilation, groups of a convolution
+
+
+def has_packed_convolutions() -> bool:
+    """Whether torch has oneDNN's operators for convolutions with weights packed beforehand.
+
+    ``torch.compile`` writes them into its code for a CPU, but nothing public calls them. Without
+    them, inference runs through ``nn.Conv2d``, at about half the speed.
+    """
+    return hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def pack_weight(weight: Tensor, geometry: Geometry, input_size: Sequence[int]) -> Tensor:
+    """Weights in the order in which oneDNN reads them for an input of this size."""
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(input_size))
+
+
+def packed_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, activation: str
+) -> Tensor:
+    """A convolution with packed weights; ``activation`` is ``none`` or ``relu``."""
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, activation, [], "")
+
+
+def onednn_has_bf16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this processor; False where torch cannot tell."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(supported and supported())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16 (AVX512-BF16 or AMX).
+
+    torch has no public question for this; where the private ones are gone, float32 is used.
+    """
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy hundreds of small tensors of one type by one call, where torch has it."""
+    if hasattr(torch, "_foreach_copy_"):
+        torch._foreach_copy_(targets, sources)
+        return
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def allow_even_sizes(program: torch.export.ExportedProgram) -> None:
+    """Drop the guards by which torch 2.11 refuses sizes that are even.
+
+    It notes that sizes must be odd, as the example's are, where it computes the size that ceil mode
+    gives; the result is right for all sizes. Newer versions note nothing of the kind.
+    """
+    guards = getattr(program, "_guards_code", None)
+    if guards:
+        program._guards_code = [code for code in guards if "% 2" not in code]
+
+
+class NoCompilerError(Exception):
+    """There is no C++ compiler that works."""
+
+
+def compile_package(
+    program: torch.export.ExportedProgram, path: Path, options: dict[str, Any]
+) -> Callable[[Tensor], Sequence[Tensor]]:
+    """An AOTInductor package at ``path``, and the function that it holds.
+
+    torch documents both calls, under a private module's name.
+
+    Raises:
+        NoCompilerError: there is no C++ compiler that works.
+    """
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        package = aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=options
+        )
+    except InvalidCxxCompiler as error:
+        raise NoCompilerError(str(error)) from error
+    return aoti_load_package(package)
+
+
+def is_compile_error(error: Exception) -> bool:
+    """Whether ``torch.compile`` failed; its errors have no public class."""
+    return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
