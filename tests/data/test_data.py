@@ -10,14 +10,14 @@ from helpers.data import (
     OBJECT,
     RAINBOW,
     RED1,
-    levels,
     make_duts,
+    make_invalid_dataset,
     make_pairs,
-    palette,
-    save,
-    scene,
-    spoil,
-    tear,
+    make_palette_image,
+    make_scene,
+    paint_object,
+    save_image,
+    truncate_file,
 )
 from PIL import Image, ImageOps
 
@@ -112,15 +112,15 @@ def test_small_sets_hold_one_out(tmp_path, folders):
 
 @pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".Png", ".bmp", ".TIF", ".tiff", ".WebP"])
 def test_suffixes_and_letter_case(folders, suffix):
-    picture, mask = scene()
-    save(folders[0] / f"a.b{suffix}", picture)
-    save(folders[1] / "a.b.PNG", mask)
+    picture, mask = make_scene()
+    save_image(folders[0] / f"a.b{suffix}", picture)
+    save_image(folders[1] / "a.b.PNG", mask)
     (found,) = find_pairs(folders[0].parent).pairs
     assert found.name == "a.b" and load_pair(found)[1].sum() == (mask > 0).sum()
 
 
 def test_all_faults_together_by_name(tmp_path, folders):
-    named = spoil(*folders)
+    named = make_invalid_dataset(*folders)
     report = faults_of(tmp_path)
     assert [name for name in named if name not in report] == []
     assert "--skip-invalid" in report and "s1" not in report
@@ -132,7 +132,7 @@ def test_bad_values_of_one_mask_have_all_opened(tmp_path, folders):
     make_pairs(*folders, [f"p{i:02}" for i in range(40)])
     for i in (0, 7, 21):
         mask = np.asarray(Image.open(folders[1] / f"p{i:02}.png"))
-        save(folders[1] / f"p{i:02}.png", (mask > 0).astype(np.uint8) * 2)
+        save_image(folders[1] / f"p{i:02}.png", (mask > 0).astype(np.uint8) * 2)
     report = faults_of(tmp_path)
     assert all(f"p{i:02}.png" in report for i in (0, 7, 21)) and report.count("p0") == 2
 
@@ -140,7 +140,7 @@ def test_bad_values_of_one_mask_have_all_opened(tmp_path, folders):
 def test_of_many_faults_of_a_kind_ten_are_named(tmp_path, folders):
     make_pairs(*folders, [f"p{i:02}" for i in range(30)])
     for i in range(28):
-        save(folders[1] / f"p{i:02}.png", np.full((40, 48), 2 + i % 5, np.uint8))
+        save_image(folders[1] / f"p{i:02}.png", np.full((40, 48), 2 + i % 5, np.uint8))
     (folders[1] / "p29.png").unlink()
     report = faults_of(tmp_path)
     assert "29 faults" in report and "p09.png" in report and "p10.png" not in report
@@ -155,17 +155,17 @@ def test_folders_within_folders_are_not_looked_into(tmp_path):
 def test_swapped_folders(tmp_path, folders):
     make_pairs(*folders, "ab")
     for name in "ab":
-        save(folders[0] / f"{name}.jpg", np.full((40, 48, 3), (200, 60, 20), np.uint8))
+        save_image(folders[0] / f"{name}.jpg", np.full((40, 48, 3), (200, 60, 20), np.uint8))
     report = faults_of(image_dir=folders[1], mask_dir=folders[0])
     assert "are the two folders swapped?" in report
 
 
 def test_skip_invalid_leaves_them_out_and_counts(tmp_path, folders):
     """Torn pixels behind a sound header, and masks of odd values, are found too."""
-    spoil(*folders)
+    make_invalid_dataset(*folders)
     make_pairs(*folders, ["torn", "tornmask"])
-    tear(folders[0] / "torn.jpg")
-    tear(folders[1] / "tornmask.png", 0.7)
+    truncate_file(folders[0] / "torn.jpg")
+    truncate_file(folders[1] / "tornmask.png", 0.7)
     found = find_pairs(tmp_path, skip_invalid=True)
     assert stems(found) == {"s0", "s1", "s2", "s3"}
     assert any("8" in note and "left out" in note for note in found.notes), found.notes
@@ -208,7 +208,7 @@ def test_smaller_mask_of_same_aspect(tmp_path, folders):
     make_pairs(*folders, "abc")
     for stem in "ab":
         mask = Image.open(folders[1] / f"{stem}.png")
-        save(folders[1] / f"{stem}.png", mask.resize((24, 20), Image.Resampling.NEAREST))
+        save_image(folders[1] / f"{stem}.png", mask.resize((24, 20), Image.Resampling.NEAREST))
     found = find_pairs(tmp_path)
     assert any(note.startswith("2 masks") for note in found.notes)
     with warnings.catch_warnings():
@@ -226,16 +226,16 @@ def test_smaller_mask_of_same_aspect(tmp_path, folders):
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
 def test_exif_orientation(tmp_path, folders, suffix, orientation):
     """The picture is turned, its upright mask fits, and the header check agrees."""
-    picture = Image.fromarray(scene()[0])
+    picture = Image.fromarray(make_scene()[0])
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
-    path = save(folders[0] / f"a.{suffix}", picture, exif=exif, **options)
-    plain = save(tmp_path / f"plain.{suffix}", picture, **options)
+    path = save_image(folders[0] / f"a.{suffix}", picture, exif=exif, **options)
+    plain = save_image(tmp_path / f"plain.{suffix}", picture, **options)
     turned = Image.open(plain).convert("RGB")
     turned.getexif()[0x0112] = orientation
     turned = ImageOps.exif_transpose(turned)
-    save(folders[1] / "a.png", Image.new("L", turned.size, 255))
+    save_image(folders[1] / "a.png", Image.new("L", turned.size, 255))
     (pair,) = find_pairs(tmp_path).pairs
     assert pair == Pair(path, folders[1] / "a.png")
     assert np.array_equal(load_pair(pair)[0].permute(1, 2, 0).numpy(), np.asarray(turned))
@@ -246,9 +246,9 @@ def test_broken_exif_counts_as_none(tmp_path, folders, suffix):
     """A camera's garbled block costs nothing but the turn that it tells."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = save(folders[0] / f"a.{suffix}", scene()[0], exif=exif)
-    plain = save(tmp_path / f"plain.{suffix}", scene()[0])
-    save(folders[1] / "a.png", scene()[1])
+    path = save_image(folders[0] / f"a.{suffix}", make_scene()[0], exif=exif)
+    plain = save_image(tmp_path / f"plain.{suffix}", make_scene()[0])
+    save_image(folders[1] / "a.png", make_scene()[1])
     sound = path.read_bytes()
     path.write_bytes(sound.replace(b"MM\0*", b"MM\xa2*").replace(b"II*\0", b"II*\xa2"))
     assert path.read_bytes() != sound
@@ -259,15 +259,15 @@ def test_broken_exif_counts_as_none(tmp_path, folders, suffix):
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_mask_kinds(tmp_path, kind):
-    mask = read_mask(save(tmp_path / "mask.png", MASKS[kind]))
+    mask = read_mask(save_image(tmp_path / "mask.png", MASKS[kind]))
     assert mask.dtype == np.uint8 and np.array_equal(mask, OBJECT)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_jpeg_mask(tmp_path, mode):
     """JPEG's noise around edges is neither object nor a reason to refuse."""
-    mask = Image.fromarray(np.kron(levels(0, 255), np.ones((4, 4), np.uint8))).convert(mode)
-    read = read_mask(save(tmp_path / "mask.jpg", mask, quality=60))
+    mask = Image.fromarray(np.kron(paint_object(0, 255), np.ones((4, 4), np.uint8))).convert(mode)
+    read = read_mask(save_image(tmp_path / "mask.jpg", mask, quality=60))
     assert (read != np.kron(OBJECT, np.ones((4, 4)))).mean() < 0.01
 
 
@@ -278,24 +278,24 @@ def test_jpeg_mask_of_the_best_quality(tmp_path, turned):
     exif[0x0112] = 6 if turned else 1
     seen = set()
     for seed in range(20):
-        _, mask = scene(seed)
-        path = save(tmp_path / "mask.jpg", mask, quality=100, exif=exif)
+        _, mask = make_scene(seed)
+        path = save_image(tmp_path / "mask.jpg", mask, quality=100, exif=exif)
         seen |= set(np.unique(Image.open(path)).tolist())
         assert (read_mask(path) == (np.rot90(mask, -1) if turned else mask) // 255).all()
     assert {1, 255} <= seen
 
 
-VOID = np.where(np.arange(16) == 15, 255, levels(0, 1)).astype(np.uint8)
+VOID = np.where(np.arange(16) == 15, 255, paint_object(0, 1)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         RAINBOW,
-        levels(0, 38),
-        levels(0, 127),
-        levels(2, 5),
-        levels(0, 300, np.uint16),
+        paint_object(0, 38),
+        paint_object(0, 127),
+        paint_object(2, 5),
+        paint_object(0, 300, np.uint16),
         RED1 * 7,
         VOID,
     ],
@@ -304,15 +304,19 @@ VOID = np.where(np.arange(16) == 15, 255, levels(0, 1)).astype(np.uint8)
 def test_refused_masks(tmp_path, content):
     """What would silently become an empty or senseless mask is refused, and named."""
     with pytest.raises(UserError, match=r"mask\.png"):
-        read_mask(save(tmp_path / "mask.png", content))
+        read_mask(save_image(tmp_path / "mask.png", content))
 
 
 def test_two_classes_are_indices_whatever_their_colours(tmp_path):
     """Else --ignore-index, which no pixel has, would turn the labels round."""
-    inverted = save(tmp_path / "mask.png", palette([(255, 255, 255), (0, 0, 0)], OBJECT))
+    inverted = save_image(
+        tmp_path / "mask.png", make_palette_image([(255, 255, 255), (0, 0, 0)], OBJECT)
+    )
     for read in (mask_reader(2), mask_reader(2, 255), mask_reader(3)):
         assert np.array_equal(read(inverted), OBJECT)
-    assert np.array_equal(mask_reader(2)(save(tmp_path / "grey.png", levels(0, 255))), OBJECT)
+    assert np.array_equal(
+        mask_reader(2)(save_image(tmp_path / "grey.png", paint_object(0, 255))), OBJECT
+    )
 
 
 def test_a_mask_with_a_hole_in_its_numbers(tmp_path):
@@ -323,7 +327,7 @@ def test_a_mask_with_a_hole_in_its_numbers(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_empty_mask_stays_empty(tmp_path, mode):
-    assert not read_mask(save(tmp_path / "mask.png", Image.new(mode, (9, 7)))).any()
+    assert not read_mask(save_image(tmp_path / "mask.png", Image.new(mode, (9, 7)))).any()
 
 
 def test_joint_augmentation_keeps_mask_on_its_object():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.data import make_pairs, save, scene
+from helpers.data import make_pairs, make_scene, save_image
 
 import train
 import validation
@@ -43,7 +43,7 @@ def test_one_without_a_mask_is_named(folders):
     make_pairs(*folders, ["a", "b", "c"])
     (folders[1] / "b.png").unlink()
     rename(folders[1], after="_mask")
-    save(folders[1] / "d_mask.png", scene()[1])
+    save_image(folders[1] / "d_mask.png", make_scene()[1])
     with pytest.raises(UserError, match=r"b\.jpg: no mask b_mask\.\* in"):
         find_pairs(image_dir=folders[0], mask_dir=folders[1])
     (folders[0] / "b.jpg").unlink()
@@ -79,7 +79,7 @@ def test_one_folder_for_both_of_one_kind(tmp_path, suffix):
     stems = [str(i) for i in range(1, 40)]
     make_pairs(both, tmp_path / "masks", stems, suffix)
     for path in (tmp_path / "masks").iterdir():
-        save(both / f"{path.stem}_mask.png", scene()[1])
+        save_image(both / f"{path.stem}_mask.png", make_scene()[1])
     found = find_pairs(image_dir=both, mask_dir=both)
     assert sorted(names(found)) == sorted((f"{s}{suffix}", f"{s}_mask.png") for s in stems)
 
@@ -100,7 +100,7 @@ def test_swapped(folders, deep):
     """Told first, by whichever way the files are read."""
     make_pairs(*folders, [str(i) for i in range(12)])
     for path in folders[0].iterdir():
-        save(path, np.full((40, 48, 3), (200, 60, 20), np.uint8))
+        save_image(path, np.full((40, 48, 3), (200, 60, 20), np.uint8))
     with pytest.raises(UserError) as error:
         find_pairs(image_dir=folders[1], mask_dir=folders[0], skip_invalid=deep)
     assert "folders swapped" in str(error.value).splitlines()[1]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.data import save
+from helpers.data import save_image
 
 import my_dataset
 from my_dataset import SegmentationDataset, find_pairs
@@ -87,8 +87,8 @@ def bands(tmp_path):
         mask = np.zeros((64, 64), np.uint8)
         mask[8 + 12 * i : 16 + 12 * i, 20:44] = 255
         picture = np.where(mask > 0, 200 + 10 * i, 10 + 10 * i).astype(np.uint8)
-        save(tmp_path / f"images/{i}.png", np.repeat(picture[..., None], 3, axis=2))
-        save(tmp_path / f"masks/{i}.png", mask)
+        save_image(tmp_path / f"images/{i}.png", np.repeat(picture[..., None], 3, axis=2))
+        save_image(tmp_path / f"masks/{i}.png", mask)
     return find_pairs(tmp_path).pairs
 
 

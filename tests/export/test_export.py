@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers.data import ROOT, SMALL, lively, same_state
+from helpers.data import ROOT, SMALL, make_varied_network, same_state
 
 import export
 import src.export.onnx
@@ -17,7 +17,7 @@ from src import UserError, build_model, save_model
 
 @pytest.fixture(scope="module")
 def model():
-    return lively(SMALL)
+    return make_varied_network(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def expected(model, x):
 @pytest.mark.parametrize("maps", [3, 1])
 def test_onnx(call, tmp_path, maps):
     """One file, any batch and size, the fused map first, and what a user needs to know in it."""
-    model, path = lively(SMALL), tmp_path / "net.onnx"
+    model, path = make_varied_network(SMALL), tmp_path / "net.onnx"
     save_model(model, tmp_path / "net.pt")
     argv = ["--weights", tmp_path / "net.pt", "--output", path, *(["--sides"] if maps > 1 else [])]
     status, said, err = call(export.main, *argv)
@@ -64,7 +64,7 @@ def test_onnx(call, tmp_path, maps):
 def test_the_map_of_the_object(call, tmp_path):
     """Which of several it is stands in the file; rembg would take the first."""
     for maps, told in ((2, 1), (3, None)):
-        model = lively({**SMALL, "out_ch": maps, "activation": "softmax"})
+        model = make_varied_network({**SMALL, "out_ch": maps, "activation": "softmax"})
         assert src.export.onnx.about(model)["object_map"] == told
         save_model(model, tmp_path / "net.pt")
         argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.onnx"]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.data import ROOT, SMALL, lively, same_state, scene
+from helpers.data import ROOT, SMALL, make_scene, make_varied_network, same_state
 from helpers.golden import ROUNDING, SHARED, needs_shared
 from PIL import Image
 
@@ -27,7 +27,7 @@ def on_path(*programs):
 def package(tmp_path_factory):
     """An AOTInductor package of a small network, as export.py makes it."""
     folder = tmp_path_factory.mktemp("aoti")
-    save_model(lively(SMALL), folder / "tiny.pt")
+    save_model(make_varied_network(SMALL), folder / "tiny.pt")
     argv = ["--weights", folder / "tiny.pt", "--format", "aoti", "--output", folder / "tiny.pt2"]
     assert export.main([str(a) for a in argv]) == 0
     return folder / "tiny.pt2"
@@ -65,7 +65,7 @@ def test_cpp(package, tmp_path):
         ("small.png", (40, 33), {}),
         ("turned.jpg", (120, 90), {"exif": exif, "quality": 95}),
     ):
-        Image.fromarray(scene(3, *size)[0]).save(tmp_path / name, **options)
+        Image.fromarray(make_scene(3, *size)[0]).save(tmp_path / name, **options)
         theirs, ours = tmp_path / "theirs.png", tmp_path / "ours.png"
         subprocess.run([tmp_path / "mask", package, tmp_path / name, theirs], check=True)
         subprocess.run(
@@ -99,7 +99,7 @@ for path in pictures:
 def test_rembg(call, tmp_path, weights):
     """An export as it is in rembg's session for other people's networks, and predict.py's preset of
     that name; the published weights on real pictures too, where they are at hand."""
-    pictures = [Image.fromarray(scene(seed, 64 + 31 * seed, 70)[0]) for seed in range(3)]
+    pictures = [Image.fromarray(make_scene(seed, 64 + 31 * seed, 70)[0]) for seed in range(3)]
     if SHARED.is_dir():
         weights = SHARED / "weights/u2netp.pth"
         paths = sorted((SHARED / "reference/images").iterdir())

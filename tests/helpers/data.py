@@ -12,7 +12,7 @@ from src import build_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def save(path, content, **options):
+def save_image(path, content, **options):
     """Write an array or a Pillow image, by its suffix; makes the folders on the way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = content if isinstance(content, Image.Image) else Image.fromarray(content)
@@ -20,7 +20,7 @@ def save(path, content, **options):
     return path
 
 
-def scene(seed=0, width=48, height=40):
+def make_scene(seed=0, width=48, height=40):
     """A noisy picture H×W×3 with a bright rectangle in it, and the rectangle's mask {0, 255}."""
     rng = np.random.default_rng(seed)
     picture = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
@@ -34,9 +34,9 @@ def scene(seed=0, width=48, height=40):
 def make_pairs(images, masks, stems, suffix=".jpg"):
     """One scene for each stem, in two folders."""
     for seed, stem in enumerate(stems):
-        picture, mask = scene(seed)
-        save(images / f"{stem}{suffix}", picture)
-        save(masks / f"{stem}.png", mask)
+        picture, mask = make_scene(seed)
+        save_image(images / f"{stem}{suffix}", picture)
+        save_image(masks / f"{stem}.png", mask)
 
 
 def make_duts(root, train=4, test=3):
@@ -48,23 +48,23 @@ def make_duts(root, train=4, test=3):
     return root
 
 
-def tear(path, share=0.6):
+def truncate_file(path, share=0.6):
     """Cut a file's end off: its header stays sound, its pixels do not."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path
 
 
-def spoil(images, masks):
+def make_invalid_dataset(images, masks):
     """Sound pairs s0 … s3 and one of each fault; returns what a report must name."""
     make_pairs(images, masks, ["s0", "s1", "s2", "s3", "lonely", "text", "wide", "zero", "dark"])
     (masks / "lonely.png").unlink()
     (images / "text.jpg").write_text("not a picture")
-    save(masks / "wide.png", scene(width=90)[1])
+    save_image(masks / "wide.png", make_scene(width=90)[1])
     (masks / "zero.png").write_bytes(b"")
-    save(masks / "dark.png", scene()[1] // 255 * 38)
+    save_image(masks / "dark.png", make_scene()[1] // 255 * 38)
     make_pairs(images, masks, ["twice"])
-    save(images / "twice.png", scene()[0])
+    save_image(images / "twice.png", make_scene()[0])
     return ["lonely", "text.jpg", "wide.png", "zero.png", "twice"]
 
 
@@ -72,12 +72,12 @@ OBJECT = np.zeros((16, 16), bool)
 OBJECT[4:9, 3:12] = True  # what the masks below show
 
 
-def levels(low, high, dtype=np.uint8):
+def paint_object(low, high, dtype=np.uint8):
     """One grey outside, another inside the object."""
     return np.where(OBJECT, high, low).astype(dtype)
 
 
-def palette(colours, indices, **info):
+def make_palette_image(colours, indices, **info):
     """A picture of palette indices, as they are."""
     image = Image.fromarray(indices.astype(np.uint8)).convert("P")
     image.putdata(indices.ravel().tolist())
@@ -86,7 +86,7 @@ def palette(colours, indices, **info):
     return image
 
 
-def with_alpha(colours, alpha):
+def add_alpha(colours, alpha):
     """Colours or grey and their transparency."""
     image = Image.fromarray(colours)
     image.putalpha(Image.fromarray(alpha))
@@ -94,26 +94,32 @@ def with_alpha(colours, alpha):
 
 
 RAINBOW = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-GREY3 = np.repeat(levels(3, 250)[..., None], 3, axis=2)
-RED1 = np.stack([levels(0, 1), levels(0, 0), levels(0, 0)], axis=2)
+GREY3 = np.repeat(paint_object(3, 250)[..., None], 3, axis=2)
+RED1 = np.stack([paint_object(0, 1), paint_object(0, 0), paint_object(0, 0)], axis=2)
 SHUFFLED = [(255, 255, 255), (9, 9, 9), (0, 0, 0)]
 MASKS = {  # each shows OBJECT
-    "0/1": levels(0, 1),
-    "0/255": levels(0, 255),
-    "127/128": levels(127, 128),
-    "almost opaque": with_alpha(GREY3, levels(255, 254)),
-    "1 bit": Image.fromarray(levels(0, 255)).convert("1"),
-    "shuffled grey palette": palette(SHUFFLED, np.where(OBJECT, 0, 2 - (np.arange(16) % 2))),
-    "0/1 palette": palette([(0, 0, 0), (1, 1, 1)], OBJECT),
-    "coloured palette": palette([(0, 0, 0), (128, 0, 0), (0, 64, 0)], OBJECT * (1 + OBJECT[::-1])),
-    "palette with a transparent colour": palette([(255, 0, 0), (9, 7, 5)], OBJECT, transparency=0),
-    "RGBA alpha": with_alpha(RAINBOW, levels(0, 255)),
-    "RGBA opaque": with_alpha(GREY3, levels(255, 255)),
-    "LA alpha": with_alpha(levels(200, 0), levels(0, 255)),
-    "LA opaque": with_alpha(levels(0, 255), levels(255, 255)),
-    "16 bit": levels(32767, 32768, np.uint16),
-    "16 bit 0/1": levels(0, 1, np.uint16),
-    "16 bit 0/255": levels(0, 255, np.uint16),
+    "0/1": paint_object(0, 1),
+    "0/255": paint_object(0, 255),
+    "127/128": paint_object(127, 128),
+    "almost opaque": add_alpha(GREY3, paint_object(255, 254)),
+    "1 bit": Image.fromarray(paint_object(0, 255)).convert("1"),
+    "shuffled grey palette": make_palette_image(
+        SHUFFLED, np.where(OBJECT, 0, 2 - (np.arange(16) % 2))
+    ),
+    "0/1 palette": make_palette_image([(0, 0, 0), (1, 1, 1)], OBJECT),
+    "coloured palette": make_palette_image(
+        [(0, 0, 0), (128, 0, 0), (0, 64, 0)], OBJECT * (1 + OBJECT[::-1])
+    ),
+    "palette with a transparent colour": make_palette_image(
+        [(255, 0, 0), (9, 7, 5)], OBJECT, transparency=0
+    ),
+    "RGBA alpha": add_alpha(RAINBOW, paint_object(0, 255)),
+    "RGBA opaque": add_alpha(GREY3, paint_object(255, 255)),
+    "LA alpha": add_alpha(paint_object(200, 0), paint_object(0, 255)),
+    "LA opaque": add_alpha(paint_object(0, 255), paint_object(255, 255)),
+    "16 bit": paint_object(32767, 32768, np.uint16),
+    "16 bit 0/1": paint_object(0, 1, np.uint16),
+    "16 bit 0/255": paint_object(0, 255, np.uint16),
     "RGB grey": GREY3,
     "RGB 0/1": GREY3 // 250,
     "RGB 0/1 in red": RED1,  # as simulators write classes
@@ -124,7 +130,7 @@ SMALL_TABLE = ROOT / "tests/small.json"  # a network that is trained and compile
 SMALL = json.loads(SMALL_TABLE.read_text())
 
 
-def lively(name_or_config="u2net_lite", **overrides):
+def make_varied_network(name_or_config="u2net_lite", **overrides):
     """A network whose batch norm does something and whose maps vary, so that a wrong place shows;
     trained at 96², as it says."""
     torch.manual_seed(0)

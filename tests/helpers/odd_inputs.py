@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from helpers.data import palette, scene, with_alpha
+from helpers.data import add_alpha, make_palette_image, make_scene
 
 WIDTH, HEIGHT = SIZE = (48, 40)
-COLOUR, MASK = scene(7, *SIZE)
+COLOUR, MASK = make_scene(7, *SIZE)
 RGB = Image.fromarray(COLOUR)
 GREY = RGB.convert("L")
-RGBA = with_alpha(COLOUR, MASK)
+RGBA = add_alpha(COLOUR, MASK)
 UNKNOWN, TORN, LARGE = "not a picture", "cannot be read", "refused, as it has more than"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION = 0x0112
@@ -58,8 +58,8 @@ def modes():
     """Every mode a format can hold."""
     wide = np.asarray(GREY).astype(np.uint16) * 257
     share = np.asarray(GREY, np.float32) / 255
-    seen_through = palette([(255, 0, 0), (9, 7, 5)], MASK > 0, transparency=0)
-    grey_alpha = with_alpha(np.asarray(GREY), MASK)
+    seen_through = make_palette_image([(255, 0, 0), (9, 7, 5)], MASK > 0, transparency=0)
+    grey_alpha = add_alpha(np.asarray(GREY), MASK)
     for mode in ("1", "L", "P", "RGB"):
         for form in ("PNG", "BMP", "GIF", "TIFF"):
             yield f"{mode}.{form.lower()}", encoded(RGB.convert(mode), form), SIZE

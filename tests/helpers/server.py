@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from helpers.data import ROOT, scene
+from helpers.data import ROOT, make_scene
 from helpers.processes import PATIENCE
 from src import build_model, save_model
 
@@ -101,5 +101,5 @@ def serving(root):
 
 def photo(seed=0, width=60, height=40):
     file = io.BytesIO()
-    Image.fromarray(scene(seed, width, height)[0]).save(file, "PNG")
+    Image.fromarray(make_scene(seed, width, height)[0]).save(file, "PNG")
     return file.getvalue()

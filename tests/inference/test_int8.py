@@ -11,7 +11,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers.data import ROOT, SMALL, lively, make_pairs, save, scene, tear
+from helpers.data import (
+    ROOT,
+    SMALL,
+    make_pairs,
+    make_scene,
+    make_varied_network,
+    save_image,
+    truncate_file,
+)
 from helpers.golden import SHARED, needs_shared
 
 import convert
@@ -52,14 +60,14 @@ def pictures(tmp_path_factory):
 def made(pictures, tmp_path_factory):
     """Weights, the int8 file that export.py made of them, and what it lost by its own words."""
     folder = tmp_path_factory.mktemp("int8")
-    save_model(lively(SMALL), folder / "net.pt")
-    loss = export_int8(lively(SMALL), folder / "net.onnx", pictures / "images", 0.5)
+    save_model(make_varied_network(SMALL), folder / "net.pt")
+    loss = export_int8(make_varied_network(SMALL), folder / "net.onnx", pictures / "images", 0.5)
     return folder / "net.pt", folder / "net.onnx", loss
 
 
 def batch(count, size=96):
     """Prepared pictures."""
-    scenes = [scene(seed, size, size)[0] for seed in range(50, 50 + count)]
+    scenes = [make_scene(seed, size, size)[0] for seed in range(50, 50 + count)]
     return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
 
 
@@ -73,7 +81,7 @@ def test_it_computes_in_integers(made):
     graph = onnx.load(path).graph
     by = {node.output[0]: node.op_type for node in graph.node}
     convs = [node for node in graph.node if node.op_type == "Conv"]
-    there = [m for m in lively(SMALL).modules() if isinstance(m, torch.nn.Conv2d)]
+    there = [m for m in make_varied_network(SMALL).modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convs) == len(there)
     assert all({by[i] for i in c.input[:2]} == {"DequantizeLinear"} for c in convs)
     kernels = [t for t in graph.initializer if len(t.dims) == 4]
@@ -177,7 +185,7 @@ def test_requests_are_used_again(made, monkeypatch):
 def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     """What was compiled is kept, apart from that of a network with other weights; a torn file costs
     time alone, and so does a folder that nothing can be written to."""
-    other = lively(SMALL)
+    other = make_varied_network(SMALL)
     other.encoder[0].conv_in.conv.weight.data *= -1
     export_int8(other, tmp_path / "other.onnx", pictures / "images", 0.5)
     x = torch.randn(1, 3, 64, 96)
@@ -188,7 +196,7 @@ def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     assert torch.equal(OnnxRunner(made[1])(x), maps[0])
     for path in new:
         path.chmod(0o644)
-        tear(path)
+        truncate_file(path)
     assert torch.equal(OnnxRunner(made[1])(x), maps[0])
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -223,7 +231,7 @@ def test_predictor(made):
     _, path, _ = made
     predict_int8 = Predictor(path)
     assert (predict_int8.img_size, predict_int8.precision) == (96, "int8")
-    assert predict_int8(scene(1)[0]).shape == (40, 48)
+    assert predict_int8(make_scene(1)[0]).shape == (40, 48)
     x = batch(2)
     mirrored = Predictor(path, tta=True).maps(x)
     both = predict_int8.maps(x), predict_int8.maps(x.flip(-1)).flip(-1)
@@ -262,7 +270,7 @@ def test_unet(pictures, tmp_path):
 
 def test_classes(pictures, tmp_path):
     """A map for each class, by softmax."""
-    model = lively(SMALL, out_ch=3, activation="softmax")
+    model = make_varied_network(SMALL, out_ch=3, activation="softmax")
     export_int8(model, tmp_path / "net.onnx", pictures / "images", 0.5)
     quick, exact = Predictor(tmp_path / "net.onnx"), Predictor(model, device="cpu", amp="off")
     assert quick.classes == 3
@@ -340,7 +348,9 @@ def test_published_weights(call, tmp_path):
     """Layers whose constants drown all else stay in floats, so that the limit is kept."""
     images = sorted((SHARED / "data" / "ECSSD" / "images").iterdir())[::100]
     for picture in images:
-        save(tmp_path / "in" / picture.name, scene()[0]).write_bytes(picture.read_bytes())
+        save_image(tmp_path / "in" / picture.name, make_scene()[0]).write_bytes(
+            picture.read_bytes()
+        )
     status, said, err = call(
         export.main, "--weights", SHARED / "weights" / "u2netp.pth", "--int8",
         "--calibrate", tmp_path / "in", "--output", tmp_path / "net.onnx",

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers.data import save, scene
+from helpers.data import make_scene, save_image
 from PIL import Image
 
 from src import LITE, Predictor, UserError, build_model
@@ -20,8 +20,8 @@ def predictor():
 
 
 def test_every_kind_gives_its_own_kind_and_the_same_map(predictor, tmp_path):
-    picture, _ = scene(1, 50, 40)
-    path = save(tmp_path / "a.png", picture)
+    picture, _ = make_scene(1, 50, 40)
+    path = save_image(tmp_path / "a.png", picture)
     expected = predictor(path)
     assert isinstance(expected, np.ndarray) and expected.dtype == np.float32
     assert expected.shape == (40, 50) and np.array_equal(predictor(str(path)), expected)
@@ -37,7 +37,7 @@ def test_every_kind_gives_its_own_kind_and_the_same_map(predictor, tmp_path):
 
 
 def test_grey_and_16_bit_arrays(predictor):
-    grey = scene(1)[0][..., 0]
+    grey = make_scene(1)[0][..., 0]
     expected = predictor(np.repeat(grey[..., None], 3, axis=2))
     assert np.array_equal(predictor(grey), expected)
     assert np.array_equal(predictor(grey[..., None]), expected)
@@ -74,13 +74,15 @@ def test_what_is_no_picture_is_refused(predictor, wrong):
 
 def test_colours_times_alpha(predictor):
     """Modes that pictures have on the way to being resized."""
-    picture = Image.fromarray(np.dstack([scene(1)[0], np.full(scene(1)[1].shape, 90, np.uint8)]))
+    picture = Image.fromarray(
+        np.dstack([make_scene(1)[0], np.full(make_scene(1)[1].shape, 90, np.uint8)])
+    )
     found, expected = predictor(picture.convert("RGBa")), predictor(picture)
     assert np.abs(np.asarray(found, int) - expected).max() <= 3
 
 
 def test_threads_share_one(predictor):
-    pictures = [scene(seed, 40 + seed, 40)[0] for seed in range(12)]
+    pictures = [make_scene(seed, 40 + seed, 40)[0] for seed in range(12)]
     expected = [predictor(picture) for picture in pictures]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(predictor, pictures * 3))
@@ -109,7 +111,7 @@ def test_a_gpu_is_named_by_its_number(monkeypatch):
 
 
 def test_tensors_of_any_float_type(predictor):
-    picture = torch.from_numpy(scene(1)[0]).permute(2, 0, 1) / 255
+    picture = torch.from_numpy(make_scene(1)[0]).permute(2, 0, 1) / 255
     expected = predictor(picture)
     assert torch.equal(predictor(picture.clone().requires_grad_()), expected)
     assert (predictor(picture.bfloat16()) - expected).abs().mean() < 0.01
@@ -129,7 +131,7 @@ def test_networks_that_are_not_for_pictures(options, size, named):
 
 
 def test_tta_is_the_mean_of_both_views(predictor, weights):
-    picture = scene(2, 64, 64)[0]
+    picture = make_scene(2, 64, 64)[0]
     both = Predictor(weights, 64, "cpu", "off", tta=True)(picture)
     mirrored = predictor(picture[:, ::-1].copy())[:, ::-1]
     assert both == pytest.approx((predictor(picture) + mirrored) / 2, abs=1e-6)

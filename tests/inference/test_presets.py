@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.data import scene
+from helpers.data import make_scene
 from PIL import Image
 
 from src import Predictor, UserError, build_model
@@ -33,7 +33,7 @@ def network():
 
 @pytest.mark.parametrize("mode", ["RGB", "dark", "RGBA"])
 def test_rembg(network, mode):
-    picture, mask = scene(3, 130, 70)
+    picture, mask = make_scene(3, 130, 70)
     image = Image.fromarray(picture // 3 if mode == "dark" else picture)
     if mode == "RGBA":
         image.putalpha(Image.fromarray(mask))

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from helpers.data import ROOT, save, scene
+from helpers.data import ROOT, make_scene, save_image
 
 SCRIPT = """
 import sys, torch
@@ -15,7 +15,7 @@ print(*sorted(set(sys.modules) - before))
 
 
 def test_prediction_imports_little(weights, tmp_path):
-    picture = save(tmp_path / "a.jpg", scene()[0])
+    picture = save_image(tmp_path / "a.jpg", make_scene()[0])
     argv = ["--weights", weights, "--img-size", "32", "--mode", "cutout", "--refine"]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, picture, *argv, "--output", tmp_path / "a.png"],

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers.data import scene, tear
+from helpers.data import make_scene, truncate_file
 from helpers.processes import ranks
 from PIL import Image
 
@@ -28,7 +28,7 @@ def make_film(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
             video.codec_context.sample_aspect_ratio = aspect
         audio = out.add_stream(sound, 8000, layout="mono") if sound else None
         for i, time in enumerate(times):
-            frame = av.VideoFrame.from_image(Image.fromarray(scene(i, *size)[0]))
+            frame = av.VideoFrame.from_image(Image.fromarray(make_scene(i, *size)[0]))
             frame.pts, frame.time_base = time, Fraction(1, 10)
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
@@ -138,7 +138,7 @@ def test_turned_by_a_telephone(run, tmp_path):
     argv = (source, "--mode", "background", "--threshold", 0, "--frames", "--output", tmp_path)
     assert run(*argv)[0] == 0
     found = np.array(Image.open(tmp_path / "a/000001.png"), float)
-    upright = np.rot90(scene(0, 64, 48)[0], -1)
+    upright = np.rot90(make_scene(0, 64, 48)[0], -1)
     assert found.shape == upright.shape and np.abs(found - upright).mean() < 30
     assert np.abs(found - upright[::-1, ::-1]).mean() > 40
 
@@ -170,7 +170,7 @@ def test_what_the_user_must_fix(run, tmp_path, flags, word):
 def test_torn_and_empty_films(run, tmp_path):
     """The sound ones are written, the others named."""
     films = [make_film(tmp_path / f"{name}.mkv") for name in "ab"]
-    tear(films[0], 0.05)
+    truncate_file(films[0], 0.05)
     (tmp_path / "c.mp4").write_text("no film")
     long = make_film(tmp_path / f"{'l' * 240}.mkv")
     argv = (*films[:1], tmp_path / "c.mp4", long, films[1], "--suffix", "_of_a_long_name")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers.data import make_pairs, save, scene
+from helpers.data import make_pairs, make_scene, save_image
 from PIL import Image
 
 import predict
@@ -34,12 +34,12 @@ def streets(tmp_path_factory):
     """Bright and dark on grey: three classes, and a border of 9 that is to be left out."""
     root = tmp_path_factory.mktemp("streets")
     for i in range(10):
-        picture, mask = scene(i)
+        picture, mask = make_scene(i)
         indices = (mask > 0).astype(np.uint8)
         picture[:12], indices[:12] = 255, 2
         indices[:, :3] = 9
-        save(root / f"images/{i}.png", picture)
-        save(root / f"masks/{i}.png", coloured(indices) if i % 2 else indices)
+        save_image(root / f"images/{i}.png", picture)
+        save_image(root / f"masks/{i}.png", coloured(indices) if i % 2 else indices)
     (root / "test.txt").write_text("0\n1\n")
     (root / "classes.txt").write_text("ground\nbox\nsky\n")
     (root / "narrow.json").write_text(json.dumps(NARROW))
@@ -132,9 +132,9 @@ def test_flags_that_do_not_agree(call, streets, weights, tmp_path, flags, named)
 def test_two_classes_from_saliency_masks(streets, tmp_path):
     """Two maps, as the U-Net of the paper has, learn from masks of object and background."""
     for i in range(4):
-        picture, mask = scene(i)
-        save(tmp_path / f"images/{i}.png", picture)
-        save(tmp_path / f"masks/{i}.png", mask)
+        picture, mask = make_scene(i)
+        save_image(tmp_path / f"images/{i}.png", picture)
+        save_image(tmp_path / f"masks/{i}.png", mask)
     (tmp_path / "test.txt").write_text("0\n")
     argv = ["--data-path", tmp_path, "--model", streets / "narrow.json", "--num-classes", 2]
     argv += ["--img-size", 32, "--crop-size", 32, "--batch-size", 2, "--epochs", 1, *PLAIN]
@@ -175,7 +175,7 @@ def test_colours():
 def test_nothing_is_pasted_between_classes():
     """Strong augmentation mixes objects into other pictures; classes have none to mix."""
     preset = TrainPreset(48, 40, strong=True, classes=True)
-    picture, mask = scene()
+    picture, mask = make_scene()
     mask = torch.from_numpy(mask)[None] // 255 * 7 + 2
     assert preset.paste == 0 < TrainPreset(48, 40, strong=True).paste
     for seed in range(8):
@@ -192,7 +192,7 @@ def test_pictures_of_classes(call, tmp_path):
     weights = tmp_path / "net.safetensors"
     save_model(network, weights)
     predictor = Predictor(weights, device="cpu", amp="off")
-    path = save(tmp_path / "a.png", scene(width=70, height=50)[0])
+    path = save_image(tmp_path / "a.png", make_scene(width=70, height=50)[0])
     prepared = predictor.prepare(Image.open(path))[None]
     resized = torchvision.transforms.functional.resize(
         predictor.probabilities(prepared)[0], [50, 70], antialias=True
@@ -221,7 +221,7 @@ def test_two_classes_are_background_and_object(tmp_path):
     torch.manual_seed(0)
     network = build_model(NARROW, out_ch=2, activation="softmax")
     predictor = Predictor(network, img_size=64, device="cpu", amp="off")
-    picture = Image.fromarray(scene(width=64, height=64)[0])
+    picture = Image.fromarray(make_scene(width=64, height=64)[0])
     prepared = predictor.prepare(picture)[None]
     assert torch.equal(predictor.maps(prepared), predictor.probabilities(prepared)[:, 1])
     assert predictor(picture).mode == "L"
@@ -246,12 +246,12 @@ def palette_of(indices):
 def test_another_kind_of_mask(tmp_path, mask, classes, told):
     """Which flag is meant."""
     with pytest.raises(UserError, match=told):
-        mask_reader(classes)(save(tmp_path / "m.png", mask))
+        mask_reader(classes)(save_image(tmp_path / "m.png", mask))
 
 
 def test_unread_maps_are_named(call, streets, duts, tmp_path):
     for i in range(3):
-        save(tmp_path / f"te{i}.png", scene()[1]).write_bytes(b"x")
+        save_image(tmp_path / f"te{i}.png", make_scene()[1]).write_bytes(b"x")
     argv = ["--pred-dir", tmp_path, "--data-path", duts, "--workers", 0]
     for metrics in ("basic", "semantic"):
         status, _, err = call(validation.main, *argv, "--metrics", metrics)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.data import palette, save, scene
+from helpers.data import make_palette_image, make_scene, save_image
 from helpers.processes import ranks
 from PIL import Image
 from sklearn import metrics as sklearn
@@ -29,13 +29,17 @@ def class_masks(tmp_path):
     """Three classes and 9 for pixels to be left out, grey and palette; and maps of them."""
     rng = np.random.default_rng(0)
     for i in range(3):
-        picture, _ = scene(i)
+        picture, _ = make_scene(i)
         truth = rng.choice([0, 1, 2, 9], (40, 48)).astype(np.uint8)
         found = np.where(rng.random((40, 48)) < 0.7, truth % 9, rng.integers(0, 3, (40, 48)))
-        save(tmp_path / f"images/{i}.jpg", picture)
-        mask = palette([(i, 0, 0) for i in range(10)], truth) if i else Image.fromarray(truth)
-        save(tmp_path / f"masks/{i}.png", mask)
-        save(tmp_path / f"maps/{i}.png", found.astype(np.uint8))
+        save_image(tmp_path / f"images/{i}.jpg", picture)
+        mask = (
+            make_palette_image([(i, 0, 0) for i in range(10)], truth)
+            if i
+            else Image.fromarray(truth)
+        )
+        save_image(tmp_path / f"masks/{i}.png", mask)
+        save_image(tmp_path / f"maps/{i}.png", found.astype(np.uint8))
     (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
     return tmp_path
 
@@ -92,7 +96,7 @@ def test_a_network_of_classes(call, class_masks):
 
 def test_nothing_but_ignored_pixels(call, class_masks):
     for path in (class_masks / "masks").iterdir():
-        save(path, np.full((40, 48), 9, np.uint8))
+        save_image(path, np.full((40, 48), 9, np.uint8))
     status, _, err = call(
         validation.main, "--pred-dir", class_masks / "maps", "--data-path", class_masks, *PLAIN,
         "--metrics", "semantic", "--num-classes", 3, "--ignore-index", 9,
@@ -118,22 +122,22 @@ def test_dice_of_the_object():
 
 
 def test_indices_beyond_the_classes(tmp_path):
-    path = save(tmp_path / "m.png", np.full((4, 4), 7, np.uint8))
+    path = save_image(tmp_path / "m.png", np.full((4, 4), 7, np.uint8))
     assert (read_classes(path, 8) == 7).all()
     assert (read_classes(path, 3, ignore_index=7) == 7).all()
     with pytest.raises(UserError, match=r"index 7.*--num-classes 3"):
         read_classes(path, 3)
     with pytest.raises(UserError, match="RGB"):
-        read_classes(save(tmp_path / "c.png", scene()[0]), 3)
+        read_classes(save_image(tmp_path / "c.png", make_scene()[0]), 3)
 
 
 def test_each_picture_against_sklearn(call, class_masks):
     """In the CSV, the same from two processes; nothing of a picture that is all to be ignored, and
     nothing of a class that it has not."""
-    save(class_masks / "masks/2.png", np.full((40, 48), 9, np.uint8))
+    save_image(class_masks / "masks/2.png", np.full((40, 48), 9, np.uint8))
     truth = np.array(Image.open(class_masks / "masks/1.png"))
     truth[truth == 2] = 9
-    save(class_masks / "masks/1.png", truth)
+    save_image(class_masks / "masks/1.png", truth)
     argv = ["--pred-dir", class_masks / "maps", "--data-path", class_masks, *SEMANTIC]
     assert call(validation.main, *argv, "--csv", class_masks / "one.csv")[0] == 0
     with (class_masks / "one.csv").open(newline="") as file:
@@ -165,7 +169,7 @@ def test_sheet_of_the_worst(call, class_masks, monkeypatch):
     )
     save_model(build_model("u2net_lite", out_ch=3), class_masks / "net.pt")
     found = np.array(Image.open(class_masks / "masks/1.png"))
-    save(class_masks / "maps/1.png", np.where(found == 9, 0, 2 - found))
+    save_image(class_masks / "maps/1.png", np.where(found == 9, 0, 2 - found))
     call(
         validation.main, "--weights", class_masks / "net.pt", "--pred-dir", class_masks / "maps",
         "--data-path", class_masks, "--img-size", 48, *SEMANTIC, "--worst", 2,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.data import SMALL, lively
+from helpers.data import SMALL, make_varied_network
 from torch import nn
 
 from src import NETWORKS, Predictor, build_model, load_model
@@ -19,7 +19,7 @@ SIZES = ((64, 48), (33, 47), (1, 1), (2, 2), (1, 6), (300, 2))
 
 def small(name):
     """A small network of that name."""
-    return lively(SMALL) if name == "small" else build_model(name, width=4).eval()
+    return make_varied_network(SMALL) if name == "small" else build_model(name, width=4).eval()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

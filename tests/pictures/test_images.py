@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from helpers.data import scene
+from helpers.data import make_scene
 from PIL import Image
 
 from src import UserError
 from src.inference.preprocess import resize_input
 from src.pictures.images import open_image, oriented_size, to_8_bits, to_rgb
 
-PICTURE = Image.fromarray(scene(3, 64, 48)[0]).resize((128, 96))
+PICTURE = Image.fromarray(make_scene(3, 64, 48)[0]).resize((128, 96))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from helpers.data import scene
+from helpers.data import make_scene
 from PIL import Image, ImageCms
 
 from src import UserError
@@ -72,7 +72,7 @@ def test_other_backgrounds():
 
 def test_an_empty_scene_stays_empty():
     nothing = np.full((20, 30), 0.001, np.float32)
-    picture = Image.fromarray(scene(0, 30, 20)[0])
+    picture = Image.fromarray(make_scene(0, 30, 20)[0])
     for refined in (False, True):
         assert np.array(render(picture, nothing, Style(refine=refined))).max() == 0
     cutout = render(picture, nothing, Style("cutout", crop=True))

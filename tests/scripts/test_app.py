@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
-from helpers.data import save, scene
+from helpers.data import make_scene, save_image
 from helpers.processes import PATIENCE
 from helpers.server import WAITING, photo, serving
 from PIL import Image
@@ -121,7 +121,7 @@ def test_no_address_and_no_path_is_opened_by_events(server, tmp_path):
         f"{cache}/../../secret",
         str(cache),
         "secret",
-        str(save(tmp_path / "private.png", scene()[0])),
+        str(save_image(tmp_path / "private.png", make_scene()[0])),
     )
     with urllib.request.urlopen(f"{server.url}/config") as answer:
         events = json.load(answer)["dependencies"]
@@ -217,7 +217,7 @@ def test_fifty_at_once(server):
 def _smooth(seed):
     """A picture of 1.4 megapixels in a small file."""
     file = io.BytesIO()
-    Image.fromarray(scene(seed)[0]).resize((1400, 1000 + seed)).save(file, "JPEG")
+    Image.fromarray(make_scene(seed)[0]).resize((1400, 1000 + seed)).save(file, "JPEG")
     return file.getvalue()
 
 

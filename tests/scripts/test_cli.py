@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.data import ROOT, make_duts, make_pairs, save, scene, tear
+from helpers.data import ROOT, make_duts, make_pairs, make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE
 from PIL import Image
 
@@ -75,7 +75,7 @@ def weight_files(tmp_path_factory, weights):
 @pytest.fixture
 def files(tmp_path, weights, weight_files):
     """What the command lines below name in braces."""
-    picture, _ = scene()
+    picture, _ = make_scene()
     (tmp_path / "empty").mkdir()
     (tmp_path / "a-folder.png").mkdir()
     (tmp_path / "text").write_text("a file, not a folder\n")
@@ -93,9 +93,9 @@ def files(tmp_path, weights, weight_files):
         "duts": make_duts(tmp_path / "duts"),
         "weights": shutil.copy(weights, tmp_path / "lite.pt"),
         "wrong": weight_files,
-        "photo": save(tmp_path / "photo.png", picture),
-        "twin": save(tmp_path / "twin" / "photo.png", picture),
-        "second": save(tmp_path / "second.jpg", picture),
+        "photo": save_image(tmp_path / "photo.png", picture),
+        "twin": save_image(tmp_path / "twin" / "photo.png", picture),
+        "second": save_image(tmp_path / "second.jpg", picture),
         "out": tmp_path / "out",
     }
 
@@ -273,7 +273,7 @@ def test_invalid_mask_in_mid_run(tmp_path, files, call):
     make_pairs(tmp_path / "images", tmp_path / "masks", [f"m{i:02d}" for i in range(40)])
     (tmp_path / "test.txt").write_text("m00\n")
     for i in range(2, 40, 2):  # not among the few masks that are read at the start
-        save(tmp_path / "masks" / f"m{i:02d}.png", np.full((40, 48), 38, np.uint8))
+        save_image(tmp_path / "masks" / f"m{i:02d}.png", np.full((40, 48), 38, np.uint8))
     status, _, err = call(
         train.main, *arguments("train", files, f"--data-path {tmp_path} --workers 1")
     )
@@ -283,7 +283,7 @@ def test_invalid_mask_in_mid_run(tmp_path, files, call):
 
 def test_torn_picture_in_mid_run(tmp_path, files):
     root = make_duts(tmp_path / "set", train=1)
-    torn = tear(root / "DUTS-TE" / "DUTS-TE-Image" / "te1.jpg")
+    torn = truncate_file(root / "DUTS-TE" / "DUTS-TE-Image" / "te1.jpg")
     done = shell(
         "validation",
         *arguments("validation", files, f"--data-path {root} --workers 1 --json {{out}}.json"),
@@ -296,8 +296,8 @@ def test_predict_goes_on_past_a_bad_file(tmp_path, files):
     """It is named, the others are written, and the status tells."""
     folder = tmp_path / "holiday"
     for name in ("a.jpg", "c.PNG", "torn.jpg"):
-        save(folder / name, scene(width=60)[0])
-    tear(folder / "torn.jpg", 0.5)
+        save_image(folder / name, make_scene(width=60)[0])
+    truncate_file(folder / "torn.jpg", 0.5)
     (folder / "page.jpg").write_text("<html>")
     (folder / "readme.txt").write_text("no picture")
     argv = arguments("predict", files, str(folder))

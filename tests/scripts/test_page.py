@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.data import save, scene, tear
+from helpers.data import make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE
 from helpers.server import serving
 from PIL import Image
@@ -46,7 +46,9 @@ def page(server, browser):
 
 def test_a_real_upload(server, page, tmp_path):
     """The pixels of the page's result are those of the library."""
-    paths = [save(tmp_path / f"photo{seed}.png", scene(seed, 90, 70)[0]) for seed in range(2)]
+    paths = [
+        save_image(tmp_path / f"photo{seed}.png", make_scene(seed, 90, 70)[0]) for seed in range(2)
+    ]
     page.locator("input[type=file]").first.set_input_files(paths)
     page.get_by_text("photo1").wait_for()
     page.get_by_role("button", name="Predict").click()
@@ -67,7 +69,7 @@ def test_uploads_that_are_no_use(server, page, tmp_path):
     large.write_bytes(b"0" * 1_500_000)
     page.locator("input[type=file]").first.set_input_files(large)
     page.get_by_text("exceed the maximum allowed size").wait_for()
-    torn = tear(save(tmp_path / "torn.jpg", scene(0, 200, 200)[0]))
+    torn = truncate_file(save_image(tmp_path / "torn.jpg", make_scene(0, 200, 200)[0]))
     page.reload()
     page.locator("input[type=file]").first.set_input_files(torn)
     page.locator("a", has_text="KB").or_(page.get_by_text("torn")).first.wait_for()

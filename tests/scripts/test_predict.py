@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.data import ROOT, save, scene, tear
+from helpers.data import ROOT, make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE, ranks, wait_for
 from PIL import Image
 
@@ -28,7 +28,7 @@ def album(tmp_path):
     """a.jpg, b.PNG, deep/a.jpg, deep/er/c.png."""
     root = tmp_path / "album"
     for seed, name in enumerate(("a.jpg", "b.PNG", "deep/a.jpg", "deep/er/c.png")):
-        save(root / name, scene(seed)[0])
+        save_image(root / name, make_scene(seed)[0])
     return root
 
 
@@ -62,7 +62,7 @@ def test_tree(run, album):
 
 
 def test_suffix_beside_the_pictures(run, album):
-    mine = save(album / "a_mask.png", scene(9)[0]).read_bytes()
+    mine = save_image(album / "a_mask.png", make_scene(9)[0]).read_bytes()
     status, _, err = run(album, "--output", album, "--suffix", "_mask")
     assert status == 2 and "a_mask.png would overwrite a picture" in err
     for _ in range(2):  # the second time, all results lie among the pictures
@@ -78,7 +78,7 @@ def test_suffix_beside_the_pictures(run, album):
 def test_sizes_and_places(run, album, tmp_path):
     """A strip keeps a pixel of width, a binary mask has two values, and flags that would have no
     effect are refused."""
-    strip = save(tmp_path / "strip.png", scene(0)[0].repeat(80, 0)[:, :4])
+    strip = save_image(tmp_path / "strip.png", make_scene(0)[0].repeat(80, 0)[:, :4])
     assert run(strip, "--size", 100, "--output", tmp_path / "s.png")[0] == 0
     assert Image.open(tmp_path / "s.png").size == (1, 100)
     small = tmp_path / "b.png"
@@ -99,10 +99,10 @@ def test_patterns(run, album, tmp_path):
 def test_skip_existing(run, album, tmp_path):
     """Goes on where it ended, and leaves what is there as it is."""
     out = tmp_path / "out"
-    tear(album / "b.PNG")
+    truncate_file(album / "b.PNG")
     assert run(album, "--output", out)[0] == 2
     written = (out / "a.png").stat().st_mtime_ns
-    save(album / "b.PNG", scene()[0])
+    save_image(album / "b.PNG", make_scene()[0])
     status, said, _ = run(album, "--output", out, "--skip-existing")
     assert status == 0 and "1 of 2" in said and "1 were there" in said
     assert (out / "a.png").stat().st_mtime_ns == written and (out / "b.png").exists()
@@ -135,36 +135,36 @@ def test_one_file_in_another_format(run, album, tmp_path):
 
 
 def test_limit(run, tmp_path):
-    save(tmp_path / "large.png", Image.new("L", (1001, 1000)))
+    save_image(tmp_path / "large.png", Image.new("L", (1001, 1000)))
     status, _, err = run(tmp_path / "large.png", "--max-megapixels", 1, "--output", tmp_path / "o")
     assert status == 2 and "large.png: refused, as it has more than 1 million pixels" in err
 
 
 def test_frames_are_said(run, tmp_path):
-    frames = [Image.fromarray(scene(seed)[0]) for seed in range(3)]
+    frames = [Image.fromarray(make_scene(seed)[0]) for seed in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     _, _, err = run(tmp_path / "a.gif", "--output", tmp_path / "o")
     assert "a.gif: the first of its 3 pictures is used" in err
 
 
 def test_background_picture_and_its_errors(run, album, tmp_path):
-    blue = save(tmp_path / "blue.png", Image.new("RGB", (9, 9), (0, 0, 200)))
+    blue = save_image(tmp_path / "blue.png", Image.new("RGB", (9, 9), (0, 0, 200)))
     argv = (album / "a.jpg", "--mode", "background", "--output", tmp_path / "o.png", "--threshold")
     assert run(*argv, 1, "--background", blue)[0] == 0  # no pixel is that sure: all background
     assert (np.array(Image.open(tmp_path / "o.png")) == (0, 0, 200)).all()
-    assert run(*argv, 1, "--background", tear(blue, 0.5))[0] == 2
+    assert run(*argv, 1, "--background", truncate_file(blue, 0.5))[0] == 2
 
 
 def test_plan_tells_names_apart(tmp_path):
     for name in ("one/a.jpg", "one/a.png", "two/a.jpg"):
-        save(tmp_path / name, scene()[0])
+        save_image(tmp_path / name, make_scene()[0])
     names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
     assert names == ["a.jpg.png", "a.png.png"]
     with pytest.raises(UserError, match="two pictures are called a"):
         plan([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
     twice = [tmp_path / "one/a.jpg", tmp_path / "two/../one/a.jpg"]
     assert len(plan(twice, tmp_path / "out")) == 1
-    save(tmp_path / "one/a.jpg.png", scene()[0])
+    save_image(tmp_path / "one/a.jpg.png", make_scene()[0])
     names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
     assert names == ["a.jpg.png", "a.jpg.png.png", "a.png.png"]
     with pytest.raises(UserError, match="--recursive"):
@@ -174,7 +174,7 @@ def test_plan_tells_names_apart(tmp_path):
 def test_a_signal_leaves_no_temporary_file(weights, tmp_path):
     """As batch systems and service managers send it."""
     for seed in range(200):
-        save(tmp_path / f"many/{seed}.png", scene(seed, 300, 200)[0])
+        save_image(tmp_path / f"many/{seed}.png", make_scene(seed, 300, 200)[0])
     argv = ["predict.py", tmp_path / "many", "--weights", weights, "--img-size", 64]
     process = subprocess.Popen(
         [sys.executable, *map(str, argv), "--output", str(tmp_path / "out")],
@@ -234,7 +234,7 @@ def test_few_pictures_are_in_memory(weights, size):
     """However many there are; and of large ones, one."""
     predictor = Predictor(weights, 32, "cpu", "off")
     lock, inside, most = threading.Lock(), [0], [0]
-    picture = Image.fromarray(scene()[0])
+    picture = Image.fromarray(make_scene()[0])
 
     def load(item):
         with lock:
@@ -288,7 +288,7 @@ def test_threads_of_the_caller_are_as_before(weights):
 
 def test_a_fault_in_any_step_is_the_pictures(weights):
     predictor = Predictor(weights, 32, "cpu", "off")
-    picture = Image.fromarray(scene()[0])
+    picture = Image.fromarray(make_scene()[0])
 
     def step(kind):
         def do(item, *_):
@@ -320,7 +320,7 @@ def test_a_full_disk_ends_the_run(weights):
     def finish(item, *_):
         raise OSError(item, os.strerror(item), "out/a.png")
 
-    load = {"load": lambda _: Image.fromarray(scene()[0]), "finish": finish}
+    load = {"load": lambda _: Image.fromarray(make_scene()[0]), "finish": finish}
     ((_, told),) = stream(predictor, [errno.EACCES], **load)
     assert str(told) == "out/a.png: Permission denied"
     with pytest.raises(OSError, match="No space"):

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.data import make_pairs, save, scene, tear
+from helpers.data import make_pairs, make_scene, save_image, truncate_file
 from helpers.processes import ranks
 from PIL import Image
 
@@ -94,8 +94,8 @@ def test_what_does_not_match_is_listed(call, two_sets, maps, tmp_path):
     folder = tmp_path / "maps"
     for path in (maps / "one").iterdir():
         if path.stem != "b":
-            save(folder / path.name, Image.open(path).resize((30, 20)))
-    save(folder / "stranger.png", scene()[1])
+            save_image(folder / path.name, Image.open(path).resize((30, 20)))
+    save_image(folder / "stranger.png", make_scene()[1])
     argv = ["--pred-dir", folder, "--data-path", two_sets / "one", "--metrics", "all", *PLAIN]
     status, said, _ = call(validation.main, *argv)
     assert status == 2
@@ -119,8 +119,8 @@ def test_a_torn_file_costs_itself_alone(call, two_sets, maps, weights, tmp_path)
     """A map, and a picture: named, left out, and all the rest is scored and written."""
     folder = tmp_path / "maps"
     for path in (maps / "two").iterdir():
-        save(folder / path.name, Image.open(path))
-    tear(folder / "f.png")
+        save_image(folder / path.name, Image.open(path))
+    truncate_file(folder / "f.png")
     json_file = tmp_path / "s.json"
     argv = [
         "--pred-dir",
@@ -138,7 +138,7 @@ def test_a_torn_file_costs_itself_alone(call, two_sets, maps, weights, tmp_path)
     assert (first["images"], second["images"]) == (3, 4) and first["unreadable"] == ["f"]
     assert len(said.splitlines()[-1]) > 20 and len((tmp_path / "s.csv").read_text().split()) == 8
     make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
-    tear(tmp_path / "images/b.jpg")
+    truncate_file(tmp_path / "images/b.jpg")
     argv = ["--weights", weights, "--img-size", 32, "--data-path", tmp_path, *PLAIN]
     status, _, err = call(validation.main, *argv, "--json", json_file)
     assert status == 2 and "b.jpg" in err and rows_of(json_file)[0]["images"] == 2
@@ -150,8 +150,8 @@ def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
     folder = tmp_path / "maps"
     for path in (maps / "two").iterdir():
         if path.stem != "e":
-            save(folder / path.name, Image.open(path))
-    tear(folder / "d.png")
+            save_image(folder / path.name, Image.open(path))
+    truncate_file(folder / "d.png")
     argv = ["--pred-dir", str(folder), "--data-path", str(two_sets / "two"), *PLAIN]
     argv += ["--metrics", "all", "--worst", "3"]
     results = []
@@ -177,7 +177,7 @@ def test_sheet_of_the_worst(call, two_sets, tmp_path, monkeypatch):
         with Image.open(two_sets / f"two/masks/{name}.png") as mask:
             found = np.array(mask)
         found[:wrong] = 255 - found[:wrong]
-        save(tmp_path / f"{name}.png", found)
+        save_image(tmp_path / f"{name}.png", found)
     argv = ["--pred-dir", tmp_path, "--data-path", two_sets / "two", "--worst", 3, *PLAIN]
     assert call(validation.main, *argv, "--worst-file", tmp_path / "w/w.png")[0] == 0
     assert [text[:11] for text in captions] == ["e: mae 0.75", "g: mae 0.50", "d: mae 0.25"]
@@ -200,24 +200,24 @@ def test_a_network_of_several_maps_is_no_saliency(call, two_sets, tmp_path):
 def test_how_maps_are_read(tmp_path):
     """Grey of any depth; the alpha of a cut-out."""
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert (read_map(save(tmp_path / "l.png", grey)) == grey).all()
+    assert (read_map(save_image(tmp_path / "l.png", grey)) == grey).all()
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    assert (read_map(save(tmp_path / "16.png", deep)) == grey).all()
+    assert (read_map(save_image(tmp_path / "16.png", deep)) == grey).all()
     wide = Image.fromarray(grey.astype(np.uint16))  # levels of 8 bits all the same
-    assert (read_map(save(tmp_path / "wide.png", wide)) == grey).all()
+    assert (read_map(save_image(tmp_path / "wide.png", wide)) == grey).all()
     cutout = Image.fromarray(np.full((16, 16, 3), 200, np.uint8))
     cutout.putalpha(Image.fromarray(grey))
-    assert (read_map(save(tmp_path / "a.png", cutout)) == grey).all()
+    assert (read_map(save_image(tmp_path / "a.png", cutout)) == grey).all()
     photo = np.full((3, 4, 3), (200, 60, 20), np.uint8)
     with pytest.raises(UserError, match="a coloured picture, not a map"):
-        read_map(save(tmp_path / "c.png", photo))
+        read_map(save_image(tmp_path / "c.png", photo))
     all_object = np.dstack([photo, np.full((3, 4), 255, np.uint8)])
-    assert (read_map(save(tmp_path / "d.png", all_object)) == 255).all()
+    assert (read_map(save_image(tmp_path / "d.png", all_object)) == 255).all()
 
 
 def test_maps_of_another_size_are_rounded(tmp_path):
-    path = save(tmp_path / "map.png", np.array([[0, 11]], np.uint8))
-    mask = save(tmp_path / "mask.png", np.array([[0, 0, 255, 255]], np.uint8))
+    path = save_image(tmp_path / "map.png", np.array([[0, 11]], np.uint8))
+    mask = save_image(tmp_path / "mask.png", np.array([[0, 0, 255, 255]], np.uint8))
     levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [mask, mask])[0]
     assert levels.tolist() == [[0, 3, 8, 11]] and index == 1  # 2.75 and 8.25
 
@@ -238,10 +238,10 @@ def test_unusable_map_folders(call, two_sets, maps, tmp_path, fault):
     if fault != "nowhere":
         folder.mkdir()
     if fault == "others":
-        save(folder / "x.png", scene()[1])
+        save_image(folder / "x.png", make_scene()[1])
     if fault == "doubled":
-        save(folder / "a.png", scene()[1])
-        save(folder / "a.jpg", scene()[1])
+        save_image(folder / "a.png", make_scene()[1])
+        save_image(folder / "a.jpg", make_scene()[1])
     status, _, err = call(
         validation.main, "--pred-dir", folder, "--data-path", two_sets / "one", *PLAIN
     )
@@ -253,7 +253,7 @@ def test_maps_of_0_and_1(call, two_sets):
     folder = two_sets / "ones"
     for path in (two_sets / "one/masks").iterdir():
         low = 127 if path.stem == "b" else 0
-        save(folder / path.name, np.array(Image.open(path)) // 255 + np.uint8(low))
+        save_image(folder / path.name, np.array(Image.open(path)) // 255 + np.uint8(low))
     argv = ["--pred-dir", folder, "--data-path", two_sets / "one", *PLAIN, "--metrics", "semantic"]
     status, said, _ = call(validation.main, *argv)
     assert status == 0 and "background 1.000, object 1.000" in said

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from helpers.data import ROOT, SMALL, SMALL_TABLE, tear
+from helpers.data import ROOT, SMALL, SMALL_TABLE, truncate_file
 from helpers.processes import PATIENCE, children, ranks, wait_for
 from test_survival import same
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -260,7 +260,7 @@ def fail_everywhere():
 def test_a_torn_picture_ends_the_run(tmp_path):
     """Found by one rank's loader in the middle of the epoch."""
     synthetic.write_dataset(tmp_path, train=8, test=2, size=64, seed=0)
-    torn = tear(sorted((tmp_path / "DUTS-TR/DUTS-TR-Image").iterdir())[3])
+    torn = truncate_file(sorted((tmp_path / "DUTS-TR/DUTS-TR-Image").iterdir())[3])
     told = ranks(2, run, flags(tmp_path, tmp_path / "run"))
     assert sorted(status for _, status, _ in told) == [1, 2]
     assert sum(torn.name in errors for *_, errors in told) == 1
@@ -278,7 +278,7 @@ def test_predict_shards(tmp_path, weights, data):
     pictures.mkdir()
     for i, path in enumerate(sorted((data / "DUTS-TE/DUTS-TE-Image").iterdir())):
         (pictures / f"{i}.jpg").write_bytes(path.read_bytes())
-    tear(pictures / "1.jpg")
+    truncate_file(pictures / "1.jpg")
     argv = [str(pictures), "--weights", str(weights), "--device", "cpu", "--img-size", "32"]
     told = ranks(2, predict.main, [*argv, "--output", str(tmp_path / "out")], group=False)
     assert [result for result, *_ in told] == [2, 2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.data import ROOT, SMALL_TABLE, save, scene
+from helpers.data import ROOT, SMALL_TABLE, make_scene, save_image
 from helpers.processes import PATIENCE, children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -206,10 +206,10 @@ def test_two_runs_begun_together(tmp_path, monkeypatch):
 
 
 def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path):
-    save(tmp_path / "images/a.png", scene()[0])
-    save(tmp_path / "masks/a.png", scene()[1])
-    save(tmp_path / "images/b.png", scene()[0])
-    save(tmp_path / "masks/b.png", scene()[1])
+    save_image(tmp_path / "images/a.png", make_scene()[0])
+    save_image(tmp_path / "masks/a.png", make_scene()[1])
+    save_image(tmp_path / "images/b.png", make_scene()[0])
+    save_image(tmp_path / "masks/b.png", make_scene()[1])
     argv = [sys.executable, ROOT / "train.py", "--data-path", ".", "--pretrained", "none.pt"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "none.pt" in done.stderr

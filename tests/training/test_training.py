@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.data import SMALL_TABLE, save, scene
+from helpers.data import SMALL_TABLE, make_scene, save_image
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -105,9 +105,9 @@ def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "probabilities", noted)
     second = tmp_path / "second"
     for i in range(6):
-        picture, mask = scene(i)
-        save(second / f"images/{i}.png", picture)
-        save(second / f"masks/{i}.png", mask)
+        picture, mask = make_scene(i)
+        save_image(second / f"images/{i}.png", picture)
+        save_image(second / f"masks/{i}.png", mask)
     folder = tmp_path / "run"
     flags = ["--data-path", str(data), str(second), "--data-shares", "1", "0.5"]
     flags += ["--img-size", "48", "64", "--grow-at", "0.5", "--augment", "strong"]
@@ -147,9 +147,9 @@ def test_flags_that_do_not_agree(data, tmp_path, capsys, flags, named):
 def test_lists_beside_two_folders(tmp_path):
     """val.txt chooses the best weights there too, and test.txt is left alone."""
     for i in range(6):
-        picture, mask = scene(i)
-        save(tmp_path / f"images/{i}.png", picture)
-        save(tmp_path / f"masks/{i}.png", mask)
+        picture, mask = make_scene(i)
+        save_image(tmp_path / f"images/{i}.png", picture)
+        save_image(tmp_path / f"masks/{i}.png", mask)
     (tmp_path / "images/val.txt").write_text("1\n")
     (tmp_path / "images/test.txt").write_text("2\n3\n")
     folders = ["--image-dir", tmp_path / "images", "--mask-dir", tmp_path / "masks"]

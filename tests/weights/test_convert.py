@@ -8,7 +8,7 @@ import sys
 import onnx
 import pytest
 import torch
-from helpers.data import ROOT, SMALL, lively, same_state
+from helpers.data import ROOT, SMALL, make_varied_network, same_state
 
 import convert
 from src import SegNet, U2Net, UserError, build_model, load_model, official, save_model
@@ -17,13 +17,13 @@ from src.export.onnx import export_onnx
 
 @pytest.fixture(scope="module")
 def model():
-    return lively()
+    return make_varied_network()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    export_onnx(lively(SMALL), path, half=True)
+    export_onnx(make_varied_network(SMALL), path, half=True)
     return path
 
 
@@ -96,7 +96,7 @@ def test_onnx_in(exported):
     torch.manual_seed(1)
     picture = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        assert torch.allclose(again(picture), lively(SMALL)(picture), atol=0.02)
+        assert torch.allclose(again(picture), make_varied_network(SMALL)(picture), atol=0.02)
 
 
 def export_elsewhere(path, folded=True):
@@ -173,7 +173,7 @@ def test_onnx_with_metadata_of_others(tmp_path):
 @pytest.mark.parametrize("raw", [False, True])
 def test_onnx_of_several_maps(tmp_path, raw):
     """Without our metadata, as probabilities or as the logits before them, of a batch of two."""
-    model = lively("u2net_lite", out_ch=3, activation="softmax")
+    model = make_varied_network("u2net_lite", out_ch=3, activation="softmax")
 
     class Other(torch.nn.Module):
         def __init__(self):
