@@ -1,10 +1,13 @@
-# make train: the embedded example, from nothing to scores and pictures. make test: all checks.
+# make train: the built-in example, from an empty checkout to scores and masks.
+# make test: style, types, tests.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/synthetic
 RUN := runs/synthetic
+SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
+	my_dataset.py transforms.py
 
-# The two environments of the tests are made side by side.
+# The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2
 
 .PHONY: train test clean
@@ -14,9 +17,9 @@ train: $(RUN)/.trained
 	$(BIN)/python validation.py --weights $(RUN)/best.pt --data-path $(DATA) --json $(RUN)/scores.json
 	$(BIN)/python predict.py $(DATA)/DUTS-TE/DUTS-TE-Image --weights $(RUN)/best.pt --output $(RUN)/masks
 	@echo "Scores: $(RUN)/scores.json  Masks: $(RUN)/masks/  Log: $(RUN)/log.csv"
-	@echo "Curves: $(RUN)/curves.png  Pictures beside masks and maps: $(RUN)/samples/"
+	@echo "Curves: $(RUN)/curves.png  Sample sheets: $(RUN)/samples/"
 
-# An interrupted run goes on: --resume auto starts anew only where there is no last.pt.
+# An interrupted run is resumed: --resume auto starts a new one only where there is no checkpoint.
 $(RUN)/.trained: | .venv/ready
 	$(BIN)/python -m train_utils.data.synthetic --output $(DATA)
 	$(BIN)/python train.py --data-path $(DATA) --model u2net_lite --img-size 96 --crop-size 80 \
@@ -26,6 +29,7 @@ $(RUN)/.trained: | .venv/ready
 test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy src train_utils web $(SCRIPTS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .venv/ready: requirements.txt
@@ -37,7 +41,7 @@ test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# What exports for rembg are tested with: its packages clash with pysodmetrics'.
+# rembg, to test exports for it, has an environment of its own: its packages clash with pysodmetrics'.
 .venv-rembg/ready:
 	$(PYTHON) -m venv .venv-rembg
 	.venv-rembg/bin/python -m pip install --quiet 'rembg[cpu]==2.0.86'
