@@ -1,5 +1,6 @@
 """The one exception for what a user can fix: a parameter, a path, a file, a table."""
 
+import re
 from collections.abc import Callable
 
 
@@ -12,23 +13,38 @@ class UserError(ValueError):
         message: a sentence or two; it begins with the file's name where a file is at fault.
         parameter: the argument at fault, by its name in Python; None where there is none.
         value: what it was; None leaves it out of the text.
+        advice: what else may help; parameters that it names stand in braces, so that the scripts
+            can put flags in their place.
 
     Example:
         >>> print(UserError("expected at least 32 pixels", parameter="img_size", value=16))
         img_size 16: expected at least 32 pixels
+        >>> print(UserError("a.png: not an image", advice="fix it, or pass {skip_invalid}"))
+        a.png: not an image; fix it, or pass skip_invalid
     """
 
-    def __init__(self, message: str, parameter: str | None = None, value: object = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        parameter: str | None = None,
+        value: object = None,
+        advice: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.parameter = parameter
         self.value = value
+        self.advice = advice
 
     def describe(self, rename: Callable[[str], str] = str) -> str:
-        """The whole text; ``rename`` turns the parameter's name into a flag's, for instance."""
-        if self.parameter is None:
-            return self.args[0]
-        value = "" if self.value is None else f" {self.value}"
-        return f"{rename(self.parameter)}{value}: {self.args[0]}"
+        """The whole text; ``rename`` turns a parameter's name into a flag's, for instance."""
+        text = self.args[0]
+        if self.parameter is not None:
+            value = "" if self.value is None else f" {self.value}"
+            text = f"{rename(self.parameter)}{value}: {text}"
+        if self.advice is None:
+            return text
+        advice = re.sub(r"{(\w+)}", lambda name: rename(name[1]), self.advice)
+        return f"{text}; {advice}"
 
     def __str__(self) -> str:
         return self.describe()
