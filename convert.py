@@ -1,15 +1,15 @@
-"""Turn weights of any kind that is read into another kind.
+"""Convert weights of any kind that can be read into another kind.
 
     python convert.py u2netp.pth lite.safetensors            # official in, ours out
     python convert.py runs/u2net_lite-1/best.pt lite.safetensors --half
     python convert.py lite.safetensors u2netp.pth --official
     python convert.py u2netp.onnx lite.pt
-    python convert.py best.pt my_network                     # a folder, as save_pretrained makes it
+    python convert.py best.pt my_network                     # a folder, as of save_pretrained
 
-The suffix of OUTPUT says what comes out: .pt or .pth is a torch file, .safetensors that; without
-one (my_network, lite-v1.2, or any.name/) it is a folder of config.json and model.safetensors, which
-from_pretrained reads and the Hugging Face Hub holds. For .onnx and the like, which are programs
-rather than weights, there is export.py.
+The suffix of OUTPUT chooses the kind: .pt or .pth is a torch file, .safetensors a safetensors file;
+without a suffix (my_network, lite-v1.2, or any.name/) it is a folder of config.json and
+model.safetensors, which from_pretrained reads and the Hugging Face Hub holds. For .onnx and the
+like, which are programs rather than weights, there is export.py.
 """
 
 import argparse
@@ -23,37 +23,8 @@ from train_utils import cli
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags of convert.py."""
-    parser = cli.make_parser(__doc__)
-    add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="weights: a file of any kind, or such a folder")
-    add("output", metavar="OUTPUT", help="file or folder to write")
-    add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
-    add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
-    args = parser.parse_args(argv)
-    args.folder, args.output = is_folder(args.output), Path(args.output)
-    if not args.folder and args.output.suffix not in SUFFIXES:
-        kinds = ", ".join(SUFFIXES)
-        parser.error(
-            f"OUTPUT {args.output}: expected {kinds}, or a folder (with / behind its name); "
-            "for .onnx see export.py"
-        )
-    if args.folder and (args.official or args.half):
-        parser.error("--official and --half go with a file as OUTPUT")
-    if args.output.resolve() == args.input.resolve():
-        parser.error("OUTPUT is INPUT; name another file")
-    return args
-
-
-def is_folder(name: str) -> bool:
-    """Whether a folder is meant: it is one, ends like one, or has no suffix of a file's kind."""
-    suffix = Path(name).suffix
-    return name.endswith("/") or Path(name).is_dir() or not suffix[1:2].isalpha()
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load, write, say what came out."""
+    """Load the input, write the output, print what it is; returns the exit status."""
     args = parse_args(argv)
     model = load_model(args.input)
     if args.folder and args.output.is_file():
@@ -66,10 +37,38 @@ def main(argv: list[str] | None = None) -> int:
         save_model(model, args.output, args.half)
     print(f"{args.input}: {model.origin}")
     if args.official and model.img_size != U2Net.img_size:
-        print(f"trained at {model.img_size}², which this layout cannot tell: give --img-size")
+        print(f"trained at {model.img_size}², which this layout cannot hold: pass --img-size")
     files = args.output.iterdir() if args.folder else [args.output]
     print(f"{args.output}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
     return 0
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags of convert.py, checked; exits with 2 where they do not go together."""
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    add("input", type=Path, metavar="INPUT", help="weights: a file of any kind, or such a folder")
+    add("output", metavar="OUTPUT", help="file or folder to write")
+    add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
+    add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
+    args = parser.parse_args(argv)
+    args.folder, args.output = is_folder(args.output), Path(args.output)
+    if not args.folder and args.output.suffix not in SUFFIXES:
+        parser.error(
+            f"OUTPUT {args.output}: expected {', '.join(SUFFIXES)}, or a folder (with / behind its "
+            "name); for .onnx see export.py"
+        )
+    if args.folder and (args.official or args.half):
+        parser.error("--official and --half go with a file as OUTPUT")
+    if args.output.resolve() == args.input.resolve():
+        parser.error("OUTPUT is INPUT; name another file")
+    return args
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is that of a folder: it is one, ends with /, or has no suffix of a file."""
+    suffix = Path(name).suffix
+    return name.endswith("/") or Path(name).is_dir() or not suffix[1:2].isalpha()
 
 
 if __name__ == "__main__":

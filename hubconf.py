@@ -10,55 +10,63 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# What every network needs; torchvision and huggingface_hub are asked for where they are used.
+if TYPE_CHECKING:
+    from src import Network, Predictor
+
+# What every network needs; torchvision and huggingface_hub are imported where they are used.
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
 _NAME = "u2net_toolkit_by_hub"
 
 
 def _library() -> ModuleType:
-    """``src`` by a name of its own: the code that calls may have a ``src`` or ``u2net`` too."""
+    """``src`` under a name of its own, as the caller may have a ``src`` or ``u2net`` too."""
     if _NAME not in sys.modules:
         init = Path(__file__).resolve().parent / "src" / "__init__.py"
         spec = importlib.util.spec_from_file_location(
             _NAME, init, submodule_search_locations=[str(init.parent)]
         )
+        assert spec is not None and spec.loader is not None
         sys.modules[_NAME] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(sys.modules[_NAME])
         except BaseException:
-            del sys.modules[_NAME]  # half of it would be taken for all by the next call
+            del sys.modules[_NAME]  # else the next call would get half of the library
             raise
     return sys.modules[_NAME]
 
 
-def u2net_full(pretrained: bool = False, **overrides: Any):
+def u2net_full(pretrained: bool = False, **overrides: Any) -> "Network":
     """The full network with random weights; ``overrides`` such as ``out_ch=4``."""
     if pretrained:
-        raise ValueError('no weights of it here: load_model with the path of "u2net.pth"')
+        raise ValueError(
+            'its weights are not in this repository: call load_model with the path of "u2net.pth"'
+        )
     return _library().u2net_full(**overrides)
 
 
-def u2net_lite(pretrained: bool = False, **overrides: Any):
+def u2net_lite(pretrained: bool = False, **overrides: Any) -> "Network":
     """The lite network with random weights, or (``pretrained``) with those of this repository."""
     if pretrained and overrides:
-        raise ValueError(f"pretrained weights are of the published table; drop {list(overrides)}")
+        raise ValueError(
+            f"pretrained weights fit the published table alone; leave out {list(overrides)}"
+        )
     return load_model() if pretrained else _library().u2net_lite(**overrides)
 
 
-def build_model(name: str, **overrides: Any):
+def build_model(name: str, **overrides: Any) -> "Network":
     """Any network of the family with random weights: ``unet``, ``segnet``, a ``.json`` table …"""
     return _library().build_model(name, **overrides)
 
 
-def load_model(path: str | None = None):
-    """The network of a weights file of any kind that is read; by default this repository's own."""
+def load_model(path: str | None = None) -> "Network":
+    """The network of a weights file of any kind; by default of this repository's own."""
     library = _library()
     return library.load_model(path or library.weights.load.SHIPPED)
 
 
-def predictor(weights: str | None = None, **options: Any):
-    """Picture in, map out: ``u2net.Predictor``, which takes the ``options`` too."""
+def predictor(weights: str | None = None, **options: Any) -> "Predictor":
+    """Image in, map out: a ``u2net.Predictor`` with these ``options``."""
     library = _library()
     return library.Predictor(weights or library.weights.load.SHIPPED, **options)

@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import Predictor, load_model
-from src.export.onnx import export_aoti, export_onnx, export_pt2
+from src.export.onnx import export_onnx
+from src.export.torch_export import export_aoti, export_pt2
 from src.weights.load import SHIPPED
 from train_utils import cli
 

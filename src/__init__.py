@@ -1,16 +1,14 @@
-"""The U²-Net family of networks, their weights, and their use on a picture."""
+"""The U²-Net family of networks, their weights, and their use on an image."""
 
 from .errors import UserError
 from .inference.predictor import Predictor
 from .inference.stream import stream
-from .networks.base import Network, NetworkConfig
-from .networks.config import FULL, LITE, StageConfig, U2NetConfig
-from .networks.fcn import FCN8s
-from .networks.registry import NETWORKS, build_model
-from .networks.segnet import SegNet
-from .networks.u2net import RSU, RSU4F, U2Net, u2net_full, u2net_lite
-from .networks.unet import UNet
-from .networks.unet_bn import UNetBN
+from .networks.base import Network
+from .networks.config import FULL, LITE, NetworkConfig, StageConfig, U2NetConfig
+from .networks.registry import NETWORKS, build_model, u2net_full, u2net_lite
+from .networks.u2net import RSU, RSU4F, U2Net
+from .networks.unet import UNet, UNetBN
+from .networks.vgg import FCN8s, SegNet
 from .pictures.classes import coloured
 from .pictures.render import Style, render
 from .weights.load import load_model, save_model

@@ -1,7 +1,7 @@
 """The parts of torch that are not public, each with its reason and what happens without it.
 
-They are looked for by name, so that a torch which has lost one still runs, only slower or without
-that feature.
+They are looked up by name, so that a version of torch which lacks one still works, only slower or
+without that feature.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def has_packed_convolutions() -> bool:
 
 
 def pack_weight(weight: Tensor, geometry: Geometry, input_size: Sequence[int]) -> Tensor:
-    """Weights in the order in which oneDNN reads them for an input of this size."""
+    """Weights in the order in which oneDNN reads them for inputs of this size."""
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(input_size))
 
 
@@ -44,16 +44,16 @@ def onednn_has_bf16() -> bool:
 def cpu_has_bf16() -> bool:
     """Whether the processor has instructions for bfloat16 (AVX512-BF16 or AMX).
 
-    torch has no public question for this; where the private ones are gone, float32 is used.
+    torch has no public function for this; where the private ones are gone, float32 is used.
     """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy hundreds of small tensors of one type by one call, where torch has it."""
+    """Copy many small tensors of one type in one call, where torch has it."""
     if hasattr(torch, "_foreach_copy_"):
-        torch._foreach_copy_(targets, sources)
+        torch._foreach_copy_(list(targets), list(sources))
         return
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
@@ -62,8 +62,8 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 def allow_even_sizes(program: torch.export.ExportedProgram) -> None:
     """Drop the guards by which torch 2.11 refuses sizes that are even.
 
-    It notes that sizes must be odd, as the example's are, where it computes the size that ceil mode
-    gives; the result is right for all sizes. Newer versions note nothing of the kind.
+    It demands odd sizes, as the example's are, where it computes the size that ceil mode gives; the
+    result is right for all sizes. Newer versions have no such guards.
     """
     guards = getattr(program, "_guards_code", None)
     if guards:
@@ -77,9 +77,9 @@ class NoCompilerError(Exception):
 def compile_package(
     program: torch.export.ExportedProgram, path: Path, options: dict[str, Any]
 ) -> Callable[[Tensor], Sequence[Tensor]]:
-    """An AOTInductor package at ``path``, and the function that it holds.
+    """Write an AOTInductor package to ``path``; returns the function that it holds.
 
-    torch documents both calls, under a private module's name.
+    torch documents both calls, though they live in a private module.
 
     Raises:
         NoCompilerError: there is no C++ compiler that works.

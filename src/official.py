@@ -1,14 +1,14 @@
-"""The names of the official repository over this builder, for code that was written for it.
+"""The class names of the official repository, for code that was written for it.
 
     from model import U2NET, U2NETP           # there
     from u2net.official import U2NET, U2NETP  # here; in the clone: from src.official import …
 
-Its state_dicts load and save under their own names, and ``forward`` returns the seven maps, fused
-first, after the sigmoid, as a tuple.
+State_dicts load and save under the official names, and ``forward`` returns the seven maps, the
+fused one first, after the sigmoid, as a tuple.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,11 @@ class _Official(U2Net):
 
     def __init__(self, in_ch: int = 3, out_ch: int = 1) -> None:
         super().__init__(self.table.replace(in_ch=in_ch, out_ch=out_ch, conv_bias=True))
-        self.register_state_dict_post_hook(_renamed_out)
-        self.register_load_state_dict_pre_hook(_renamed_in)
+        self.register_state_dict_post_hook(_rename_saved)
+        self.register_load_state_dict_pre_hook(_rename_loaded)
 
     def plain(self) -> U2Net:
-        """The same network under our names, with what eval mode gives here."""
+        """The same network as a :class:`U2Net`, with our names and outputs."""
         network = U2Net(self.config).train(self.training)
         network.load_state_dict(self.plain_state())
         network.img_size = self.img_size
@@ -81,12 +81,12 @@ class _Official(U2Net):
         return {from_official(name): tensor for name, tensor in self.state_dict().items()}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> "_Official":
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
         """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
         source = U2Net.from_pretrained(name, **options)
         stages = (source.config.encoder[1:], source.config.decoder)
         if stages != (cls.table.encoder[1:], cls.table.decoder):
-            raise UserError(f"{name}: holds {source.config.name}, no {cls.__name__}")
+            raise UserError(f"{name}: holds a {source.config.name}, not a {cls.__name__}")
         network = cls(source.config.in_ch, source.config.out_ch).eval()
         network.load_state_dict(official_state(source))
         network.img_size = source.img_size
@@ -108,11 +108,11 @@ class U2NETP(_Official):
     table = LITE
 
 
-def _renamed_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     for name in [name for name in state if name.startswith(prefix)]:
         state[prefix + to_official(name.removeprefix(prefix))] = state.pop(name)
 
 
-def _renamed_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _rename_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in [name for name in state if name.startswith(prefix)]:
         state[prefix + from_official(name.removeprefix(prefix))] = state.pop(name)

@@ -1,1 +1,1 @@
-"""Networks for other runtimes, each checked before it is kept."""
+"""Networks for other runtimes, each file checked before it is kept."""

@@ -1,7 +1,10 @@
-"""A network made ready for inference on a device: folded, rounded, laid out for its processor."""
+"""A network made ready for inference by torch: folded, rounded, laid out for its processor."""
 
+import copy
 import platform
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +15,63 @@ from ..compat import (
     pack_weight,
     packed_convolution,
 )
+from ..device import pick_device, pick_dtype
+from ..networks.base import Network
 from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
+from ..weights.load import load_model
+
+
+class TorchBackend:
+    """A network that torch computes, on any device and in any of its precisions.
+
+    Args:
+        model: a network (copied), or the path of a weights file.
+        device: see :func:`~..device.pick_device`.
+        amp: see :func:`~..device.pick_dtype`.
+
+    Raises:
+        UserError: the file is no weights file, or device or precision are not to be had here.
+    """
+
+    def __init__(self, model: nn.Module | str | Path, device: str, amp: str) -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(amp, self.device)
+        network: Any = model  # a Network, or what has the same attributes
+        if isinstance(model, str | Path):
+            network = load_model(model)
+        else:
+            network = model.plain() if isinstance(model, Network) else copy.deepcopy(model)
+        self.img_size: int = network.img_size
+        self.origin: str = getattr(network, "origin", network.config.name)
+        self.model: Any = prepare(network, self.device, self.dtype)
+
+    @property
+    def precision(self) -> str:
+        """``float32``, ``bfloat16`` or ``float16``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images N×3×S×S to probabilities N×out_ch×S×S float32."""
+        return self.model(images)
 
 
 def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network in eval mode, in place: batch norm folded, channels last, and on an x86 processor
     its convolutions by oneDNN with ReLU in the same pass.
 
-    Inference only: it can be neither trained, saved nor copied any more. Its results in float32
-    are those of ``model.eval()`` but for what folding rounds.
+    Inference only: it can no longer be trained, saved or copied. In float32 its results are those
+    of ``model.eval()``, except for what folding rounds.
 
     Args:
         model: any of the networks.
-        device: where to.
-        dtype: of the convolutions, see :func:`~.device.pick_dtype`.
+        device: where it will compute.
+        dtype: of the convolutions, see :func:`~..device.pick_dtype`.
+
+    Returns:
+        The same network.
     """
-    model = model.fuse() if hasattr(model, "fuse") else model.eval()
-    model = model.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    model = model.fuse() if isinstance(model, Network) else model.eval()
+    model = model.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     if dtype != torch.float32:
         _to_half(model, dtype)
     if device.type == "cpu" and has_onednn():
@@ -37,8 +80,9 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether torch computes with oneDNN here, on a processor that it was made for: in float32 on
-    any x86, in bfloat16 where that has instructions which oneDNN can build on.
+    """Whether torch computes with oneDNN here, on a processor that it was made for.
+
+    That is any x86 in float32; in bfloat16, one with instructions that oneDNN can build on.
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     if not (x86 and torch.backends.mkldnn.is_available() and has_packed_convolutions()):
@@ -47,47 +91,51 @@ def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
 
 
 class PackedConv(nn.Module):
-    """A convolution whose weights stand in the order in which oneDNN reads them; followed by ReLU,
-    if so wanted, in the same pass over memory.
+    """A convolution with its weights in oneDNN's order, and, if asked for, ReLU in the same pass.
 
-    torch's own asks oneDNN for that order anew in each call. The operators are those that
-    ``torch.compile`` writes into its code for a CPU. Which order it is depends on the size of the
-    map, so that of the first call decides; for another one, which takes another order, each call
-    would put them in order again (with AVX2, ten times the time for small deep maps).
+    torch's own convolution asks oneDNN for that order in each call. The operators are those that
+    ``torch.compile`` writes into its code for a CPU. The best order depends on the size of the map;
+    the first call decides on it. For another size oneDNN may want another order and then reorders
+    in every call (with AVX2, ten times the time for small deep maps).
     """
 
-    def __init__(self, conv: nn.Conv2d, after: str = "none") -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
         super().__init__()
         self.dtype = conv.weight.dtype
         self.bias = conv.bias
-        self.after = after
+        self.activation = activation
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.weight: Tensor | None = conv.weight  # until the first call
         self.packed: Tensor | None = None
         self.lock = Lock()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None:
-            self._pack(list(x.shape))
+        packed = self.packed if self.packed is not None else self._pack(list(x.shape))
         return packed_convolution(
-            x.to(self.dtype), self.packed, self.bias, self.geometry, self.after
+            x.to(self.dtype), packed, self.bias, self.geometry, self.activation
         )
 
-    def _pack(self, size: list[int]) -> None:
+    def _pack(self, size: list[int]) -> Tensor:
         with self.lock:
-            if self.packed is None:
-                self.packed, self.weight = pack_weight(self.weight, self.geometry, size), None
+            if self.weight is not None:
+                self.packed = pack_weight(self.weight, self.geometry, size)
+                self.weight = None
+        assert self.packed is not None
+        return self.packed
 
 
 class RowConv(nn.Module):
-    """A 3×3 convolution to so few channels (a side output has one) that its three rows, 1×3, fit
-    into the 16 channels that oneDNN computes at the least; then they are added up.
+    """A 3×3 convolution to very few channels (a side output has one), as three rows of 1×3.
+
+    oneDNN computes at least 16 channels at once, so the three rows cost nothing as channels; their
+    results are then added up.
     """
 
     MAX_CHANNELS = 5
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
+        assert conv.bias is not None
         self.bias = conv.bias.view(-1, 1, 1)
         rows = nn.Conv2d(conv.in_channels, 3 * conv.out_channels, (1, 3), padding=1, bias=False)
         weight = conv.weight.permute(2, 0, 1, 3).reshape(rows.weight.shape)
@@ -100,7 +148,7 @@ class RowConv(nn.Module):
 
 
 class Pool2(nn.Module):
-    """2×2 max-pooling without the places of the maxima, which torch's notes and nobody reads."""
+    """2×2 max-pooling without the indices of the maxima, which torch notes and nobody reads."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
@@ -114,19 +162,20 @@ class Pool2(nn.Module):
 
 
 class Double(UpsampleLike):
-    """Bilinear upsampling; where both sides are doubled, one after the other, by all cores (torch's
-    own leaves a single picture to one core).
+    """Bilinear upsampling; where both sides double, one after the other on all cores.
+
+    torch's own leaves a single image to one core.
     """
 
-    MIN_VALUES = 2**17  # smaller maps are done before the cores are called up
+    MIN_VALUES = 2**17  # smaller maps are done before other cores have started
 
     def forward(self, x: Tensor, ref: Tensor) -> Tensor:
         n, c, h, w = x.shape
         if ref.shape[-2:] != (2 * h, 2 * w) or 4 * x.numel() < self.MIN_VALUES or min(h, w) < 2:
             return super().forward(x, ref)
-        like = {"dtype": x.dtype, "memory_format": torch.channels_last}
-        tall = torch.empty((n, c, 2 * h, w), **like)
-        both = torch.empty((n, c, 2 * h, 2 * w), **like)
+        last = torch.channels_last
+        tall = torch.empty((n, c, 2 * h, w), dtype=x.dtype, memory_format=last)
+        both = torch.empty((n, c, 2 * h, 2 * w), dtype=x.dtype, memory_format=last)
         _double(x, tall, dim=2)
         _double(tall, both, dim=3)
         return both
@@ -134,7 +183,7 @@ class Double(UpsampleLike):
 
 def _double(x: Tensor, out: Tensor, dim: int) -> None:
     """New pixels lie a quarter of the way from an old one to either neighbour; the outermost two
-    have one neighbour alone."""
+    have only one neighbour."""
     x, out = x.movedim(dim, 0), out.movedim(dim, 0)
     torch.lerp(x[:-1], x[1:], 0.25, out=out[1:-1:2])
     torch.lerp(x[:-1], x[1:], 0.75, out=out[2:-1:2])
@@ -142,7 +191,7 @@ def _double(x: Tensor, out: Tensor, dim: int) -> None:
 
 
 def _pack(model: nn.Module) -> None:
-    """Put the modules above in the place of torch's."""
+    """Replace torch's modules by the ones above."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MaxPool2d) and _is_two_by_two(child):
@@ -172,11 +221,11 @@ def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
-    """The network in bf16 or fp16, but for the few convolutions that these would spoil.
+    """The network in bf16 or fp16, except for the few convolutions that these would spoil.
 
     A folded bias beyond 128 stands for a channel with a huge constant in it (the published lite
-    weights have one of 226, which the next layer's bias of 1361 takes away again). bf16 has steps
-    of 1 and more there, so what the channel carries would drown: such layers stay in float32.
+    weights have one of 226, which the next layer's bias of 1361 takes away). bf16 has steps of 1
+    and more there, so the channel's signal would drown: such layers stay in float32.
     """
     exact = {
         conv
@@ -189,6 +238,6 @@ def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
         if exact and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_pre_hook(lambda conv, args: (args[0].to(conv.weight.dtype),))
     for block in model.modules():
-        # What leaves a residual block is of ordinary size again.
+        # The output of a residual block is of ordinary size.
         if isinstance(block, RSU) and exact.intersection(block.modules()):
             block.register_forward_hook(lambda block, args, out: out.to(dtype))

@@ -1,64 +1,26 @@
-"""What every network of the family shares: its few options, and the contract of its outputs."""
+"""What every network of the family shares: the contract of its outputs, and its ways to disk."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import UserError
-from ..weights.hub import HubNetwork
-from .config import Table, check_integer, from_fields
-
-
-@dataclass(frozen=True)
-class NetworkConfig(Table):
-    """The options of a network that needs no stage table.
-
-    Args:
-        name: which network, a name of ``NETWORKS``.
-        in_ch: channels of the picture.
-        out_ch: channels of the map: 1 for saliency, else one per class.
-        activation: what turns logits into probabilities in eval mode.
-        width: channels of the finest level, 64 as published; the others follow in proportion.
-
-    Raises:
-        UserError: a value of another type or range; it names the field.
-    """
-
-    name: str
-    in_ch: int = 3
-    out_ch: int = 1
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    width: int = 64
-
-    def __post_init__(self) -> None:
-        for field in ("in_ch", "out_ch", "width"):
-            check_integer(self.name, field, getattr(self, field))
-        if self.activation not in ("sigmoid", "softmax"):
-            raise UserError(
-                f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
-        """The inverse of :meth:`to_dict`; an unknown key is a UserError."""
-        return from_fields(cls, values, "network table")
-
+from .config import NetworkConfig, U2NetConfig
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 MIN_SIZE = 32  # pixels a side that every network takes
 
 
-class Network(nn.Module, HubNetwork):
-    """A network from picture to maps.
+class Network(nn.Module):
+    """A network from image to maps.
 
     Args:
-        config: with at least ``name``, ``in_ch``, ``out_ch`` and ``activation``.
+        config: the table that the network is built from.
 
     Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
 
@@ -67,19 +29,29 @@ class Network(nn.Module, HubNetwork):
     the first map as float32 probabilities, N×out_ch×H×W in [0, 1].
     """
 
-    config_class: ClassVar[type] = NetworkConfig
-    img_size = 320  # the side that pictures are resized to; kept with the weights
+    config_class: ClassVar[type[NetworkConfig] | type[U2NetConfig]] = NetworkConfig
+    config: NetworkConfig | U2NetConfig
+    img_size: int = 320  # the side that images are resized to; kept with the weights
+    origin: str  # where the weights came from, for people; set by load_model
     fused = False
-    recompute = False  # training keeps what leaves a stage alone, see run
-    num_maps = 1  # how many training mode returns
-    stride: ClassVar[int] = 1  # how much smaller than the picture the coarsest batch norm's map is
+    recompute = False  # training keeps only what leaves a stage, see run
     margin: ClassVar[int] = 0  # pixels that training mode's maps lack on each side
     jumps: ClassVar[bool] = False  # rounding may decide between maps that differ much (SegNet's)
     backbone: ClassVar[str | None] = None  # torchvision's name for weights that it can start from
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: NetworkConfig | U2NetConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def num_maps(self) -> int:
+        """How many maps training mode returns."""
+        return 1
+
+    @property
+    def stride(self) -> int:
+        """How much smaller than the image the coarsest batch norm's map is, per side."""
+        return 1
 
     def plain(self) -> "Network":
         """A copy, without what a subclass changes in names and outputs for other people's code."""
@@ -93,7 +65,7 @@ class Network(nn.Module, HubNetwork):
         """The list that training mode returns, in either mode."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+    def forward(self, x: Tensor) -> Any:  # a subclass may return maps in another form
         maps = self.logits(x)
         return maps if self.training else self.probabilities(maps[0])
 
@@ -102,30 +74,86 @@ class Network(nn.Module, HubNetwork):
         logits = logits.float()
         return logits.softmax(1) if self.config.activation == "softmax" else logits.sigmoid()
 
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        """Start from the weights of torchvision's network that ``backbone`` names.
+
+        Raises:
+            UserError: the layers in ``state`` are not those of that network.
+        """
+        raise NotImplementedError
+
     def run(self, stage: nn.Module, *inputs: Tensor) -> Tensor:
-        """What a stage makes of its inputs. Where ``recompute`` is set, training forgets what lies
-        inside of the stage, and computes it once more when the gradient asks for it (Chen et al.
-        2016, "Training deep nets with sublinear memory cost"): less memory for more time, and the
-        same step.
+        """The output of a stage. Where ``recompute`` is set, training forgets the maps inside the
+        stage, and computes them once more when the gradient needs them (Chen et al. 2016, "Training
+        deep nets with sublinear memory cost"): less memory for more time, and the same step.
         """
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return stage(*inputs)
-        again = (nullcontext(), _no_statistics(stage))
-        return checkpoint(stage, *inputs, use_reentrant=False, context_fn=lambda: again)
+        contexts = (nullcontext(), _frozen_statistics(stage))
+        return checkpoint(stage, *inputs, use_reentrant=False, context_fn=lambda: contexts)
 
-    def fuse(self) -> "Network":
+    def fuse(self) -> Self:
         """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""
         self.eval()
         self.fused = True
         for module in self.modules():
-            if module is not self and hasattr(module, "fuse"):
-                module.fuse()
+            fuse = getattr(module, "fuse", None)
+            if fuse and module is not self:
+                fuse()
         return self
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a model card to a folder.
+
+        Args:
+            folder: created where it is missing.
+            **options: of :meth:`huggingface_hub.ModelHubMixin.save_pretrained`.
+
+        Returns:
+            The address of the commit where ``push_to_hub=True`` uploads the files too.
+        """
+        from ..weights import hub
+
+        return hub.save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Upload the same files to a repository on the Hugging Face Hub.
+
+        Args:
+            name: ``owner/name``, created where it is missing.
+            **options: of :meth:`huggingface_hub.ModelHubMixin.push_to_hub`: ``private``,
+                ``token``, ``branch``, ``commit_message``, …
+
+        Returns:
+            The address of the commit.
+        """
+        from ..weights import hub
+
+        return hub.push_to_hub(self, name, **options)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """The network of a folder that ``save_pretrained`` made, or of a repository on the Hub.
+
+        Args:
+            name: the folder, else ``owner/name`` on the Hub.
+            **options: of :func:`huggingface_hub.snapshot_download`: ``revision``, ``token``,
+                ``cache_dir``, ``local_files_only``, …
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            UserError: there is nothing by that name, or no network of this class in it.
+        """
+        from ..weights import hub
+
+        return hub.from_pretrained(cls, name, **options)
 
 
 @contextmanager
-def _no_statistics(stage: nn.Module) -> Iterator[None]:
-    """Batch norm's running mean and variance have seen the batch already: copies see it again."""
+def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
+    """Give batch norms copies of their statistics, as these have counted the batch already."""
     norms = [m for m in stage.modules() if isinstance(m, BATCH_NORMS)]
     kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):

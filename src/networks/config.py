@@ -1,18 +1,102 @@
-"""Stage tables: what a U²-Net is made of, validated, and to and from dict and JSON.
+"""What a network is made of: checked tables, to and from dict and JSON.
 
-The two published tables (Qin et al. 2020, Table 1) are :data:`FULL` and :data:`LITE`.
+The two published stage tables (Qin et al. 2020, Table 1) are :data:`FULL` and :data:`LITE`.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from ..errors import UserError
 
 MAX_CHANNELS = 8192  # of a map: beyond, one convolution alone takes gigabytes
-MAX_HEIGHT = 16  # levels of a block; 14 halvings take pictures of 16384 pixels to one
+MAX_HEIGHT = 16  # levels of a block; 14 halvings take images of 16384 pixels to one
+
+Activation = Literal["sigmoid", "softmax"]
+_T = TypeVar("_T")
+
+
+class Table:
+    """What the frozen dataclasses that describe a network share."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    name: str
+    out_ch: int
+    activation: Activation
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked like a new one.
+
+        Raises:
+            UserError: an unknown field, or a value that is not valid.
+        """
+        unknown = changes.keys() - {f.name for f in fields(self)}
+        if unknown:
+            raise UserError(f"unknown network option {sorted(unknown)}")
+        return replace(self, **changes)
+
+    @property
+    def object_map(self) -> int | None:
+        """Index of the map that shows the object: the only one, or the second of two classes; None
+        where the maps are those of more classes."""
+        if self.out_ch == 2 and self.activation == "softmax":
+            return 1
+        return 0 if self.out_ch == 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def _check(self, *positive: str) -> None:
+        """Check the fields named, which are channels, and those that all tables have."""
+        if not isinstance(self.name, str):
+            raise UserError(f"{self.name}: name must be a string")
+        for field in (*positive, "out_ch"):
+            _check_integer(self.name, field, getattr(self, field))
+        if self.activation not in ("sigmoid", "softmax"):
+            raise UserError(
+                f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
+            )
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Table):
+    """The options of a network that has no stage table.
+
+    Args:
+        name: which network, a name of ``NETWORKS``.
+        in_ch: channels of the image.
+        out_ch: channels of the map: 1 for saliency, else one per class.
+        activation: what turns logits into probabilities in eval mode.
+        width: channels of the finest level, 64 as published; the others follow in proportion.
+
+    Raises:
+        UserError: a value of another type or out of range; the message names the field.
+
+    Example:
+        >>> NetworkConfig("unet", out_ch=2).replace(width=16).width
+        16
+    """
+
+    name: str
+    in_ch: int = 3
+    out_ch: int = 1
+    activation: Activation = "sigmoid"
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        self._check("in_ch", "width")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NetworkConfig":
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a key is missing or unknown, or a value is not valid.
+        """
+        return _from_fields(cls, values, "network table")
 
 
 @dataclass(frozen=True)
@@ -38,29 +122,6 @@ class StageConfig:
     side: bool = False
 
 
-class Table:
-    """What the frozen dataclasses that describe a network share."""
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated again; an unknown one is a UserError."""
-        unknown = changes.keys() - {f.name for f in fields(self)}
-        if unknown:
-            raise UserError(f"unknown network option {sorted(unknown)}")
-        return replace(self, **changes)
-
-    @property
-    def object_map(self) -> int | None:
-        """Which of the maps tells the object: the only one, or the second of two classes; None
-        where there are others."""
-        if self.out_ch == 2 and self.activation == "softmax":
-            return 1
-        return 0 if self.out_ch == 1 else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
-        return json.loads(json.dumps(asdict(self)))
-
-
 @dataclass(frozen=True)
 class U2NetConfig(Table):
     """A whole network: encoder stages from fine to coarse, decoder stages from coarse to fine.
@@ -76,29 +137,36 @@ class U2NetConfig(Table):
             redundant, so off for new networks.
 
     Raises:
-        UserError: (a ValueError) if the table does not chain; it names the stage and the number
-            expected.
+        UserError: the channels of two stages do not match, or a value is not valid; the message
+            names the stage and what was expected.
+
+    Example:
+        >>> LITE.replace(in_ch=4).encoder[0].in_ch
+        4
     """
 
     name: str
     encoder: tuple[StageConfig, ...]
     decoder: tuple[StageConfig, ...]
     out_ch: int = 1
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    activation: Activation = "sigmoid"
     conv_bias: bool = False
 
     def __post_init__(self) -> None:
         _check_stages(self)
+        self._check()
+        if not isinstance(self.conv_bias, bool):
+            raise UserError(f"{self.name}: conv_bias must be true or false")
         _check_channels(self)
 
     @property
     def in_ch(self) -> int:
-        """Channels of the picture."""
+        """Channels of the image."""
         return self.encoder[0].in_ch
 
     @property
     def stride(self) -> int:
-        """How much smaller than the picture the coarsest map inside the network is, per side."""
+        """How much smaller than the image the coarsest map inside the network is, per side."""
         pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]
         return 2 ** max(pools)
 
@@ -111,28 +179,31 @@ class U2NetConfig(Table):
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> "U2NetConfig":
-        """The inverse of :meth:`to_dict`; a key missing or unknown is a UserError."""
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a key is missing or unknown, or a value is not valid.
+        """
         if not isinstance(table, dict):
             raise UserError(f"a network table must be a JSON object, not {type(table).__name__}")
         parts = dict(table)
         for part in ("encoder", "decoder"):
             if not isinstance(parts.get(part), list):
                 raise UserError(f"the network table needs {part!r}, a list of stages")
-            parts[part] = tuple(from_fields(StageConfig, s, f"{part} stage") for s in parts[part])
-        return from_fields(cls, parts, "network table")
+            parts[part] = tuple(_from_fields(StageConfig, s, f"{part} stage") for s in parts[part])
+        return _from_fields(cls, parts, "network table")
 
     def to_json(self, path: str | Path) -> None:
-        """Write the table where ``--model my_config.json`` can read it."""
+        """Write the table to a file that :func:`build_model` reads."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
-    @classmethod
-    def from_json(cls, path: str | Path) -> "U2NetConfig":
-        """Read a table written by :meth:`to_json` or by hand."""
-        return read_json(path, cls.from_dict)
 
+def read_json(path: str | Path, parse: Callable[[Any], _T]) -> _T:
+    """The content of a JSON file, passed through ``parse``.
 
-def read_json(path: str | Path, parse: Callable[[Any], Any]) -> Any:
-    """What ``parse`` makes of a JSON file; its UserErrors, and those of the file, name the path."""
+    Raises:
+        UserError: the file cannot be read, or ``parse`` refuses it; the message names the path.
+    """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -143,26 +214,26 @@ def read_json(path: str | Path, parse: Callable[[Any], Any]) -> Any:
         raise UserError(f"{path}: {error}") from None
 
 
-def from_fields(cls: type, values: Any, what: str) -> Any:
-    """An object of a dataclass; a key missing or unknown is a UserError that says of what."""
+def _from_fields(cls: Callable[..., _T], values: Any, kind: str) -> _T:
+    """An object of a dataclass; a key missing or unknown is a UserError that names the kind."""
     if not isinstance(values, dict):
-        raise UserError(f"{what}: expected an object with named fields, got {values!r}")
-    unknown = values.keys() - {f.name for f in fields(cls)}
+        raise UserError(f"{kind}: expected an object with named fields, got {values!r}")
+    unknown = values.keys() - {f.name for f in fields(cls)}  # type: ignore[arg-type]  # its class
     if unknown:
-        raise UserError(f"{what} {values.get('name', '?')}: unknown field {sorted(unknown)}")
+        raise UserError(f"{kind} {values.get('name', '?')}: unknown field {sorted(unknown)}")
     try:
         return cls(**values)
     except TypeError as error:  # a field is missing: the message names it
-        raise UserError(f"{what} {values.get('name', '?')}: {error}") from None
+        raise UserError(f"{kind} {values.get('name', '?')}: {error}") from None
 
 
-def check_integer(
-    whose: str, field: str, value: object, least: int = 1, most: int = MAX_CHANNELS
+def _check_integer(
+    owner: str, field: str, value: object, minimum: int = 1, maximum: int = MAX_CHANNELS
 ) -> None:
-    """Refuse what is no integer, or out of range; told briefly, as a file may say anything."""
-    if type(value) is not int or not least <= value <= most:
+    if type(value) is not int or not minimum <= value <= maximum:
+        shown = repr(value)[:40]  # a file may hold anything here
         raise UserError(
-            f"{whose}: {field} must be an integer from {least} to {most}, got {repr(value)[:40]}"
+            f"{owner}: {field} must be an integer from {minimum} to {maximum}, got {shown}"
         )
 
 
@@ -175,23 +246,19 @@ def _check_stages(config: U2NetConfig) -> None:
             f"{config.name}: {n} encoder stages need {n - 1} decoder stages, "
             f"got {len(config.decoder)}"
         )
-    for stage in (*config.encoder, *config.decoder):
-        check_integer(f"stage {stage.name}", "height", stage.height, 2, MAX_HEIGHT)
+    stages = (*config.encoder, *config.decoder)
+    for stage in stages:
+        owner = f"stage {stage.name}"
+        _check_integer(owner, "height", stage.height, 2, MAX_HEIGHT)
         for field in ("in_ch", "mid_ch", "out_ch"):
-            check_integer(f"stage {stage.name}", field, getattr(stage, field))
+            _check_integer(owner, field, getattr(stage, field))
         for field in ("dilated", "side"):
             if not isinstance(getattr(stage, field), bool):
-                raise UserError(f"stage {stage.name}: {field} must be true or false")
-    if not isinstance(config.name, str) or not isinstance(config.conv_bias, bool):
-        raise UserError(f"{config.name}: name must be a string, conv_bias true or false")
-    check_integer(config.name, "out_ch", config.out_ch)
-    if config.activation not in ("sigmoid", "softmax"):
+                raise UserError(f"{owner}: {field} must be true or false")
+    if not any(stage.side for stage in stages):
         raise UserError(
-            f"{config.name}: activation must be sigmoid or softmax, got {config.activation!r}"
+            f"stage {stages[-1].name}: expected at least 1 stage with a side output, got 0"
         )
-    last = config.decoder[-1]
-    if not any(stage.side for stage in (*config.encoder, *config.decoder)):
-        raise UserError(f"stage {last.name}: expected at least 1 stage with a side output, got 0")
 
 
 def _check_channels(config: U2NetConfig) -> None:
@@ -210,57 +277,42 @@ def _check_channels(config: U2NetConfig) -> None:
         before = stage
 
 
-def _stages(rows: Iterable[str]) -> tuple[StageConfig, ...]:
-    """Rows as the paper prints them: name, height, in, mid, out, then ``d`` and ``s`` marks."""
-    stages = []
-    for name, height, in_ch, mid_ch, out_ch, *marks in (row.split() for row in rows):
-        sizes = (int(height), int(in_ch), int(mid_ch), int(out_ch))
-        stages.append(StageConfig(name, *sizes, dilated="d" in marks, side="s" in marks))
-    return tuple(stages)
-
-
 FULL = U2NetConfig(
     name="u2net_full",
-    encoder=_stages(
-        (
-            "En1 7   3  32  64",
-            "En2 6  64  32 128",
-            "En3 5 128  64 256",
-            "En4 4 256 128 512",
-            "En5 4 512 256 512 d",
-            "En6 4 512 256 512 d s",
-        )
+    # name, height, in_ch, mid_ch, out_ch
+    encoder=(
+        StageConfig("En1", 7, 3, 32, 64),
+        StageConfig("En2", 6, 64, 32, 128),
+        StageConfig("En3", 5, 128, 64, 256),
+        StageConfig("En4", 4, 256, 128, 512),
+        StageConfig("En5", 4, 512, 256, 512, dilated=True),
+        StageConfig("En6", 4, 512, 256, 512, dilated=True, side=True),
     ),
-    decoder=_stages(
-        (
-            "De5 4 1024 256 512 d s",
-            "De4 4 1024 128 256 s",
-            "De3 5  512  64 128 s",
-            "De2 6  256  32  64 s",
-            "De1 7  128  16  64 s",
-        )
+    decoder=(
+        StageConfig("De5", 4, 1024, 256, 512, dilated=True, side=True),
+        StageConfig("De4", 4, 1024, 128, 256, side=True),
+        StageConfig("De3", 5, 512, 64, 128, side=True),
+        StageConfig("De2", 6, 256, 32, 64, side=True),
+        StageConfig("De1", 7, 128, 16, 64, side=True),
     ),
 )
 
 LITE = U2NetConfig(
     name="u2net_lite",
-    encoder=_stages(
-        (
-            "En1 7  3 16 64",
-            "En2 6 64 16 64",
-            "En3 5 64 16 64",
-            "En4 4 64 16 64",
-            "En5 4 64 16 64 d",
-            "En6 4 64 16 64 d s",
-        )
+    # name, height, in_ch, mid_ch, out_ch
+    encoder=(
+        StageConfig("En1", 7, 3, 16, 64),
+        StageConfig("En2", 6, 64, 16, 64),
+        StageConfig("En3", 5, 64, 16, 64),
+        StageConfig("En4", 4, 64, 16, 64),
+        StageConfig("En5", 4, 64, 16, 64, dilated=True),
+        StageConfig("En6", 4, 64, 16, 64, dilated=True, side=True),
     ),
-    decoder=_stages(
-        (
-            "De5 4 128 16 64 d s",
-            "De4 4 128 16 64 s",
-            "De3 5 128 16 64 s",
-            "De2 6 128 16 64 s",
-            "De1 7 128 16 64 s",
-        )
+    decoder=(
+        StageConfig("De5", 4, 128, 16, 64, dilated=True, side=True),
+        StageConfig("De4", 4, 128, 16, 64, side=True),
+        StageConfig("De3", 5, 128, 16, 64, side=True),
+        StageConfig("De2", 6, 128, 16, 64, side=True),
+        StageConfig("De1", 7, 128, 16, 64, side=True),
     ),
 )

@@ -1,34 +1,31 @@
 """Networks by name, by table, or by what a checkpoint kept of them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..errors import UserError
-from .base import NetworkConfig
-from .config import U2NetConfig, read_json
-from .fcn import FCN8s, fcn8s
-from .segnet import SegNet, segnet
-from .u2net import U2Net, u2net_full, u2net_lite
-from .unet import UNet, unet
-from .unet_bn import UNetBN, unet_bn
+from .base import Network
+from .config import FULL, LITE, NetworkConfig, U2NetConfig, read_json
+from .u2net import U2Net
+from .unet import UNet, UNetBN
+from .vgg import FCN8s, SegNet
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "u2net_full": u2net_full,
-    "u2net_lite": u2net_lite,
-    "unet": unet,
-    "unet_bn": unet_bn,
-    "fcn8s": fcn8s,
-    "segnet": segnet,
+_REGISTRY: dict[str, tuple[Callable[[Any], Network], U2NetConfig | NetworkConfig]] = {
+    "u2net_full": (U2Net, FULL),
+    "u2net_lite": (U2Net, LITE),
+    "unet": (UNet, NetworkConfig("unet")),
+    "unet_bn": (UNetBN, NetworkConfig("unet_bn")),
+    "fcn8s": (FCN8s, NetworkConfig("fcn8s")),
+    "segnet": (SegNet, NetworkConfig("segnet")),
 }
-_FAMILY = {"unet": UNet, "unet_bn": UNetBN, "fcn8s": FCN8s, "segnet": SegNet}
+_OFFICIAL_NAMES = {"u2net": "u2net_full", "u2netp": "u2net_lite"}
 
 
 def build_model(
-    name_or_config: str | Path | dict | U2NetConfig | NetworkConfig, **overrides: Any
-) -> nn.Module:
+    name_or_config: str | Path | dict[str, Any] | U2NetConfig | NetworkConfig, **overrides: Any
+) -> Network:
     """A new network with random weights.
 
     Args:
@@ -36,8 +33,11 @@ def build_model(
             checkpoints hold it), a :class:`U2NetConfig` or a :class:`NetworkConfig`.
         **overrides: fields to change, such as ``out_ch=4``.
 
+    Returns:
+        The network in training mode, on the CPU.
+
     Raises:
-        UserError: an unknown name, or a table that is wrong (it names the stage or field).
+        UserError: an unknown name, or a table that is not valid (it names the stage or field).
 
     Example:
         >>> build_model("u2net_lite", out_ch=2).config.out_ch
@@ -45,33 +45,67 @@ def build_model(
         >>> build_model({"name": "unet_bn", "width": 16}).config.width
         16
     """
-    config = name_or_config
+    config: Any = name_or_config
     if isinstance(config, str | Path):
         if str(config).lower().endswith(".json"):
             config = read_json(config, parse_config)
-        elif config in NETWORKS:
-            return NETWORKS[config](**overrides)
-    if isinstance(config, dict):
+        elif str(config) in _REGISTRY:
+            config = _REGISTRY[str(config)][1]
+    elif isinstance(config, dict):
         config = parse_config(config)
     if isinstance(config, U2NetConfig):
         return U2Net(config.replace(**overrides))
-    if isinstance(config, NetworkConfig) and config.name in _FAMILY:
-        return _FAMILY[config.name](config.replace(**overrides))
+    if isinstance(config, NetworkConfig) and _has_no_stages(config.name):
+        network_class, _ = _REGISTRY[config.name]
+        return network_class(config.replace(**overrides))
     name = str(getattr(config, "name", config))
-    meant = {"u2net": "u2net_full", "u2netp": "u2net_lite"}.get(name.lower())
+    meant = _OFFICIAL_NAMES.get(name.lower())
     raise UserError(
         f"unknown network {name!r}: choose {', '.join(NETWORKS)}, or the path of a .json table"
         + (f" ({name} is {meant} here)" if meant else "")
     )
 
 
+def u2net_full(**overrides: Any) -> Network:
+    """The published full network: 43,995,469 parameters, 117.2 GFLOP at 320².
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+    """
+    return build_model("u2net_full", **overrides)
+
+
+def u2net_lite(**overrides: Any) -> Network:
+    """The published small network, U²-Net†: 1,128,333 parameters, 39.5 GFLOP at 320².
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+
+    Example:
+        >>> u2net_lite().num_maps
+        7
+    """
+    return build_model("u2net_lite", **overrides)
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {
+    name: partial(build_model, name) for name in _REGISTRY
+}
+"""Every network by name: ``NETWORKS["unet"](out_ch=2)``."""
+
+
 def parse_config(table: Any) -> U2NetConfig | NetworkConfig:
-    """A table as :meth:`Table.to_dict` gives it: stages make a U²-Net; without them, the name tells
-    which network it is.
+    """A table as :meth:`Table.to_dict` gives it: one with stages is that of a U²-Net; without them,
+    its name says which network it is.
 
     Raises:
-        UserError: it is none.
+        UserError: it is neither.
     """
-    if isinstance(table, dict) and "encoder" not in table and str(table.get("name")) in _FAMILY:
+    if isinstance(table, dict) and "encoder" not in table and _has_no_stages(table.get("name")):
         return NetworkConfig.from_dict(table)
     return U2NetConfig.from_dict(table)
+
+
+def _has_no_stages(name: object) -> bool:
+    """Whether a registered network of this name is built from a :class:`NetworkConfig`."""
+    return isinstance(name, str) and isinstance(_REGISTRY.get(name, ("", ""))[1], NetworkConfig)

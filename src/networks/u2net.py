@@ -2,13 +2,15 @@
 detection"): RSU blocks and the network built from a stage table.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .base import BATCH_NORMS, Network
-from .config import FULL, LITE, StageConfig, U2NetConfig
+from .config import StageConfig, U2NetConfig
 
 
 class UpsampleLike(nn.Module):
@@ -16,6 +18,17 @@ class UpsampleLike(nn.Module):
 
     def forward(self, x: Tensor, ref: Tensor) -> Tensor:
         return F.interpolate(x, size=ref.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that can be called with parts of its weights; zero padding only."""
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x`` convolved with other weights, by this layer's stride, padding and dilation."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
 
 
 class ConvBNReLU(nn.Module):
@@ -32,9 +45,9 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, in_ch: int, out_ch: int, dilation: int = 1, bias: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_ch, out_ch, 3, padding=dilation, dilation=dilation, bias=bias)
-        self.bn = nn.BatchNorm2d(out_ch)
-        self.relu = nn.ReLU(inplace=True)
+        self.conv = Conv2d(in_ch, out_ch, 3, padding=dilation, dilation=dilation, bias=bias)
+        self.bn: nn.Module = nn.BatchNorm2d(out_ch)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         return self.relu(self.bn(self.conv(x) if skip is None else self._conv_pair(x, skip)))
@@ -46,15 +59,17 @@ class ConvBNReLU(nn.Module):
         # parts, and gradients come back whole instead of as slices that are slow to read.
         conv = self.conv
         first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
-        y = conv._conv_forward(x, first, conv.bias)
-        return y.add_(conv._conv_forward(skip, second, None))
+        return conv.convolve(x, first, conv.bias).add_(conv.convolve(skip, second, None))
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""
         conv, bn = self.conv, self.bn
         if isinstance(bn, BATCH_NORMS):
-            statistics = bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
-            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+            mean, variance = bn.running_mean, bn.running_var
+            assert mean is not None and variance is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, mean, variance, bn.eps, bn.weight, bn.bias
+            )
             self.bn = nn.Identity()
 
 
@@ -72,6 +87,8 @@ class RSU(nn.Module):
     Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1. The input may come in two parts, which are
     concatenated.
     """
+
+    in_place = False  # add in place where no gradient is wanted; set for inference, see prepare
 
     def __init__(
         self,
@@ -109,8 +126,10 @@ class RSU(nn.Module):
             if i and not self.dilated:
                 x = self.upsample(x, skip)
             x = conv(x, skip)
-        # Without gradients nobody reads x again: in its place saves a pass over fresh memory.
-        return x + residual if torch.is_grad_enabled() else x.add_(residual)
+        # In place saves a pass over fresh memory, but would change what a hook has kept of x.
+        if self.in_place and not torch.is_grad_enabled():
+            return x.add_(residual)
+        return x + residual
 
 
 class RSU4F(RSU):
@@ -133,12 +152,14 @@ class U2Net(Network):
     probabilities, N×out_ch×H×W in [0, 1].
 
     Example:
+        >>> from src import LITE
         >>> net = U2Net(LITE).eval()
         >>> net(torch.zeros(1, 3, 253, 317)).shape
         torch.Size([1, 1, 253, 317])
     """
 
-    config_class = U2NetConfig
+    config_class: ClassVar[type[U2NetConfig]] = U2NetConfig
+    config: U2NetConfig
 
     def __init__(self, config: U2NetConfig) -> None:
         super().__init__(config)
@@ -168,7 +189,7 @@ class U2Net(Network):
 
     @property
     def stride(self) -> int:
-        """How much smaller than the picture the coarsest map inside the network is, per side."""
+        """How much smaller than the image the coarsest map inside the network is, per side."""
         return self.config.stride
 
     def logits(self, x: Tensor) -> list[Tensor]:
@@ -187,21 +208,3 @@ class U2Net(Network):
             side = conv(outputs[i])
             sides.append(self.upsample(side, x) if level else side)
         return [self.out_conv(torch.cat(sides, dim=1)), *sides]
-
-
-def u2net_full(**overrides: object) -> U2Net:
-    """The published full network: 43,995,469 parameters, 117.2 GFLOP at 320².
-
-    Args:
-        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
-    """
-    return U2Net(FULL.replace(**overrides))
-
-
-def u2net_lite(**overrides: object) -> U2Net:
-    """The published small network, U²-Net†: 1,128,333 parameters, 39.5 GFLOP at 320².
-
-    Args:
-        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
-    """
-    return U2Net(LITE.replace(**overrides))

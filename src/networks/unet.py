@@ -1,14 +1,17 @@
-"""U-Net as published (Ronneberger et al. 2015, "U-Net: Convolutional networks for biomedical image
-segmentation", figure 1): unpadded convolutions, cropped skips, mirrored borders.
+"""U-Net (Ronneberger et al. 2015, "U-Net: Convolutional networks for biomedical image
+segmentation"): as published, unpadded and with mirrored borders, and as tutorials train it, padded
+and with batch norm.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, NetworkConfig, init_he
+from .base import Network, init_he
+from .config import NetworkConfig
+from .u2net import ConvBNReLU
 
-_LEVELS = 4  # poolings
+_LEVELS = 4  # halvings
 _LOST = 184  # pixels that the unpadded convolutions take off each side length
 _UNIT = 2**_LEVELS
 
@@ -21,13 +24,14 @@ class UNet(Network):
     Args:
         config: ``out_ch`` 2 and ``in_ch`` 1 are the paper's, with 31,030,658 parameters.
 
-    Shape: in training mode the map is that of the picture's centre: 572² → 388². A side must be
+    Shape: in training mode the map is that of the image's centre: 572² → 388². A side must be
     16 n + 12 and at least 188 for all poolings to meet even maps (section 3); another one is
     mirrored at its borders up to the next, so 288² is taken for 300² and gives 116². In eval mode
-    the border is mirrored by 92 pixels and more, so that the whole picture comes back (the paper's
+    the border is mirrored by 92 pixels and more, so that the whole image comes back (the paper's
     overlap-tile rule, figure 2).
 
     Example:
+        >>> from src import NetworkConfig
         >>> net = UNet(NetworkConfig("unet", in_ch=1, out_ch=2)).train()
         >>> net(torch.zeros(1, 1, 572, 572))[0].shape
         torch.Size([1, 2, 388, 388])
@@ -53,7 +57,7 @@ class UNet(Network):
         return [y if self.training else y[..., :height, :width]]
 
     def _tile(self, x: Tensor) -> Tensor:
-        """A picture whose sides are 16 n + 12 to logits of sides 184 smaller."""
+        """An image whose sides are 16 n + 12 to logits of sides 184 smaller."""
         skips: list[Tensor] = []
         for i, block in enumerate(self.encoder):
             x = self.run(block, self.pool(skips[-1]) if skips else x)
@@ -93,6 +97,70 @@ def _mirror(x: Tensor, dim: int, whole: bool) -> Tensor:
     return x.index_select(dim, torch.minimum(place, there_and_back - place))
 
 
-def unet(**overrides: object) -> UNet:
-    """The published U-Net; overrides are fields of :class:`NetworkConfig`."""
-    return UNet(NetworkConfig("unet").replace(**overrides))
+class ConvBNDropout(ConvBNReLU):
+    """3×3 convolution, batch norm, dropout, LeakyReLU (slope 0.01); keeps height and width.
+
+    Args:
+        in_ch: channels in.
+        out_ch: channels out.
+        dropout: share of values that training sets to 0.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, dropout: float) -> None:
+        super().__init__(in_ch, out_ch)
+        self.relu = nn.Sequential(nn.Dropout(dropout), nn.LeakyReLU(inplace=True))
+
+
+class UNetBN(Network):
+    """U-Net (Ronneberger et al. 2015) with these departures: convolutions padded by one, batch norm
+    (Ioffe & Szegedy 2015), dropout of .3 and .4 and LeakyReLU after the two of a level, a 3×3
+    convolution of stride 2 with LeakyReLU in place of pooling, nearest upsampling and a 1×1
+    convolution in place of a transposed one, a 3×3 convolution at the end.
+
+    Args:
+        config: ``width`` 64 gives 64, 128, 256, 512 and 1024 channels.
+
+    Shape: any H, W ≥ 32 keep their size; odd maps are halved upwards.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        channels = [config.width * 2**i for i in range(_LEVELS + 1)]
+        pairs = zip([config.in_ch, *channels], channels, strict=False)
+        self.encoder = nn.ModuleList(_Level(a, b) for a, b in pairs)
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, c, 3, stride=2, padding=1), nn.LeakyReLU(inplace=True))
+            for c in channels[:-1]
+        )
+        self.up = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels[-2::-1])
+        self.decoder = nn.ModuleList(_Level(2 * c, c) for c in channels[-2::-1])
+        self.out_conv = nn.Conv2d(config.width, config.out_ch, 3, padding=1)
+        init_he(self)
+
+    @property
+    def stride(self) -> int:
+        """How much smaller than the image the coarsest map is, per side."""
+        return _UNIT
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        skips: list[Tensor] = []
+        for level, down in zip(self.encoder, self.down, strict=False):
+            skips.append(self.run(level, x))
+            x = down(skips[-1])
+        x = self.run(self.encoder[-1], x)
+        for up, level in zip(self.up, self.decoder, strict=True):
+            skip = skips.pop()
+            # Convolved before it is enlarged: the same from a 1×1 convolution, at a quarter of the
+            # cost.
+            x = F.interpolate(up(x), size=skip.shape[-2:], mode="nearest")
+            x = self.run(level, x, skip)
+        return [self.out_conv(x)]
+
+
+class _Level(nn.ModuleList):
+    def __init__(self, in_ch: int, out_ch: int) -> None:
+        super().__init__((ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4)))
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        first, second = self
+        return second(first(x, skip))

@@ -1,21 +1,28 @@
-"""Networks to and from folders and the Hugging Face Hub, by huggingface_hub's own mixin, which is
-imported once it is needed: predicting needs none of it.
+"""Networks to and from folders and the Hugging Face Hub.
+
+huggingface_hub's own mixin writes the model card and uploads. It is imported only where it is
+needed: to predict takes none of it.
 """
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from ..errors import UserError
+from ..networks.base import Network
 from .storage import FOLDER, load_state, read_file, save_folder
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelHubMixin
+
+_N = TypeVar("_N", bound=Network)
 _CARD = """---
 {{ card_data }}
 ---
 
-`{{ network }}` of the U²-Net toolkit: a picture in, a map of its objects or classes out.
+`{{ network }}` of the U²-Net toolkit: an image in, a map of its objects or classes out.
 `config.json` holds its table and the size in pixels that it was trained at.
 
 ```python
@@ -27,19 +34,50 @@ result = Predictor(network)("photo.jpg")  # in [0, 1]: H×W, or K×H×W of K cla
 """
 
 
+def save_pretrained(network: Network, folder: str | Path, **options: Any) -> str | None:
+    """See :meth:`Network.save_pretrained`."""
+    return _hub_model(network).save_pretrained(folder, **options)
+
+
+def push_to_hub(network: Network, name: str, **options: Any) -> str:
+    """See :meth:`Network.push_to_hub`."""
+    return _hub_model(network).push_to_hub(name, **options)
+
+
+def from_pretrained(network_class: type[_N], name: str | Path, **options: Any) -> _N:
+    """See :meth:`Network.from_pretrained`."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _download(str(name), options)
+    content = read_file(folder)
+    try:
+        with torch.device("meta"):
+            model = network_class(network_class.config_class.from_dict(content["config"]))
+    except UserError as error:
+        raise UserError(f"{folder}: holds no {network_class.__name__} ({error})") from None
+    model.img_size = content.get("img_size", model.img_size)
+    load_state(model, content["model"], folder)
+    return model.eval()
+
+
+def _hub_model(network: Network) -> "ModelHubMixin":
+    return _mixin()(network)
+
+
 @cache
 def _mixin() -> type:
-    """huggingface_hub's mixin around a network, for what it writes and sends."""
+    """A class that gives huggingface_hub's mixin a network's files; no base of the networks
+    themselves, as every start would import huggingface_hub then."""
     from huggingface_hub import ModelCard, ModelHubMixin
 
-    class Shared(
+    class HubModel(
         ModelHubMixin,
         library_name="u2net",
         tags=["image-segmentation", "salient-object-detection", "u2net"],
         pipeline_tag="image-segmentation",
         model_card_template=_CARD,
     ):
-        def __init__(self, network: HubNetwork) -> None:
+        def __init__(self, network: Network) -> None:
             self.network = network
 
         def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -50,66 +88,7 @@ def _mixin() -> type:
         def _save_pretrained(self, save_directory: Path) -> None:
             save_folder(self.network, save_directory)
 
-    return Shared
-
-
-class HubNetwork:
-    """Adds ``save_pretrained(folder)``, ``push_to_hub(id)`` and ``from_pretrained(folder or id)``.
-
-    A network class names what makes its ``config`` from a dict in ``config_class``.
-    """
-
-    config_class: Any
-
-    def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and a card to a folder.
-
-        Args:
-            folder: made where it is missing.
-            **options: of :meth:`huggingface_hub.ModelHubMixin.save_pretrained`.
-
-        Returns:
-            The commit's address where ``push_to_hub=True`` sends it too.
-        """
-        return _mixin()(self).save_pretrained(folder, **options)
-
-    def push_to_hub(self, name: str, **options: Any) -> str:
-        """Send the same to a repository on the Hub; returns the commit's address.
-
-        Args:
-            name: ``owner/name``, made where it is missing.
-            **options: of :meth:`huggingface_hub.ModelHubMixin.push_to_hub`: ``private``,
-                ``token``, ``branch``, ``commit_message``, …
-        """
-        return _mixin()(self).push_to_hub(name, **options)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> "HubNetwork":
-        """The network of a folder that ``save_pretrained`` made, or of a repository on the Hub.
-
-        Args:
-            name: the folder, else ``owner/name`` on the Hub.
-            **options: of :func:`huggingface_hub.snapshot_download`: ``revision``, ``token``,
-                ``cache_dir``, ``local_files_only``, …
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            UserError: nothing there by that name, or no network of this class in it.
-        """
-        folder = Path(name)
-        if not folder.is_dir():
-            folder = _download(str(name), options)
-        content = read_file(folder)
-        try:
-            with torch.device("meta"):
-                model = cls(cls.config_class.from_dict(content["config"]))
-        except UserError as error:
-            raise UserError(f"{folder}: holds no {cls.__name__} ({error})") from None
-        model.img_size = content.get("img_size", model.img_size)
-        load_state(model, content["model"], folder)
-        return model.eval()
+    return HubModel
 
 
 def _download(name: str, options: dict[str, Any]) -> Path:
@@ -120,4 +99,6 @@ def _download(name: str, options: dict[str, Any]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FOLDER), **options))
     except (*absent, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
+        raise UserError(
+            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason})"
+        ) from None

@@ -1,21 +1,22 @@
-"""The names that other code gives to the same tensors, and ours for them.
+"""The names that other code gives to the same tensors, and our names for them.
 
 - official: github.com/xuebinqin/U-2-Net and what was trained with it (full, lite, human
   segmentation, portrait, cloth): ``stage1.rebnconvin.conv_s1.weight``.
 - tutorial: the config-driven rewrite of many courses: ``encode_modules.0.conv_in.conv.weight``.
 - ours: ``encoder.0.conv_in.conv.weight``.
 
-Any of them may lie in a checkpoint's dict, and have the prefixes of DDP and torch.compile.
+Each may be part of a checkpoint's dict, and carry the prefixes of DDP and torch.compile.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
+from ..networks.base import Network
 from ..networks.config import FULL, LITE, U2NetConfig
 from .storage import is_state
 
@@ -33,11 +34,18 @@ _OFFICIAL_STAGES = {
 
 
 def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetConfig, StateDict]:
-    """What kind of weights they are, the table of their network, and the tensors in our names.
+    """Find the layout of weights that come without a table.
 
-    The network is the one, of full and lite, that shares more of its tensors' names and shapes; its
-    channels in and out, and whether its convolutions have a bias, are read off the tensors. Several
-    maps are taken for those of classes, as the official cloth network's are.
+    Whether the network is full or lite, its channels in and out, and whether its convolutions have
+    a bias are read off the tensors. Several maps are taken for those of classes, as those of the
+    official cloth network are.
+
+    Args:
+        content: a state_dict, or a checkpoint's dict that holds one.
+        path: of the file, for messages.
+
+    Returns:
+        The name of the layout, the table of the network, and the tensors under our names.
 
     Raises:
         UserError: not the weights of a U²-Net in any layout.
@@ -46,9 +54,9 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
     if not is_state(state):
         raise _unrecognised(content, path)
     state = without_prefixes(state)
-    for kind, (first, our_name) in _LAYOUTS.items():
+    for kind, (first, rename) in _LAYOUTS.items():
         if first in state:
-            ours = {our_name(name): tensor for name, tensor in state.items()}
+            ours = {rename(name): tensor for name, tensor in state.items()}
             try:
                 return kind, _table(ours), ours
             except UserError as error:
@@ -57,7 +65,7 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> StateDict:
-    """Names without what DDP and torch.compile put before them all, in any order."""
+    """The tensors by name, without the prefixes of DDP and torch.compile, in any order."""
     for prefix in _PREFIXES * 2:
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -79,16 +87,19 @@ def _table(ours: StateDict) -> U2NetConfig:
 
 
 def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
-    some = ", ".join(list(map(str, content))[:3])
+    names = ", ".join(list(map(str, content))[:3])
     return UserError(
-        f"{path}: not weights of a U²-Net that can be recognised (first names: {some}); expected "
+        f"{path}: not weights of a U²-Net that can be recognised (first names: {names}); expected "
         "a checkpoint of train.py, a .safetensors of it, or the official U-2-Net layout"
     )
 
 
 def from_official(name: str) -> str:
-    """``stage5d.rebnconv3d.bn_s1.weight`` → ``decoder.0.decoder.0.bn.weight``; what is no name of
-    that layout stays as it is.
+    """Our name of an official one; other names stay as they are.
+
+    Example:
+        >>> from_official("stage5d.rebnconv3d.bn_s1.weight")
+        'decoder.0.decoder.0.bn.weight'
     """
     if side := re.fullmatch(r"side(\d)\.(\w+)", name):
         return f"sides.{int(side[1]) - 1}.{side[2]}"
@@ -110,7 +121,12 @@ def from_official(name: str) -> str:
 
 
 def to_official(name: str) -> str:
-    """The way back of :func:`from_official`."""
+    """The inverse of :func:`from_official`.
+
+    Example:
+        >>> to_official("decoder.0.decoder.0.bn.weight")
+        'stage5d.rebnconv3d.bn_s1.weight'
+    """
     if side := re.fullmatch(r"sides\.(\d)\.(\w+)", name):
         return f"side{int(side[1]) + 1}.{side[2]}"
     if out := re.fullmatch(r"out_conv\.(\w+)", name):
@@ -131,21 +147,22 @@ def to_official(name: str) -> str:
     return f"{official}.rebnconv{level}.{layer}_s1.{field}"
 
 
-def official_state(model: nn.Module) -> StateDict:
+def official_state(model: Network) -> StateDict:
     """The tensors of a network under the official names, for code of that repository.
 
-    Convolutions without bias get one of zeros there, as its networks have biases.
+    Convolutions without bias get one of zeros, as the official networks have biases.
 
     Raises:
         UserError: the official repository has no such network.
     """
     found, config = _table(model.state_dict()), model.config
-    if found.replace(name=config.name, activation=config.activation) != config:
-        raise UserError(f"{model.config.name}: the official layout knows full and lite alone")
+    known = found.replace(name=config.name, activation=config.activation)
+    if config != known:
+        raise UserError(f"{config.name}: the official layout exists for full and lite alone")
     state: StateDict = {}
     for name, tensor in model.state_dict().items():
         state[to_official(name)] = tensor
-        if name.endswith(".conv.weight") and not model.config.conv_bias:
+        if name.endswith(".conv.weight") and not known.conv_bias:
             state[to_official(name.replace("weight", "bias"))] = tensor.new_zeros(len(tensor))
     return state
 
@@ -161,7 +178,8 @@ def _from_tutorial(name: str) -> str:
     return name
 
 
-_LAYOUTS = {
+_Renaming = Callable[[str], str]
+_LAYOUTS: dict[str, tuple[str, _Renaming]] = {  # with a name that only this layout has
     "official U-2-Net layout": ("stage1.rebnconvin.conv_s1.weight", from_official),
     "tutorial layout": ("encode_modules.0.conv_in.conv.weight", _from_tutorial),
     "state_dict of this toolkit": ("encoder.0.conv_in.conv.weight", str),

@@ -1,10 +1,11 @@
-"""A U²-Net out of an ``.onnx`` file: its convolutions in the order in which they run, which
+"""A U²-Net from an ``.onnx`` file: by its convolutions in the order in which they run, which
 exporters keep, whatever they call the tensors; then file and network must give the same map.
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..networks.base import Network
 from ..networks.config import FULL, LITE, U2NetConfig
 from ..networks.u2net import ConvBNReLU, U2Net
 from .layouts import StateDict
 from .storage import MAX_SIZE
 
 _EPS = 1e-5  # of our batch norms
-_LIMIT = 0.05  # of the difference in logits; float32 leaves .001, float16 .02 of it
+_MAX_DIFFERENCE = 0.05  # of logits; rounding makes .001 in float32, .02 in float16
 
 
 class _Conv(NamedTuple):
@@ -30,54 +32,59 @@ class _Conv(NamedTuple):
 
 
 def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
-    """The table, the tensors in our names, and the size that the network was trained at.
+    """Read the weights of a U²-Net from an ONNX file.
 
-    The table is the one in the file's metadata (``src/export/onnx.py`` puts it there), else full or
-    lite, whichever the shapes are of.
+    Returns:
+        The table (the one in the file's metadata, which ``src/export`` writes; else full or lite,
+        by the shapes), the tensors under our names, and the size that the network was trained at.
 
     Raises:
-        UserError: a package is missing, the file is torn, or its convolutions are not those of a
-            U²-Net (how many there are, or the first that has another shape).
+        UserError: a package is missing, the file is truncated, or its convolutions are not those
+            of a U²-Net (the message gives their number, or the first that has another shape).
     """
-    onnx = _need("onnx")
+    onnx = _import("onnx")
     graph, about = read_graph(path)
     if is_quantized(graph):
         raise UserError(
             f"{path}: quantised; predict.py and validation.py run it as it is, but weights are "
-            "read from the file that it was made of"
+            "read only from the file that it was made from"
         )
     convs = list(_convolutions(graph, onnx.numpy_helper.to_array))
     if not convs:
         raise UserError(f"{path}: holds no convolution whose weights are stored as such")
-    config = about.get("config") or _likely(convs)
+    config = about.get("config") or _guess_table(convs)
     try:
         config = U2NetConfig.from_dict(config) if isinstance(config, dict) else config
     except UserError as error:
         raise UserError(
-            f"{path}: its metadata hold no table of a U²-Net ({error}); .onnx is read of no other"
+            f"{path}: its metadata hold no table of a U²-Net ({error}), and .onnx files of other "
+            "networks cannot be read"
         ) from None
     config = config.replace(conv_bias=True)
     return config, _state(config, convs, path), about.get("img_size", U2Net.img_size)
 
 
 def read_graph(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The graph, and what our own exports say of themselves (``config``, ``img_size``).
+    """The graph of an ONNX file, and the metadata that our exports write.
+
+    Returns:
+        The ``GraphProto``, and a dict that may hold ``config`` and ``img_size``.
 
     Raises:
-        UserError: a package is missing, or the file is torn.
+        UserError: a package is missing, or the file is truncated.
     """
-    onnx = _need("onnx")
+    onnx = _import("onnx")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file")
     try:
         file = onnx.load(path)
     except Exception as error:  # protobuf's own
-        raise UserError(f"{path}: torn, or not an ONNX file ({error})") from None
-    return file.graph, _about(file)
+        raise UserError(f"{path}: truncated, or not an ONNX file ({error})") from None
+    return file.graph, _metadata(file)
 
 
 def is_quantized(graph: Any) -> bool:
-    """Whether it computes in integers, in any of the ways that ONNX has for it."""
+    """Whether a graph computes in integers, in any of ONNX's ways."""
     return any(
         "Quantize" in n.op_type or "Integer" in n.op_type or n.op_type.startswith("QLinear")
         for n in graph.node
@@ -85,50 +92,57 @@ def is_quantized(graph: Any) -> bool:
 
 
 @torch.inference_mode()
-def check_onnx(model: nn.Module, path: str | Path) -> None:
-    """Both must give the same first map, as probabilities or as logits, so that no two convolutions
-    can have changed places.
+def check_onnx(model: Network, path: str | Path) -> None:
+    """Check that an ONNX file computes the same first map as the network read from it, as
+    probabilities or as logits, so that no two convolutions can have changed places.
 
     Raises:
-        UserError: they do not, or onnxruntime is missing or cannot run the file.
+        UserError: the maps differ, or onnxruntime is missing or cannot run the file.
     """
-    runtime = _need("onnxruntime")
+    image, found = _run_onnx(path, model.config.in_ch)
+    logits = model.eval().logits(image)[0]
+    limits = 1e-4, 1 - 1e-4  # beyond, a float32 probability does not determine its logit
+    as_probabilities = [m.clamp(*limits).logit() for m in (found, model.probabilities(logits))]
+    pairs = as_probabilities, (found, logits)
+    if found.shape != logits.shape or not any(
+        (first - second).abs().max() <= _MAX_DIFFERENCE for first, second in pairs
+    ):
+        raise UserError(
+            f"{path}: has the convolutions of {model.config.name}, but computes another first map "
+            "(another order of layers, or something after it?)"
+        )
+
+
+def _run_onnx(path: str | Path, channels: int) -> tuple[Tensor, Tensor]:
+    """A smooth random image of a size that the file takes, and the file's first output."""
+    runtime = _import("onnxruntime")
     try:
         options = runtime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong is said below
+        options.log_severity_level = 4  # errors are reported below
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
         batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
         size = [n if isinstance(n, int) else 96 for n in entry.shape[2:]]
         generator = torch.Generator().manual_seed(0)
-        coarse = 2 * torch.randn(batch, model.config.in_ch, 5, 5, generator=generator)
-        picture = F.interpolate(coarse, size, mode="bicubic")
+        coarse = 2 * torch.randn(batch, channels, 5, 5, generator=generator)
+        image = F.interpolate(coarse, size, mode="bicubic")
         dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
-        found = session.run(None, {entry.name: picture.numpy().astype(dtype)})[0]
+        found = session.run(None, {entry.name: image.numpy().astype(dtype)})[0]
     except Exception as error:  # onnxruntime's own
         raise UserError(f"{path}: onnxruntime cannot run it ({error})") from None
-    logits, theirs = model.eval().logits(picture)[0], torch.from_numpy(found.astype(np.float32))
-    ends = 1e-4, 1 - 1e-4  # beyond, a float32 probability no longer tells its logit
-    told = [m.clamp(*ends).logit() for m in (theirs, model.probabilities(logits))]
-    readings = told, (theirs, logits)
-    alike = theirs.shape == logits.shape and any((a - b).abs().max() <= _LIMIT for a, b in readings)
-    if not alike:
-        raise UserError(
-            f"{path}: has the convolutions of {model.config.name}, but its first map is not what "
-            "that computes (another order of layers, or something after it?)"
-        )
+    return image, torch.from_numpy(found.astype(np.float32))
 
 
-def _need(package: str) -> Any:
+def _import(package: str) -> Any:
     try:
-        return __import__(package)
+        return import_module(package)
     except ImportError:
         raise UserError(f"reading .onnx needs {package}: pip install onnx onnxruntime") from None
 
 
-def _about(file: Any) -> dict[str, Any]:
-    """What our own exports say of themselves; what others put under these names is left alone."""
-    found = {}
+def _metadata(file: Any) -> dict[str, Any]:
+    """The metadata of our own exports; what others store under these names is ignored."""
+    found: dict[str, Any] = {}
     for entry in file.metadata_props:
         kind = {"config": dict, "img_size": int}.get(entry.key)
         with suppress(ValueError, RecursionError):
@@ -140,7 +154,7 @@ def _about(file: Any) -> dict[str, Any]:
 
 
 def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
-    """In the order of the graph, which is the one in which they run."""
+    """The convolutions in the graph's order, which is the one in which they run."""
     values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
@@ -151,18 +165,18 @@ def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
     for node in graph.node:
         if node.op_type != "Conv" or node.input[1] not in values:
             continue
-        weight, *bias = (values.get(name) for name in node.input[1:])
+        bias = values.get(node.input[2]) if len(node.input) > 2 else None
         norm = None
         if after := norms.get(node.output[0]):
             fields = ("weight", "bias", "running_mean", "running_var")
             norm = {f: values[n] for f, n in zip(fields, after.input[1:], strict=True)}
             eps = next((a.f for a in after.attribute if a.name == "epsilon"), _EPS)
             norm["running_var"] = norm["running_var"] + (eps - _EPS)
-        yield _Conv(weight, bias[0] if bias else None, norm)
+        yield _Conv(values[node.input[1]], bias, norm)
 
 
-def _likely(convs: list[_Conv]) -> U2NetConfig:
-    """Full or lite, with the channels in and out that the first and the last convolution have."""
+def _guess_table(convs: list[_Conv]) -> U2NetConfig:
+    """Full or lite, with as many channels in and out as the first and last convolution have."""
     inner = convs[1].weight.shape[0] if len(convs) > 1 else 0
     table = LITE if inner == LITE.encoder[0].mid_ch else FULL
     maps = convs[-1].weight.shape[0]
@@ -197,7 +211,7 @@ def _state(config: U2NetConfig, convs: list[_Conv], path: str | Path) -> StateDi
 
 
 def _norm(conv: _Conv, channels: int) -> StateDict:
-    """The batch norm after a convolution; one that changes nothing where it was folded."""
+    """The batch norm after a convolution; the identity where it was folded."""
     fields = conv.norm or {
         "weight": np.ones(channels, np.float32),
         "bias": np.zeros(channels, np.float32),

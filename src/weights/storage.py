@@ -1,5 +1,5 @@
-"""Weights on disk as plain tensors and words: torch files, safetensors, folders of ``config.json``
-and ``model.safetensors``. What network they make is the business of ``src/weights/load.py``.
+"""Weights on disk as plain tensors, numbers and text: torch files, safetensors, folders of
+``config.json`` and ``model.safetensors``. ``load.py`` makes networks of them.
 """
 
 import json
@@ -10,26 +10,32 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_path, save_json, save_torch
+from ..networks.base import Network
 
 FOLDER = ("config.json", "model.safetensors")  # as huggingface_hub names them
-
-MAX_SIZE = 8192  # pixels a side that a network may be said to see
-
-_KEPT = ("config", "img_size")  # beside the tensors, in a safetensors file's metadata
+MAX_SIZE = 8192  # pixels a side that a file may give as the network's input
+_KEPT = ("config", "img_size")  # in a safetensors file's metadata
 
 
-def save_model(model: nn.Module, path: str | Path, half: bool = False, **extra: Any) -> None:
-    """Write weights and table; ``.safetensors`` by its suffix, else a torch file.
+def save_model(model: Network, path: str | Path, half: bool = False, **extra: Any) -> None:
+    """Write a network's weights and table; ``.safetensors`` by the suffix, else a torch file.
 
     Args:
         model: a network of :func:`build_model`, not fused.
         path: where to write; written whole or not at all.
         half: convolutions in 16 bits, for a file of half the size; loading widens them again.
-        **extra: plain values kept beside (epoch, scores); torch files only.
+        **extra: plain values kept in the file too (epoch, scores); torch files only.
+
+    Raises:
+        UserError: the network is fused, or the file cannot be written.
+
+    Example:
+        >>> from src import u2net_lite
+        >>> save_model(u2net_lite(), "lite.safetensors")  # doctest: +SKIP
     """
     if model.fused:
         raise UserError(f"{path}: the network is fused; save it before fuse()")
@@ -43,7 +49,15 @@ def save_state(
     about: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """As :func:`save_model`, of tensors by name; alone, where nothing is known ``about`` them."""
+    """As :func:`save_model`, of tensors by name.
+
+    Args:
+        state: the tensors.
+        path: where to write.
+        half: convolutions in 16 bits.
+        about: table and size of the network; without it, the file holds the bare tensors.
+        extra: plain values kept in the file too; torch files with ``about`` only.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:  # statistics of batch norm are few, and may exceed what 16 bits hold
         state = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
@@ -53,11 +67,11 @@ def save_state(
     with atomic_path(path) as temporary:
         try:
             save_file(state, temporary, {k: json.dumps(v) for k, v in (about or {}).items()})
-        except SafetensorError as error:  # its word for a full disk
-            raise UserError(f"{path}: cannot be written; full? ({error})") from None
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
 
 
-def save_folder(model: nn.Module, folder: str | Path) -> None:
+def save_folder(model: Network, folder: str | Path) -> None:
     """``config.json`` (the table and the size trained at) and ``model.safetensors``."""
     about, weights = (Path(folder) / name for name in FOLDER)
     save_model(model, weights)
@@ -65,10 +79,13 @@ def save_folder(model: nn.Module, folder: str | Path) -> None:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """What a weights file, or a folder of :func:`save_folder`, holds; never runs code from it.
+    """The content of a weights file or a folder of :func:`save_folder`; never runs code from it.
+
+    Returns:
+        A state_dict, or a dict of ``model`` (the state_dict), ``config`` and more.
 
     Raises:
-        UserError: the file is missing, torn, or unsafe to read.
+        UserError: the file is missing, truncated, or unsafe to read.
     """
     path = Path(path)
     if path.is_dir():
@@ -83,13 +100,13 @@ def read_file(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise UserError(f"{path}: cannot be read (no permission)") from None
-    except Exception as error:  # a torn file makes torch raise nearly anything
+    except Exception as error:  # a truncated file makes torch raise nearly anything
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise UserError(
                 f"{path}: refused, as it holds Python objects beside tensors, which may run code; "
                 "ask its author for a plain state_dict"
             ) from None
-        raise UserError(f"{path}: torn, or not a weights file") from None
+        raise UserError(f"{path}: truncated, or not a weights file") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
     return _checked(dict(content), path)
@@ -103,7 +120,7 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def is_state(value: Any) -> bool:
-    """Whether it is a dict of tensors by name, all of them whole and in memory."""
+    """Whether ``value`` is a dict of tensors by name, all of them dense and in memory."""
     return isinstance(value, Mapping) and all(
         isinstance(name, str)
         and isinstance(tensor, Tensor)
@@ -113,12 +130,30 @@ def is_state(value: Any) -> bool:
     )
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load ``state`` (in our names) into a network, which may be on torch's device ``meta``.
+def load_state(model: Network, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load tensors under our names into a network, which may be on torch's device ``meta``.
+
+    Args:
+        model: the network.
+        state: its tensors.
+        path: of the file that they come from, for messages.
 
     Raises:
-        UserError: something is missing, left over, of another shape or kind, or not finite.
+        UserError: a tensor is missing, unexpected, of another shape or type, or not finite.
     """
+    _check_fit(model, state, path)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
+    own = model.state_dict()
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    if on_meta:  # to_empty would import sympy; copies, as tensors of a file may share memory
+        state = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=on_meta)
+
+
+def _check_fit(model: Network, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Compare names, shapes and types; the message names three faults of each kind at most."""
     own = model.state_dict()
     faults = [f"missing {name}" for name in own if name not in state][:3]
     faults += [f"unexpected {name}" for name in state if name not in own][:3]
@@ -136,16 +171,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         raise UserError(
             f"{path}: looks most like {model.config.name}, but does not fit: {'; '.join(faults)}"
         )
-    for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
-    on_meta = any(tensor.is_meta for tensor in own.values())
-    if on_meta:  # to_empty would import sympy; copies, as tensors of a file may share memory
-        state = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in state.items()}
-    model.load_state_dict(state, assign=on_meta)
 
 
-def _about(model: nn.Module) -> dict[str, Any]:
+def _about(model: Network) -> dict[str, Any]:
     return {"config": model.config.to_dict(), "img_size": model.img_size}
 
 
@@ -169,5 +197,5 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         raise UserError(f"{about}: not JSON ({error})") from None
     if not isinstance(table, dict) or "config" not in table:
         raise UserError(f'{about}: holds no "config", the table of the network')
-    # The folder's own words stand above those inside the file.
+    # config.json takes precedence over the metadata inside the other file.
     return {"model": content.get("model", content), **{k: table[k] for k in _KEPT if k in table}}

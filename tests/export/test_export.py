@@ -11,8 +11,10 @@ import torch
 from helpers.data import ROOT, SMALL, make_varied_network, same_state
 
 import export
-import src.export.onnx
 from src import UserError, build_model, save_model
+from src.export.common import HALF_TOLERANCE, check_export, describe_network
+from src.export.onnx import export_onnx
+from src.export.torch_export import export_pt2
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,9 @@ def test_onnx(call, tmp_path, maps):
 
 def test_the_map_of_the_object(call, tmp_path):
     """Which of several it is stands in the file; rembg would take the first."""
-    for maps, told in ((2, 1), (3, None)):
+    for maps, index in ((2, 1), (3, None)):
         model = make_varied_network({**SMALL, "out_ch": maps, "activation": "softmax"})
-        assert src.export.onnx.about(model)["object_map"] == told
+        assert json.loads(describe_network(model)["object_map"]) == index
         save_model(model, tmp_path / "net.pt")
         argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.onnx"]
         status, _, err = call(export.main, *argv, "--preset", "rembg")
@@ -73,14 +75,14 @@ def test_the_map_of_the_object(call, tmp_path):
 
 
 def test_half_onnx(model, tmp_path):
-    """16 bits inside, float32 outside; the error is told."""
-    told = src.export.onnx.export_onnx(model, tmp_path / "net.onnx", half=True)
+    """16 bits inside, float32 outside; the difference is returned."""
+    worst = export_onnx(model, tmp_path / "net.onnx", half=True)
     weights = onnx.load(tmp_path / "net.onnx").graph.initializer
     assert {onnx.TensorProto.FLOAT16} == {t.data_type for t in weights if len(t.dims) == 4}
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     x = pictures(2, 64, 96)
     found = session.run(None, {"pictures": x.numpy()})[0]
-    assert found.dtype == np.float32 and 0 < told <= src.export.onnx.HALF_TOLERANCE
+    assert found.dtype == np.float32 and 0 < worst <= HALF_TOLERANCE
     assert np.abs(found - expected(model, x)[0]).max() < 0.05
 
 
@@ -99,7 +101,7 @@ def test_pt2(call, model, weights, tmp_path):
 def test_several_maps(tmp_path):
     """A network of classes gives its softmax or sigmoid, as in eval mode."""
     model = build_model(SMALL, out_ch=3).eval()
-    assert src.export.onnx.export_pt2(model, tmp_path / "net.pt2") <= 1e-4
+    assert export_pt2(model, tmp_path / "net.pt2") <= 1e-4
     x = pictures(1, 64, 64)
     found = torch.export.load(tmp_path / "net.pt2").module()(x)[0]
     with torch.no_grad():
@@ -115,12 +117,12 @@ def test_what_differs_is_not_kept(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.export, "load", spoilt)
     with pytest.raises(UserError, match="differs from the network"):
-        src.export.onnx.export_pt2(model, tmp_path / "net.pt2")
+        export_pt2(model, tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
 
 
 class Same(torch.nn.Module):
-    """As :class:`src.export.onnx._Maps` of a network that does nothing."""
+    """As :class:`src.export.common.ExportedNetwork` of a network that does nothing."""
 
     network = SimpleNamespace(config=SimpleNamespace(in_ch=3), jumps=False)
 
@@ -143,17 +145,40 @@ def test_what_differs_for_some_inputs_alone(wrong):
     def run(x):
         return [x.numpy() + np.float32(0.001 * wrong(len(x), *x.shape[2:]))]
 
-    assert (
-        src.export.onnx._check(Same(), lambda x: [x.numpy()], src.export.onnx.TOLERANCE, "x.pt2")
-        == 0
-    )
+    assert check_export(Same(), lambda x: [x.numpy()], "x.pt2") == 0
     with pytest.raises(UserError, match=r"x\.pt2: differs from the network by 0\.001"):
-        src.export.onnx._check(Same(), run, src.export.onnx.TOLERANCE, "x.pt2")
+        check_export(Same(), run, "x.pt2")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("share", [1, 1e-3])
+def test_a_runtime_that_gives_no_numbers(value, share):
+    """Everywhere or in a few pixels: no difference from NaN is larger than the tolerance."""
+
+    def run(x):
+        spoilt = np.random.default_rng(0).random(x.shape) < share
+        return [np.where(spoilt, np.float32(value), x.numpy())]
+
+    with pytest.raises(UserError, match=r"x\.pt2: .*maps that are not finite"):
+        check_export(Same(), run, "x.pt2")
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_pt2])
+def test_a_network_that_gives_no_numbers(tmp_path, write):
+    """All its weights are finite, and each runtime gives the NaN that it gives."""
+    model = make_varied_network(SMALL)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight *= 1e8
+    with pytest.raises(UserError, match=r"net: not written: .*network's own maps are not finite"):
+        write(model, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_network_stays_as_it_was(model, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    src.export.onnx.export_pt2(model, tmp_path / "net.pt2")
+    export_pt2(model, tmp_path / "net.pt2")
     assert not model.fused and same_state(model.state_dict(), before)
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 import convert
 import export
 from src import Predictor, load_model, save_model
-from src.export.onnx import export_onnx, export_pt2
+from src.export.onnx import export_onnx
+from src.export.torch_export import export_pt2
 
 
 def on_path(*programs):

@@ -30,7 +30,7 @@ import src.inference.int8
 import validation
 from src import Predictor, UserError, build_model, load_model, save_model
 from src.export.int8 import export_int8
-from src.inference.int8 import OnnxRunner
+from src.inference.int8 import OnnxBackend
 
 RUNTIMES = [
     pytest.param(
@@ -100,7 +100,7 @@ def test_runtimes_agree(made, runtime):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    network, runner = load_model(weights), OnnxRunner(path, runtime)
+    network, runner = load_model(weights), OnnxBackend(path, runtime)
     for size in (96, 65):
         x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(size))
         with torch.no_grad():
@@ -113,14 +113,14 @@ def test_runtimes_agree(made, runtime):
 
 TWO_AT_ONCE = """
 import builtins, faulthandler, sys, threading, time, torch
-from src.inference.int8 import OnnxRunner
+from src.inference.int8 import OnnxBackend
 
 def slow(name, *rest, **named):
     if name.endswith("multiarray"):  # in the middle of the bindings' first call
         time.sleep(0.5)
     return usual(name, *rest, **named)
 
-runners = [OnnxRunner(sys.argv[1], "openvino") for _ in range(int(sys.argv[2]))]
+runners = [OnnxBackend(sys.argv[1], "openvino") for _ in range(int(sys.argv[2]))]
 barrier = threading.Barrier(2)
 usual = builtins.__import__
 builtins.__import__ = slow
@@ -144,9 +144,9 @@ def test_first_calls_from_two_threads(made, files):
 
 DROPPED_ELSEWHERE = """
 import gc, os, signal, sys, threading, torch
-from src.inference.int8 import OnnxRunner
+from src.inference.int8 import OnnxBackend
 signal.signal(signal.SIGINT, lambda *_: print("noted", flush=True))
-runners = [OnnxRunner(sys.argv[1])]
+runners = [OnnxBackend(sys.argv[1])]
 runners[0](torch.zeros(1, 3, 64, 64))
 thread = threading.Thread(target=lambda: (runners.clear(), gc.collect()))
 thread.start()
@@ -174,7 +174,7 @@ def test_requests_are_used_again(made, monkeypatch):
         "create_infer_request",
         lambda compiled: begun.append(1) or new(compiled),
     )
-    network = OnnxRunner(made[1], "openvino")
+    network = OnnxBackend(made[1], "openvino")
     network(batch(1))
     begun.clear()
     network(batch(6))
@@ -190,17 +190,17 @@ def test_compiled_once(made, pictures, cache, tmp_path, monkeypatch):
     export_int8(other, tmp_path / "other.onnx", pictures / "images", 0.5)
     x = torch.randn(1, 3, 64, 96)
     kept = set(cache.iterdir())
-    maps = [OnnxRunner(path)(x) for path in (made[1], tmp_path / "other.onnx")]
+    maps = [OnnxBackend(path)(x) for path in (made[1], tmp_path / "other.onnx")]
     new = set(cache.iterdir()) - kept
     assert len(new) == 2 and not torch.equal(*maps)
-    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
+    assert torch.equal(OnnxBackend(made[1])(x), maps[0])
     for path in new:
         path.chmod(0o644)
         truncate_file(path)
-    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
+    assert torch.equal(OnnxBackend(made[1])(x), maps[0])
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert torch.equal(OnnxRunner(made[1])(x), maps[0])
+    assert torch.equal(OnnxBackend(made[1])(x), maps[0])
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -210,7 +210,7 @@ def test_a_file_that_a_runtime_cannot_run(made, runtime, tmp_path):
     next(node for node in file.graph.node if node.op_type == "Conv").op_type = "Convolve"
     onnx.save(file, tmp_path / "net.onnx")
     with pytest.raises(UserError, match=f"{runtime} cannot run it"):
-        OnnxRunner(tmp_path / "net.onnx", runtime)(torch.zeros(1, 3, 64, 64))
+        OnnxBackend(tmp_path / "net.onnx", runtime)(torch.zeros(1, 3, 64, 64))
 
 
 def test_what_is_told_is_what_is_lost(made, pictures):
@@ -323,7 +323,7 @@ def test_refused_where_too_much_is_lost(call, made, pictures, tmp_path, monkeypa
     status, _, err = call(export.main, *argv, "--allow-loss", 1e-9)
     assert status == 2 and "--allow-loss" in err and not list(tmp_path.iterdir())
     status, said, err = call(export.main, *argv, "--allow-loss", 0.5)
-    assert status == 0 and "10 pictures; maps of 2 others" in said and out.exists(), err
+    assert status == 0 and "10 images; maps of 2 others" in said and out.exists(), err
 
 
 @pytest.mark.parametrize(
@@ -355,5 +355,5 @@ def test_published_weights(call, tmp_path):
         export.main, "--weights", SHARED / "weights" / "u2netp.pth", "--int8",
         "--calibrate", tmp_path / "in", "--output", tmp_path / "net.onnx",
     )  # fmt: skip
-    assert status == 0 and "calibrated with 8 pictures" in said, err
+    assert status == 0 and "calibrated with 8 images" in said, err
     assert (tmp_path / "net.onnx").stat().st_size < 2_000_000

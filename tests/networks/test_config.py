@@ -5,14 +5,13 @@ import json
 
 import pytest
 
-from src import FULL, LITE, U2NetConfig, UserError, build_model
-from src.networks.base import NetworkConfig
+from src import FULL, LITE, NetworkConfig, U2NetConfig, UserError, build_model
 
 
 @pytest.mark.parametrize("config", [FULL, LITE, LITE.replace(out_ch=4, activation="softmax")])
 def test_json_round_trip(config, tmp_path):
     config.to_json(tmp_path / "net.json")
-    assert U2NetConfig.from_json(tmp_path / "net.json") == config
+    assert U2NetConfig.from_dict(json.loads((tmp_path / "net.json").read_text())) == config
     assert build_model(tmp_path / "net.json").config == config
 
 

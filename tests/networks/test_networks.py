@@ -94,6 +94,24 @@ def _step(name, recompute):
     return len(kept), [*maps, *(p.grad for p in network.parameters()), *network.buffers()]
 
 
+def test_maps_that_a_hook_keeps_stay_as_they_are(network):
+    """Without gradients too, where a sum may be made in place; of all blocks and stages."""
+    blocks = [m for m in network.modules() if isinstance(m, ConvBNReLU | RSU)]
+    blocks += [m for m in network.children() if not isinstance(m, torch.nn.ModuleList)]
+    kept = []
+
+    def keep(module, args, output):
+        kept.append((output, output.clone()))
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
+    for mode in (network.train, network.eval):
+        with torch.no_grad():
+            mode()(torch.randn(2, 3, 64, 48))
+    for hook in hooks:
+        hook.remove()
+    assert kept and all(torch.equal(output, before) for output, before in kept)
+
+
 def test_fuse_changes_nothing(network):
     """Batch norm statistics far from 0 and 1, so that a wrong fold would show."""
     network = copy.deepcopy(network)

@@ -23,9 +23,10 @@ def wheel(tmp_path_factory):
 
 
 def test_what_is_in_it(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"u2net"}
-    assert "u2net/predictor.py" in names
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    modules = {f"u2net/{path.relative_to(ROOT / 'src')}" for path in (ROOT / "src").rglob("*.py")}
+    assert names == modules | {"u2net/py.typed"}, "a subpackage is missing in pyproject.toml"
+    assert len({name.split("/")[1] for name in modules if name.count("/") > 1}) >= 5
 
 
 def test_it_works_alone(wheel, tmp_path):
@@ -37,7 +38,9 @@ import sys
 import torch, u2net
 from PIL import Image
 from u2net import Predictor, load_model, save_model, u2net_full, u2net_lite
+from u2net.export.onnx import export_onnx
 from u2net.official import U2NETP
+from u2net.weights.hub import from_pretrained
 assert "site" in u2net.__file__, u2net.__file__
 assert "src" not in sys.modules and "train_utils" not in sys.modules
 save_model(u2net_lite(), "w.safetensors")

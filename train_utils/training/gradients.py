@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from src.inference.fast import has_onednn
+from src.networks.u2net import Conv2d
 
 _MIN_CHANNELS = 16  # in and out; with fewer, turning the maps takes what the other kernel saves
 
@@ -21,18 +22,20 @@ def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
     if device.type != "cpu" or dtype != torch.float32 or not old:
         return
     for conv in model.modules():
-        plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+        plain = (
+            type(conv) in (nn.Conv2d, Conv2d) and conv.groups == 1 and conv.padding_mode == "zeros"
+        )
         if plain and conv.kernel_size != (1, 1) and isinstance(conv.padding, tuple):
             conv.__class__ = TurnedConv2d
 
 
-class TurnedConv2d(nn.Conv2d):
+class TurnedConv2d(Conv2d):
     """A convolution whose weights' gradient is computed on maps turned to NCHW."""
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         wanted = torch.is_grad_enabled() and weight.requires_grad
         if not wanted or min(weight.shape[:2]) < _MIN_CHANNELS:
-            return super()._conv_forward(x, weight, bias)
+            return super().convolve(x, weight, bias)
         return _Turned.apply(x, weight, bias, self.stride, self.padding, self.dilation)
 
 

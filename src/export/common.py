@@ -1,0 +1,145 @@
+"""What all exports share: the network in the form that is exported, its description, its check."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..compat import allow_even_sizes
+from ..errors import UserError
+from ..inference.preprocess import MEAN, STD
+from ..networks.base import Network
+
+TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
+HALF_TOLERANCE = 0.02  # with weights and arithmetic of 16 bits
+
+Shape = tuple[int, int, int]  # batch, height, width
+_CHECKED: tuple[Shape, ...] = ((1, 320, 320), (2, 96, 64), (3, 61, 93))
+
+
+class ExportedNetwork(nn.Module):
+    """A copy of a network that gives a tuple of probabilities: the fused map, then the side maps.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is.
+        sides: give the side maps too.
+        dtype: of weights and arithmetic; input and outputs are float32.
+    """
+
+    def __init__(self, model: Network, sides: bool, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = model.plain().cpu()
+        self.network.fuse().requires_grad_(False).to(dtype)
+        self.count = None if sides else 1
+        self.dtype = dtype
+
+    # An input that is called otherwise would have another name in the files.
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network.logits(pictures.to(self.dtype))[: self.count]
+        return tuple(self.network.probabilities(x) for x in logits)
+
+
+def describe_network(model: Network) -> dict[str, str]:
+    """The metadata of an exported file: a JSON text for each name."""
+    try:
+        version = metadata.version("u2net-toolkit")
+    except metadata.PackageNotFoundError:  # run from a clone that is not installed
+        version = "clone"
+    values = {
+        "network": model.config.name,
+        "config": model.config.to_dict(),
+        "img_size": model.img_size,
+        "object_map": model.config.object_map,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "version": version,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.ExportedProgram:
+    """The ``torch.export`` program of a network.
+
+    Args:
+        network: what to export.
+        shape: the batch, height and width that it takes; None leaves all three free.
+    """
+    channels = network.network.config.in_ch
+    if shape:
+        return torch.export.export(network.eval(), (torch.zeros(shape[0], channels, *shape[1:]),))
+    # A batch of 1 would be taken for a constant. Sizes have no names, as ceil mode pooling makes
+    # ranges of them that no name fits; and they are odd at every pooling, as inductor takes ceil
+    # mode for floor mode where the example cannot tell them apart (who compiles a loaded program
+    # would get all other sizes wrong).
+    stride = getattr(network.network.config, "stride", 32)
+    free = torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)
+    shapes = {"pictures": {0: free, 2: free, 3: free}}
+    program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
+    allow_even_sizes(program)
+    return program
+
+
+@torch.no_grad()
+def check_export(
+    network: ExportedNetwork,
+    run: Callable[[Tensor], Sequence[np.ndarray]],
+    path: str | Path,
+    tolerance: float = TOLERANCE,
+    shapes: Sequence[Shape] = _CHECKED,
+) -> float:
+    """Compare an exported file with the network in float64, over several batches and sizes.
+
+    float64, as float32 rounds too; twice the rounding of the network itself is allowed: the
+    published lite weights hold constants beyond 1000, and are 9e-5 off in torch's own float32.
+
+    Args:
+        network: what was exported.
+        run: computes the file's maps of a batch N×C×H×W.
+        path: of the file, for messages.
+        tolerance: how far a probability may be off.
+        shapes: batches, heights and widths to compare at.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        UserError: the maps of the network or of the file are not finite, or differ.
+    """
+    exact = copy.deepcopy(network).double()
+    exact.dtype = torch.float64
+    jumps = network.network.jumps
+    worst = rounding = 0.0
+    for x in _make_images(network.network, shapes):
+        for expected, eager, output in zip(exact(x), network(x), run(x), strict=True):
+            if not (expected.isfinite().all() and eager.isfinite().all()):
+                raise UserError(f"{path}: not written: the network's own maps are not finite")
+            found = np.asarray(output)
+            if found.shape != expected.shape:
+                raise UserError(f"{path}: gives {found.shape}, expected {tuple(expected.shape)}")
+            if not np.isfinite(found).all():
+                raise UserError(f"{path}: not written: it gives maps that are not finite")
+            rounding = max(rounding, float((eager - expected).abs().max()))
+            difference = np.abs(found - expected.numpy())
+            worst = max(worst, float(np.quantile(difference, 0.99 if jumps else 1)))
+    limit = max(tolerance, 2 * rounding)
+    if worst > limit:
+        raise UserError(f"{path}: differs from the network by {worst:.2g}, more than {limit:.2g}")
+    return worst
+
+
+def _make_images(network: Network, shapes: Sequence[Shape]) -> Iterator[Tensor]:
+    """Batches of random patches: a trained network sees nothing in noise, and 0 proves nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in shapes:
+        coarse = 2 * torch.randn(batch, network.config.in_ch, 5, 5, generator=generator)
+        x = F.interpolate(coarse, (height, width), mode="bicubic")
+        if network.jumps:  # on what is perfectly smooth, which no image is
+            x += 0.2 * torch.randn(x.shape, generator=generator)
+        yield x

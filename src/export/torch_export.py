@@ -1,0 +1,99 @@
+"""Networks as ``torch.export`` programs and AOTInductor packages, checked before they are kept.
+
+Both take a float32 input N×3×H×W, normalised by the mean and std in their metadata, and give the
+fused map as probabilities N×out_ch×H×W first: a program at any batch and size from 32², a package
+one image of one size.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..compat import NoCompilerError, compile_package
+from ..errors import UserError
+from ..files import atomic_path
+from ..networks.base import Network
+from .common import ExportedNetwork, check_export, describe_network, trace
+
+
+def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
+    """Write a ``torch.export`` program, which ``torch.export.load`` reads without this toolkit.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is.
+        path: where to write; nothing is left there if the check fails.
+        sides: give the side maps too, after the fused one.
+
+    Returns:
+        The largest difference of a probability from the network's own that the check found.
+
+    Raises:
+        UserError: the program does not compute what the network does.
+
+    Example:
+        >>> from src import load_model
+        >>> export_pt2(load_model("lite.pt"), "lite.pt2")  # doctest: +SKIP
+        1e-06
+    """
+    network = ExportedNetwork(model, sides)
+    program = trace(network)
+    about = {name: json.loads(text) for name, text in describe_network(model).items()}
+    with _pt2_path(path) as temporary:
+        packed = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(program, packed, extra_files={"about.json": json.dumps(about)})
+        temporary.write_bytes(packed.getbuffer())
+        loaded = torch.export.load(temporary).module()
+        return check_export(network, lambda x: [m.numpy() for m in loaded(x)], path)
+
+
+def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
+    """Write an AOTInductor package: compiled for this machine's processor, loaded by torch from
+    Python or by LibTorch from C++ (``cpp/``). Takes minutes, and a C++ compiler.
+
+    It takes 1×3×S×S, where S is ``model.img_size``. With a free batch or size, torch would compile
+    for six times as long, and could not put the weights in the order in which oneDNN reads them.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is.
+        path: where to write; nothing is left there if the check fails.
+        sides: give the side maps too, after the fused one.
+
+    Returns:
+        The largest difference of a probability from the network's own that the check found.
+
+    Raises:
+        UserError: there is no compiler, or the package does not compute what the network does.
+
+    Example:
+        >>> from src import load_model
+        >>> export_aoti(load_model("lite.pt"), "lite.pt2")  # doctest: +SKIP
+        1e-06
+    """
+    network = ExportedNetwork(model, sides)
+    shape = (1, model.img_size, model.img_size)
+    program = trace(network, shape)
+    options = {"aot_inductor.metadata": describe_network(model), "freezing": True}
+    with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference alone
+        try:
+            run = compile_package(program, temporary, options)
+        except NoCompilerError as error:
+            raise UserError(
+                f"an AOTInductor package needs a C++ compiler, such as g++ ({error})"
+            ) from None
+        return check_export(network, lambda x: [m.numpy() for m in run(x)], path, shapes=[shape])
+
+
+@contextmanager
+def _pt2_path(path: str | Path) -> Iterator[Path]:
+    """As :func:`~.files.atomic_path`, with the suffix that torch requires."""
+    with atomic_path(path) as temporary:
+        suffixed = temporary.with_suffix(".pt2")
+        try:
+            yield suffixed
+            suffixed.replace(temporary)
+        finally:
+            suffixed.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""What export_int8 refuses to write, without the minutes that quantising takes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.data import SMALL, make_pairs, make_varied_network
+
+import src.export.int8
+from src import Predictor, UserError
+from src.export.int8 import export_int8
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_pairs(root / "images", root / "masks", "abcdefgh")
+    return root / "images"
+
+
+def test_a_network_that_gives_no_numbers(images, tmp_path):
+    """Refused at once, with the name of the first image held out."""
+    model = make_varied_network(SMALL)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight *= 1e8
+    with pytest.raises(UserError, match=r"c\.jpg.*not finite"):
+        export_int8(model, tmp_path / "net.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_int8_file_that_gives_no_numbers(images, tmp_path, monkeypatch, value):
+    """A mean difference that is NaN is not larger than what is allowed; refused all the same."""
+
+    def load(model, **options):
+        if not isinstance(model, Path):
+            return Predictor(model, **options)
+        maps = torch.full((1, 1, 96, 96), 0.5)
+        maps[..., 0] = value
+        return SimpleNamespace(probabilities=lambda x: maps, precision="int8")
+
+    monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path: None)
+    monkeypatch.setattr(src.export.int8, "_quantise", lambda floats, path, inputs: path.touch())
+    monkeypatch.setattr(src.export.int8, "Predictor", load)
+    with pytest.raises(UserError, match=r"c\.jpg: int8 gives a map of it that is not finite"):
+        export_int8(make_varied_network(SMALL), tmp_path / "net.onnx", images, 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_cannot_calibrate(tmp_path):
+    """The message names the parameter."""
+    model = make_varied_network(SMALL)
+    with pytest.raises(UserError, match=r"calibrate .*nowhere: no such folder"):
+        export_int8(model, tmp_path / "net.onnx", tmp_path / "nowhere")
+    make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
+    with pytest.raises(UserError, match=r"calibrate .*images: holds 3 images; expected at least 5"):
+        export_int8(model, tmp_path / "net.onnx", tmp_path / "images")
