@@ -1,4 +1,4 @@
-"""The train and eval presets; ``train_utils/data/transforms.py`` holds them."""
+"""The presets of training and evaluation; ``train_utils/data/transforms.py`` holds them."""
 
 from train_utils.data.transforms import EvalPreset, Growing, TrainPreset, paste
 

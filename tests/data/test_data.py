@@ -87,7 +87,7 @@ def test_two_folders_anywhere(tmp_path):
     assert stems(found) == set("ab")
     assert all(pair.mask.parent.name == "z" for pair in found.pairs)
     for half in ({"image_dir": tmp_path / "x"}, {"mask_dir": tmp_path / "x"}):
-        assert "--mask-dir" in faults_of(**half)
+        assert "mask_dir" in faults_of(**half)
 
 
 def test_hold_out_is_disjoint_complete_and_stable(tmp_path, folders):
@@ -105,7 +105,7 @@ def test_small_sets_hold_one_out(tmp_path, folders):
     """And of a single picture, which leaves none to train on, the message says what to do."""
     make_pairs(*folders, "x")
     assert stems(find_pairs(tmp_path, "test")) == {"x"}
-    assert "list some names in train.txt, or add pictures" in faults_of(tmp_path, "train")
+    assert "list some names in train.txt, or add images" in faults_of(tmp_path, "train")
     make_pairs(*folders, "xyz")
     assert split_stems(tmp_path) == {"train": set("yz"), "test": {"x"}, "all": set("xyz")}
 
@@ -123,7 +123,7 @@ def test_all_faults_together_by_name(tmp_path, folders):
     named = make_invalid_dataset(*folders)
     report = faults_of(tmp_path)
     assert [name for name in named if name not in report] == []
-    assert "--skip-invalid" in report and "s1" not in report
+    assert "skip_invalid" in report and "s1" not in report
     assert report.count("twice:") == 1
 
 
@@ -185,7 +185,7 @@ def test_folders_empty_or_missing_are_both_named(tmp_path, state):
 
 def test_no_data_set(tmp_path):
     assert "no-such-place" in faults_of(tmp_path / "no-such-place")
-    assert "DUTS-TR" in faults_of(tmp_path) and "--data-path" in faults_of()
+    assert "DUTS-TR" in faults_of(tmp_path) and "data_path" in faults_of()
 
 
 def test_list_naming_an_absent_picture(tmp_path, folders):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers.data import save_image
 
-import my_dataset
 from my_dataset import SegmentationDataset, find_pairs
+from train_utils.data import transforms
 from transforms import TrainPreset, paste
 
 
@@ -110,7 +110,7 @@ def test_items_get_objects_of_others(bands):
 
 def test_how_often_strong_pastes(bands, monkeypatch):
     pasted = []
-    monkeypatch.setattr(my_dataset, "paste", lambda *parts: pasted.append(None) or parts[2:])
+    monkeypatch.setattr(transforms, "paste", lambda *parts: pasted.append(None) or parts[2:])
     preset = TrainPreset(16, 16, strong=True)
     data = SegmentationDataset(bands, preset)
     for epoch in range(60):

@@ -15,6 +15,7 @@ import train
 import validation
 from src import Predictor, Style, UserError, build_model, load_model, render, save_model
 from src.pictures.classes import coloured, most_probable
+from train_utils import cli
 from train_utils.data.masks import (
     balanced_weights,
     mask_reader,
@@ -100,7 +101,7 @@ def test_resumed(streets, finished, tmp_path):
 
 def test_what_to_ignore_is_not_guessed(streets):
     argv = [a if a != 9 else 8 for a in RUN]
-    with pytest.raises(UserError, match="index 9, beyond --num-classes 3"):
+    with pytest.raises(UserError, match="index 9; with 3 classes they are below 3"):
         train.main([str(a) for a in ("--data-path", streets, *argv)])
 
 
@@ -237,16 +238,17 @@ def palette_of(indices):
 @pytest.mark.parametrize(
     ("mask", "classes", "told"),
     [
-        (np.array([[0, 1], [2, 2]], np.uint8), None, "give --num-classes 3"),
-        (np.array([[0, 1], [2, 255]], np.uint8), None, "give --num-classes 3 --ignore-index 255"),
+        (np.array([[0, 1], [2, 2]], np.uint8), None, "pass --num-classes 3"),
+        (np.array([[0, 1], [2, 255]], np.uint8), None, "pass --num-classes 3 --ignore-index 255"),
         (np.array([[0, 0], [255, 255]], np.uint8), 3, "leave --num-classes out"),
-        (palette_of([[0, 1], [2, 2]]), 2, "holds index 2, beyond --num-classes 2"),
+        (palette_of([[0, 1], [2, 2]]), 2, "holds index 2; with 2 classes they are below 2"),
     ],
 )
 def test_another_kind_of_mask(tmp_path, mask, classes, told):
     """Which flag is meant."""
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError) as error:
         mask_reader(classes)(save_image(tmp_path / "m.png", mask))
+    assert told in error.value.describe(cli.flag)
 
 
 def test_unread_maps_are_named(call, streets, duts, tmp_path):
@@ -255,7 +257,7 @@ def test_unread_maps_are_named(call, streets, duts, tmp_path):
     argv = ["--pred-dir", tmp_path, "--data-path", duts, "--workers", 0]
     for metrics in ("basic", "semantic"):
         status, _, err = call(validation.main, *argv, "--metrics", metrics)
-        assert status == 2 and "nothing to score" in err and "te0.png: not a picture" in err
+        assert status == 2 and "nothing to score" in err and "te0.png: not an image" in err
 
 
 def test_classes_without_their_number(call, folders):

@@ -16,8 +16,8 @@ import validation
 from src import UserError, build_model, save_model
 from src.pictures.classes import COLOURS
 from train_utils.data.masks import read_classes
+from train_utils.metrics import plots
 from train_utils.metrics.plots import class_panels
-from train_utils.metrics.report import plt
 from train_utils.metrics.semantic import evaluate_classes
 
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
@@ -165,7 +165,7 @@ def test_sheet_of_the_worst(call, class_masks, monkeypatch):
     """Of stored maps and of a network: the lowest mean IoU first, and each as it was scored."""
     drawn = {}
     monkeypatch.setattr(
-        validation, "worst_sheet", lambda path, rows, *rest: drawn.update({path.name: rows})
+        plots, "draw_sheet", lambda path, rows, *rest: drawn.update({path.name: rows})
     )
     save_model(build_model("u2net_lite", out_ch=3), class_masks / "net.pt")
     found = np.array(Image.open(class_masks / "masks/1.png"))
@@ -195,6 +195,7 @@ def test_sheet_of_the_worst(call, class_masks, monkeypatch):
 
 def test_names_in_chinese(recwarn):
     """Are drawn by a font of the system that has them."""
+    plt = plots.pyplot()
     if len(plt.rcParams["font.family"]) == 1:
         pytest.skip("no Chinese font is installed here (fonts-wqy-microhei, say)")
     figure = plt.figure()
@@ -209,5 +210,5 @@ def test_panels_of_classes():
     mask, found = (np.array([row], np.uint8) for row in ([0, 1, 9], [0, 2, 1]))
     panels = class_panels(picture, mask, found, 9)
     assert panels.mask.tolist() == [[[0] * 3, COLOURS[1].tolist(), [255] * 3]]
-    assert (panels.found == COLOURS[found]).all()
+    assert (panels.map == COLOURS[found]).all()
     assert panels.error.tolist() == [[[255] * 3, [220, 30, 30], [160] * 3]]

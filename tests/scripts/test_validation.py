@@ -13,8 +13,9 @@ from PIL import Image
 import predict
 import validation
 from src import UserError, build_model, save_model
+from train_utils.metrics import plots
 from train_utils.metrics.maps import MapDataset, Maps, read_map
-from train_utils.metrics.report import labels
+from train_utils.metrics.score import unique_labels
 
 PLAIN = ["--device", "cpu", "--amp", "off", "--workers", "0"]
 
@@ -99,7 +100,7 @@ def test_what_does_not_match_is_listed(call, two_sets, maps, tmp_path):
     argv = ["--pred-dir", folder, "--data-path", two_sets / "one", "--metrics", "all", *PLAIN]
     status, said, _ = call(validation.main, *argv)
     assert status == 2
-    assert "no map of 1 pictures: b" in said and "no mask for 1 maps: stranger.png" in said
+    assert "no map of 1 images: b" in said and "no mask for 1 maps: stranger.png" in said
     assert "2 maps resized" in said
     assert said.splitlines()[-1].split("|")[3].strip() == "2"
 
@@ -171,7 +172,7 @@ def test_sheet_of_the_worst(call, two_sets, tmp_path, monkeypatch):
     """The highest MAE first."""
     captions = []
     monkeypatch.setattr(
-        validation, "worst_sheet", lambda path, rows, *_: captions.extend(row[0] for row in rows)
+        plots, "draw_sheet", lambda path, rows, *_: captions.extend(row[0] for row in rows)
     )
     for name, wrong in (("d", 10), ("e", 30), ("f", 0), ("g", 20)):
         with Image.open(two_sets / f"two/masks/{name}.png") as mask:
@@ -209,7 +210,7 @@ def test_how_maps_are_read(tmp_path):
     cutout.putalpha(Image.fromarray(grey))
     assert (read_map(save_image(tmp_path / "a.png", cutout)) == grey).all()
     photo = np.full((3, 4, 3), (200, 60, 20), np.uint8)
-    with pytest.raises(UserError, match="a coloured picture, not a map"):
+    with pytest.raises(UserError, match="a colour image, not a map"):
         read_map(save_image(tmp_path / "c.png", photo))
     all_object = np.dstack([photo, np.full((3, 4), 255, np.uint8)])
     assert (read_map(save_image(tmp_path / "d.png", all_object)) == 255).all()
@@ -226,10 +227,10 @@ def test_labels(tmp_path):
     """Enough of the path to tell them apart; a folder's dot is no suffix."""
     for name in ("a.v1", "a.v2"):
         (tmp_path / name).mkdir()
-    assert labels([tmp_path / "a.v1", tmp_path / "a.v2"]) == ["a.v1", "a.v2"]
+    assert unique_labels([tmp_path / "a.v1", tmp_path / "a.v2"]) == ["a.v1", "a.v2"]
     weights = [tmp_path / "x/best.pt", tmp_path / "y/best.pt"]
-    assert labels(weights) == ["x/best", "y/best"]
-    assert labels(weights[:1]) == ["best"]
+    assert unique_labels(weights) == ["x/best", "y/best"]
+    assert unique_labels(weights[:1]) == ["best"]
 
 
 @pytest.mark.parametrize("fault", ["nowhere", "empty", "others", "doubled"])

@@ -1,7 +1,9 @@
 """The data set that training, validation and prediction of a set share."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,29 +12,39 @@ from torch.utils.data import Dataset
 from src.inference.preprocess import to_tensor
 from src.pictures.images import open_image, to_rgb
 
-from .masks import read_mask
-from .pairs import MaskReader, Pair
-from .transforms import EvalPreset, Growing, TrainPreset, paste
+from .masks import MaskReader, read_mask
+from .pairs import Pair
+
+if TYPE_CHECKING:  # torchvision, which they need, takes a second to import
+    from .transforms import EvalPreset, Growing, TrainPreset
+
+Sample = tuple[Tensor, Tensor, int]
+"""Image 3×H×W uint8, mask 1×H×W uint8 and the pair's index."""
 
 
-class SegmentationDataset(Dataset):
-    """Picture, mask and position of each pair.
+class SegmentationDataset(Dataset[Sample]):
+    """Image, mask and index of each pair.
+
+    An item is asked for by ``index``, or by ``(epoch, index)`` as the training sampler does. Its
+    augmentation depends on (seed, epoch, index) alone, so a run repeats itself with any number of
+    workers.
 
     Args:
-        pairs: of :func:`find_pairs`.
+        pairs: of :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
-        read: of a mask file, to {0, 1} or class indices.
+        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`).
 
-    An item is asked for by ``index``, or by ``(epoch, index)`` as the training sampler does: its
-    augmentation depends on (seed, epoch, index) alone, so a run repeats whatever the number of
-    workers. It gives picture (3×H×W uint8), mask (1×H×W uint8 {0, 1}) and index.
+    Example:
+        >>> data = SegmentationDataset(pairs, TrainPreset(320, 288))  # doctest: +SKIP
+        >>> data[0][0].shape  # doctest: +SKIP
+        torch.Size([3, 288, 288])
     """
 
     def __init__(
         self,
         pairs: Iterable[Pair],
-        transform: TrainPreset | EvalPreset | Growing,
+        transform: "TrainPreset | EvalPreset | Growing",
         seed: int = 0,
         read: MaskReader = read_mask,
     ) -> None:
@@ -44,29 +56,49 @@ class SegmentationDataset(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Load and transform a pair.
+
+        Raises:
+            UserError: image or mask cannot be read.
+        """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        picture, mask = load_pair(self.pairs[index], self.read)
-        # Not torch.manual_seed: it seeds GPUs too, and formats a stack trace for each one to come.
-        before = torch.random.get_rng_state()
-        try:
-            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
-            preset = self.transform.at(epoch)
-            picture, mask = preset(picture, mask)
-            if getattr(preset, "paste", 0) and torch.rand(()) < preset.paste:
+        image, mask = load_pair(self.pairs[index], self.read)
+        preset = self.transform.at(epoch)
+        with _random_state_of(self.seed, epoch, index):
+            image, mask = preset(image, mask)
+            if preset.paste and torch.rand(()) < preset.paste:
+                from .transforms import paste
+
                 other = self.pairs[int(torch.randint(len(self), ()))]
-                picture, mask = paste(*preset(*load_pair(other, self.read)), picture, mask)
-            return picture, mask, index
-        finally:
-            torch.random.set_rng_state(before)
+                image, mask = paste(*preset(*load_pair(other, self.read)), image, mask)
+        return image, mask, index
 
 
 def load_pair(pair: Pair, read: MaskReader = read_mask) -> tuple[Tensor, Tensor]:
-    """Picture 3×H×W uint8 and mask 1×h×w uint8, of the picture's size or its aspect."""
+    """Read image and mask.
+
+    Args:
+        pair: their files.
+        read: how the mask is read.
+
+    Returns:
+        The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or its aspect.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
     return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(read(pair.mask))[None]
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed of several numbers, no two alike by plain arithmetic."""
+@contextmanager
+def _random_state_of(*numbers: int) -> Iterator[None]:
+    """Seed the CPU's global generator within the block, and restore it afterwards.
+
+    torchvision's random transforms draw from that one and take no ``torch.Generator``.
+    """
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds GPUs too, and formats a stack trace to do so later.
+        torch.default_generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        yield

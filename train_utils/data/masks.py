@@ -1,4 +1,4 @@
-"""What a mask file may be, and how each kind is read."""
+"""Mask files: which kinds there are, and how each is read."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,70 +8,133 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src import UserError
+from src.errors import UserError
 from src.pictures.images import open_image
 
-_NEARLY_GREY = 32  # levels that channels may differ by: JPEG shifts grey a little
+MaskReader = Callable[[Path], np.ndarray]
+"""Reads a mask file as H×W uint8."""
+
+_GREY_TOLERANCE = 32  # by how many levels grey channels may differ: JPEG shifts them a little
+_PALETTE_TOLERANCE = 8  # the same for a palette's colours, which no JPEG has shifted
+_MAX_CLASS_INDEX = 30  # smaller numbers beside 255 alone look like class indices, not like grey
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """A mask as H×W uint8 {0, 1}, 1 for the object. The rules, by what the file holds:
+    """Read a mask of object and background.
 
-    - Transparency, where some pixel is more than half transparent: the object is the others.
-    - A palette: by its colours; grey ones as grey below, others are object unless black.
-    - Grey, or RGB with nearly equal channels: object where > 127 of 255. If the brightest value is
-      1, it is a 0/1 mask and object where 1. 16 bits: the same over the whole range.
+    The first of these rules that fits the file decides:
+
+    1. Transparency: where a pixel is more than half transparent, the object is what is opaque.
+    2. A palette in colours: whatever is not black is object.
+    3. Grey, a grey palette, or RGB of nearly equal channels: object where > 127 of 255 (16 bits:
+       > 32767 of 65535). If the brightest value is 1, the object is where it is 1.
+
+    Args:
+        path: the mask file.
+
+    Returns:
+        H×W uint8, 1 for the object and 0 for the background.
 
     Raises:
-        UserError: unreadable, coloured, or a mask of class indices: nowhere brighter than 127
-            though not a 0/1 mask, or of small numbers and 255 alone (which then means "ignore").
+        UserError: the file cannot be read, is a colour image, or holds class indices: no value
+            is above 127 though it is not a mask of 0 and 1, or there are small numbers and 255
+            alone (which then marks pixels to ignore).
+
+    Example:
+        >>> read_mask("masks/0001.png").max()  # doctest: +SKIP
+        1
     """
-    return _object(open_image(path), path)
+    return _to_object(open_image(path), path)
 
 
-def _object(image: Image.Image, path: str | Path) -> np.ndarray:
+def _to_object(image: Image.Image, path: str | Path) -> np.ndarray:
+    """Apply the rules of :func:`read_mask`."""
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() <= 127:
-            return _binary(alpha, path)
+            return _threshold(alpha, path)
+    if image.mode == "LA":
+        return _threshold(np.asarray(image.getchannel("L")), path)
     if len(image.getbands()) == 1 and image.mode != "P":
         values = np.asarray(image)
-        if image.format not in ("JPEG", "MPO"):  # whose edges have small numbers beside them
-            _refuse_indices(values, path)
-        return _binary(values, path)
-    if image.mode == "LA":
-        return _binary(np.asarray(image.getchannel("L")), path)
-    brightest, spread = _channels(image)
-    if image.mode in ("P", "PA") and spread > 8:
+        if image.format not in ("JPEG", "MPO"):  # which put small numbers beside every edge
+            _refuse_class_indices(values, path)
+        return _threshold(values, path)
+    brightest, difference = _channel_range(image)
+    if image.mode in ("P", "PA") and difference > _PALETTE_TOLERANCE:
         return (brightest > 0).view(np.uint8)
-    if spread > _NEARLY_GREY:
-        raise UserError(f"{path}: a coloured picture, not a mask; expected grey, 0 and 255")
-    return _binary(brightest, path)
+    if difference > _GREY_TOLERANCE:
+        raise UserError(f"{path}: a colour image, not a mask; expected grey, 0 and 255")
+    return _threshold(brightest, path)
 
 
-def is_coloured(image: Image.Image) -> bool:
-    """Whether it is a picture in colours, and none of levels of grey."""
+def _threshold(values: np.ndarray, path: str | Path) -> np.ndarray:
+    """Rule 3 of :func:`read_mask`."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(f"{path}: holds values that are not finite; a mask must be 0 and 1")
+    highest = float(values.max(initial=0))
+    if values.dtype == bool or highest <= 1:
+        return (values > 0.5).view(np.uint8)
+    white = 255 if highest <= 255 else 65535
+    if highest <= white // 2:
+        raise UserError(
+            f"{path}: the brightest value is {highest:g}, so nothing in it is object; a mask must "
+            "be 0 and 1, or 0 and 255 (object where > 127)",
+            advice=f"for class indices pass {{num_classes}} {highest + 1:g}"
+            if highest < 64
+            else None,
+        )
+    return (values > white // 2).view(np.uint8)
+
+
+def _refuse_class_indices(values: np.ndarray, path: str | Path) -> None:
+    """Small numbers and 255 with nothing between them are classes, and pixels to ignore."""
+    if values.dtype != np.uint8 or not ((values - 1) < _MAX_CLASS_INDEX).any():
+        return
+    levels = np.unique(values)
+    if levels[-1] == 255 and not ((levels > _MAX_CLASS_INDEX) & (levels < 255)).any():
+        raise UserError(
+            f"{path}: holds {_listed(levels.tolist())}, which look like class indices and 255 for "
+            "pixels to ignore; a mask must be 0 and 1, or 0 and 255",
+            advice=f"for classes pass {{num_classes}} {levels[-2] + 1} {{ignore_index}} 255",
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:6]))
+
+
+def is_colour(image: Image.Image) -> bool:
+    """Whether the image has colours, rather than levels of grey alone."""
     several = len(image.getbands()) >= 3 or image.mode in ("P", "PA")
-    return several and _channels(image)[1] > _NEARLY_GREY
+    return several and _channel_range(image)[1] > _GREY_TOLERANCE
 
 
-def _channels(image: Image.Image) -> tuple[np.ndarray, int]:
-    """The brightest of the three of each pixel, and by how much they differ at most."""
+def _channel_range(image: Image.Image) -> tuple[np.ndarray, int]:
+    """The brightest channel of each pixel, and the largest difference between channels."""
     colours = np.asarray(image.convert("RGB"))
     brightest = colours.max(-1)
     return brightest, int((brightest - colours.min(-1)).max(initial=0))
 
 
 def read_classes(path: str | Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
-    """A mask of class indices as H×W uint8: a palette's indices or grey values, as they are.
+    """Read a mask of class indices: the indices of a palette, or grey values, as they are.
+
+    Args:
+        path: the mask file, 8-bit grey or palette.
+        classes: how many there are; indices are below.
+        ignore_index: a value that pixels may have beside the classes'.
+
+    Returns:
+        H×W uint8.
 
     Raises:
-        UserError: unreadable, neither grey nor palette, or an index that is no class.
+        UserError: the file cannot be read, is neither grey nor palette, or holds another index.
     """
-    return _indices(open_image(path), path, classes, ignore_index)
+    return _to_classes(open_image(path), path, classes, ignore_index)
 
 
-def _indices(
+def _to_classes(
     image: Image.Image, path: str | Path, classes: int, ignore_index: int | None
 ) -> np.ndarray:
     if image.mode not in ("L", "P", "1"):
@@ -79,34 +142,49 @@ def _indices(
     indices = np.array(image, dtype=np.uint8)
     present = np.unique(indices).tolist()
     wrong = [i for i in present if i >= classes and i != ignore_index]
-    if wrong:
-        if set(present) <= {0, 255}:
-            advice = "0 and 255 alone: an object's mask; leave --num-classes out"
-        else:
-            advice = "if it means pixels to leave out, give --ignore-index"
+    if wrong and set(present) <= {0, 255}:
         raise UserError(
-            f"{path}: holds index {', '.join(map(str, wrong[:6]))}, beyond --num-classes {classes} "
-            f"({advice})"
+            f"{path}: holds 0 and 255 alone, as a mask of object and background does, not indices "
+            f"below {classes}",
+            advice="leave {num_classes} out",
+        )
+    if wrong:
+        raise UserError(
+            f"{path}: holds index {_listed(wrong)}; with {classes} classes they are below "
+            f"{classes}",
+            advice=f"if it marks pixels to ignore, pass {{ignore_index}} {wrong[-1]}",
         )
     return indices
 
 
 def read_two_classes(path: str | Path) -> np.ndarray:
-    """A mask of the indices 0 and 1, of a palette's too, or one as :func:`read_mask` takes it."""
+    """Read a mask of two classes: the indices 0 and 1, of a palette too, or as :func:`read_mask`.
+
+    Args:
+        path: the mask file.
+
+    Returns:
+        H×W uint8 {0, 1}.
+    """
     image = open_image(path)
     if image.mode == "P":
         if (indices := np.array(image)).max(initial=0) <= 1:
             return indices
-        if is_coloured(image):  # several objects or classes: who gives a number means these
-            return _indices(image, path, 2, None)
-    return _object(image, path)
+        if is_colour(image):  # several objects or classes: who gives a number means the indices
+            return _to_classes(image, path, 2, None)
+    return _to_object(image, path)
 
 
-def mask_reader(
-    classes: int | None, ignore_index: int | None = None
-) -> Callable[[str | Path], np.ndarray]:
-    """How masks are read: those of ``classes`` as class indices; None is object and background. Two
-    classes without pixels to be ignored may be either.
+def mask_reader(classes: int | None, ignore_index: int | None = None) -> MaskReader:
+    """Choose how the masks of a data set are read.
+
+    Args:
+        classes: None reads object and background (:func:`read_mask`), a number class indices
+            below it (:func:`read_classes`); for 2 without pixels to ignore both are taken.
+        ignore_index: a mask's value for pixels to ignore.
+
+    Returns:
+        A function from a mask file to H×W uint8.
     """
     if classes is None:
         return read_mask
@@ -117,12 +195,23 @@ def mask_reader(
 
 def balanced_weights(
     masks: Sequence[Path],
-    read: Callable[[Path], np.ndarray],
+    read: MaskReader,
     classes: int,
     ignore_index: int | None = None,
 ) -> list[float]:
-    """Median frequency balancing (Eigen & Fergus 2015, section 6.3.2; SegNet's): the weight of a
-    class is median(f) / f, f its share of the pixels of those masks that have it; 1 where none has.
+    """Class weights by median frequency balancing (Eigen & Fergus 2015, section 6.3.2).
+
+    The weight of a class is median(f) / f, where f is its share of the pixels of those masks that
+    hold it; it is 1 where no mask does.
+
+    Args:
+        masks: files to count.
+        read: how they are read (:func:`mask_reader`).
+        classes: how many there are.
+        ignore_index: pixels of this value are not counted.
+
+    Returns:
+        One weight for each class.
     """
 
     def count(path: Path) -> np.ndarray:
@@ -138,34 +227,3 @@ def balanced_weights(
     weights = np.ones(classes)
     weights[present] = np.median(share) / share
     return weights.tolist()
-
-
-def _refuse_indices(values: np.ndarray, path: str | Path) -> None:
-    """Small numbers and 255 with nothing between: classes, and the pixels to be ignored."""
-    if values.dtype == np.uint8 and ((values - 1) < 30).any():
-        levels = np.unique(values)
-        if levels[-1] == 255 and not ((levels > 30) & (levels < 255)).any():
-            raise UserError(
-                f"{path}: holds {', '.join(map(str, levels[:6]))}: class indices, it seems, and "
-                "255 for pixels to be ignored; a mask must be 0 and 1, or 0 and 255; for classes "
-                f"give --num-classes {levels[-2] + 1} --ignore-index 255"
-            )
-
-
-def _classes_meant(highest: float) -> str:
-    return f"; for class indices give --num-classes {highest + 1:g}" if highest < 64 else ""
-
-
-def _binary(values: np.ndarray, path: str | Path) -> np.ndarray:
-    highest = float(values.max(initial=0))
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UserError(f"{path}: holds values that are not finite; a mask must be 0 and 1")
-    if values.dtype == bool or highest <= 1:
-        return (values > 0.5).view(np.uint8)
-    full = 255 if highest <= 255 else 65535
-    if highest <= full // 2:
-        raise UserError(
-            f"{path}: brightest value {highest:g}, so nothing in it is object; a mask must be "
-            f"0 and 1, or 0 and 255 (object where > 127){_classes_meant(highest)}"
-        )
-    return (values > full // 2).view(np.uint8)

@@ -1,24 +1,35 @@
-"""Pairs of picture and mask: their files, matched by name and checked by their headers."""
+"""Pairs of image and mask: matched by their names, checked by their headers, faults reported."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from src.errors import UserError
 from src.pictures.images import SUFFIXES, list_images, open_image, oriented_size
 
-MaskReader = Callable[[Path], np.ndarray]  # a file to H×W uint8
-_ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its picture's
-_LOOKED_AT = 16  # pictures and namings that are tried where no mask has a picture's own name
+from .masks import MaskReader
+
+FileId = tuple[int, int]
+"""What a file is, whatever it is called: the same for all links to it."""
+
+_ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its image's
+_NAMINGS_TRIED = 16
+_FAULTS_SHOWN = 10  # of a kind
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask; ``rescaled`` when the mask has another size than the picture."""
+    """An image and its mask.
+
+    Args:
+        image: the image file.
+        mask: the mask file.
+        rescaled: the mask has another size than the image, of the same aspect.
+    """
 
     image: Path
     mask: Path
@@ -26,152 +37,285 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The picture's stem; the mask's is that or a longer one."""
+        """The image's stem; the mask's is that or a longer one."""
         return self.image.stem
 
 
 @dataclass
 class Inventory:
-    """What :func:`find_splits` found: the sound pairs, what is wrong, and what deserves a word."""
+    """One split of a data set, as :func:`~train_utils.data.splits.find_splits` found it.
+
+    Args:
+        split: ``train``, ``val``, ``test`` or ``all``.
+        pairs: the sound ones.
+        faults: what is wrong with the others.
+        notes: what the user should know.
+        held_out: of ``train``: the image files of the data set that must not be trained on.
+        swapped: every pair is faulty, and the images can be read as masks.
+    """
 
     split: str
     pairs: list[Pair] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    faults: list[UserError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    held_out: dict[FileId, Path] = field(default_factory=dict)
+    swapped: bool = False
+
+
+class Naming(NamedTuple):
+    """What masks' names have before and after the stem of their image."""
+
+    before: str = ""
+    after: str = ""
+
+    def mask_of(self, stem: str) -> str:
+        """The stem of an image's mask."""
+        return f"{self.before}{stem}{self.after}"
+
+
+def file_id(path: Path) -> FileId:
+    """Tell a file from all others; a link to it, symbolic or hard, has the same id."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path], list[Path]]:
-    """The pictures of one folder and the masks of another; in one for both, masks are those called
-    ``NAME_mask`` or the like beside a NAME, else PNG files. What is missing is a fault.
+    """List the images of one folder and the masks of another.
+
+    In one folder for both, masks are the files called ``NAME_mask`` or the like beside a NAME, if
+    half of the other files have such a mask; else the PNG files. A folder that is missing, or
+    holds nothing, is added to the faults.
+
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        found: what faults are added to.
+
+    Returns:
+        Image files and mask files, sorted.
     """
     if images.resolve() != masks.resolve():
         return _list(images, found), _list(masks, found)
     files = _list(images, found)
-    stems = {path.stem for path in files}
-    (before, after), count = _longer(stems, stems)  # enough if half of the other files have a mask
-    named = {before + stem + after for stem in stems} if 2 * count >= len(stems) - count else set()
-    is_mask = [p.stem in named if named else p.suffix.lower() == ".png" for p in files]
-    annotations = [path for path, mask in zip(files, is_mask, strict=True) if mask]
-    pictures = [path for path, mask in zip(files, is_mask, strict=True) if not mask]
-    if files and not (pictures and annotations):
+    is_mask = _masks_among(files)
+    mask_files = [path for path in files if path in is_mask]
+    image_files = [path for path in files if path not in is_mask]
+    if files and not (image_files and mask_files):
         found.faults.append(
-            f"{images}: in one folder for both, masks must be called NAME_mask or the like, or be "
-            "the only PNG files; put them into a folder of their own"
+            UserError(
+                f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
+                "be the only PNG files; put them into a folder of their own"
+            )
         )
-    return pictures, annotations
+    return image_files, mask_files
+
+
+def _masks_among(files: list[Path]) -> set[Path]:
+    stems = {path.stem for path in files}
+    naming, count = _most_frequent_naming(stems, stems)
+    if 2 * count >= len(stems) - count:
+        names = {naming.mask_of(stem) for stem in stems}
+        return {path for path in files if path.stem in names}
+    return {path for path in files if path.suffix.lower() == ".png"}
 
 
 def _list(folder: Path, found: Inventory) -> list[Path]:
     if not folder.is_dir():
-        found.faults.append(f"{folder}: no such folder")
+        advice = "name the two folders by {image_dir} and {mask_dir}"
+        found.faults.append(UserError(f"{folder}: no such folder", advice=advice))
         return []
     files = list_images(folder)
     if not files:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
         more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
-        found.faults.append(f"{folder}: holds no pictures ({', '.join(sorted(SUFFIXES))}){more}")
+        kinds = ", ".join(sorted(SUFFIXES))
+        found.faults.append(UserError(f"{folder}: holds no images ({kinds}){more}"))
     return files
 
 
-def match(images: list[Path], masks: list[Path], wanted: set[str], found: Inventory) -> None:
-    """Add the wanted pairs, matched by name; a picture without a mask is a fault.
+def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Inventory) -> None:
+    """Match images and masks by their names (:func:`find_naming`).
 
-    A mask has its picture's stem; or, where few have that, a longer one, made alike for all, such
-    as ``NAME_mask``.
+    Args:
+        images, masks: all files of the two folders.
+        wanted: the stems of the images to add.
+        found: what pairs, faults (of images without a mask, or with two) and notes are added to.
     """
     if not masks:  # which is a fault already
         return
     by_stem = {path.stem: path for path in masks}
     stems = {path.stem for path in images}
-    before, after = naming(stems, by_stem.keys())
+    naming = find_naming(stems, by_stem.keys())
     counts = [Counter(path.stem for path in files) for files in (images, masks)]
     doubled = {stem for count in counts for stem, n in count.items() if n > 1}
-    where = images[0].parent.parent if images else ""
+    faults: dict[str, None] = {}  # as an ordered set: two images of one name have one fault
     for path in images:
         if path.stem not in wanted:
             continue
-        mask = before + path.stem + after
+        mask = naming.mask_of(path.stem)
         if {path.stem, mask} & doubled:
-            found.faults.append(f"{path.stem}: two pictures or two masks of this name in {where}")
+            folder = path.parent.parent
+            faults[f"{path.stem}: two images or two masks of this name in {folder}"] = None
         elif mask in by_stem:
             found.pairs.append(Pair(path, by_stem[mask]))
         else:
-            found.faults.append(f"{path}: no mask {mask}.* in {masks[0].parent}")
-    found.faults = list(dict.fromkeys(found.faults))
-    if before or after:
-        found.notes.append(f"the masks are called {before}NAME{after}")
-    unused = by_stem.keys() - {before + stem + after for stem in stems}
+            faults[f"{path}: no mask {mask}.* in {masks[0].parent}"] = None
+    found.faults += map(UserError, faults)
+    if any(naming):
+        found.notes.append(f"the masks are called {naming.mask_of('NAME')}")
+    unused = by_stem.keys() - {naming.mask_of(stem) for stem in stems}
     if unused:
-        found.notes.append(f"{len(unused)} masks have no picture, such as {min(unused)}: not used")
+        found.notes.append(f"{len(unused)} masks have no image, such as {min(unused)}: not used")
 
 
-def naming(pictures: Set[str], masks: Set[str]) -> tuple[str, str]:
-    """What masks' names have before and behind their picture's: nothing, if that gives half of the
-    pictures a mask, or if nothing else does.
+def find_naming(images: Set[str], masks: Set[str]) -> Naming:
+    """Find how masks are named after their images.
+
+    1. If half of the images or more have a mask of their own stem, all masks are called so.
+    2. Else masks have one longer name, such as ``NAME_mask`` or ``gt-NAME``: the one that gives
+       the most images a mask, if these are half of the images or more.
+    3. Else as in 1, and the images without a mask are faults.
+
+    Args:
+        images: stems of the images.
+        masks: stems of the masks.
+
+    Returns:
+        What is put before and after an image's stem.
     """
-    if 2 * len(pictures & masks) >= len(pictures):
-        return "", ""
-    best, count = _longer(pictures, masks)
-    return best if 2 * count >= len(pictures) else ("", "")
+    if 2 * len(images & masks) >= len(images):
+        return Naming()
+    naming, count = _most_frequent_naming(images, masks)
+    return naming if 2 * count >= len(images) else Naming()
 
 
-def _longer(pictures: Set[str], masks: Set[str]) -> tuple[tuple[str, str], int]:
-    """What to put before and behind pictures' names to get the most names of masks, and how many;
-    nothing is not tried.
-    """
-    ordered = sorted(pictures, key=lambda stem: (len(stem), stem))
-    parts = (  # of names of all lengths: short ones are in others by chance, long ones are masks
-        mask.partition(stem)[::2]
-        for stem in ordered[:: max(1, len(ordered) // _LOOKED_AT)]
+def _most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, int]:
+    """The longer name that gives the most images a mask, and how many."""
+    ordered = sorted(images, key=lambda stem: (len(stem), stem))
+    # Of stems of all lengths: short ones are part of other names by chance.
+    candidates = (
+        Naming(*mask.partition(stem)[::2])
+        for stem in ordered[:: max(1, len(ordered) // _NAMINGS_TRIED)]
         for mask in masks
         if stem in mask and stem != mask
     )
-    some = ordered[:: max(1, len(ordered) // 500)]
+    tried = [naming for naming, _ in Counter(candidates).most_common(_NAMINGS_TRIED)]
+    sample = ordered[:: max(1, len(ordered) // 500)]
 
-    def count(naming: tuple[str, str], stems: Iterable[str]) -> int:
-        return sum(naming[0] + stem + naming[1] in masks for stem in stems)
+    def count(naming: Naming, stems: Iterable[str]) -> int:
+        return sum(naming.mask_of(stem) in masks for stem in stems)
 
-    tried = [naming for naming, _ in Counter(parts).most_common(_LOOKED_AT)]
-    best = max(tried, key=lambda naming: count(naming, some), default=("", ""))
-    return best, count(best, pictures) if tried else 0
+    best = max(tried, key=lambda naming: count(naming, sample), default=None)
+    return (best, count(best, images)) if best else (Naming(), 0)
 
 
 def check(found: Inventory, deep: bool, read: MaskReader) -> None:
-    """Leave faulty pairs out, and name their faults; ``deep`` decodes every file."""
+    """Move faulty pairs from the pairs to the faults.
+
+    Sizes are read from the headers of all files. A few masks are opened; if one of them has wrong
+    values, all are, so that each faulty one is named.
+
+    Args:
+        found: the split to check.
+        deep: open every file.
+        read: how masks are read.
+    """
     pairs = found.pairs
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), pairs))
         found.pairs = [result for result in checked if isinstance(result, Pair)]
-        faults = [result for result in checked if isinstance(result, str)]
-        # Opening all takes long. Their values go wrong in many or in none, so a few tell.
-        few = [] if deep else found.pairs[:: max(1, len(found.pairs) // 8)]
-        if any(_fault(pair.mask, read) for pair in few):
-            faults += filter(None, pool.map(lambda pair: _fault(pair.mask, read), found.pairs))
-    if pairs and len(faults) == len(pairs) and not _fault(pairs[0].image, read):
-        faults.insert(0, "all pictures can be read as masks: are the two folders swapped?")
+        faults = [result for result in checked if isinstance(result, UserError)]
+        if not deep and any(_mask_error(pair.mask, read) for pair in _sample(found.pairs)):
+            errors = pool.map(lambda pair: _mask_error(pair.mask, read), found.pairs)
+            faults += filter(None, errors)
+    if pairs and len(faults) == len(pairs):
+        found.swapped = not any(_mask_error(pair.image, read) for pair in _sample(pairs))
     found.faults += faults
 
 
-def _fault(mask: Path, read: MaskReader) -> str | None:
-    """What is wrong with a mask file."""
+def _sample(pairs: list[Pair]) -> list[Pair]:
+    """A few: values are wrong in many masks of a data set or in none."""
+    return pairs[:: max(1, len(pairs) // 8)]
+
+
+def _mask_error(mask: Path, read: MaskReader) -> UserError | None:
     try:
         read(mask)
     except UserError as error:
-        return str(error)
+        return error
     return None
 
 
-def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | str:
+def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | UserError:
     try:
         if deep:
             open_image(pair.image)
             read(pair.mask)
         width, height = oriented_size(pair.image)
-        size = oriented_size(pair.mask)
+        mask_width, mask_height = oriented_size(pair.mask)
     except UserError as error:
-        return str(error)
-    if size == (width, height):
+        return error
+    if (mask_width, mask_height) == (width, height):
         return pair
-    if abs(size[0] * height / (size[1] * width) - 1) > _ASPECT_TOLERANCE:
-        return f"{pair.mask}: is {size[0]}×{size[1]}, its picture {width}×{height}: another aspect"
+    if abs(mask_width * height / (mask_height * width) - 1) > _ASPECT_TOLERANCE:
+        sizes = f"is {mask_width}×{mask_height}, its image {width}×{height}"
+        return UserError(f"{pair.mask}: {sizes}: another aspect")
     return Pair(pair.image, pair.mask, rescaled=True)
+
+
+def invalid_data(where: str | Path | None, results: Sequence[Inventory]) -> "InvalidDataError":
+    """The error that names all faults of some splits.
+
+    Args:
+        where: the data set's folder.
+        results: its splits, checked.
+    """
+    faults = {fault.args[0]: fault for found in results for fault in found.faults}
+    count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+    some_left = all(found.pairs for found in results)
+    skip = ", or pass {skip_invalid} to leave them out" if some_left else ""
+    return InvalidDataError(
+        f"{where}: {count} in the data:",
+        faults=list(faults.values()),
+        swapped=any(found.swapped for found in results),
+        advice=f"Fix these files{skip}",
+    )
+
+
+class InvalidDataError(UserError):
+    """Every kind of fault in a data set, with the files that have it; of many, the first ten.
+
+    Args:
+        message: the first line.
+        faults: one for each file.
+        swapped: ask whether images and masks are swapped.
+        advice: the last line.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        faults: Sequence[UserError] = (),
+        swapped: bool = False,
+        advice: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.faults = faults
+        self.swapped = swapped
+        self.last_line = UserError("", advice=advice)
+
+    def describe(self, rename: Callable[[str], str] = str) -> str:
+        """The head, the faults and what to do, in lines of their own."""
+        kinds: dict[str, list[UserError]] = {}
+        for fault in self.faults:
+            path, _, reason = fault.args[0].partition(": ")
+            kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
+            kinds.setdefault(kind, []).append(fault)
+        lines = ["  are the two folders swapped? The images can be read as masks"] * self.swapped
+        for alike in kinds.values():
+            lines += [f"  {fault.describe(rename)}" for fault in alike[:_FAULTS_SHOWN]]
+            if len(alike) > _FAULTS_SHOWN:
+                lines.append(f"  … and {len(alike) - _FAULTS_SHOWN} more like these")
+        advice = self.last_line.describe(rename).removeprefix("; ")
+        return "\n".join([self.args[0], *lines, advice])

@@ -1,23 +1,22 @@
-"""Splits of a data set on disk: the DUTS layout, any two folders, lists of stems.
+"""The data sets on disk and their splits: which images are trained on, and which are held out.
 
-What a mask may be: {0,1}, {0,255}, grey, palette, or RGBA; ``masks.py`` has the rules.
+Whatever way the splits are named, an image that is held out is never trained on.
 """
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from src.errors import UserError
-from src.pictures.images import SUFFIXES
+from src.pictures.images import SUFFIXES, list_images
 
-from .masks import read_mask
-from .pairs import Inventory, MaskReader, check, list_files, match
+from .masks import MaskReader, read_mask
+from .pairs import FileId, Inventory, check, file_id, invalid_data, list_files, match
 
-_LISTED = ("train", "val", "test")  # NAME.txt
+_LISTED = ("train", "val", "test")  # NAME.txt; an image in two lists belongs to the later split
 SPLITS = (*_LISTED, "all")
-_SHOWN = 10  # faults of a kind
 _DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 
 
@@ -29,7 +28,23 @@ def find_pairs(
     skip_invalid: bool = False,
     read: MaskReader = read_mask,
 ) -> Inventory:
-    """One split, see :func:`find_splits`; None: DUTS-TE of the DUTS layout, else all pairs."""
+    """Find and check one split of a data set.
+
+    Args:
+        split: of ``train``, ``val``, ``test`` and ``all``; None is ``test`` of a data set with a
+            DUTS-TE, else ``all``.
+        data_path, image_dir, mask_dir, skip_invalid, read: as for :func:`find_splits`.
+
+    Returns:
+        The split.
+
+    Raises:
+        UserError: as :func:`find_splits`.
+
+    Example:
+        >>> find_pairs("DUTS", "train").pairs[0].image.name  # doctest: +SKIP
+        'ILSVRC2012_test_00000004.jpg'
+    """
     if split is None:
         has_test = data_path and (Path(data_path) / _DUTS["test"]).is_dir()
         split = "test" if has_test else "all"
@@ -46,170 +61,280 @@ def find_splits(
 ) -> list[Inventory]:
     """Find and check splits of a data set; only headers are read, so 10,000 pairs take seconds.
 
+    In the DUTS layout (``DUTS-TR/DUTS-TR-Image``, ``DUTS-TR/DUTS-TR-Mask``, ``DUTS-TE/…``),
+    ``train`` is DUTS-TR and ``test`` is DUTS-TE. Elsewhere, and in a DUTS-TR alone, ``train.txt``,
+    ``val.txt`` and ``test.txt`` (names of images, one a line) choose the splits. ``train`` or
+    ``test`` without a list is whatever the other lists leave; without any list, one image in ten,
+    chosen by its name, is ``test``, and the rest is ``train``.
+
     Args:
-        data_path: the DUTS layout (``DUTS-TR/DUTS-TR-Image`` …), or ``images`` + ``masks`` with
-            optional ``train.txt`` / ``val.txt`` / ``test.txt`` (stems, one a line). Where no list
-            tells the splits apart, one picture in ten, chosen by its name, is ``test``.
+        data_path: a folder in the DUTS layout, or with ``images/`` and ``masks/``.
         splits: of ``train``, ``val``, ``test`` and ``all``.
-        image_dir: with ``mask_dir``, in place of ``data_path``: any two folders.
-        skip_invalid: leave faulty pairs out and note how many; also decodes every file once, to
-            find those that headers don't give away.
-        read: of a mask file, to {0, 1} or class indices.
+        image_dir: with ``mask_dir``, in place of ``data_path``: any two folders, or one for both.
+        mask_dir: see ``image_dir``.
+        skip_invalid: leave faulty pairs out and name them in the notes; every file is opened, to
+            find faults that headers don't show. An image in two lists is left out of ``train``
+            and, where ``test.txt`` has it, of ``val``.
+        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`).
+
+    Returns:
+        The splits, in the order of ``splits``.
 
     Raises:
-        UserError: no data set is there, or something in it is faulty: all of it is named.
+        UserError: there is no data set, or something in it is faulty; it names every fault.
     """
-    results = [_find_split(data_path, s, image_dir, mask_dir) for s in splits]
+    sources = _find_sources(data_path, image_dir, mask_dir)
+    results = [_find_split(sources, split, skip_invalid) for split in splits]
     for found in results:
         check(found, skip_invalid, read)
     where = data_path or image_dir
-    faults = list(dict.fromkeys(fault for found in results for fault in found.faults))
-    some_left = all(found.pairs for found in results)
-    if faults and not (skip_invalid and some_left):
-        raise UserError(_report(where, faults, some_left))
+    can_skip = skip_invalid and all(found.pairs for found in results)
+    if any(found.faults for found in results) and not can_skip:
+        raise invalid_data(where, results)
     for found in results:
         if not found.pairs:
+            val = found.split == "test" and has_list(where, "val")
             raise UserError(
-                f"{where}: no pictures for the {found.split} split; list some names in "
-                f"{found.split}.txt, or add pictures{_other_split(where, found.split)}"
+                f"{where}: no images for the {found.split} split; list some names in "
+                f"{found.split}.txt, or add images",
+                advice="val.txt holds some: {split} val" if val else None,
             )
-        if found.faults:
-            named = "".join(f"\n  {fault}" for fault in found.faults)
-            found.notes.append(f"{len(found.faults)} faults, left out:{named}")
-        rescaled = sum(pair.rescaled for pair in found.pairs)
-        if rescaled:
-            found.notes.append(
-                f"{rescaled} masks of {len(found.pairs)} have another size than their picture, of "
-                "the same aspect: scaled to it for training, scored at their own"
-            )
+        _add_notes(found)
     return results
 
 
+def find_training_data(
+    data_paths: Sequence[str | Path] = (),
+    image_dir: str | Path | None = None,
+    mask_dir: str | Path | None = None,
+    skip_invalid: bool = False,
+    read: MaskReader = read_mask,
+) -> tuple[list[Inventory], Inventory]:
+    """Find what a run trains on, in one data set or more, and what chooses its best weights.
+
+    Args:
+        data_paths: data sets as :func:`find_splits` takes them; the first one chooses the best
+            weights, by ``val.txt`` if it has one, else by its ``test`` split.
+        image_dir, mask_dir: in place of ``data_paths``.
+        skip_invalid: as there; it also leaves out images that another of the sets holds out.
+        read: how masks are read.
+
+    Returns:
+        ``train`` of each data set, none of it held out by any of them; and ``val`` or ``test`` of
+        the first.
+
+    Raises:
+        UserError: as :func:`find_splits`.
+    """
+    paths: list[str | Path | None] = [*data_paths] or [None]
+    held_out = "val" if has_list(paths[0] or image_dir, "val") else "test"
+    options = image_dir, mask_dir, skip_invalid, read
+    train, test = find_splits(paths[0], ("train", held_out), *options)
+    training = [train, *(find_pairs(path, "train", *options) for path in paths[1:])]
+    everywhere = {key: path for found in training for key, path in found.held_out.items()}
+    for found, path in zip(training, paths, strict=True):
+        if len(training) == 1 or not (faults := _leave_out(found, everywhere)):
+            continue
+        found.faults = faults
+        if not (skip_invalid and found.pairs):
+            raise invalid_data(path, [found])
+        found.notes.append(_left_out(faults))
+    return training, test
+
+
 def has_list(data_path: str | Path | None, split: str) -> bool:
-    """Whether ``split``.txt tells the pictures of a split in ``data_path``."""
-    return bool(data_path) and (Path(data_path) / f"{split}.txt").is_file()
+    """Whether a data set has a list ``SPLIT.txt``.
+
+    Args:
+        data_path: its folder; None has none.
+        split: ``train``, ``val`` or ``test``.
+    """
+    return data_path is not None and (Path(data_path) / f"{split}.txt").is_file()
 
 
-def _other_split(where: str | Path | None, split: str) -> str:
-    return "; val.txt holds some: --split val" if split == "test" and has_list(where, "val") else ""
+class _Source(NamedTuple):
+    """Two folders of a data set."""
+
+    images: Path
+    masks: Path
+    split: str | None  # that all of it belongs to; None where lists choose
+    lists: Path  # the folder of the lists
 
 
-def _find_split(
-    data_path: str | Path | None,
-    split: str,
-    image_dir: str | Path | None,
-    mask_dir: str | Path | None,
-) -> Inventory:
-    found = Inventory(split)
-    folders, lists = _layout(data_path, split, image_dir, mask_dir)
-    for images, masks in folders:
-        pictures, annotations = list_files(images, masks, found)
-        stems = {path.stem for path in pictures}
-        wanted = stems if lists is None else _select(lists, split, stems, found)
-        match(pictures, annotations, wanted, found)
-    return found
-
-
-def _layout(
-    data_path: str | Path | None,
-    split: str,
-    image_dir: str | Path | None,
-    mask_dir: str | Path | None,
-) -> tuple[list[tuple[Path, Path]], Path | None]:
-    """The folders to match, and the folder whose lists choose the split (None: all is wanted)."""
+def _find_sources(
+    data_path: str | Path | None, image_dir: str | Path | None, mask_dir: str | Path | None
+) -> list[_Source]:
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
             raise UserError(
-                "give --image-dir and --mask-dir together, without --data-path (one folder for "
-                "both is named twice)"
+                "one of the folders of images and masks is missing, or a data set is named too",
+                advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
+                "holds both), without {data_path}",
             )
-        return [(Path(image_dir), Path(mask_dir))], Path(image_dir)
+        return [_Source(Path(image_dir), Path(mask_dir), None, Path(image_dir))]
     if not data_path:
-        raise UserError("no data: give --data-path DIR, or --image-dir DIR and --mask-dir DIR")
+        advice = "give {data_path} DIR, or {image_dir} DIR {mask_dir} DIR"
+        raise UserError("no data", advice=advice)
     root = Path(data_path)
     if not root.is_dir():
-        raise UserError(f"--data-path {root}: no such folder")
-    parts = {s: root / name for s, name in _DUTS.items() if (root / name).is_dir()}
-    if parts:
-        if split == "val":
-            raise UserError(f"--data-path {root}: the DUTS layout has no val split")
-        alone = list(parts) == ["train"]  # no DUTS-TE: some of DUTS-TR is held out
-        wanted = list(parts) if split == "all" else ["train" if alone else split]
-        if wanted == ["train"] and "train" not in parts:
-            raise UserError(f"--data-path {root}: holds no {_DUTS['train']} to train on")
-        folders = [(parts[s] / f"{_DUTS[s]}-Image", parts[s] / f"{_DUTS[s]}-Mask") for s in wanted]
-        return folders, root if alone else None
-    own = [_child(root, name) for name in ("images", "masks")]
-    if any(folder.is_dir() for folder in own):
-        return [tuple(own)], root
+        raise UserError("no such folder", "data_path", root)
+    present = {split: root / name for split, name in _DUTS.items() if (root / name).is_dir()}
+    if present:
+        decided = list(present) != ["train"]  # of DUTS-TR alone, some is held out
+        return [
+            _Source(
+                folder / f"{folder.name}-Image",
+                folder / f"{folder.name}-Mask",
+                split if decided else None,
+                root,
+            )
+            for split, folder in present.items()
+        ]
+    images, masks = (_child(root, name) for name in ("images", "masks"))
+    if images.is_dir() or masks.is_dir():
+        return [_Source(images, masks, None, root)]
     raise UserError(
-        f"--data-path {root}: found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor "
-        "images/ + masks/ in it; name your folders with --image-dir and --mask-dir (one for both, "
-        "if pictures and masks lie in one)"
+        "found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor images/ + masks/ in it",
+        "data_path",
+        root,
+        "name your folders by {image_dir} and {mask_dir} (the same twice, if one holds both)",
     )
 
 
 def _child(root: Path, name: str) -> Path:
-    """A folder in another one, whatever the case of its letters."""
+    """A folder in another one, in upper or lower case."""
     same = (path for path in sorted(root.iterdir()) if path.name.lower() == name and path.is_dir())
     return next(same, root / name)
 
 
-def _select(lists: Path, split: str, stems: set[str], found: Inventory) -> set[str]:
-    """The stems of one split, by the lists in ``lists`` or, without any, by name."""
-    named = {s: _read_list(lists / f"{s}.txt", found) for s in _LISTED}
-    named = {s: names for s, names in named.items() if names is not None}
+def _find_split(sources: Sequence[_Source], split: str, skip_invalid: bool) -> Inventory:
+    """Match the pairs of a split; of ``train``, none that is held out."""
+    found = Inventory(split)
+    root = sources[0].lists
+    decided = {source.split for source in sources} - {None}
+    if decided and split == "val":
+        raise UserError("the DUTS layout has no val split", "data_path", root)
+    if decided and split not in (*decided, "all"):
+        raise UserError(f"holds no {_DUTS[split]}", "data_path", root)
+    for source in sources:
+        if source.split not in (None, split) and split != "all":
+            if split == "train" and source.images.is_dir():
+                found.held_out |= {file_id(path): path for path in list_images(source.images)}
+            continue
+        images, masks = list_files(source.images, source.masks, found)
+        stems = {path.stem for path in images}
+        wanted = stems
+        if source.split is None:
+            chosen = _choose(source.lists, split, stems, found, skip_invalid)
+            wanted = chosen[split]
+            held_out = chosen["val"] | chosen["test"] if split == "train" else set()
+            found.held_out |= {file_id(path): path for path in images if path.stem in held_out}
+        match(images, masks, wanted, found)
+    if split == "train":
+        found.faults += _leave_out(found, found.held_out)
+    return found
+
+
+def _leave_out(found: Inventory, held_out: dict[FileId, Path]) -> list[UserError]:
+    """Take images that are held out, under whatever name, out of the pairs to train on."""
+    ids = [file_id(pair.image) for pair in found.pairs] if held_out else []
+    faults = [
+        UserError(f"{pair.image}: the same file as {held_out[key]}, which is held out of training")
+        for pair, key in zip(found.pairs, ids, strict=False)
+        if key in held_out
+    ]
+    if faults:
+        kept = zip(found.pairs, ids, strict=True)
+        found.pairs = [pair for pair, key in kept if key not in held_out]
+    return faults
+
+
+def _choose(
+    folder: Path, split: str, stems: set[str], found: Inventory, skip_invalid: bool
+) -> dict[str, set[str]]:
+    """The stems of every split, by the lists in a folder or, without any, by the images' names.
+
+    No image is in two of ``train``, ``val`` and ``test``. Faults of the lists are added to
+    ``found``, as far as they concern its split.
+    """
+    named: dict[str, set[str]] = {}
+    for name in _LISTED:
+        path = folder / f"{name}.txt"
+        if path.is_file():
+            named[name] = _read_list(path, stems)
     for one, other in combinations(named, 2):
-        both = sorted(named[one] & named[other])
+        both = named[one] & named[other]
         if both:
-            found.faults.append(f"{lists}: {both[0]} is in {one}.txt and in {other}.txt")
-    if split == "all":
-        return stems
-    if split in named:
-        found.faults += [
-            f"{lists / split}.txt: lists {stem}, which has no picture"
-            for stem in sorted(named[split] - stems)
-        ]
-        return named[split] & stems
-    if split == "val":
-        raise UserError(f"{lists}: no val.txt in it, so no --split val")
-    if named:
-        return stems.difference(*named.values())
-    found.notes.append("no train.txt or test.txt: one picture in ten is held out to test")
-    held_out = {stem for stem in stems if _hash(stem) % 10 == 0}
-    held_out = held_out or set(sorted(stems, key=_hash)[:1])
-    return held_out if split == "test" else stems - held_out
+            text = f"{folder}: {_listed(both)} in {one}.txt and in {other}.txt"
+            if skip_invalid:
+                found.notes.append(f"{text}: left out of {one}")
+            else:
+                found.faults.append(UserError(text))
+        named[one] = named[one] - named[other]
+    if split == "val" and "val" not in named:
+        raise UserError(f"{folder}: no val.txt in it, so there is no val split")
+    if not named:
+        if split != "all":
+            found.notes.append("no train.txt or test.txt: one image in ten is held out to test")
+        test = {stem for stem in stems if _hash(stem) % 10 == 0} or set(
+            sorted(stems, key=_hash)[:1]
+        )
+        return {"train": stems - test, "val": set(), "test": test, "all": stems}
+    found.faults += [
+        UserError(f"{folder / split}.txt: lists {stem}, which has no image")
+        for stem in sorted(named.get(split, set()) - stems)
+    ]
+    rest = stems.difference(*named.values())
+    chosen = {name: named[name] & stems if name in named else rest for name in ("train", "test")}
+    return {**chosen, "val": named.get("val", set()) & stems, "all": stems}
 
 
 def _hash(stem: str) -> int:
-    """The same on every machine, so that the same pictures stay held out as others are added."""
+    """The same on every machine, so that the same images stay held out as others are added."""
     return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
 
 
-def _read_list(path: Path, found: Inventory) -> set[str] | None:
-    if not path.is_file():
-        return None
+def _read_list(path: Path, stems: set[str]) -> set[str]:
+    """The stems that a list names: each line as it is or, where no image is called so, without
+    spaces around it, folders before it and an image's suffix behind it.
+
+    Raises:
+        UserError: not a text. Nothing can be said then of what it holds out.
+    """
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        found.faults.append(f"{path}: not a readable list of names ({error})")
-        return set()
-    names = {Path(line.strip()).name for line in lines if line.strip()}
-    return {Path(n).stem if Path(n).suffix.lower() in SUFFIXES else n for n in names}
+        raise UserError(f"{path}: not a readable list of names ({error})") from None
+    return {_resolve(line, stems) for line in lines if line.strip()}
 
 
-def _report(where: str | Path | None, faults: Sequence[str], some_left: bool) -> str:
-    """Every kind of fault with the files that have it; of more than ten, the first."""
-    count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data:"
-    kinds: dict[str, list[str]] = {}
-    for fault in faults:
-        path, _, reason = fault.partition(": ")
-        kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
-        kinds.setdefault(kind, []).append(fault)
-    lines = []
-    for alike in kinds.values():
-        lines += [f"  {fault}" for fault in alike[:_SHOWN]]
-        if len(alike) > _SHOWN:
-            lines.append(f"  … and {len(alike) - _SHOWN} more like these")
-    advice = "mend them, or leave them out by --skip-invalid" if some_left else "mend them"
-    return "\n".join([f"{where}: {count}", *lines, advice])
+def _resolve(line: str, stems: set[str]) -> str:
+    if line in stems:
+        return line
+    name = Path(line.strip()).name
+    if name in stems or Path(name).suffix.lower() not in SUFFIXES:
+        return name
+    return Path(name).stem
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names and their verb."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 10} more" if len(ordered) > 10 else ""
+    return f"{', '.join(ordered[:10])}{more} {'are' if len(ordered) > 1 else 'is'}"
+
+
+def _add_notes(found: Inventory) -> None:
+    if found.faults:
+        found.notes.append(_left_out(found.faults))
+    rescaled = sum(pair.rescaled for pair in found.pairs)
+    if rescaled:
+        found.notes.append(
+            f"{rescaled} masks of {len(found.pairs)} have another size than their image, of the "
+            "same aspect: scaled to it for training, scored at their own"
+        )
+
+
+def _left_out(faults: Sequence[UserError]) -> str:
+    named = "".join(f"\n  {fault.args[0]}" for fault in faults)
+    return f"{len(faults)} fault{'s' * (len(faults) > 1)}, left out:{named}"

@@ -173,7 +173,8 @@ def draw_scene(rng: Generator, size: int) -> tuple[Array, Array]:
     `size` is the longer side in px, the shorter one is 0.7 to 1 of it. Returns the picture, HxWx3
     uint8 RGB, and the mask, HxW uint8: 255 on the salient objects, 0 elsewhere.
     """
-    shape = (size, round(size * rng.uniform(0.7, 1)))[:: rng.choice([-1, 1])]
+    height, width = (size, round(size * rng.uniform(0.7, 1)))[:: rng.choice([-1, 1])]
+    shape = height, width
     colours: list[Array] = []
     for _ in range(3):
         colours.append(_new_colour(rng, colours))
@@ -181,7 +182,7 @@ def draw_scene(rng: Generator, size: int) -> tuple[Array, Array]:
     covers = [_draw_object(rng, shape) for _ in range(1 if rng.random() < 0.75 else 2)]
     for cover in covers:
         picture = _add_object(rng, picture, cover, colours[2])
-    picture *= 0.65 + 0.7 * _noise(rng, shape, size * 0.8)[..., None]
+    picture = picture * (0.65 + 0.7 * _noise(rng, shape, size * 0.8)[..., None])
     picture += rng.normal(0, rng.uniform(2, 9), picture.shape)
     mask = np.where(np.max(covers, axis=0) >= 0.5, 255, 0)
     return picture.clip(0, 255).astype(np.uint8), mask.astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The train and eval presets, on torchvision.transforms.v2, written once.
+"""The presets of training and evaluation, on torchvision.transforms.v2.
 
-Both take an uint8 picture (3×H×W) and its mask (1×H×W), and stay uint8: the engine normalises on
-the device, where it costs next to nothing and a batch travels in a quarter of the bytes.
+Both take an image (3×H×W uint8) and its mask (1×H×W uint8), and give uint8: images are normalised
+on the device, where it costs next to nothing, and a batch travels in a quarter of the bytes.
 """
 
 import io
@@ -21,29 +21,36 @@ from src.inference.preprocess import resize_input, to_tensor
 
 
 class TrainPreset:
-    """Resize to img_size² (aspect not kept), random crop of crop_size², horizontal flip.
+    """Resize to img_size² (aspect not kept), crop crop_size² at random, flip horizontally.
 
     The published recipe (320 and 288), with the horizontal flip that later work uses in place of
-    the vertical one. The crop is cut out first, in whole pixels of the picture, as what it throws
-    away needs no resizing. Mask values stay what they are.
+    the vertical one. The crop is cut out first, in whole pixels of the image, as what it drops
+    needs no resizing. Mask values stay what they are. Called with an image 3×H×W uint8 and its
+    mask 1×h×w uint8, it gives both at crop_size².
 
     Args:
-        img_size, crop_size: in pixels.
-        strong: vary much more. Seven crops in ten have 0.3 to 1 of the picture's area and an aspect
-            from 0.6 to 1.67, the others are the whole picture; brightness, contrast and saturation,
-            grey, blur, noise and JPEG artefacts; and one picture in seven gets the object of
+        img_size: side in pixels of the resized image.
+        crop_size: side in pixels of the crop, at most ``img_size``.
+        strong: vary much more. Seven crops in ten have 0.3 to 1 of the image's area and an aspect
+            from 0.6 to 1.67, the others are the whole image; brightness, contrast, saturation,
+            grey, blur, noise and JPEG artefacts vary; and one image in seven gets the object of
             another one pasted in (:func:`paste`).
         classes: masks hold class indices; nothing is pasted then.
 
     Raises:
-        UserError: the crop is larger than the picture.
+        UserError: the crop is larger than the image.
+
+    Example:
+        >>> image = torch.zeros(3, 300, 400, dtype=torch.uint8)
+        >>> TrainPreset(320, 288)(image, image[:1])[0].shape
+        torch.Size([3, 288, 288])
     """
 
     def __init__(
         self, img_size: int, crop_size: int, strong: bool = False, classes: bool = False
     ) -> None:
         if not 0 < crop_size <= img_size:
-            raise UserError(f"--crop-size {crop_size} must be in 1 … --img-size {img_size}")
+            raise UserError(f"must be from 1 to img_size, {img_size}", "crop_size", crop_size)
         self.img_size = img_size
         self.share = crop_size / img_size
         self.crop_size = crop_size
@@ -56,31 +63,31 @@ class TrainPreset:
         """The preset of an epoch: this one."""
         return self
 
-    def __call__(self, picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if mask.shape[-2:] != picture.shape[-2:]:
-            mask = _resize_mask(mask, picture.shape[-2:])
-        picture, mask = self.flip(*self._crop(tv_tensors.Image(picture), tv_tensors.Mask(mask)))
-        picture = resize_input(picture.as_subclass(Tensor), self.crop_size)
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if mask.shape[-2:] != image.shape[-2:]:
+            mask = _resize_mask(mask, image.shape[-2:])
+        image, mask = self.flip(*self._crop(tv_tensors.Image(image), tv_tensors.Mask(mask)))
+        image = resize_input(image.as_subclass(Tensor), self.crop_size)
         if self.strong:
-            picture = _DEGRADE(picture)
-        return picture, _resize_mask(mask.as_subclass(Tensor), (self.crop_size, self.crop_size))
+            image = _DEGRADE(image)
+        return image, _resize_mask(mask.as_subclass(Tensor), (self.crop_size, self.crop_size))
 
-    def _crop(self, picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = picture.shape[-2:]
+    def _crop(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = image.shape[-2:]
         if not self.strong:
             height, width = (max(1, round(side * self.share)) for side in (height, width))
-            return _random_crop(height, width)(picture, mask)
+            return _random_crop(height, width)(image, mask)
         if torch.rand(()) < 0.3:
-            return picture, mask
-        box = self.resized_crop.make_params([picture])
-        return v2.functional.crop(picture, **box), v2.functional.crop(mask, **box)
+            return image, mask
+        box = self.resized_crop.make_params([image])
+        return v2.functional.crop(image, **box), v2.functional.crop(mask, **box)
 
 
-def _jpeg(picture: Tensor) -> Tensor:
+def _jpeg(image: Tensor) -> Tensor:
     """As saved and opened again, at a random quality."""
     saved = io.BytesIO()
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    image.save(saved, "JPEG", quality=int(torch.randint(30, 91, ())))
+    pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
+    pixels.save(saved, "JPEG", quality=int(torch.randint(30, 91, ())))
     return to_tensor(Image.open(saved))
 
 
@@ -95,13 +102,22 @@ _DEGRADE = v2.Compose(
 )
 
 
-def paste(picture: Tensor, mask: Tensor, onto: Tensor, mask_there: Tensor) -> tuple[Tensor, Tensor]:
-    """The object of one picture onto another of the same size: both objects, and what was behind.
+def paste(image: Tensor, mask: Tensor, onto: Tensor, mask_there: Tensor) -> tuple[Tensor, Tensor]:
+    """Paste the object of one image into another one.
 
     The seam is blurred by a pixel, so that it doesn't give the object away.
+
+    Args:
+        image: with the object, 3×H×W uint8.
+        mask: of the object, 1×H×W uint8 {0, 1}.
+        onto: the image to paste into, 3×H×W uint8.
+        mask_there: its mask.
+
+    Returns:
+        The image with both objects, and the mask of both.
     """
     soft = v2.functional.gaussian_blur(mask.float(), [3, 3])
-    mixed = torch.lerp(onto.float(), picture.float(), soft)
+    mixed = torch.lerp(onto.float(), image.float(), soft)
     return mixed.round().to(torch.uint8), mask | mask_there
 
 
@@ -111,12 +127,23 @@ def _random_crop(height: int, width: int) -> v2.RandomCrop:
 
 
 def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    # v2.Resize samples masks at pixel corners: up to half a pixel beside the picture's centres.
+    # v2.Resize samples masks at pixel corners: up to half a pixel beside the image's centres.
     return F.interpolate(mask[None], tuple(size), mode="nearest-exact")[0]
 
 
 class EvalPreset:
-    """The picture as the predictor sees it, the mask at its own size, as maps are scored there."""
+    """The image as the predictor sees it; the mask at its own size, at which maps are scored.
+
+    Args:
+        img_size: side in pixels of the resized image.
+
+    Example:
+        >>> image = torch.zeros(3, 300, 400, dtype=torch.uint8)
+        >>> [part.shape for part in EvalPreset(320)(image, image[:1])]
+        [torch.Size([3, 320, 320]), torch.Size([1, 300, 400])]
+    """
+
+    paste = 0.0  # no object of another image
 
     def __init__(self, img_size: int) -> None:
         self.img_size = img_size
@@ -125,16 +152,21 @@ class EvalPreset:
         """The preset of an epoch: this one."""
         return self
 
-    def __call__(self, picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return resize_input(picture, self.img_size), mask
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return resize_input(image, self.img_size), mask
 
 
 class Growing:
-    """Presets that take turns as a run goes on: small pictures first, which cost less.
+    """Presets that follow one another as a run proceeds: small images first, which cost less.
 
     Args:
         presets: of one kind, in order.
-        starts: the epoch, counted from 0, from which each holds; the first is 0.
+        starts: the epoch, counted from 0, from which each is used; the first is 0.
+
+    Example:
+        >>> growing = Growing([EvalPreset(160), EvalPreset(320)], starts=[0, 5])
+        >>> growing.at(epoch=7).img_size
+        320
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Maps that exist already as files: found for each picture, read, brought to their mask's size."""
+"""Maps that exist already as files: found for each image, read, resized to their masks."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,79 +9,107 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from src import UserError
+from src.errors import UserError
 from src.inference.preprocess import resize_map
 from src.pictures.images import list_images, open_image, oriented_size, to_rgb
 
-from ..data.masks import is_coloured, read_classes, read_mask
-from ..data.pairs import Pair, naming
+from ..data.dataset import Sample
+from ..data.masks import MaskReader, is_colour, read_classes, read_mask
+from ..data.pairs import Pair, find_naming
 from .evaluate import Scored
 
 
-@dataclass
+@dataclass(frozen=True)
 class Maps:
-    """What :func:`find_maps` found in a folder."""
+    """The maps of a data set, as :func:`find_maps` found them in a folder.
+
+    Args:
+        folder: that holds them.
+        paths: each image's map, in the order of the images; None where it has none.
+        missing: names of the images that have none.
+        extra: file names of maps that have no image.
+        resized: how many have another size than their mask.
+    """
 
     folder: Path
-    paths: list[Path | None]  # of each picture's map, in the order of the pictures
-    missing: list[str] = field(default_factory=list)  # names of pictures that have none
-    extra: list[str] = field(default_factory=list)  # file names of maps that have no picture
-    resized: int = 0  # maps of another size than their mask
+    paths: list[Path | None]
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    resized: int = 0
 
 
 def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
-    """The maps of some pictures, by the pictures' stems, or longer names as masks may have
-    (:func:`~.pairs.match`).
+    """Find the maps of some images, named as masks are (:func:`~.pairs.find_naming`).
+
+    Args:
+        folder: that holds the maps.
+        pairs: of the images.
+
+    Returns:
+        Each image's map, and what does not match.
 
     Raises:
-        UserError: no such folder, two maps of one name, or none of them is there.
+        UserError: no such folder, two maps of one name, or no map of any image.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--pred-dir {folder}: no such folder")
+        raise UserError("no such folder", "pred_dir", folder)
     files = list_images(folder)
     doubled = [stem for stem, n in Counter(path.stem for path in files).items() if n > 1]
     if doubled:
-        raise UserError(f"--pred-dir {folder}: holds two maps called {doubled[0]}")
+        raise UserError(f"holds two maps called {doubled[0]}", "pred_dir", folder)
     by_stem = {path.stem: path for path in files}
     names = [pair.name for pair in pairs]
-    before, after = naming(set(names), by_stem.keys())
-    found = Maps(folder, [by_stem.get(before + name + after) for name in names])
-    found.missing = [n for n, path in zip(names, found.paths, strict=True) if path is None]
-    # Those of another split are not strangers.
-    folders = {pair.image.parent for pair in pairs}
-    known = {before + path.stem + after for where in folders for path in list_images(where)}
-    found.extra = [path.name for path in files if path.stem not in known]
-    if not any(found.paths):
+    naming = find_naming(set(names), by_stem.keys())
+    paths = [by_stem.get(naming.mask_of(name)) for name in names]
+    if not any(paths):
         raise UserError(
-            f"--pred-dir {folder}: holds no map of any of the {len(names)} pictures; looked for by "
-            f"name, such as {names[0]}.png, in that folder itself or in one named like the set"
+            f"holds no map of any of the {len(names)} images; they are looked for by name, such as "
+            f"{names[0]}.png, in that folder itself or in one named like the data set",
+            "pred_dir",
+            folder,
         )
-    found.resized = sum(
-        path is not None and _differ(path, pair.mask)
-        for path, pair in zip(found.paths, pairs, strict=True)
+    # The maps of another split's images are not extra.
+    image_folders = {pair.image.parent for pair in pairs}
+    stems = {path.stem for images in image_folders for path in list_images(images)}
+    known = {naming.mask_of(stem) for stem in stems}
+    matched = list(zip(paths, pairs, strict=True))
+    return Maps(
+        folder,
+        paths,
+        missing=[pair.name for path, pair in matched if path is None],
+        extra=[path.name for path in files if path.stem not in known],
+        resized=sum(path is not None and _sizes_differ(path, pair.mask) for path, pair in matched),
     )
-    return found
 
 
-def _differ(path: Path, mask: Path) -> bool:
-    """In size; a file that cannot be read is named when its turn comes."""
+def _sizes_differ(path: Path, mask: Path) -> bool:
     try:
         return oriented_size(path) != oriented_size(mask)
-    except UserError:
+    except UserError:  # which is reported when the file is read
         return False
 
 
 def read_map(path: str | Path) -> np.ndarray:
-    """A map as H×W uint8: the alpha where there is one that varies, as in a cut-out; else grey, 16
-    bits and floats scaled, but for integers up to 255, which are levels in too wide a file.
+    """Read a map: the alpha where there is one that varies, as in a cut-out, else grey.
+
+    16 bits and floats are scaled to 8 bits, but for integers up to 255, which are 8-bit levels in
+    a wider file.
+
+    Args:
+        path: the map's file.
+
+    Returns:
+        H×W uint8.
 
     Raises:
-        UserError: unreadable, or a coloured picture.
+        UserError: the file cannot be read, is a colour image, or holds values that are not finite.
     """
     image = open_image(path)
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise UserError(f"{path}: holds values that are not finite")
     if image.mode.startswith("I") and (values := np.asarray(image)).max(initial=0) <= 255:
         return values.clip(0).astype(np.uint8)
     alpha = None
@@ -89,28 +117,28 @@ def read_map(path: str | Path) -> np.ndarray:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
         if alpha.min() < 255:
             return alpha
-    if is_coloured(image):
+    if is_colour(image):
         if alpha is not None:  # of a cut-out that is all object
             return alpha
-        raise UserError(f"{path}: a coloured picture, not a map; expected grey, or a cut-out")
+        raise UserError(f"{path}: a colour image, not a map; expected grey, or a cut-out")
     return np.array(to_rgb(image).convert("L"))
 
 
-class MapDataset(Dataset):
-    """Map (H×W uint8, of its mask's size), mask (1×H×W uint8 {0, 1}) and the picture's index.
+class MapDataset(Dataset[Sample]):
+    """Map (H×W uint8, of its mask's size), mask (1×H×W uint8) and index of each image with a map.
 
     Args:
-        maps: as found.
-        masks: the mask of each picture.
-        read: of a mask file.
-        classes: above 2, maps are of class indices, and are resized without mixing them.
+        maps: of :func:`find_maps`.
+        masks: the mask of each image.
+        read: how masks are read.
+        classes: above 2, maps hold class indices, and are resized without mixing them.
     """
 
     def __init__(
         self,
         maps: Maps,
         masks: Sequence[Path],
-        read: Callable[[Path], np.ndarray] = read_mask,
+        read: MaskReader = read_mask,
         classes: int = 2,
     ) -> None:
         self.masks, self.read, self.classes = masks, read, classes
@@ -119,7 +147,12 @@ class MapDataset(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Load a map and its mask, by position or (epoch, position) among the maps.
+
+        Raises:
+            UserError: one of them cannot be read.
+        """
         index, path = self.items[key[1] if isinstance(key, tuple) else key]
         mask = torch.from_numpy(self.read(self.masks[index]))[None]
         if self.classes > 2:
@@ -132,17 +165,27 @@ class MapDataset(Dataset):
         return levels, mask, index
 
 
-def collate_maps(samples: Iterable[tuple[Tensor, Tensor, int]]) -> Scored:
-    """A batch of :class:`MapDataset`: each of its own size."""
+def collate_maps(samples: Iterable[Sample]) -> Scored:
+    """Make a batch of :class:`MapDataset`; maps and masks keep their sizes."""
     levels, masks, indices = zip(*samples, strict=True)
     return Scored(list(levels), [mask[0] for mask in masks], list(indices))
 
 
-def stored(loader: DataLoader, device: torch.device, binary: bool = False) -> Iterator[Scored]:
-    """Batches of a loader of maps, on the device that scores them; ``binary``: as 0 and 1, which
-    they may be already.
+def stored_maps(
+    batches: Iterable[Scored], device: torch.device, binary: bool = False
+) -> Iterator[Scored]:
+    """Move batches of :func:`collate_maps` to the device that scores them.
+
+    Args:
+        batches: from a loader.
+        device: where to.
+        binary: make the maps 0 and 1, by a threshold of 127 of 255 unless they are so already.
     """
-    for levels, masks, indices in loader:
+    for levels, masks, indices in batches:
         if binary:
-            levels = [(s > (127 if s.max() > 1 else 0)).to(torch.uint8) for s in levels]
+            levels = [_binary(one) for one in levels]
         yield Scored([s.to(device) for s in levels], [m.to(device) for m in masks], indices)
+
+
+def _binary(levels: Tensor) -> Tensor:
+    return (levels > (127 if levels.max() > 1 else 0)).to(torch.uint8)

@@ -1,86 +1,230 @@
-"""Sheets of the worst pictures: what was there, what was found, and where they differ."""
+"""Figures of scores: curves, confusion matrices, sheets of the worst images.
 
+matplotlib is imported where a figure is drawn; it takes a second, and its search for fonts more.
+"""
+
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch
 
+from src.files import atomic_path
 from src.pictures.classes import COLOURS
+from src.pictures.images import open_image, to_rgb
 
-from .report import save_figure
+from .report import all_conditions, conditions
+from .score import ScoreResult, rescore_samples
+
+# Names of files and classes in Chinese, Japanese or Korean: the fonts of common systems.
+_EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
+)
+
+
+@lru_cache
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files, in fonts that have the letters of East Asia."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.font_manager import get_font_names
+
+    available = set(get_font_names())
+    plt.rcParams["font.family"] = [
+        "DejaVu Sans",
+        *(name for name in _EAST_ASIAN if name in available),
+    ]
+    return plt
+
+
+def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
+    """Draw precision over recall, and F over the threshold: a row per data set, a line per source.
+
+    Args:
+        path: of the figure, in any format that matplotlib writes.
+        results: of saliency.
+    """
+    sets: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for result in results:
+        lines = sets.setdefault(result.job.set_name, {})
+        lines[result.job.source.label] = result.evaluation.curves
+    figure, axes = pyplot().subplots(
+        len(sets), 2, figsize=(11, 4.6 * len(sets)), squeeze=False, layout="constrained"
+    )
+    for (left, right), (name, lines) in zip(axes, sets.items(), strict=True):
+        _draw_curves(left, right, name, lines)
+    figure.suptitle(all_conditions(results), fontsize=9)
+    save_figure(figure, path)
+
+
+def _draw_curves(
+    left: Any, right: Any, name: str, lines: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    thresholds = np.arange(255, -1, -1)
+    for label, line in lines.items():
+        left.plot(line["recall"], line["precision"], label=label)
+        right.plot(thresholds, line["f"], label=f"{label} (max {max(line['f']):.3f})")
+    left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
+    right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
+    for axes in (left, right):
+        axes.set_ylim(0, 1.02)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower left" if axes is left else "lower center")
+    left.set_xlim(0, 1.02)
+
+
+def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
+    """Draw confusion matrices side by side; each row is the share of its true class, in percent.
+
+    Args:
+        path: of the figure.
+        results: of classes.
+    """
+    side = 2.2 + 0.55 * max(len(result.job.class_names) for result in results)
+    figure, axes = pyplot().subplots(
+        1, len(results), figsize=(side * len(results), side), squeeze=False, layout="constrained"
+    )
+    for one, result in zip(axes[0], results, strict=True):
+        names, confusion = result.job.class_names, result.evaluation.confusion
+        assert confusion is not None
+        matrix = confusion.numpy()
+        share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
+        one.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        for (y, x), value in np.ndenumerate(share):
+            colour = "white" if value > 55 else "black"
+            one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        one.set_yticks(range(len(names)), names, fontsize=8)
+        title = f"{result.job.source.label} on {result.job.set_name}"
+        one.set(title=title, xlabel="predicted", ylabel="true, % of its pixels")
+    save_figure(figure, path)
 
 
 class Panels(NamedTuple):
-    """A picture's row: H×W in [0, 1], or colours H×W×3 in [0, 1] or uint8."""
+    """The panels of an image: H×W in [0, 1], or colours H×W×3 in [0, 1] or uint8."""
 
-    picture: np.ndarray
+    image: np.ndarray
     mask: np.ndarray
-    found: np.ndarray
+    map: np.ndarray
     error: np.ndarray
 
 
+def plot_worst(path: Path, result: ScoreResult, count: int) -> None:
+    """Draw the images of the highest MAE, or of the lowest mean IoU, a row each.
+
+    Args:
+        path: of the figure.
+        result: whose images.
+        count: how many.
+    """
+    job, scores = result.job, result.evaluation.rows
+    semantic = job.options.semantic
+    first, second = ("mean_iou", "pixel_accuracy") if semantic else ("mae", "max_f")
+    ordered = sorted(scores, key=lambda index: scores[index][first], reverse=not semantic)
+    rows, present = [], set()
+    for index, found, mask in rescore_samples(job, ordered[:count]):
+        pair = job.data.pairs[index]
+        image = np.asarray(to_rgb(open_image(pair.image)))
+        if semantic:
+            panels = class_panels(image, mask, found, job.options.ignore_index)
+            present |= {*np.unique(found).tolist(), *np.unique(mask).tolist()}
+        else:
+            panels = saliency_panels(image, mask, found, job.options.stretch)
+        values = ", ".join(f"{name} {scores[index][name]:.3f}" for name in (first, second))
+        rows.append((f"{pair.name}: {values}", panels))
+    order = "lowest mean IoU" if semantic else "highest MAE"
+    where = f"{job.source.label} on {job.set_name}"
+    title = f"{where}: the {len(rows)} of {order} ({conditions(result)})"
+    error = "wrong red, ignored grey" if semantic else "missed red, added blue"
+    classes = {name: i for i, name in enumerate(job.class_names) if i in present}
+    draw_sheet(path, rows, title, error, classes)
+
+
 def saliency_panels(
-    picture: np.ndarray, mask: np.ndarray, levels: np.ndarray, stretch: bool
+    image: np.ndarray, mask: np.ndarray, levels: np.ndarray, stretch: bool
 ) -> Panels:
-    """Of a mask H×W {0, 1} and a map H×W uint8, stretched to its full range if so wanted. What the
-    map misses is red, what it adds is blue.
+    """Make the panels of a saliency map. What it misses is red, what it adds is blue.
+
+    Args:
+        image: H×W×3 uint8.
+        mask: H×W {0, 1}.
+        levels: the map, H×W uint8.
+        stretch: stretch it to its full range.
     """
     saliency = levels / 255
     if stretch and np.ptp(saliency):
         saliency = (saliency - saliency.min()) / np.ptp(saliency)
     missed, added = (mask - saliency).clip(0, 1), (saliency - mask).clip(0, 1)
     error = 1 - np.stack((added, np.maximum(missed, added), missed), axis=-1)
-    return Panels(picture, mask, saliency, error)
+    return Panels(image, mask, saliency, error)
 
 
 def class_panels(
-    picture: np.ndarray, mask: np.ndarray, found: np.ndarray, ignore_index: int | None
+    image: np.ndarray, mask: np.ndarray, classes: np.ndarray, ignore_index: int | None
 ) -> Panels:
-    """Of class indices H×W uint8, in their colours; white in the mask what is to be ignored. Wrong
-    pixels are red, ignored ones grey.
+    """Make the panels of a class map. Wrong pixels are red, ignored ones grey (white in the mask).
+
+    Args:
+        image: H×W×3 uint8.
+        mask: class indices, H×W uint8.
+        classes: the map, H×W uint8.
+        ignore_index: the mask's value for pixels to ignore.
     """
     true, error = COLOURS[mask], np.full((*mask.shape, 3), 255, np.uint8)
-    error[found != mask] = 220, 30, 30
+    error[classes != mask] = 220, 30, 30
     if ignore_index is not None:
         true[mask == ignore_index] = 255
         error[mask == ignore_index] = 160
-    return Panels(picture, true, COLOURS[found], error)
+    return Panels(image, true, COLOURS[classes], error)
 
 
-def worst_sheet(
+def draw_sheet(
     path: Path,
     rows: Sequence[tuple[str, Panels]],
     title: str,
     error: str,
     classes: Mapping[str, int],
 ) -> None:
-    """Some pictures, a row each.
+    """Draw some images, a row each.
 
     Args:
         path: of the sheet.
         rows: caption and panels of each.
         title: above all.
-        error: what the colours of the last panel say.
+        error: what the colours of the last panel mean.
         classes: index by name, of those whose colours are explained below; none for saliency.
     """
     heads = "picture", "mask", "map", f"error: {error}"
-    figure, axes = plt.subplots(
+    figure, axes = pyplot().subplots(
         len(rows), 4, figsize=(12, 2.6 * len(rows) + 0.6), squeeze=False, layout="constrained"
     )
     for row, (caption, panels) in zip(axes, rows, strict=True):
-        for one, image in zip(row, panels, strict=True):
-            one.imshow(image, cmap="gray", vmin=0, vmax=1)
+        for one, content in zip(row, panels, strict=True):
+            one.imshow(content, cmap="gray", vmin=0, vmax=1)
             one.axis("off")
         row[0].set_title(caption, fontsize=8, loc="left")
     for one, head in zip(axes[0, 1:], heads[1:], strict=True):
         one.set_title(head, fontsize=8)
     figure.suptitle(title, fontsize=10)
     if classes:
+        from matplotlib.patches import Patch
+
         patches = [Patch(color=COLOURS[i] / 255, label=name) for name, i in classes.items()]
         figure.legend(
             handles=patches, loc="outside lower center", ncols=min(8, len(patches)), fontsize=8
         )
     save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure whole or not at all, in the format of its name's suffix, and close it."""
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
+        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
+    pyplot().close(figure)

@@ -1,30 +1,13 @@
-"""What validation.py writes: tables and curves."""
+"""What is reported of scores: table and notes, JSON and CSV."""
 
 import csv
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
+from src.files import atomic_path, save_json
 
-from src.files import atomic_path
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.font_manager import get_font_names
-
-# Names of files and classes in Chinese, Japanese or Korean: the fonts of common systems.
-_EAST_ASIAN = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei"),
-    *("WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
-    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
-)
-plt.rcParams["font.family"] = [
-    "DejaVu Sans",
-    *(name for name in _EAST_ASIAN if name in get_font_names()),
-]
+from .score import ScoreResult
 
 COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones
     "max_f": "maxF",
@@ -39,9 +22,7 @@ COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's
     "mean_f": "meanF",
     "adaptive_f": "adpF",
 }
-
-
-SEMANTIC = {
+SEMANTIC_COLUMNS = {
     "pixel_accuracy": "PA",
     "mean_pixel_accuracy": "mPA",
     "mean_precision": "mP",
@@ -51,12 +32,94 @@ SEMANTIC = {
 }
 
 
+def describe(results: Sequence[ScoreResult]) -> str:
+    """Everything that is printed of some results, but for what could not be scored.
+
+    Args:
+        results: of one kind, semantic or not.
+
+    Returns:
+        Notes, conditions and the table, in lines.
+    """
+    notes = dict.fromkeys(note for result in results for note in _notes(result))
+    rows = [{"set": r.job.set_name, "maps": r.job.source.label, **r.scores} for r in results]
+    semantic = results[0].job.options.semantic
+    titles = {key: key for key in ("set", "maps", "images")}
+    table = markdown(rows, {**titles, **(SEMANTIC_COLUMNS if semantic else COLUMNS)})
+    lines = [*(f"note: {note}" for note in notes), all_conditions(results), table]
+    for result in results if semantic else ():
+        lines += _class_lines(result)
+    return "\n".join(lines)
+
+
+def _class_lines(result: ScoreResult) -> list[str]:
+    lines = []
+    for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
+        values = zip(result.job.class_names, result.scores[key], strict=True)
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+        lines.append(f"{measure} of {result.job.source.label} on {result.job.set_name}: {listed}")
+    return lines
+
+
+def conditions(result: ScoreResult) -> str:
+    """What every score of a result depends on, in a few words."""
+    stretch = result.job.options.stretch
+    maps = "each map stretched to its full range" if stretch else "maps as they are"
+    predictor = result.job.source.predictor
+    if predictor is None:
+        return maps
+    return f"{maps}, network at {predictor.img_size}² in {predictor.precision}"
+
+
+def all_conditions(results: Sequence[ScoreResult]) -> str:
+    """The conditions of some results; of each source, where these differ."""
+    by_source = {result.job.source.label: conditions(result) for result in results}
+    if len(set(by_source.values())) == 1:
+        return conditions(results[0])
+    return "\n".join(f"{label}: {text}" for label, text in by_source.items())
+
+
+def _notes(result: ScoreResult) -> list[str]:
+    job, notes = result.job, []
+    if job.source.predictor:
+        notes.append(f"{job.source.path}: {job.source.predictor.origin}")
+    notes += [f"{job.set_name}: {note}" for note in job.data.notes]
+    empty = result.scores.get("empty_masks")
+    if empty:
+        notes.append(f"{job.set_name}: {empty} empty masks, each counted with F = 0")
+    if job.maps:
+        where, maps = f"{job.maps.folder} for {job.set_name}", job.maps
+        if maps.resized:
+            text = f"{maps.resized} maps resized, of another size than their mask"
+            notes.append(f"{where}: {text}")
+        if maps.missing:
+            notes.append(f"{where}: no map of {len(maps.missing)} images: {_first(maps.missing)}")
+        if maps.extra:
+            notes.append(f"{where}: no mask for {len(maps.extra)} maps: {_first(maps.extra)}")
+    return notes
+
+
+def _first(names: Sequence[str]) -> str:
+    """A list of names that leaves room for the scores; the JSON has them all."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
 def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
-    """A Markdown table with aligned columns; numbers to three decimals, as papers round.
+    """Make a Markdown table with aligned columns; numbers to three decimals, as papers round.
 
     Args:
         rows: of values by key.
         titles: of the keys to show; those that no row has are left out.
+
+    Returns:
+        The table's lines.
+
+    Example:
+        >>> print(markdown([{"set": "ECSSD", "mae": 0.0331}], {"set": "set", "mae": "MAE"}))
+        | set   |   MAE |
+        | ----- | ----: |
+        | ECSSD | 0.033 |
     """
     keys = [key for key in titles if any(key in row for row in rows)]
     cells = [[titles[key] for key in keys]]
@@ -65,22 +128,68 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
     numeric = [not isinstance(rows[0].get(key), str) for key in keys]
     ends = [":" if right else "-" for right in numeric]
     rule = ["-" * (width - 1) + end for width, end in zip(widths, ends, strict=True)]
-    lines = [cells[0], rule, *cells[1:]]
-    return "\n".join(
-        "| " + " | ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ) + " |"
-        for line in lines
-    )  # fmt: skip
+    lines = []
+    for line in (cells[0], rule, *cells[1:]):
+        columns = zip(line, widths, numeric, strict=True)
+        padded = [cell.rjust(n) if right else cell.ljust(n) for cell, n, right in columns]
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A row per picture, with six decimals; nothing under heads that a picture has not."""
+def write_json(path: Path, results: Sequence[ScoreResult]) -> None:
+    """Write everything about some results: a list, or of a single one a plain object.
+
+    Args:
+        path: of the file.
+        results: to write.
+    """
+    rows = [_json_row(result) for result in results]
+    save_json(rows if len(rows) > 1 else rows[0], path)
+
+
+def _json_row(result: ScoreResult) -> dict[str, Any]:
+    job, options = result.job, result.job.options
+    row: dict[str, Any] = {"data": job.set_name, "split": job.data.split}
+    predictor = job.source.predictor
+    if predictor is None:
+        row["pred_dir"] = str(job.source.path)
+    else:
+        row["weights"] = str(job.source.path)
+        row["network"] = predictor.model.config.name
+        row["img_size"] = predictor.img_size
+        row["precision"] = predictor.precision
+    if options.semantic:
+        row["num_classes"] = options.num_classes
+        row["ignore_index"] = options.ignore_index
+    row["normalize"] = options.stretch
+    row["unreadable"] = [job.data.pairs[index].name for index in result.errors]
+    if job.maps:
+        row |= {name: getattr(job.maps, name) for name in ("missing", "extra", "resized")}
+    return row | result.scores
+
+
+def write_csv(path: Path, results: Sequence[ScoreResult]) -> None:
+    """Write a row of scores for each image, with six decimals.
+
+    Args:
+        path: of the file.
+        results: to write; a column that a row lacks is empty in it.
+    """
+    rows = [
+        {
+            "set": result.job.set_name,
+            "maps": result.job.source.label,
+            "normalize": result.job.options.stretch,
+            "picture": result.job.data.pairs[index].name,
+            **_csv_scores(scores, result.job.class_names),
+        }
+        for result in results
+        for index, scores in result.evaluation.rows.items()
+    ]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -89,75 +198,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def plot_curves(
-    path: Path, curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], note: str
-) -> None:
-    """Precision over recall, and F over the threshold: a line per weights, a row per data set.
-
-    Args:
-        path: of the picture, any format that matplotlib writes.
-        curves: set → weights → ``precision``, ``recall`` and ``f`` at thresholds 255 … 0.
-        note: how maps were treated, for the title.
-    """
-    figure, axes = plt.subplots(
-        len(curves), 2, figsize=(11, 4.6 * len(curves)), squeeze=False, layout="constrained"
-    )
-    thresholds = np.arange(255, -1, -1)
-    for (left, right), (name, lines) in zip(axes, curves.items(), strict=True):
-        for label, line in lines.items():
-            left.plot(line["recall"], line["precision"], label=label)
-            right.plot(thresholds, line["f"], label=f"{label} (max {max(line['f']):.3f})")
-        left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
-        right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
-        for one in (left, right):
-            one.set_ylim(0, 1.02)
-            one.grid(alpha=0.3)
-            one.legend(loc="lower left" if one is left else "lower center")
-        left.set_xlim(0, 1.02)
-    figure.suptitle(note, fontsize=9)
-    save_figure(figure, path)
-
-
-def plot_confusion(path: Path, matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
-    """Confusion matrices K×K and their classes' names, by title, side by side: each row the share
-    of its true class, in percent.
-    """
-    side = 2.2 + 0.55 * max(len(names) for _, names in matrices.values())
-    figure, axes = plt.subplots(
-        1, len(matrices), figsize=(side * len(matrices), side), squeeze=False, layout="constrained"
-    )
-    for one, (title, (matrix, names)) in zip(axes[0], matrices.items(), strict=True):
-        share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
-        one.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for (y, x), value in np.ndenumerate(share):
-            colour = "white" if value > 55 else "black"
-            one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-        one.set_yticks(range(len(names)), names, fontsize=8)
-        one.set(title=title, xlabel="predicted", ylabel="true, % of its pixels")
-    save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Whole or not at all, in the format that its name says; then closed."""
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # names in letters that no font has: boxes
-        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
-    plt.close(figure)
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path that tells it from the others: a short name for tables."""
-    plain = [path.absolute() for path in paths]
-    names = [(path if path.is_dir() else path.with_suffix("")).parts for path in plain]
-    for length in range(1, max(map(len, names), default=1) + 1):
-        short = ["/".join(parts[-length:]) for parts in names]
-        if len(set(short)) == len(short):
-            return short
-    return [str(path) for path in paths]
-
-
-def few(names: Sequence[str]) -> str:
-    """A list of names that leaves room for the figures; --json has them all."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+def _csv_scores(scores: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The scores of an image; the IoU of each class becomes a column of its own."""
+    columns = {key: value for key, value in scores.items() if not isinstance(value, list)}
+    ious = zip(class_names, scores.get("class_iou", ()), strict=False)
+    return columns | {f"iou {name}": iou for name, iou in ious}

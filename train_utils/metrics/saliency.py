@@ -1,8 +1,8 @@
-"""MAE, the F-, E- and S-measures, from one histogram per picture.
+"""MAE, the F-, E- and S-measures, from one histogram per image.
 
 A map of 8 bits and a binary mask say all that these measures need in 256 counts for each of object
-and background, in each of the four parts that the S-measure cuts a picture into. So the pixels are
-read once, on the device; the rest is a few thousand float64 operations per picture. Definitions:
+and background, in each of the four parts that the S-measure cuts an image into. So the pixels are
+read once, on the device; the rest is a few thousand float64 operations per image. Definitions:
 MAE of Perazzi et al. 2012, F of Achanta et al. 2009 with β² = 0.3, S of Fan et al. 2017, E of Fan
 et al. 2018; as in PySODMetrics, which the tests compare with.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 BETA2 = 0.3
 _EPS = torch.finfo(torch.float64).eps
 _VALUES = torch.arange(256, dtype=torch.float64) / 255
-PER_PICTURE = (
+PER_IMAGE = (
     *("mae", "max_f", "mean_f", "adaptive_f"),
     *("s_measure", "max_e", "mean_e", "adaptive_e"),
     *("weighted_f", "relaxed_boundary_f"),  # of train_utils/metrics/structure.py
@@ -65,7 +65,7 @@ def to_levels(saliency: Tensor, stretch: bool) -> Tensor:
 
 
 class SaliencyMetrics:
-    """Running means over pictures; add them one by one or many at a time, on any device.
+    """Running means over images; add them one by one or many at a time, on any device.
 
     Args:
         stretch: stretch each 8-bit map by its own minimum and maximum (as PySODMetrics does).
@@ -77,14 +77,14 @@ class SaliencyMetrics:
     def __init__(self, stretch: bool = True) -> None:
         self.stretch = stretch
         self.structure = False
-        self.rows: list[list[float]] = []  # of each picture, in the order of PER_PICTURE
+        self.rows: list[list[float]] = []  # of each image, in the order of PER_IMAGE
         # count, empty masks, means of the rows, then curves over 256 thresholds: P, R, F, E.
-        self.sums = torch.zeros(2 + len(PER_PICTURE) + 4 * 256, dtype=torch.float64)
+        self.sums = torch.zeros(2 + len(PER_IMAGE) + 4 * 256, dtype=torch.float64)
 
     def update(
         self, histograms: Sequence[Tensor], structure: Sequence[Sequence[float]] | None = None
     ) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             histograms: of :func:`histogram`.
@@ -103,16 +103,16 @@ class SaliencyMetrics:
     def results(self) -> dict[str, float | int]:
         """The means so far, under the names of validation.py's JSON.
 
-        ``max_f`` is the paper's: P and R averaged over the pictures, then F, then its maximum.
+        ``max_f`` is the paper's: P and R averaged over the images, then F, then its maximum.
         ``max_f_per_image`` is PySODMetrics': F curves averaged, then the maximum. What was not
         measured is absent.
         """
         count = self.sums[0].item()
         if not count:
-            raise ValueError("no pictures were added")
+            raise ValueError("no images were added")
         means = self.sums[2:] / count
-        mean = dict(zip(PER_PICTURE, means.tolist(), strict=False))
-        precision, recall, f, e = means[len(PER_PICTURE) :].view(4, 256)
+        mean = dict(zip(PER_IMAGE, means.tolist(), strict=False))
+        precision, recall, f, e = means[len(PER_IMAGE) :].view(4, 256)
         results = {
             "images": int(count),
             "empty_masks": int(self.sums[1].item()),
@@ -140,7 +140,7 @@ class SaliencyMetrics:
 
 
 def _measures(quarters: Tensor, stretch: bool) -> tuple[Tensor, Tensor]:
-    """Of histograms N×4×2×256: each picture's measures (N×8) and curves P, R, F, E (N×4×256)."""
+    """Of histograms N×4×2×256: each image's measures (N×8) and curves P, R, F, E (N×4×256)."""
     background, foreground = quarters.sum(1).unbind(1)
     both = background + foreground
     pixels, objects = both.sum(-1, keepdim=True), foreground.sum(-1, keepdim=True)

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from src import UserError
+from src.errors import UserError
 
-from ..distributed import gather, is_main, sum_over_ranks
-from .evaluate import Evaluation, Scored
+from ..distributed import gather, sum_over_ranks
+from .evaluate import Evaluation, Scored, progress
 
 
 def evaluate_classes(
@@ -20,8 +20,7 @@ def evaluate_classes(
     device: torch.device | None = None,
     total: int | None = None,
 ) -> Evaluation:
-    """Every measure over a set, this rank's ``batches`` and those of the others; of each picture
-    too, but for those whose pixels are all to be ignored.
+    """Score class maps by every measure, this rank's batches and those of the others.
 
     Args:
         batches: class maps H×W uint8 and masks of class indices.
@@ -29,10 +28,17 @@ def evaluate_classes(
         ignore_index: pixels of this mask value count nowhere.
         device: where ranks meet to add up; the CPU by default.
         total: how many batches there are, for the progress bar.
+
+    Returns:
+        The scores of the data set and of each image, but for images whose pixels are all ignored;
+        the same on every rank.
+
+    Raises:
+        UserError: there is no pixel to score.
     """
-    confusion, own = torch.zeros(classes, classes, dtype=torch.float64), {}
-    shown = None if is_main() else True
-    for batch in tqdm(batches, "scoring", total, leave=False, disable=shown, unit="batch"):
+    confusion = torch.zeros(classes, classes, dtype=torch.float64)
+    own: dict[int, dict[str, Any]] = {}
+    for batch in progress(batches, total):
         for found, truth, index in zip(*batch, strict=True):
             counts = _count(found, truth, classes, ignore_index)
             confusion += counts
@@ -40,13 +46,13 @@ def evaluate_classes(
                 own[index] = semantic_measures(counts)
     confusion = sum_over_ranks(confusion, device or torch.device("cpu"))
     if not confusion.any():
-        raise UserError("nothing to score: no picture could be read, or all pixels are ignored")
+        raise UserError("nothing to score: no image could be read, or all pixels are ignored")
     rows = {index: row for part in gather(own) for index, row in part.items()}
     return Evaluation(semantic_measures(confusion), {}, dict(sorted(rows.items())), confusion)
 
 
 def _count(found: Tensor, truth: Tensor, classes: int, ignore_index: int | None) -> Tensor:
-    """Pixels of one picture by true class (rows) and predicted class (columns), float64 K×K."""
+    """Pixels of one image by true class (rows) and predicted class (columns), float64 K×K."""
     index = truth.to(torch.int32) * classes + found
     if ignore_index is not None:
         index = index[truth != ignore_index]
@@ -55,12 +61,22 @@ def _count(found: Tensor, truth: Tensor, classes: int, ignore_index: int | None)
 
 
 def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]]:
-    """Of a confusion matrix K×K, true class by row.
+    """Compute the measures of a confusion matrix.
 
     Means are over the classes that occur in the masks (recall, IoU) or in the maps (precision).
     ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the set, of the object where there
     are two classes, else the mean of all classes. ``class_iou`` and ``class_accuracy`` (recall)
     have None for an absent class.
+
+    Args:
+        confusion: pixels by true class (rows) and predicted class (columns), K×K float64.
+
+    Returns:
+        The measures under the names of validation.py's JSON.
+
+    Example:
+        >>> semantic_measures(torch.tensor([[3.0, 1.0], [0.0, 4.0]]))["pixel_accuracy"]
+        0.875
     """
     hits, true, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
     present, chosen = true > 0, found > 0
@@ -83,11 +99,17 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
 
 
 def class_names(folder: Path, count: int) -> list[str]:
-    """The first lines of ``classes.txt`` in a data set's folder, where it has enough; else plain
-    names.
+    """Read the names of classes from ``classes.txt``, where it has enough lines.
+
+    Args:
+        folder: of the data set.
+        count: how many classes there are.
+
+    Returns:
+        The names; without the file, ``background`` and ``object``, or numbers.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: the file is not UTF-8.
     """
     path = folder / "classes.txt"
     try:

@@ -73,7 +73,7 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
 def _from_nearest(error: np.ndarray, mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """The error with that of the nearest object pixel in each background pixel within reach."""
     errors, inside, away = (
-        cv2.copyMakeBorder(x, *[_REACH] * 4, cv2.BORDER_CONSTANT, value=0)
+        cv2.copyMakeBorder(x, _REACH, _REACH, _REACH, _REACH, cv2.BORDER_CONSTANT, value=0)
         for x in (error, mask, distance)
     )
     padded, shape = errors.shape[1], errors.shape
@@ -93,7 +93,7 @@ def relaxed_boundary_f(saliency: np.ndarray, mask: np.ndarray) -> float:
     """F (β² = 0.3) of a map's outline at 0.5, where a pixel may be up to 3 off, in any direction.
 
     As Qin et al. 2020 (section 4.3) describe it: the outline is what a 3×3 erosion takes from the
-    binary map, at the picture's border too; per picture, then averaged. On ECSSD, the published
+    binary map, at the image's border too; per image, then averaged. On ECSSD, the published
     lite weights give .806 so, the paper .808; eroding by a cross gives .803, not at the border
     .804, a square in place of the disc .820. 0 where either outline is empty.
 
