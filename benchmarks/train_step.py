@@ -5,7 +5,7 @@
 
 Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
 memory and a drift of the machine hits both. The tutorial's way is eager, NCHW, float32, AdamW as it
-comes; ours is what train.py does: Trainer.train_step in bf16 where that is fast, channels last,
+comes; ours is what train.py does: Trainer.step in bf16 where that is fast, channels last,
 fused AdamW, freed memory kept; recomputed is that with --checkpoint-activations. Memory is the
 process's peak resident size, whole and without what Python and its libraries take before the
 network is made.
@@ -50,7 +50,7 @@ def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor
     """The step as train.py takes it."""
     keep_freed_memory()
     trainer = make_trainer(model, pick_device("cpu"))
-    return lambda: trainer.train_step([(pictures, masks, None)])
+    return lambda: trainer.step([(pictures, masks, None)])
 
 
 def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = False) -> Trainer:
@@ -60,7 +60,15 @@ def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = 
     optimizer = make_optimizer(model, 1e-3, 1e-4)
     scheduler, scaler = make_scheduler(optimizer, 2, 1000), make_scaler(device, dtype)
     loss = DeepSupervision().to(device)
-    return Trainer(model, optimizer, scheduler, scaler, loss, dtype, compile=compiled)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=scaler,
+        loss=loss,
+        dtype=dtype,
+        compile=compiled,
+    )
 
 
 def recomputed_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):

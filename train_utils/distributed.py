@@ -2,14 +2,14 @@
 
 import os
 import re
-import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from src import UserError
 
@@ -35,7 +35,7 @@ def launched_rank() -> int:
     return int({**slurm_environment(os.environ), **os.environ}.get("RANK", 0))
 
 
-def slurm_environment(env: MutableMapping[str, str]) -> dict[str, str]:
+def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     """torchrun's variables by those of ``srun``; empty outside a job step of several tasks.
 
     A batch script's own process, which srun did not start, has the job's variables but not the
@@ -45,13 +45,14 @@ def slurm_environment(env: MutableMapping[str, str]) -> dict[str, str]:
     if "RANK" in env or shell or int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
         return {}
     hosts = env.get("SLURM_STEP_NODELIST", "localhost")
-    first = re.match(r"([^,\[]+)(?:\[(\w+))?", hosts)  # node[03-05,9],other → node03
+    first = re.match(r"([^,\[]*)(?:\[(\w+))?", hosts)  # node[03-05,9],other → node03
+    host = "".join(first.groups(default="")) if first else "localhost"
     job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return {
         "RANK": env["SLURM_PROCID"],
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": env.get("MASTER_ADDR", "".join(first.groups(default=""))),
+        "MASTER_ADDR": env.get("MASTER_ADDR", host),
         # Alike on every node of this step, and not that of another job on them.
         "MASTER_PORT": env.get("MASTER_PORT", str(20_000 + (job * 31 + step) % 40_000)),
     }
@@ -62,102 +63,107 @@ def process_group(device: str = "auto") -> Iterator[None]:
     """Join the launcher's group for the time of the block: NCCL on GPUs, gloo on CPUs.
 
     Without torchrun's (or SLURM's) environment variables it does nothing: the run goes on alone.
+    After an error the group stays, for the others wait for this process: its end, which torchrun
+    then brings to all, is what frees them.
 
     Raises:
-        UserError: the group can't be joined. SystemExit: with status 2 for a UserError of the
-            block, which is printed, with the rank, by the first rank that meets it; with status 1
-            where another rank has died and taken the group with it.
+        UserError: the group cannot be joined.
+        SystemExit: another process has ended and taken the group with it; the status is 1.
     """
     os.environ.update(slurm_environment(os.environ))
     if not is_launched():
         yield
         return
-    backend = _backend(device)
-    try:
-        dist.init_process_group(backend, **_fresh_store())
-    except (RuntimeError, ValueError) as error:  # a wrong address, a port that is taken
-        reason = str(error).splitlines()[0]
-        raise UserError(f"rank {launched_rank()} cannot join the others: {reason}") from None
-    sound = False
+    _join(_choose_backend(device))
     try:
         yield
-        sound = True
-    except UserError as error:
-        _record(error)
-        # Said before the group goes, whose end makes the others leave and torchrun stop this one.
-        if _first_to_say(str(error)):
-            print(f"error: rank {rank()}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
     except RuntimeError as error:
         if not _is_lost_peer(error):
-            _record(error)
             raise
         reason = str(error).splitlines()[0]
         raise SystemExit(f"rank {rank()}: stops, as another process has ended ({reason})") from None
-    except Exception as error:
-        _record(error)
-        raise
-    finally:
-        # NCCL would first wait for the others, who wait for this rank: the end of the process,
-        # which torchrun then ends everywhere, is what frees them.
-        if sound or backend == "gloo":
-            dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
-def _fresh_store() -> dict[str, Any]:
-    """Where restarted processes meet: torchrun sends them to the store of those that died, whose
-    addresses they would find there (pytorch issue 135712), so it gets a prefix.
+def _choose_backend(device: str) -> str:
+    """gloo for CPUs; NCCL for GPUs, of which this process then uses its own."""
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(_own_gpu(device))
+        return "nccl"
+    if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
+        advice = "pass {device} cpu"
+        raise UserError("several processes cannot share a Mac's GPU", "device", device, advice)
+    return "gloo"
 
-    Nodes count restarts each for itself, so for several of them there is no common prefix: set
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun there.
+
+def _own_gpu(device: str) -> int:
+    """The number of this process's GPU on its machine."""
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if "SLURM_STEP_ID" in os.environ and count == 1:
+        local = 0  # srun shows each task its own GPU alone
+    if ":" in device or local >= count:
+        raise UserError(
+            f"process {local} of this machine needs a GPU of its own; start as many processes as "
+            f"there are GPUs ({count}), with device auto",
+            "device",
+            device,
+        )
+    return local
+
+
+_store: dist.Store | None = None  # of the group that this process is in
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes at the address that the launcher gave."""
+    global _store
+    try:
+        store, number, count = next(rendezvous("env://"))
+        _store = dist.PrefixStore(_attempt(), store)
+        dist.init_process_group(backend, store=_store, rank=number, world_size=count)
+    except (RuntimeError, ValueError) as error:  # a wrong address, a port that is taken
+        reason = str(error).splitlines()[0]
+        raise UserError(f"rank {launched_rank()} cannot join the others: {reason}") from None
+
+
+def _attempt() -> str:
+    """A name that restarted processes share: torchrun sends them to the store of those that died,
+    whose addresses they would find there (pytorch issue 135712).
+
+    Nodes count restarts each for itself, so several of them have no such name: there, torchrun
+    needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     """
     env = os.environ
     shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if not (is_restarted() and shared and env.get("GROUP_WORLD_SIZE") == "1"):
-        return {}
-    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
-    prefixed = dist.PrefixStore(f"restart {env['TORCHELASTIC_RESTART_COUNT']}", store)
-    return {"store": prefixed, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
+    single_node = env.get("GROUP_WORLD_SIZE") == "1"
+    count = env.get("TORCHELASTIC_RESTART_COUNT", "0") if shared and single_node else "0"
+    return f"attempt {count}"
 
 
-def _backend(device: str) -> str:
-    if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
-        if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
-            raise UserError("several processes cannot share a Mac's GPU; give --device cpu")
-        return "gloo"
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    if "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1:
-        local = 0  # srun shows each task its own GPU alone
-    if ":" in device or local >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local} of this machine needs a GPU of its own: start as many processes "
-            f"as there are GPUs ({torch.cuda.device_count()}), with --device auto"
-        )
-    torch.cuda.set_device(local)
-    return "nccl"
+def record_errors(main: Callable[[], int | None]) -> Callable[[], int | None]:
+    """``main``, whose error torchrun names as the cause, not the processes that it takes along."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return main
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(main)
 
 
-def _record(error: Exception) -> None:
-    """Have torchrun name this error as the root cause, not the peers that it takes along."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        get_error_handler().record_exception(error)
-
-
-def _first_to_say(message: str) -> bool:
-    """False where another rank has met the same error: a wrong flag is told once."""
+def is_first_report(message: str) -> bool:
+    """False where another process of the group has met the same error, as with a wrong flag."""
+    if _store is None:
+        return True
     try:
-        store = dist.distributed_c10d._get_default_store()
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
-        return store.add(f"error/{attempt}/{message}", 1) == 1
-    except RuntimeError:  # the store went with the rank that held it
+        return _store.add(f"error/{message}", 1) == 1
+    except RuntimeError:  # the store went with the process that held it
         return True
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    said = "closed by peer", "reset by peer", "Broken pipe"
-    return isinstance(error, dist.DistNetworkError) or any(words in str(error) for words in said)
+    """Whether another process has left the group; gloo has no class of its own for that."""
+    texts = "closed by peer", "reset by peer", "Broken pipe"
+    return isinstance(error, dist.DistNetworkError) or any(text in str(error) for text in texts)
 
 
 def rank() -> int:

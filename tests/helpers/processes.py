@@ -18,7 +18,8 @@ from train_utils.distributed import process_group
 PATIENCE = 600  # seconds: what takes longer hangs, however busy the machine is
 
 _FORK = multiprocessing.get_context("forkserver")  # it runs nothing of torch, so forks are safe
-_FORK.set_forkserver_preload(["train", "validation", "predict"])
+_IMPORTED_LATE = ["matplotlib.figure", "torch.utils.tensorboard", "torchvision.transforms.v2"]
+_FORK.set_forkserver_preload(["train", "validation", "predict", *_IMPORTED_LATE])
 
 
 @contextmanager

@@ -58,8 +58,10 @@ def run(argv):
     """train_multi_GPU.py within a group that stands; the sums of the last epoch's losses."""
     torch.set_num_threads(1)
     kept = []
-    original = Trainer.add
-    Trainer.add = lambda self, step: (original(self, step), kept.append(self.sums.clone()))
+    original = Trainer.step
+    Trainer.step = lambda self, batches: (original(self, batches), kept.append(self.sums.clone()))[
+        0
+    ]
     save = loop.save_model
     loop.save_model = lambda *args, **more: (save(*args, **more), written.append(rank()))
     written.clear()
@@ -111,15 +113,15 @@ def go_on(argv):
 
 def stop_after(argv, steps):
     torch.set_num_threads(1)
-    original, done = Trainer.train_step, []
+    original, done = Trainer.step, []
 
-    def train_step(self, batches):
+    def step(self, batches):
         if len(done) == steps:
             raise SystemExit(0)  # nothing is saved on the way out
         done.append(None)
         return original(self, batches)
 
-    Trainer.train_step = train_step
+    Trainer.step = step
     train.train(train.parse_args(argv))
 
 
@@ -176,10 +178,15 @@ def new_trainer(network="u2net_lite"):
     torch.manual_seed(0)
     model = build_model(network).train()
     optimizer = train.make_optimizer(model, 1e-3, 0)
-    scheduler = train.make_scheduler(optimizer, 0, 10)
-    scaler = train.make_scaler(torch.device("cpu"), torch.float32)
-    ema = train.make_ema(model, 0.9)
-    return Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), torch.float32, ema)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=train.make_scheduler(optimizer, 0, 10),
+        scaler=train.make_scaler(torch.device("cpu"), torch.float32),
+        loss=DeepSupervision(),
+        dtype=torch.float32,
+        ema=train.make_ema(model, 0.9),
+    )
 
 
 def reductions(accum):
@@ -191,7 +198,7 @@ def reductions(accum):
         return allreduce_hook(state, bucket)
 
     trainer.net.register_comm_hook(None, counted)
-    trainer.train_step(list(batches(accum)))
+    trainer.step(list(batches(accum)))
     return sum(calls)
 
 
@@ -202,13 +209,12 @@ def test_accumulation_reduces_once():
 def poisoned(on):
     """A step with a loss of nan on one rank; what changed of the state."""
     trainer = new_trainer()
-    trainer.add(trainer.train_step(list(batches(1))))
+    trainer.step(list(batches(1)))
     before = snapshot(trainer)
     loss = trainer.loss
     if rank() == on:
         trainer.loss = lambda *args: tuple(value * torch.nan for value in loss(*args))
-    step = trainer.train_step(list(batches(1)))
-    trainer.add(step)
+    step = trainer.step(list(batches(1)))
     after = snapshot(trainer)
     return step.taken, [k for k in after if not same(before[k], after[k])], after
 
@@ -326,7 +332,7 @@ def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 0, output
-    assert output.count(f"going on from {folder}/last") == 1, output
+    assert output.count(f"Resuming from {folder}/last") == 1, output
     assert output.count("epoch 2/2:") == 1 and output.count("best max_f") == 1
     ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (folder, trained[0]))
     for part, value in theirs.items():
@@ -344,7 +350,7 @@ def test_a_signal_to_one_rank_stops_all(data, tmp_path):
         output = process.communicate(timeout=PATIENCE)[0]
     finally:
         process.kill()
-    assert output.count("stopped; go on by the same flags and --resume") == 1, output
+    assert output.count("Stopped; continue with the same flags and --resume") == 1, output
     assert "Connection closed" not in output
     state = torch.load(folder / "last.pt", weights_only=True)
     assert 1 <= state["epoch"] < 200

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src import build_model
-from src.pictures import images
+from src.inference import preprocess
 from src.pictures.classes import most_probable
 from train_utils.metrics.saliency import to_levels
 from train_utils.training.losses import DeepSupervision
@@ -42,7 +42,7 @@ def waits():
         value(tensor)
         return tensor.to("cpu")
 
-    images._mean_and_std.cache_clear()
+    preprocess._mean_and_std.cache_clear()
     FakeTensorMode.__deepcopy__ = lambda self, memo: self  # the average is a copy of the network
     answers = {"__bool__": value, "item": value, "cpu": copied}
     with FakeTensorMode(), ExitStack() as stack:
@@ -50,7 +50,7 @@ def waits():
             stack.enter_context(patch.object(Tensor, name, answer))
         yield asked
     del FakeTensorMode.__deepcopy__
-    images._mean_and_std.cache_clear()
+    preprocess._mean_and_std.cache_clear()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -66,7 +66,16 @@ def test_a_step_waits_once(waits, case):
     criterion = DeepSupervision(None, loss, classes, None if classes == 1 else 255, weights).to(GPU)
     scaler = make_scaler(torch.device("cpu"), torch.float32)  # a GPU's asks for a driver
     schedule = make_scheduler(optimizer, 2, 10)
-    trainer = Trainer(model, optimizer, schedule, scaler, criterion, torch.bfloat16, ema, 1.0)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=schedule,
+        scaler=scaler,
+        loss=criterion,
+        dtype=torch.bfloat16,
+        ema=ema,
+        clip_grad=1.0,
+    )
     batch = [torch.zeros(2, channels, side, side, dtype=torch.uint8) for channels in (3, 1)]
     reached = []
 
@@ -81,7 +90,7 @@ def test_a_step_waits_once(waits, case):
         patch("torch.cuda.is_bf16_supported", lambda: True),
         patch("torch.cuda.is_current_stream_capturing", lambda: False),  # torch 2.11's optimizer
     ):
-        step = trainer.train_step([(*batch, torch.arange(2))] * 2)
+        step = trainer.step([(*batch, torch.arange(2))] * 2)
     assert reached == [GPU, GPU] and step.losses.device.type == "cpu"
     assert len(waits) == 1
 

@@ -194,7 +194,7 @@ def test_safe_under_autocast():
 
 
 def test_wrong_number_of_weights(maps):
-    with pytest.raises(UserError, match="2 loss weights for 3 maps"):
+    with pytest.raises(UserError, match="loss_weights: 2 given for 3 maps"):
         DeepSupervision((1.0, 1.0))(*maps)
 
 

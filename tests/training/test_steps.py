@@ -16,7 +16,7 @@ def test_a_bad_gradient_of_a_sound_loss_is_seen():
     model.out_conv.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = model.out_conv.bias.detach().clone()
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    step = trainer.train_step([(pictures, torch.ones(2, 1, 32, 32), None)])
+    step = trainer.step([(pictures, torch.ones(2, 1, 32, 32), None)])
     assert step.losses.isfinite().all() and not step.taken
     assert torch.equal(model.out_conv.bias, before)
 
@@ -60,7 +60,7 @@ def test_accumulation_equals_the_large_batch():
         model.training = True  # the top level alone: its list of logits, running statistics inside
         trainer = make_trainer(model)
         parts = zip(pictures.split(split), masks.split(split), strict=True)
-        trainer.train_step([(picture, mask, None) for picture, mask in parts])
+        trainer.step([(picture, mask, None) for picture, mask in parts])
         results.append(model.out_conv.weight.detach().clone())
     assert torch.allclose(*results, atol=1e-6)
 
@@ -69,7 +69,15 @@ def make_trainer(model, dtype=torch.float32, **options):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scheduler = optim.make_scheduler(optimizer, 0, 10)
     scaler = optim.make_scaler(torch.device("cpu"), dtype)
-    return Trainer(model, optimizer, scheduler, scaler, DeepSupervision(), dtype, **options)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=scaler,
+        loss=DeepSupervision(),
+        dtype=dtype,
+        **options,
+    )
 
 
 def small_batch():
@@ -87,7 +95,7 @@ def test_clipping_bounds_the_step():
     """The step of plain SGD is lr times the gradient, so its length shows the clipped norm."""
     model = build_model(SMALL).train()
     before = [p.detach().clone() for p in model.parameters()]
-    make_trainer(model, clip_grad=0.01).train_step([small_batch()])
+    make_trainer(model, clip_grad=0.01).step([small_batch()])
     assert length(model, before) == pytest.approx(0.1 * 0.01, rel=1e-2)
 
 
@@ -97,7 +105,7 @@ def test_float16_clips_the_true_gradient():
     trainer = make_trainer(model, torch.float16, clip_grad=0.01)
     assert trainer.scaler.is_enabled() and trainer.scaler.get_scale() > 1000
     before = [p.detach().clone() for p in model.parameters()]
-    step = trainer.train_step([small_batch()])
+    step = trainer.step([small_batch()])
     assert step.taken and 0.01 < step.norm < 1000
     assert length(model, before) == pytest.approx(0.1 * 0.01, rel=1e-2)
 
@@ -108,8 +116,7 @@ def test_float16_lowers_its_scale_where_gradients_overflow():
     trainer = make_trainer(model, torch.float16)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.detach().clone() for p in model.parameters()]
-    step = trainer.train_step([small_batch()])
-    trainer.add(step)
+    step = trainer.step([small_batch()])
     assert not step.taken and step.losses.isfinite().all() and length(model, before) == 0
     assert trainer.scaler.get_scale() == 2.0**59 and trainer.bad_steps == 0
     resumed = make_trainer(build_model(SMALL).train(), torch.float16)
@@ -117,7 +124,7 @@ def test_float16_lowers_its_scale_where_gradients_overflow():
     assert resumed.scaler.get_scale() == 2.0**59
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     trainer.loss = lambda *args: tuple(value * torch.inf for value in DeepSupervision()(*args))
-    trainer.add(trainer.train_step([small_batch()]))
+    trainer.step([small_batch()])
     assert trainer.scaler.get_scale() == 0.5 and trainer.bad_steps == 1
 
 
@@ -126,7 +133,7 @@ def test_a_loss_that_is_not_finite_though_its_gradient_is():
     trainer, sound = make_trainer(model), DeepSupervision()
     trainer.loss = lambda *args: (sound(*args)[0] + torch.inf, sound(*args)[1])
     before = [p.detach().clone() for p in model.parameters()]
-    assert not trainer.train_step([small_batch()]).taken and length(model, before) == 0
+    assert not trainer.step([small_batch()]).taken and length(model, before) == 0
 
 
 def test_random_numbers_go_on_where_they_were():

@@ -20,9 +20,8 @@ from src import UserError, build_model, save_model
 from src import files as src_files
 from train_utils.data import synthetic
 from train_utils.training import checkpoint
-from train_utils.training.checkpoint import newest_checkpoint, save_checkpoint
+from train_utils.training.checkpoint import choose_folder, newest_checkpoint, save_checkpoint
 from train_utils.training.records import Log, write_args
-from train_utils.training.runs import choose_folder
 from train_utils.training.trainer import Trainer
 
 SIZES = ["--img-size", "40", "--crop-size", "32", "--batch-size", "2", "--device", "cpu"]
@@ -51,7 +50,7 @@ def same(a, b):
 
 def life(pipe, argv, halt_in_save=None):
     """A run that tells of each step, and may stop for ever in the middle of a save."""
-    original, pid = Trainer.train_step, os.getpid()
+    original, pid = Trainer.step, os.getpid()
 
     def told(self, batches):
         pipe.send("step")
@@ -68,7 +67,7 @@ def life(pipe, argv, halt_in_save=None):
             file.truncate(temporary.stat().st_size // 2)
         halt()
 
-    Trainer.train_step = told
+    Trainer.step = told
     if halt_in_save == "half written":
         checkpoint.write_torch = half_written
     elif halt_in_save == "not yet renamed":
@@ -167,7 +166,7 @@ def test_a_signal_to_the_whole_group(data, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; go on by the same flags and --resume" in output
+    assert "Stopped; continue with the same flags and --resume" in output
     assert newest_checkpoint(tmp_path / "run")[0].name == "last.pt"
 
 
@@ -181,8 +180,9 @@ def numbered(tmp_path, monkeypatch):
 
 
 def folder_of(*argv, restarted=False):
-    args = train.parse_args(["--model", "net", *argv])
-    return choose_folder("net", args.resume, args.output_dir, restarted)
+    given = train.parse_args(["--model", "net", *argv])
+    options = {"resume": given.resume, "output_dir": given.output_dir}
+    return choose_folder("net", restarted=restarted, **options)
 
 
 def test_which_folder(numbered):

@@ -22,7 +22,7 @@ from src import Predictor, U2Net, UserError, load_model, save_model
 from train_utils import cli
 from train_utils.data import synthetic
 from train_utils.metrics.evaluate import Evaluation
-from train_utils.training import loop, tasks
+from train_utils.training import build, loop
 from train_utils.training.losses import DeepSupervision
 from train_utils.training.records import git_commit
 from train_utils.training.trainer import Trainer
@@ -153,7 +153,7 @@ def test_lists_beside_two_folders(tmp_path):
     (tmp_path / "images/val.txt").write_text("1\n")
     (tmp_path / "images/test.txt").write_text("2\n3\n")
     folders = ["--image-dir", tmp_path / "images", "--mask-dir", tmp_path / "masks"]
-    to_train, to_choose, _ = train._datasets(train.parse_args([str(part) for part in folders]))
+    to_train, to_choose, _ = build.make_datasets(train.parse_args([str(part) for part in folders]))
     assert [pair.name for pair in to_train.pairs] == ["0", "4", "5"]
     assert [pair.name for pair in to_choose.pairs] == ["1"]
 
@@ -181,7 +181,7 @@ def test_only_a_better_score_becomes_best(data, tmp_path, monkeypatch):
     def evaluate(*_, **__):
         return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
 
-    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    monkeypatch.setattr("train_utils.metrics.evaluate.evaluate", evaluate)
     run(data, tmp_path / "run", "--ema", "0", "--epochs", "4")
     assert torch.load(tmp_path / "run/best.pt", weights_only=True)["epoch"] == 2
     assert [float(row["max_f"]) for row in rows(tmp_path / "run")] == [0.5, 0.9, 0.9, 0.7]
@@ -237,7 +237,7 @@ def test_interrupted_and_resumed_equals_unbroken(
     """A signal in the middle of an epoch or in its last step; the resumed run ends bit for bit
     alike."""
     steps = []
-    original = Trainer.train_step
+    original = Trainer.step
 
     def interrupted_step(self, batches):
         steps.append(None)
@@ -245,7 +245,7 @@ def test_interrupted_and_resumed_equals_unbroken(
             os.kill(os.getpid(), number)
         return original(self, batches)
 
-    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
+    monkeypatch.setattr(Trainer, "step", interrupted_step)
     assert run(data, tmp_path / "run") == 128 + number
     assert len(steps) == at, "the step is finished, and no other begun"
     state = torch.load(tmp_path / "run/last.pt", weights_only=True)
@@ -297,9 +297,10 @@ def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
         loop, "save_checkpoint", lambda *a: (original(*a), saved.append(a[0] / "last.pt"))
     )
     message = (
-        r"epoch 2, batch 3: loss nan, gradient norm nan .*rate of 0.0.*: (synthetic[-\w]+,? ?)+"
+        r"epoch 2, batch 3: loss nan, gradient norm nan .*rate of 0.0.*images: "
+        r"(synthetic[-\w]+,? ?)+"
     )
-    with pytest.raises(UserError, match=message + r"\. 3 such steps.*--lr"):
+    with pytest.raises(UserError, match=message + r"\. 3 such steps.*last\.pt.*--lr"):
         run(data, folder)
     assert len(saved) == 1
     state = torch.load(folder / "last.pt", weights_only=True)
@@ -309,7 +310,7 @@ def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
 def test_divergence_ends_the_run(data, tmp_path):
     """A learning rate far too high, and nothing bad becomes best or last."""
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match=r"batch \d: loss (nan|inf).*pictures: synthetic.*--lr"):
+    with pytest.raises(UserError, match=r"batch \d: loss (nan|inf).*images: synthetic.*--lr"):
         run(data, folder, "--lr", "1e30", "--ema", "0")
     for path in folder.glob("*.pt"):
         state = torch.load(path, weights_only=True)["model"]
@@ -333,8 +334,9 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
 
 
 def test_changed_flags_are_named(data, finished):
-    with pytest.raises(UserError, match=r"--lr was 0.001, is 0.01; --seed was 0, is 3"):
+    with pytest.raises(UserError, match="with other settings") as refused:
         run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
+    assert "--lr was 0.001, is 0.01; --seed was 0, is 3" in refused.value.describe(cli.flag)
 
 
 def test_weights_of_a_run_are_its_average(finished):

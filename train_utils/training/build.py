@@ -1,87 +1,194 @@
-"""The network that a run starts with, whether it fits the run's flags, and its loss."""
+"""What a run is built from, by its settings: data sets, network, loss."""
 
-import argparse
+import hashlib
+import zlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
-from src import U2NetConfig, UserError, build_model, load_model
+from src import Network, U2NetConfig, UserError, build_model, load_model
 from src.weights.backbone import load_backbone
 
-from ..data.masks import balanced_weights
+from ..config import Settings
+from ..data.dataset import SegmentationDataset
+from ..data.masks import balanced_weights, mask_reader
+from ..data.pairs import Pair
+from ..data.splits import find_training_data, has_list
 from ..distributed import is_main
 from .losses import DeepSupervision
 
 
-def start_network(args: argparse.Namespace, state: dict[str, Any] | None) -> nn.Module:
-    """The network of the checkpoint, of the pretrained weights, or a new one.
-
-    Args:
-        args: of ``train.py``.
-        state: of the run to go on with, if there is one.
+def make_datasets(
+    settings: Settings,
+) -> tuple[SegmentationDataset, SegmentationDataset, list[int]]:
+    """The images to train on, those that choose the best weights, and how many of each data set
+    are in the first.
 
     Raises:
-        UserError: weights and flags don't agree, or the network can't take what is asked for.
+        UserError: a data set is missing or faulty.
     """
-    maps = args.num_classes or 1
-    activation = "softmax" if args.num_classes else "sigmoid"
-    if state:
-        model = build_model(state["config"])
-    elif args.pretrained:
-        model = load_model(args.pretrained)
-    else:
-        model = build_model(args.model or "u2net_full", out_ch=maps, activation=activation)
-        if args.backbone:
-            load_backbone(model, args.backbone)
-    with torch.device("meta"):  # its table is wanted, not its weights
-        named = build_model(args.model) if args.model else model
-    if _structure(named) != _structure(model):
-        source = f"--resume {args.resume}" if state else f"--pretrained {args.pretrained}"
-        raise UserError(f"{source} holds a {model.config.name}, not --model {args.model}")
-    config = model.config
-    if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
-        source = f"--pretrained {args.pretrained}: " if args.pretrained and not state else ""
-        raise UserError(
-            f"{source}{config.name} takes {config.in_ch} channels and gives {config.out_ch} maps "
-            f"by {config.activation}; expected 3, {maps} and {activation} (see --num-classes)"
-        )
-    _check_sizes(args, model)
-    model.img_size = args.img_size[-1]
+    from ..data.transforms import EvalPreset, Growing, TrainPreset  # torchvision takes a second
+
+    read = mask_reader(settings.num_classes, settings.ignore_index)
+    folders = settings.image_dir, settings.mask_dir
+    sets, held_out = find_training_data(
+        settings.data_path or (), *folders, settings.skip_invalid, read
+    )
+    notes = [note for found in (sets[0], held_out, *sets[1:]) for note in found.notes]
+    first = settings.data_path[0] if settings.data_path else None
+    if has_list(first, "classes") and not settings.num_classes:
+        notes.append("classes.txt is ignored without num_classes: everything is one object")
+    if is_main():
+        print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
+    strong, classes = settings.augment == "strong", bool(settings.num_classes)
+    sizes = zip(settings.img_size, settings.crop_size, strict=True)
+    starts = settings.first_epochs
+    growing = Growing([TrainPreset(*size, strong, classes) for size in sizes], starts)
+    growing_test = Growing([EvalPreset(size) for size in settings.img_size], starts)
+    pairs: list[Pair] = [pair for found in sets for pair in found.pairs]
+    return (
+        SegmentationDataset(pairs, growing, settings.seed, read),
+        SegmentationDataset(held_out.pairs, growing_test, read=read),
+        [len(found.pairs) for found in sets],
+    )
+
+
+def describe_dataset(dataset: SegmentationDataset, purpose: str) -> str:
+    """The number of images, and a checksum of their names that shows whether they are others."""
+    names = "\n".join(pair.name for pair in dataset.pairs)
+    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(names.encode()):08x})"
+
+
+def make_network(settings: Settings, state: dict[str, Any] | None, device: torch.device) -> Network:
+    """The network of a checkpoint, of pretrained weights, or a new one, ready to train.
+
+    Args:
+        settings: of the run.
+        state: the checkpoint to continue from, if there is one.
+        device: where to put it.
+
+    Raises:
+        UserError: weights and settings don't agree, or the network cannot do what is asked for.
+    """
+    model = _start_network(settings, state)
+    _check_fit(settings, model)
+    model.img_size = settings.img_size[-1]
+    model.recompute = settings.checkpoint_activations
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if settings.sync_bn:
+        if device.type != "cuda":
+            raise UserError("torch's SyncBatchNorm runs on GPUs alone", "sync_bn")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
 
-def make_loss(args: argparse.Namespace, train_set: Dataset) -> DeepSupervision:
-    """Of the flags of ``train.py``; balanced class weights are counted in the masks of the set."""
-    weights = args.class_weights
-    if weights == ["balanced"]:
-        masks, classes = [pair.mask for pair in train_set.pairs], args.num_classes or 2
-        weights = balanced_weights(masks, train_set.read, classes, args.ignore_index)
+def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
+    """Built, with the weights it starts from."""
+    maps = settings.num_classes or 1
+    activation = "softmax" if settings.num_classes else "sigmoid"
+    source = "the checkpoint" if state else str(settings.pretrained)
+    if state:
+        model = build_model(state["config"])
+    elif settings.pretrained:
+        model = load_model(settings.pretrained)
+    else:
+        model = build_model(settings.model or "u2net_full", out_ch=maps, activation=activation)
+        if settings.backbone:
+            load_backbone(model, settings.backbone)
+    if settings.model:
+        with torch.device("meta"):  # its table is wanted, not its weights
+            named = build_model(settings.model)
+        if _structure(named) != _structure(model):
+            raise UserError(f"{source} holds a {model.config.name}", "model", settings.model)
+    config = model.config
+    if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
+        raise UserError(
+            f"{source}: {config.name} takes {config.in_ch} channels and gives {config.out_ch} maps "
+            f"by {config.activation}; expected 3, {maps} and {activation}",
+            advice="see {num_classes}",
+        )
+    return model
+
+
+def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | None:
+    """What identifies the weights that a run started from: the sha256 of their file, or
+    ``imagenet``; None for random ones.
+
+    Who resumes from a checkpoint's path need not name them again: then they are the checkpoint's.
+    """
+    source = settings.pretrained or settings.backbone
+    if source is None and state and settings.resume not in (None, "auto"):
+        return state["flags"].get("start")
+    if source is None or source == "imagenet":
+        return source
+    path = Path(source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
+    return f"sha256 {digest.hexdigest()}"
+
+
+def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Settings:
+    """Settings whose ``freeze_bn`` is decided: a new run keeps the statistics of pretrained
+    weights, a resumed one does as it did.
+    """
+    if settings.freeze_bn is not None:
+        return settings
+    frozen = state["flags"].get("freeze_bn", False) if state else settings.pretrained is not None
+    return replace(settings, freeze_bn=bool(frozen))
+
+
+def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervision:
+    """The loss; balanced class weights are counted in the masks of the training set."""
+    classes, weights = settings.num_classes, settings.class_weights
+    if weights == ("balanced",):
+        masks = [pair.mask for pair in train_set.pairs]
+        weights = tuple(
+            balanced_weights(masks, train_set.read, classes or 2, settings.ignore_index)
+        )
         if is_main():
             print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
-    classes = args.num_classes or 1
-    return DeepSupervision(args.loss_weights, args.loss, classes, args.ignore_index, weights)
+    return DeepSupervision(
+        weights=settings.loss_weights,
+        loss=settings.loss,
+        classes=classes or 1,
+        ignore_index=settings.ignore_index,
+        class_weights=None if weights is None else [float(weight) for weight in weights],
+    )
 
 
-def _check_sizes(args: argparse.Namespace, model: nn.Module) -> None:
-    """What the flags ask for against what the network can take."""
-    name, smallest = model.config.name, min(args.crop_size)
-    if args.loss_weights and len(args.loss_weights) != model.num_maps:
-        raise UserError(f"--loss-weights: {name} has {model.num_maps} maps; one for each")
-    if args.batch_size == 1 and smallest <= model.stride:
+def _check_fit(settings: Settings, model: Network) -> None:
+    """Compare what the settings ask for with what the network can take."""
+    name, smallest = model.config.name, min(settings.crop_size)
+    if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
+        expected = f"{name} has {model.num_maps} maps; expected one for each"
+        raise UserError(expected, "loss_weights")
+    if settings.batch_size == 1 and smallest <= model.stride:
         raise UserError(
-            f"--batch-size 1 with --crop-size {smallest}: the coarsest maps have one pixel, and "
-            "batch norm needs more; raise either"
+            f"with crops of {smallest} pixels the coarsest maps have one pixel, and batch norm "
+            "needs more than one value",
+            "batch_size",
+            settings.batch_size,
+            advice="raise {batch_size} or {crop_size}",
         )
     if smallest <= 2 * model.margin:
         raise UserError(
-            f"--crop-size {smallest}: {name} learns a crop without {model.margin} pixels on each "
-            f"side, as its convolutions are unpadded; give more than {2 * model.margin}, or unet_bn"
+            f"{name} learns a crop without {model.margin} pixels on each side, as its convolutions "
+            f"are unpadded; expected more than {2 * model.margin}",
+            "crop_size",
+            smallest,
+            advice="pass a larger one, or {model} unet_bn",
         )
 
 
-def _structure(model: nn.Module) -> tuple:
+def _structure(model: Network) -> tuple[Any, ...]:
     config = model.config
     if isinstance(config, U2NetConfig):
         return config.encoder, config.decoder

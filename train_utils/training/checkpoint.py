@@ -1,15 +1,22 @@
-"""A whole run in one file: plain tensors, numbers and strings, written whole or not at all.
+"""Checkpoints of a run: plain tensors, numbers and strings in one file, and the folder they are in.
 
 The newest is ``last.pt``; the ones before it are ``last-1.pt``, ``last-2.pt`` …
 """
 
-from collections.abc import Iterator
+import atexit
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from src import UserError
 from src.files import atomic_path, write_torch
 from src.weights.storage import read_file
+
+from ..config import DECLARATIONS, Settings
+from ..distributed import launch_id
+from .records import was_started_by
 
 _PARTS = (
     *("model", "config", "flags", "optimizer", "scheduler", "scaler", "ema", "ema_updates"),
@@ -18,66 +25,55 @@ _PARTS = (
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
-    """Write what :meth:`Trainer.state_dict` gives as ``last.pt``; the ones before it move back.
+    """Write ``last.pt``; the checkpoints before it move back.
 
-    A kill at any moment leaves a whole checkpoint under one of the names.
+    A kill at any moment leaves an intact checkpoint under one of the names.
 
     Args:
         folder: the run's.
-        state: of the trainer.
+        state: of :meth:`Trainer.state_dict`.
         keep: how many to leave there, this one included.
     """
     with atomic_path(folder / "last.pt") as temporary:
         write_torch(state, temporary)
         for age, path in reversed(list(_history(folder))):
             if age + 1 < keep:
-                path.replace(_name(folder, age + 1))
+                path.replace(_path(folder, age + 1))
             elif age:
                 path.unlink()
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one, whole or not."""
+    """Whether there is one, intact or not."""
     return any(_history(folder))
 
 
-def _name(folder: Path, age: int) -> Path:
-    return folder / (f"last-{age}.pt" if age else "last.pt")
-
-
-def _history(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The checkpoints of a folder and how many came after each, from the newest on."""
-    ages = [int(path.stem[5:]) for path in folder.glob("last-*.pt") if path.stem[5:].isdigit()]
-    for age in sorted({0, *ages}):
-        if _name(folder, age).exists():
-            yield age, _name(folder, age)
-
-
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to go on from.
+    """Read a checkpoint to continue from.
 
     Raises:
-        UserError: missing, torn, or weights alone, from which no run can be resumed.
+        UserError: it is missing, truncated, or holds weights alone.
     """
     if Path(path).is_dir():
-        raise UserError(
-            f"--resume {path}: is a folder; give its last.pt, or auto with --output-dir"
-        )
+        advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
+        raise UserError("is a folder", "resume", path, advice)
     state = read_file(path)
     absent = [part for part in _PARTS if part not in state]
     if absent:
         raise UserError(
-            f"--resume {path}: holds weights, not a run's state (no {', '.join(absent[:2])}); go "
-            "on from its last.pt, or start from these weights by --pretrained"
+            f"holds weights, not the state of a run (no {', '.join(absent[:2])})",
+            "resume",
+            path,
+            advice="pass the last.pt of a run, or start from these weights with {pretrained}",
         )
     return state
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and what was wrong with those passed over for it.
+    """The newest intact checkpoint of a run, and what is wrong with newer ones.
 
     Raises:
-        UserError: there are checkpoints, and none of them is whole.
+        UserError: there are checkpoints, and none of them is intact.
     """
     faults: list[str] = []
     for _, path in _history(folder):
@@ -89,8 +85,121 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
             return path, faults
     if faults:
         listed = "".join(f"\n  {fault}" for fault in faults)
-        raise UserError(
-            f"{folder}: no checkpoint there can be gone on from:{listed}\n"
-            "start a new run in another --output-dir"
-        )
+        advice = "start a new run in another {output_dir}"
+        raise UserError(f"{folder}: no usable checkpoint found:{listed}", advice=advice)
     return None, faults
+
+
+def check_record(settings: Settings, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare a checkpoint's record with that of the run which is to continue it.
+
+    Args:
+        settings: of the run.
+        before: the checkpoint's record. A setting that it lacks, being of an older version, counts
+            as its default; other facts that it lacks are not compared.
+        now: :meth:`Settings.record`, and the facts that stand for other settings.
+
+    Raises:
+        UserError: they differ; it names all differences.
+    """
+    changes = []
+    for name, value in now.items():
+        is_setting = name in DECLARATIONS
+        missing = settings.default(name) if is_setting and name not in before else value
+        old = before.get(name, missing)
+        if old != value:
+            changes.append(f"{f'{{{name}}}' if is_setting else name} was {old!r}, is {value!r}")
+    if changes:
+        raise UserError(
+            "the checkpoint is of a run with other settings",
+            "resume",
+            settings.resume,
+            advice=f"{'; '.join(changes)}; pass the settings that it was started with, or start a "
+            "new run from its weights with {pretrained}",
+        )
+
+
+def _path(folder: Path, age: int) -> Path:
+    return folder / (f"last-{age}.pt" if age else "last.pt")
+
+
+def _history(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The checkpoints of a folder and how many came after each, from the newest on."""
+    ages = [int(path.stem[5:]) for path in folder.glob("last-*.pt") if path.stem[5:].isdigit()]
+    for age in sorted({0, *ages}):
+        if _path(folder, age).exists():
+            yield age, _path(folder, age)
+
+
+def choose_folder(
+    name: str,
+    *,
+    resume: str | None = None,
+    output_dir: Path | None = None,
+    restarted: bool = False,
+) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to continue from, if any.
+
+    Args:
+        name: of the run, for a folder ``runs/name-1``, ``-2`` …
+        resume: a checkpoint's path, ``auto``, or None for a new run.
+        output_dir: the folder, where one was asked for.
+        restarted: torchrun has restarted the processes: a run that this very launch started is
+            continued.
+
+    Raises:
+        UserError: the folder holds a run that was not to be continued, or the two don't agree.
+    """
+    if resume not in (None, "auto"):
+        return _folder_of(Path(resume), output_dir), Path(resume)
+    newest = _newest_number(name)
+    folder = output_dir or Path("runs") / f"{name}-{max(newest, 1)}"
+    if resume == "auto" or (restarted and was_started_by(folder, launch_id())):
+        checkpoint, faults = newest_checkpoint(folder)
+        for fault in faults:
+            print(f"Skipping a checkpoint: {fault}", flush=True)
+        return folder, checkpoint
+    if output_dir is None:
+        return _make_folder(name, newest + 1), None
+    if has_checkpoint(output_dir):
+        advice = "continue it with {resume} auto, or choose another {output_dir}"
+        raise UserError("holds a run", "output_dir", output_dir, advice)
+    return output_dir, None
+
+
+def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:
+    if not checkpoint.is_file():
+        advice = "pass auto, or the last.pt of a run"
+        raise UserError("no such file", "resume", checkpoint, advice)
+    if output_dir and output_dir.resolve() != checkpoint.parent.resolve():
+        advice = "omit {output_dir}"
+        raise UserError(f"its run is in {checkpoint.parent}", "resume", checkpoint, advice)
+    return checkpoint.parent
+
+
+def _newest_number(name: str) -> int:
+    """The highest number of a folder ``runs/name-…`` that has anything in it, else 0."""
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    used = [path for path in Path("runs").glob("*") if path.is_dir() and any(path.iterdir())]
+    matches = [pattern.fullmatch(path.name) for path in used]
+    return max((int(match[1]) for match in matches if match), default=0)
+
+
+def _make_folder(name: str, number: int) -> Path:
+    """The next free folder, made at once, so that two runs started together have one each; removed
+    at the program's end if nothing was written to it.
+    """
+    folder = Path("runs") / f"{name}-{number}"
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return _make_folder(name, number + 1)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+    atexit.register(_remove_empty, folder)
+    return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

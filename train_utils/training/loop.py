@@ -1,84 +1,178 @@
-"""The training loop: epochs, evaluation, what is written when, and how a run stops."""
+"""The training loop, how its networks are evaluated, and how it stops."""
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from src import Predictor, UserError, save_model
+from src import Network, Predictor, UserError, save_model
 from src.device import amp_name
+from src.pictures.classes import COLOURS, most_probable
 
-from ..distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks, world_size
+from ..data.dataset import SegmentationDataset
+from ..data.loaders import Loader
+from ..distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks
 from .checkpoint import save_checkpoint
-from .losses import map_names
-from .records import Records, peak_memory
-from .tasks import Classes, Saliency
+from .records import Progress, Records, mean_losses
 from .trainer import Batch, Step, Trainer
 
-BAD_STEPS = 3  # so many in a row whose loss or gradient is not finite end the run
-_SHOWN_EVERY = 10  # optimizer steps between looks at the ranks' mean loss and at signals
+BAD_STEPS = 3  # so many in a row, whose loss or gradient is not finite, end the run
+_ASK_EVERY = 10  # optimizer steps of a GPU between exchanges on whether a signal came
 
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came; the step was finished and last.pt written. Holds the signal."""
 
 
+class Diverged(UserError):
+    """The weights, or too many steps in a row, are not finite. Checkpoints stay as they were."""
+
+
 @dataclass(frozen=True)
-class Plan:
-    """How long a run goes and when it stops to look and to save.
+class Task:
+    """What a network learns: an object's map, or a map for each class.
 
     Args:
+        classes: how many; None for object and background, one map.
+        ignore_index: the mask's value of pixels that count nowhere; of classes only.
+    """
+
+    classes: int | None = None
+    ignore_index: int | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The measures that a run prints. The higher the first one, the better the weights."""
+        return ("mean_iou", "pixel_accuracy") if self.classes else ("max_f", "mae")
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """The measures in a run's log."""
+        if self.classes:
+            return ("mean_iou", "mean_pixel_accuracy", "pixel_accuracy")
+        return ("mae", "max_f", "mean_f")
+
+    def score(self, predictor: Predictor, loader: Loader[SegmentationDataset]) -> dict[str, Any]:
+        """Every measure over a set, of all ranks together."""
+        # Here, as they import OpenCV, which the command line does without.
+        from ..metrics.evaluate import evaluate, predicted, predicted_classes
+        from ..metrics.semantic import evaluate_classes
+
+        device, total = predictor.device, len(loader)
+        if self.classes is None:
+            maps = predicted(predictor, loader, stretch=True)
+            return evaluate(maps, device=device, total=total).results
+        maps = predicted_classes(predictor, loader, self.classes)
+        return evaluate_classes(maps, self.classes, self.ignore_index, device, total).results
+
+    def draw_mask(self, mask: Tensor) -> Tensor:
+        """A mask 1×H×W as an image 3×H×W in [0, 1]; classes in their colours."""
+        if self.classes is None:
+            return mask.float().expand(3, -1, -1)
+        return torch.from_numpy(COLOURS)[mask[0].long()].permute(2, 0, 1) / 255
+
+    def draw_map(self, probabilities: Tensor) -> Tensor:
+        """Probabilities C×H×W as an image 3×H×W in [0, 1]; classes in their colours."""
+        if self.classes is None:
+            return probabilities.expand(3, -1, -1)
+        return self.draw_mask(most_probable(probabilities)[None])
+
+
+def fit(
+    trainer: Trainer,
+    train: Loader[SegmentationDataset],
+    test: Loader[SegmentationDataset],
+    folder: Path,
+    *,
+    epochs: int,
+    accum: int = 1,
+    eval_interval: int = 1,
+    save_every: int = 0,
+    keep: int = 2,
+    task: Task,
+) -> None:
+    """Train up to ``epochs``, evaluating and writing ``folder`` on the way.
+
+    Args:
+        trainer: network and optimizer; the loop starts from where they are.
+        train: batches of an :class:`~train_utils.data.loaders.EpochSampler`.
+        test: the held-out images; by the task's first measure on them, of the moving average if
+            there is one, the best weights are chosen.
+        folder: the run's.
         epochs: passes over the training split.
         accum: batches per optimizer step.
         eval_interval: epochs between evaluations.
         save_every: optimizer steps between checkpoints; 0 for the end of each epoch alone.
         keep: how many checkpoints to leave in the folder.
-        task: how maps are scored and shown; by its first measure on the pictures held out, of the
-            average if there is one, the best weights are kept.
-    """
-
-    epochs: int
-    accum: int = 1
-    eval_interval: int = 1
-    save_every: int = 0
-    keep: int = 2
-    task: Saliency | Classes = field(default_factory=Saliency)
-
-    def saves_after(self, updates: int) -> bool:
-        """Whether a checkpoint is due after so many optimizer steps."""
-        return self.save_every > 0 and updates % self.save_every == 0
-
-
-def fit(trainer: Trainer, train: DataLoader, test: DataLoader, folder: Path, plan: Plan) -> None:
-    """Train to ``plan.epochs``, evaluating and writing ``folder`` as it goes.
+        task: how maps are scored and drawn.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with last.pt written.
-        UserError: too many bad steps in a row.
+        Diverged: too many bad steps in a row, or weights or scores that are not finite.
     """
-    records = Records(folder, trainer.epoch, trainer.updates) if is_main() else None
-    try:
-        with _signals_noted() as caught:
-            _Run(trainer, train, test, folder, plan, records, caught).go()
-    finally:
-        if records:
-            records.close()
+    sampler = train.batch_sampler
+    with _signals_caught() as caught, _records(trainer, folder) as records:
+        while trainer.epoch < epochs:
+            # Start the epoch, or continue in the middle of it.
+            trainer.train_mode()
+            sampler.epoch, sampler.start = trainer.epoch, trainer.batches_done
+            if not trainer.batches_done:
+                trainer.sums.zero_()
+            batches = iter(train)
+            with Progress(trainer, len(sampler), epochs, records) as progress:
+                while True:
+                    # Stop at a signal, before scoring too: a job's last seconds may not suffice.
+                    at_end = trainer.batches_done >= len(sampler)
+                    if _is_stopped(caught, trainer, at_end):
+                        _save(trainer, folder, keep)
+                        raise Interrupted(_signal(caught))
+                    if at_end:
+                        break
+
+                    # Take one optimizer step on the next batches.
+                    group = list(islice(batches, accum))
+                    step = trainer.step(group)
+
+                    # Report a step that was not finite; too many in a row end the run.
+                    if trainer.bad_steps and not step.taken:
+                        _report_bad_step(trainer, step, group, train.dataset)
+                    progress.advance(group)
+
+                    # Save in the middle of the epoch, every so many steps.
+                    due = save_every > 0 and trainer.updates % save_every == 0
+                    if due and trainer.batches_done < len(sampler):
+                        _save(trainer, folder, keep)
+
+            # Finish the epoch: its mean losses, over all ranks.
+            trainer.epoch, trainer.batches_done = trainer.epoch + 1, 0
+            sums = sum_over_ranks(trainer.sums, trainer.device)
+            row = {"epoch": trainer.epoch, "lr": trainer.last_lr, **mean_losses(sums)}
+
+            # Score the networks, and keep the best weights.
+            if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
+                row |= _evaluate(trainer, test, folder, task, records)
+
+            # Log the epoch and save.
+            if records:
+                records.epoch(row, trainer.updates)
+                tqdm.write(f"{_line(row, epochs, task)}, {progress.speed():.1f} images/s")
+            _save(trainer, folder, keep)
+            if trainer.epoch < epochs and on_any_rank(bool(caught), trainer.device):
+                raise Interrupted(_signal(caught))
 
 
 @contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM only put their number on the list, so that a step is never torn; one more
-    Ctrl-C ends the program at once.
+def _signals_caught() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM only put their number on the list, so that a step is never cut short; one
+    more Ctrl-C ends the program at once.
     """
     caught: list[int] = []
 
@@ -95,181 +189,117 @@ def _signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@dataclass
-class _Run:
-    trainer: Trainer
-    train: DataLoader
-    test: DataLoader
-    folder: Path
-    plan: Plan
-    records: Records | None  # rank 0's
-    caught: list[int]  # signals
-    speed: float = 0.0  # pictures per second of the last epoch
-
-    def go(self) -> None:
-        trainer, plan = self.trainer, self.plan
-        while trainer.epoch < plan.epochs:
-            row = self._train_epoch()
-            if row and (trainer.epoch % plan.eval_interval == 0 or trainer.epoch == plan.epochs):
-                row |= self._evaluate()
-            if row and self.records:
-                self.records.epoch(row, trainer.updates)
-                tqdm.write(f"{_line(row, plan)}, {self.speed:.1f} pictures/s")
-            self._save()
-            if trainer.epoch < plan.epochs and on_any_rank(bool(self.caught), trainer.device):
-                raise Interrupted(self.caught[0] if self.caught else signal.SIGTERM)
-
-    def _save(self) -> None:
-        state = self.trainer.state_dict()  # of all ranks together
-        if is_main():
-            save_checkpoint(self.folder, state, self.plan.keep)
-
-    def _train_epoch(self) -> dict[str, Any]:
-        """The rest of the running epoch; its log row, empty if a signal came before the end."""
-        trainer, sampler = self.trainer, self.train.batch_sampler
-        trainer.train_mode()
-        sampler.epoch, sampler.start = trainer.epoch, trainer.step
-        if not trainer.step:
-            trainer.sums.zero_()
-        total = len(sampler)
-        batches = iter(self.train)
-        with _Progress(trainer, total, self.plan.epochs, self.records) as progress:
-            while True:
-                # Ranks must stop together; asking makes a GPU wait, so GPUs ask now and then.
-                at_end = trainer.step >= total
-                ask = trainer.device.type != "cuda" or trainer.updates % _SHOWN_EVERY == 0
-                if (ask or at_end) and on_any_rank(bool(self.caught), trainer.device):
-                    return {}  # at the end too: scoring may take longer than a job's last seconds
-                if at_end:
-                    break
-                group = list(islice(batches, self.plan.accum))
-                step = trainer.train_step(group)
-                trainer.add(step)
-                if trainer.bad_steps and not step.taken:
-                    self._tell_bad_step(step, group)
-                progress.advance(group, trainer.lr_taken)
-                if trainer.step < total and self.plan.saves_after(trainer.updates):
-                    self._save()
-            self.speed = progress.speed()
-        trainer.epoch, trainer.step = trainer.epoch + 1, 0
-        losses = _mean_losses(sum_over_ranks(trainer.sums, trainer.device))
-        return {"epoch": trainer.epoch, "lr": trainer.lr_taken, **losses}
-
-    def _tell_bad_step(self, step: Step, group: list[Batch]) -> None:
-        """Name the step and its pictures; the end of the run where it was one too many."""
-        trainer, pairs = self.trainer, self.train.dataset.pairs
-        told = gather(
-            [(x.item(), b[2].tolist()) for x, b in zip(step.losses[:, 0], group, strict=True)]
-        )
-        batches = [batch for rank in told for batch in rank]
-        # Those whose own loss is at fault; all where only the gradient is.
-        wrong = [batch for batch in batches if not math.isfinite(batch[0])] or batches
-        names = ", ".join(pairs[i].name for _, indices in wrong for i in indices)
-        message = (
-            f"epoch {trainer.epoch + 1}, batch {trainer.step}: loss {wrong[0][0]:g}, "
-            f"gradient norm {step.norm:g} at a learning rate of {trainer.lr_taken:.3g}; "
-            f"pictures: {names}"
-        )
-        if trainer.bad_steps >= BAD_STEPS:
-            raise UserError(
-                f"{message}. {BAD_STEPS} such steps in a row end the run; checkpoints stay as they "
-                f"were. Look at the pictures, or begin a new run with --pretrained {self.folder}/"
-                "last.pt and a lower --lr, --clip-grad 1 or --amp off"
-            )
-        if is_main():
-            tqdm.write(f"{message}. Skipped, {trainer.bad_steps} in a row")
-
-    def _evaluate(self) -> dict[str, Any]:
-        """Scores of the weights, and of their average; keeps the best and draws samples."""
-        trainer, task, row = self.trainer, self.plan.task, {}
-        self.test.sampler.epoch = trainer.epoch - 1
-        networks = {"": trainer.model}
-        if trainer.ema is not None:
-            networks["ema_"] = trainer.ema.module
-        for prefix, network in networks.items():
-            share_buffers(network)
-            network.img_size = self.test.dataset.transform.at(trainer.epoch - 1).img_size
-            predictor = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
-            scores = task.score(predictor, self.test)
-            row |= {prefix + name: scores[name] for name in task.logged}
-        if self.records:
-            samples = _samples(predictor, self.test, trainer.epoch - 1, task)
-            self.records.samples(samples, trainer.epoch, trainer.updates)
-        criterion = task.told[0]  # of the average, where there is one: networks puts it last
-        if scores[criterion] > trainer.best.get(criterion, -1.0):
-            trainer.best = {n: scores[n] for n in task.told} | {"epoch": trainer.epoch}
-            if is_main():
-                save_model(network, self.folder / "best.pt", epoch=trainer.epoch, scores=scores)
-        return row
-
-
-class _Progress:
-    """The bar of an epoch, and TensorBoard's curves within it: the ranks' mean of the last steps.
-
-    Use it in a ``with`` block, which ends the bar.
+def _is_stopped(caught: list[int], trainer: Trainer, at_end: bool) -> bool:
+    """Whether a signal came, on any rank: they must stop together. Asking makes a GPU wait, so GPUs
+    ask now and then.
     """
+    if trainer.device.type == "cuda" and trainer.updates % _ASK_EVERY and not at_end:
+        return False
+    return on_any_rank(bool(caught), trainer.device)
 
-    def __init__(self, trainer: Trainer, total: int, epochs: int, records: Records | None) -> None:
-        self.trainer, self.records = trainer, records
-        self.before, self.pictures, self.began = trainer.sums.clone(), 0, time.perf_counter()
-        self.all_pictures, self.start = 0, self.began
-        self.bar = tqdm(
-            desc=f"epoch {trainer.epoch + 1}/{epochs}",
-            total=total,
-            initial=trainer.step,
-            disable=None if is_main() else True,
-            leave=False,
+
+def _signal(caught: list[int]) -> int:
+    return caught[0] if caught else signal.SIGTERM  # which another rank got
+
+
+@contextmanager
+def _records(trainer: Trainer, folder: Path) -> Iterator[Records | None]:
+    """What rank 0 writes beside checkpoints; None on the others."""
+    records = Records(folder, trainer.epoch, trainer.updates) if is_main() else None
+    try:
+        yield records
+    finally:
+        if records:
+            records.close()
+
+
+def _save(trainer: Trainer, folder: Path, keep: int) -> None:
+    _require_finite(trainer)
+    state = trainer.state_dict()  # of all ranks together
+    if is_main():
+        save_checkpoint(folder, state, keep)
+
+
+def _require_finite(trainer: Trainer) -> None:
+    if not trainer.is_finite():
+        raise Diverged(
+            f"epoch {trainer.epoch + 1}, batch {trainer.batches_done}: weights that are not "
+            f"finite, at a learning rate of {trainer.last_lr:.3g}; checkpoints stay as they were"
         )
 
-    def __enter__(self) -> "_Progress":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def advance(self, group: list[Batch], lr: float) -> None:
-        """After each optimizer step, on all ranks."""
-        pictures = sum(len(batch[0]) for batch in group) * world_size()
-        self.pictures, self.all_pictures = self.pictures + pictures, self.all_pictures + pictures
-        self.bar.update(len(group))
-        if self.trainer.updates % _SHOWN_EVERY:
-            return
-        recent = sum_over_ranks(self.trainer.sums - self.before, self.trainer.device)
-        rate = self.pictures / (time.perf_counter() - self.began)
-        losses = _mean_losses(recent)
-        self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} pictures/s")
-        if self.records:
-            others = {
-                "lr": lr,
-                "pictures per s": rate,
-                "peak MiB": peak_memory(self.trainer.device),
-            }
-            curves = {f"step/{name}": value for name, value in {**losses, **others}.items()}
-            self.records.scalars(curves, self.trainer.updates)
-        self.before, self.pictures, self.began = self.trainer.sums.clone(), 0, time.perf_counter()
-
-    def speed(self) -> float:
-        """Pictures per second of all ranks since the epoch began, or was gone on with."""
-        return self.all_pictures / (time.perf_counter() - self.start)
+def _report_bad_step(
+    trainer: Trainer, step: Step, group: list[Batch], dataset: SegmentationDataset
+) -> None:
+    """Name the step and its images; raises Diverged where it was one too many."""
+    losses = zip(step.losses[:, 0].tolist(), (batch[2].tolist() for batch in group), strict=True)
+    batches = [batch for of_rank in gather(list(losses)) for batch in of_rank]
+    # Those whose own loss is at fault; all where only the gradient is.
+    faulty = [batch for batch in batches if not math.isfinite(batch[0])] or batches
+    names = ", ".join(dataset.pairs[i].name for _, indices in faulty for i in indices)
+    message = (
+        f"epoch {trainer.epoch + 1}, batch {trainer.batches_done}: loss {faulty[0][0]:g}, gradient "
+        f"norm {step.norm:g} at a learning rate of {trainer.last_lr:.3g}; images: {names}"
+    )
+    if trainer.bad_steps >= BAD_STEPS:
+        end = f"{BAD_STEPS} such steps in a row end the run; checkpoints stay as they were"
+        raise Diverged(f"{message}. {end}")
+    if is_main():
+        tqdm.write(f"{message}. Skipped, {trainer.bad_steps} in a row")
 
 
-def _mean_losses(sums: Tensor) -> dict[str, float]:
-    """Of the sums that :meth:`Trainer.add` gathers, over all ranks: the means, by name."""
-    total, *terms = (sums[1:] / sums[0]).tolist()
-    names = [f"loss_{name}" for name in map_names(len(terms))]
-    return {"loss": total, **dict(zip(names, terms, strict=True))}
+def _evaluate(
+    trainer: Trainer,
+    test: Loader[SegmentationDataset],
+    folder: Path,
+    task: Task,
+    records: Records | None,
+) -> dict[str, Any]:
+    """Score the network and its average; keeps the best weights, and draws samples of them."""
+    _require_finite(trainer)
+    epoch = trainer.epoch - 1  # counted from 0
+    test.sampler.epoch = epoch
+    side = test.dataset.transform.at(epoch).img_size
+    predictors, scores = {}, {}
+    for prefix, network in trainer.networks.items():
+        share_buffers(network)
+        network.img_size = side
+        predictors[prefix] = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
+        scores[prefix] = task.score(predictors[prefix], test)
+    chosen = "" if trainer.ema is None else "ema_"
+    if records:
+        samples = _samples(predictors[chosen], test.dataset, epoch, task)
+        records.samples(samples, trainer.epoch, trainer.updates)
+    _keep_best(trainer, trainer.networks[chosen], scores[chosen], folder, task)
+    return {prefix + name: scores[prefix][name] for prefix in scores for name in task.logged}
+
+
+def _keep_best(
+    trainer: Trainer, network: Network, scores: dict[str, Any], folder: Path, task: Task
+) -> None:
+    values = {name: scores[name] for name in task.shown}
+    if not all(map(math.isfinite, values.values())):
+        raise Diverged(
+            f"epoch {trainer.epoch}: scores that are not finite; checkpoints stay as they were"
+        )
+    criterion = task.shown[0]
+    if values[criterion] > trainer.best.get(criterion, -1.0):
+        trainer.best = {**values, "epoch": trainer.epoch}
+        if is_main():
+            save_model(network, folder / "best.pt", epoch=trainer.epoch, scores=scores)
 
 
 def _samples(
-    predictor: Predictor, test: DataLoader, epoch: int, task: Saliency | Classes
+    predictor: Predictor, dataset: SegmentationDataset, epoch: int, task: Task
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    indices = range(0, len(test.dataset), max(1, len(test.dataset) // 8))[:8]
-    pictures, masks, _ = zip(*(test.dataset[epoch, i] for i in indices), strict=True)
-    found = predictor.probabilities(torch.stack(pictures)).cpu()
-    return zip(pictures, map(task.show_mask, masks), map(task.show, found), strict=True)
+    """Up to eight images, spread over the set, with their masks and maps."""
+    indices = range(0, len(dataset), max(1, len(dataset) // 8))[:8]
+    images, masks, _ = zip(*(dataset[epoch, i] for i in indices), strict=True)
+    maps = predictor.probabilities(torch.stack(images)).cpu()
+    return zip(images, map(task.draw_mask, masks), map(task.draw_map, maps), strict=True)
 
 
-def _line(row: dict[str, Any], plan: Plan) -> str:
-    names = ("loss", *(prefix + name for prefix in ("", "ema_") for name in plan.task.told))
+def _line(row: dict[str, Any], epochs: int, task: Task) -> str:
+    names = ("loss", *(prefix + name for prefix in ("", "ema_") for name in task.shown))
     scores = ", ".join(f"{name} {row[name]:.4f}" for name in names if name in row)
-    return f"epoch {row['epoch']}/{plan.epochs}: {scores}"
+    return f"epoch {row['epoch']}/{epochs}: {scores}"

@@ -1,7 +1,7 @@
 """Losses of one map, sums of them, and deep supervision: the same sum on every map."""
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, reduce
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,10 @@ class Target:
         weights: Tensor | None = None,
     ) -> None:
         self.mask, self.classes, self.weights = mask, classes, weights
-        ignored = classes > 1 and ignore_index is not None
-        self.counts = (mask != ignore_index).float() if ignored else torch.ones_like(mask).float()
+        counts = torch.ones_like(mask, dtype=torch.bool)
+        if classes > 1 and ignore_index is not None:
+            counts = mask.ne(ignore_index)
+        self.counts = counts.float()
 
     @cached_property
     def index(self) -> Tensor:
@@ -91,7 +93,7 @@ def dice(logits: Tensor, target: Target) -> Tensor:
 def iou(logits: Tensor, target: Target) -> Tensor:
     """1 − (Σpt + 1) / (Σ(p + t − pt) + 1) of each map, averaged (as Máttyus et al. 2017).
 
-    It looks at the object as a whole, so a small one counts as much as a large one.
+    It measures each object as a whole, so a small one counts as much as a large one.
     """
     p, t = _flat(logits, target)
     both = (p * t).sum(1)
@@ -100,7 +102,7 @@ def iou(logits: Tensor, target: Target) -> Tensor:
 
 def ssim(logits: Tensor, target: Target) -> Tensor:
     """1 − the mean structural similarity of map and mask (Qin et al. 2019, BASNet, section 3.3): of
-    Gaussian windows of 11×11 pixels, with 0 around the picture.
+    Gaussian windows of 11×11 pixels, with 0 around the image.
     """
     p, t = _probabilities(logits, target), target.values
     n = p.shape[1]
@@ -126,7 +128,7 @@ def _probabilities(logits: Tensor, target: Target) -> Tensor:
 
 
 def _flat(logits: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Probabilities and target, a row for each map of each picture."""
+    """Probabilities and target, a row for each map of each image."""
     p = _probabilities(logits, target)
     return p.flatten(0, 1).flatten(1), target.values.flatten(0, 1).flatten(1)
 
@@ -158,6 +160,8 @@ class DeepSupervision(nn.Module):
             than of maps.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         weights: Sequence[float] | None = None,
@@ -174,7 +178,11 @@ class DeepSupervision(nn.Module):
             if name == wrong or name not in PARTS:
                 known = ", ".join(part for part in PARTS if part != wrong)
                 what = "one map" if classes == 1 else "classes"
-                raise UserError(f"--loss {loss}: {name!r} is none for {what}; join any of {known}")
+                raise UserError(
+                    f"{name!r} is not a loss of {what}; expected {known}, or a sum of these",
+                    "loss",
+                    loss,
+                )
         self.parts = [PARTS[name] for name in names]
         self.classes, self.ignore_index = classes, ignore_index
         given = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -183,13 +191,17 @@ class DeepSupervision(nn.Module):
     def forward(self, logits: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.weights or (1.0,) * len(logits)
         if len(weights) != len(logits):
-            raise UserError(f"{len(weights)} loss weights for {len(logits)} maps; give one per map")
+            raise UserError(f"{len(weights)} given for {len(logits)} maps", "loss_weights")
         with torch.autocast(mask.device.type, enabled=False):
             mask = _centre(mask, logits[0].shape[-2:])
             target = Target(mask, self.classes, self.ignore_index, self.class_weights)
-            terms = [sum(part(x.float(), target) for part in self.parts) for x in logits]
-            total = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+            terms = [_add(part(x.float(), target) for part in self.parts) for x in logits]
+            total = _add(weight * term for weight, term in zip(weights, terms, strict=True))
             return total, torch.stack(terms).detach()
+
+
+def _add(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)
 
 
 def _centre(mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,6 +6,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
     """Fused AdamW. Vectors (batch norm, biases) are not decayed: that only shifts activations."""
@@ -37,8 +39,8 @@ def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     doesn't drag its first, random weights along.
     """
 
-    def average(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
-        count = ema.n_averaged.item()  # on the CPU; asking `updates` would make a GPU wait
+    def average(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
+        count = ema.n_averaged.item()  # on the CPU; reading `updates` would make a GPU wait
         warmed = min(decay, (1 + count) / (10 + count))
         get_ema_multi_avg_fn(warmed)(averages, values, updates)
 

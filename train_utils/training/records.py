@@ -1,41 +1,45 @@
-"""What a run leaves to look at: arguments, log, curves, sample pictures, TensorBoard's events."""
+"""What a run shows and leaves: settings, log, curves, sample sheets, TensorBoard's events, and the
+progress bar.
+
+matplotlib, torchvision and TensorBoard take seconds to import, so that is done where they are used.
+"""
 
 import csv
 import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from src import UserError
 from src.files import atomic_path, clear_temporary, save_json
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from ..distributed import is_main, sum_over_ranks, world_size
+from .losses import map_names
+from .trainer import Batch, Trainer
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
+_SHOWN_EVERY = 10  # optimizer steps between updates of what is shown
 
 
-def write_args(folder: Path, args: dict[str, Any], launch: str | None = None) -> None:
-    """``args.json``: every flag of the run, the versions and the git commit it ran with, and the
-    launch of torchrun that it belongs to.
+def write_args(folder: Path, args: Mapping[str, Any], launch: str | None = None) -> None:
+    """Write ``args.json``.
+
+    Args:
+        folder: the run's.
+        args: its settings, to which versions and git commit are added.
+        launch: of torchrun, that the run belongs to.
     """
+    import torchvision
+
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -45,8 +49,8 @@ def write_args(folder: Path, args: dict[str, Any], launch: str | None = None) ->
     save_json({**args, "versions": versions, "launch": launch}, folder / "args.json")
 
 
-def begun_by(folder: Path, launch: str | None) -> bool:
-    """Whether :func:`write_args` noted this launch there."""
+def was_started_by(folder: Path, launch: str | None) -> bool:
+    """Whether the run in a folder belongs to this launch, as :func:`write_args` has noted."""
     try:
         noted = json.loads((folder / "args.json").read_text(encoding="utf-8"))["launch"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -70,20 +74,22 @@ def peak_memory(device: torch.device) -> float:
     """The most that was in use so far, in MiB: of the GPU, or else of the process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # Windows
         return 0.0
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 class Records:
-    """The run's log.csv, curves.png, samples/ and tensorboard/, brought forward step by step.
+    """The run's log.csv, curves.png, samples/ and tensorboard/, as it goes on.
 
     Args:
         folder: of the run.
-        epoch: how many epochs are behind. What a run that went further than its last checkpoint
-            left of later ones is dropped, so that nothing is told twice.
-        update: how many optimizer steps are behind.
+        epoch: epochs done. What a run that went further than its last checkpoint wrote of later
+            ones is dropped, so that nothing is there twice.
+        update: optimizer steps done.
     """
 
     def __init__(self, folder: Path, epoch: int, update: int) -> None:
@@ -91,16 +97,18 @@ class Records:
         for written in (folder, folder / "samples"):
             clear_temporary(written)
         self.log = Log(folder / "log.csv", epoch)
+        from torch.utils.tensorboard import SummaryWriter
+
         self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
-        """Curves of TensorBoard alone: by name, after an optimizer step."""
+        """Add points to TensorBoard's curves, by name."""
         for name, value in values.items():
             self.board.add_scalar(name, value, update)
 
     def epoch(self, row: dict[str, Any], update: int) -> None:
         """A row of the log, in log.csv, curves.png and TensorBoard."""
-        with _kept_from_ending_the_run():
+        with _file_errors_shown():
             self.log.append(row)
             draw_curves(self.log, self.folder / "curves.png")
         self.scalars({f"epoch/{k}": v for k, v in row.items()}, update)
@@ -109,14 +117,16 @@ class Records:
     def samples(
         self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
     ) -> None:
-        """A sheet of (picture 3×S×S uint8, mask 3×H×W, map 3×S×S, both in [0, 1]), two in a row."""
+        """A sheet of (image 3×S×S uint8, mask 3×H×W, map 3×S×S, both in [0, 1]), two in a row."""
+        from torchvision.utils import make_grid, save_image
+
         tiles = []
-        for picture, mask, found in triples:
+        for image, mask, found in triples:
             mask = F.interpolate(mask[None], size=found.shape[-2:])[0]
-            tiles += [picture.float() / 255, mask, found]
+            tiles += [image.float() / 255, mask, found]
         sheet = make_grid(tiles, nrow=6, padding=4, pad_value=1.0)
         path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
-        with _kept_from_ending_the_run(), atomic_path(path) as temporary:
+        with _file_errors_shown(), atomic_path(path) as temporary:
             save_image(sheet, temporary, format="png")
         self.board.add_image("samples: picture, mask, map", sheet, update)
 
@@ -126,8 +136,8 @@ class Records:
 
 
 @contextmanager
-def _kept_from_ending_the_run() -> Iterator[None]:
-    """Windows won't replace a file that is open in a viewer: no reason to lose an epoch."""
+def _file_errors_shown() -> Iterator[None]:
+    """Windows won't replace a file that is open in a viewer: no reason to end a run."""
     try:
         yield
     except OSError as error:
@@ -141,7 +151,7 @@ class Log:
 
     Args:
         path: of the file.
-        epoch: how many epochs are behind; later rows of the file are dropped.
+        epoch: epochs done; later rows of the file are dropped.
     """
 
     def __init__(self, path: Path, epoch: int = 0) -> None:
@@ -155,7 +165,7 @@ class Log:
             except (KeyError, TypeError, ValueError, csv.Error):
                 raise UserError(
                     f"{path}: not the log that the run wrote (was it saved by another program?); "
-                    "put it back, or move it away"
+                    "restore it, or move it away"
                 ) from None
 
     def append(self, row: dict[str, Any]) -> None:
@@ -177,23 +187,23 @@ class Log:
 
 
 def draw_curves(log: Log, path: Path) -> None:
-    """``curves.png``: the loss, and of the held-out pictures the scores and the error, each with
+    """Draw ``curves.png``: the loss, and of the held-out images the scores and the error, each with
     its best value in the legend; without and with the moving average.
     """
-    scores = [
-        prefix + n for n in ("max_f", "mean_iou", "pixel_accuracy") for prefix in ("", "ema_")
-    ]
+    from matplotlib.figure import Figure  # without pyplot, which keeps figures and picks a window
+    from matplotlib.ticker import MaxNLocator
+
+    measures = ("max_f", "mean_iou", "pixel_accuracy")
+    scores = [prefix + name for name in measures for prefix in ("", "ema_")]
     panels = (
         ("loss", ["loss", "loss_fused"], min),
-        ("scores of the held-out pictures", scores, max),
+        ("scores of the held-out images", scores, max),
         ("mean absolute error of the same", ["mae", "ema_mae"], min),
     )
-    panels = [panel for panel in panels if any(log.column(name)[1] for name in panel[1])]
-    size = (4.5 * max(1, len(panels)), 4)
-    figure, row = plt.subplots(
-        1, len(panels) or 1, figsize=size, layout="constrained", squeeze=False
-    )
-    for axes, (title, names, best) in zip(row[0], panels, strict=False):
+    drawn = [panel for panel in panels if any(log.column(name)[1] for name in panel[1])]
+    figure = Figure(figsize=(4.5 * max(1, len(drawn)), 4), layout="constrained")
+    row = figure.subplots(1, len(drawn) or 1, squeeze=False)[0]
+    for axes, (title, names, best) in zip(row, drawn, strict=False):
         for name in names:
             epochs, values = log.column(name)
             if values:
@@ -204,4 +214,70 @@ def draw_curves(log: Log, path: Path) -> None:
         axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+
+
+def mean_losses(sums: Tensor) -> dict[str, float]:
+    """The means by name, of :attr:`Trainer.sums` over all ranks."""
+    total, *terms = (sums[1:] / sums[0]).tolist()
+    names = [f"loss_{name}" for name in map_names(len(terms))]
+    return {"loss": total, **dict(zip(names, terms, strict=True))}
+
+
+class Progress:
+    """The bar of an epoch, and TensorBoard's curves within it: the ranks' mean of the last steps.
+
+    Use it in a ``with`` block, which ends the bar.
+
+    Args:
+        trainer: what trains.
+        total: batches of an epoch.
+        epochs: of the run.
+        records: rank 0's, None on the others.
+    """
+
+    def __init__(self, trainer: Trainer, total: int, epochs: int, records: Records | None) -> None:
+        self.trainer, self.records = trainer, records
+        self.images, self.all_images = 0, 0
+        self.start = time.perf_counter()
+        self._restart()
+        self.bar = tqdm(
+            desc=f"epoch {trainer.epoch + 1}/{epochs}",
+            total=total,
+            initial=trainer.batches_done,
+            disable=None if is_main() else True,
+            leave=False,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def advance(self, batches: list[Batch]) -> None:
+        """Show an optimizer step; on all ranks."""
+        images = sum(len(batch[0]) for batch in batches) * world_size()
+        self.images, self.all_images = self.images + images, self.all_images + images
+        self.bar.update(len(batches))
+        if self.trainer.updates % _SHOWN_EVERY == 0:
+            self._show()
+            self._restart()
+
+    def _restart(self) -> None:
+        """Begin to average anew."""
+        self.sums_before, self.images = self.trainer.sums.clone(), 0
+        self.began = time.perf_counter()
+
+    def _show(self) -> None:
+        device, lr = self.trainer.device, self.trainer.last_lr
+        losses = mean_losses(sum_over_ranks(self.trainer.sums - self.sums_before, device))
+        rate = self.images / (time.perf_counter() - self.began)
+        self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
+        if self.records:
+            values = {"lr": lr, "pictures per s": rate, "peak MiB": peak_memory(device)}
+            curves = {f"step/{name}": value for name, value in {**losses, **values}.items()}
+            self.records.scalars(curves, self.trainer.updates)
+
+    def speed(self) -> float:
+        """Images per second of all ranks since the epoch began, or was continued."""
+        return self.all_images / (time.perf_counter() - self.start)

@@ -1,9 +1,10 @@
 """A network with all that changes while it trains: one step of it, and its state."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from src import UserError
 from src.compat import copy_all
 from src.inference.preprocess import normalize
-from src.networks.base import BATCH_NORMS
+from src.networks.base import BATCH_NORMS, Network
 from src.weights.storage import load_state
 
 from ..distributed import gather, rank, world_size
 from .gradients import speed_up
 
-Batch = tuple[Tensor, Tensor, Tensor]  # pictures N×3×S×S uint8, masks N×1×S×S uint8, indices N
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images N×3×S×S uint8, masks N×1×S×S uint8, and indices N."""
 
 
 class Step(NamedTuple):
@@ -30,10 +31,10 @@ class Step(NamedTuple):
 
     losses: Tensor  # a row a batch: the total, then each term
     norm: float  # of the gradient before clipping, alike on all ranks
-    taken: bool  # False: loss or gradient were not finite, and nothing was changed
+    taken: bool  # False: something was not finite, and nothing was changed
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
     """A network with all that changes while it trains.
 
@@ -46,10 +47,10 @@ class Trainer:
         clip_grad: largest gradient norm, 0 for none.
         compile: let torch.compile build the training step's network.
         freeze_bn: batch norm keeps its statistics, and uses them in training too.
-        flags: what the run's result depends on; a resumed run must have the same.
+        record: what the run's result depends on, kept in its checkpoints.
     """
 
-    model: nn.Module
+    model: Network
     optimizer: Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
@@ -59,40 +60,32 @@ class Trainer:
     clip_grad: float = 0.0
     compile: bool = False
     freeze_bn: bool = False
-    flags: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # finished
-    step: int = 0  # batches done of the epoch after those
+    batches_done: int = 0  # of the epoch after those
     bad_steps: int = 0  # not taken, in a row
     best: dict[str, float] = field(default_factory=dict)
-    lr_taken: float = 0.0  # the learning rate of the last step
+    last_lr: float = 0.0  # the learning rate of the last step
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        self.net = self.model
         if not self.compile:
             speed_up(self.model, self.device, self.dtype)
-        if world_size() > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # Looking for unused parameters keeps the gradients' order of travel, which DDP would
-            # else change after a run's first step: three ranks and more would then add up in
-            # another order after a resume.
-            same_order = self.device.type == "cpu" and world_size() > 2
-            self.net = DistributedDataParallel(
-                self.model, device_ids=ids, find_unused_parameters=same_order
-            )
+        self.net = _share_gradients(self.model, self.device) if world_size() > 1 else self.model
         if self.compile:
             self.net.compile()
         self.sums = torch.zeros(2 + self.model.num_maps, dtype=torch.float64)
-        # Batch norm's statistics and a copy of when they were sound, by type: one call copies
-        # hundreds of small tensors, of one type only.
         buffers = list(self.model.buffers())
+        self._statistics = [b for b in buffers if b.is_floating_point()]
+        # Beside each buffer its value before the step, by type: one call copies hundreds of small
+        # tensors, of one type only.
         groups = [[b for b in buffers if b.dtype == dtype] for dtype in {b.dtype for b in buffers}]
-        self._statistics = [(group, [b.clone() for b in group]) for group in groups]
+        self._kept = [(group, [b.clone() for b in group]) for group in groups]
 
     @property
     def updates(self) -> int:
-        """Optimizer steps since the run began, those not taken too."""
+        """Optimizer steps since the run began, those not taken included."""
         return self.scheduler.last_epoch
 
     @property
@@ -100,39 +93,38 @@ class Trainer:
         """The learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
 
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The network, and its moving average if there is one, by what their scores begin with."""
+        networks = {"": self.model}
+        if self.ema is not None:
+            networks["ema_"] = cast(Network, self.ema.module)
+        return networks
+
     def train_mode(self) -> None:
-        """Layers as they are in training, after an evaluation say."""
+        """Layers as they are in training, after an evaluation for instance."""
         self.model.train()
         for module in self.model.modules() if self.freeze_bn else ():
             if isinstance(module, BATCH_NORMS):
                 module.eval()
 
-    def train_step(self, batches: Sequence[Batch]) -> Step:
+    def step(self, batches: Sequence[Batch]) -> Step:
         """One optimizer step on the mean loss of ``batches`` (several: gradient accumulation).
 
-        Where a loss or the gradient is not finite, weights, moments, average and batch norm's
-        statistics stay as they were, on all ranks alike; only the schedule moves on.
+        Where a loss, a statistic of batch norm or the gradient is not finite, weights, moments,
+        average and statistics stay as they were, on all ranks alike; only the schedule moves on.
         """
-        for statistics, sound_ones in self._statistics:
-            copy_all(sound_ones, statistics)
-        logged = []
-        for i, (pictures, masks, _) in enumerate(batches):
-            last = i == len(batches) - 1
-            quiet = self.net.no_sync() if world_size() > 1 and not last else nullcontext()
-            with quiet, torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                pictures = pictures.to(self.device, non_blocking=True)
-                masks = masks.to(self.device, non_blocking=True)
-                total, terms = self.loss(self.net(normalize(pictures)), masks)
-                # A loss that is not finite spoils its gradient for certain, and by the ranks' mean
-                # everybody's: all of them then see it without asking.
-                sound = torch.where(total.detach().isfinite(), 1.0, torch.nan)
-                self.scaler.scale(total / len(batches) * sound).backward()
-            logged.append(torch.cat((total.detach()[None], terms)))
+        for buffers, kept in self._kept:
+            copy_all(kept, buffers)
+        # Add up the gradients of all batches; ranks exchange them once, with the last one.
+        last = len(batches) - 1
+        logged = [self._backward(b, 1 / len(batches), i == last) for i, b in enumerate(batches)]
         self.scaler.unscale_(self.optimizer)  # the norm is of the true gradients
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters])
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # The one moment in a step that waits for a GPU.
         values = torch.cat((torch.stack(logged).flatten(), norm[None])).cpu().double()
-        taken = bool(values[-1].isfinite())  # the one moment in a step that waits for a GPU
+        taken = bool(values[-1].isfinite())
         if taken:
             if self.clip_grad:
                 clip_grads_with_norm_(parameters, self.clip_grad, norm)
@@ -140,21 +132,40 @@ class Trainer:
             if self.ema is not None:
                 self.ema.update_parameters(self.model)
         else:
-            for statistics, sound_ones in self._statistics:
-                copy_all(statistics, sound_ones)
+            for buffers, kept in self._kept:
+                copy_all(buffers, kept)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.lr_taken = self.lr
-        self.scheduler.step()
-        return Step(values[:-1].view(len(batches), -1), values[-1].item(), taken)
+        self.last_lr = self.lr
+        # torch warns where the very first step is not taken, as if calls were in the wrong order.
+        with nullcontext() if taken else warnings.catch_warnings(action="ignore"):
+            self.scheduler.step()
+        step = Step(values[:-1].view(len(batches), -1), values[-1].item(), taken)
+        self._count(step)
+        return step
 
-    def add(self, step: Step) -> None:
+    def _backward(self, batch: Batch, share: float, exchange: bool) -> Tensor:
+        """Add a batch's share of the gradient; returns the total loss and its terms."""
+        images, masks = (part.to(self.device, non_blocking=True) for part in batch[:2])
+        alone = isinstance(self.net, DistributedDataParallel) and not exchange
+        quiet = self.net.no_sync() if alone else nullcontext()  # type: ignore[operator]
+        with quiet, torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+            total, terms = self.loss(self.net(normalize(images)), masks)
+            # What is not finite spoils the gradient for certain, and by the ranks' mean that of
+            # each: all of them then see it without asking.
+            finite = total.detach().isfinite()
+            if exchange and self._statistics:  # they stay infinite once they are
+                finite = finite & get_total_norm(self._statistics, torch.inf).isfinite()
+            self.scaler.scale(total * share * torch.where(finite, 1.0, torch.nan)).backward()
+        return torch.cat((total.detach()[None], terms))
+
+    def _count(self, step: Step) -> None:
         """Count the step: towards the epoch's mean loss where it was taken, else as a bad one.
 
         float16's scaler expects bad steps and lowers its scale after each; they count as bad once
         that has come below 1.
         """
-        self.step += len(step.losses)
+        self.batches_done += len(step.losses)
         if step.taken:
             self.bad_steps = 0
             self.sums[0] += len(step.losses)
@@ -162,57 +173,54 @@ class Trainer:
         elif not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
             self.bad_steps += 1
 
+    def is_finite(self) -> bool:
+        """Whether all weights and statistics are, those of the average included."""
+        tensors = [t for net in self.networks.values() for t in net.state_dict().values()]
+        floats = [t for t in tensors if t.is_floating_point()]
+        return bool(get_total_norm(floats, torch.inf).isfinite())
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on, plus what rebuilds the network. All ranks ask
+        """All that a run needs to continue, plus what rebuilds the network. All ranks call it
         together, as some of it is each rank's own.
         """
-        on_gpu = self.device.type == "cuda"
         rng = {"cpu": torch.random.get_rng_state()}
-        if on_gpu:
+        if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "model": self.model.state_dict(),
             "config": self.model.config.to_dict(),
             "img_size": self.model.img_size,
-            "flags": self.flags,
+            "flags": self.record,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "ema_updates": self.ema.n_averaged if self.ema else None,
             "epoch": self.epoch,
-            "step": self.step,
+            "step": self.batches_done,
             "bad_steps": self.bad_steps,
-            "lr_taken": self.lr_taken,
+            "lr_taken": self.last_lr,
             "best": self.best,
             "sums": gather(self.sums),
             "rng": gather(rng),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Continue where :meth:`state_dict` was taken.
 
         Raises:
-            UserError: the network or a flag that the result depends on is another one.
+            UserError: the state is another network's.
         """
-        before = state["flags"]
-        changed = [f"{_flag(k)} was {before.get(k)!r}, is {v!r}" for k, v in self.flags.items()
-                   if before.get(k) != v]  # fmt: skip
-        if changed:
-            raise UserError(
-                f"--resume: not the run that was begun: {'; '.join(changed)}; give the flags it "
-                "was begun with, or start a new run from its weights by --pretrained"
-            )
-        load_state(self.model, state["model"], "--resume")
+        load_state(self.model, state["model"], "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
             self.ema.n_averaged.copy_(state["ema_updates"])
-        self.epoch, self.step, self.bad_steps = state["epoch"], state["step"], state["bad_steps"]
-        self.lr_taken = state.get("lr_taken", self.lr)  # none in checkpoints of before
-        self.best = dict(state["best"])
+        self.epoch, self.batches_done = state["epoch"], state["step"]
+        self.bad_steps, self.best = state["bad_steps"], dict(state["best"])
+        self.last_lr = state.get("lr_taken", self.lr)  # older checkpoints have none
         self.sums = state["sums"][rank()]
         rng = state["rng"][rank()]
         torch.random.set_rng_state(rng["cpu"])
@@ -220,7 +228,10 @@ class Trainer:
             torch.cuda.set_rng_state(rng["cuda"], self.device)
 
 
-def _flag(name: str) -> str:
-    """As it is typed; what stands for no flag of its own stays."""
-    told = ("pictures", "processes", "precision", "device")
-    return name if name in told else f"--{name.replace('_', '-')}"
+def _share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    # Looking for unused parameters keeps the order in which gradients travel, which DDP would else
+    # change after a run's first step: three ranks and more would then add up in another order
+    # after a resume.
+    same_order = device.type == "cpu" and world_size() > 2
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=same_order)
