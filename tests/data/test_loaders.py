@@ -5,10 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers.data import make_pairs
+from helpers.data import make_pairs, truncate_file
 
-from my_dataset import SegmentationDataset, find_pairs, load_pair
+from my_dataset import Pair, SegmentationDataset, find_pairs, load_pair
+from src import UserError
 from train_utils.data import loaders
+from train_utils.data.masks import mask_reader
 from transforms import EvalPreset, Growing, TrainPreset
 
 
@@ -137,3 +139,36 @@ def test_eval_loader_gives_each_picture_once(pairs, monkeypatch, world, workers)
                 assert torch.equal(mask, load_pair(pairs[index])[1])
             seen += indices
     assert sorted(seen) == list(range(len(pairs)))
+
+
+@pytest.fixture
+def torn(pairs, tmp_path):
+    """Seven pairs, of which number 2 has a truncated image."""
+    pairs = list(pairs)
+    image = tmp_path / "torn.jpg"
+    image.write_bytes(pairs[2].image.read_bytes())
+    pairs[2] = Pair(truncate_file(image), pairs[2].mask)
+    return pairs
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_workers_arrive_as_they_were_raised(torn, workers):
+    """With all that they carry, and without a traceback in their text."""
+    data = SegmentationDataset(torn, TrainPreset(40, 32))
+    with pytest.raises(UserError) as error:
+        list(loaders.train_loader(data, loaders.EpochSampler([7], 7, 0), workers))
+    assert str(error.value).startswith(str(torn[2].image)) and "\n" not in str(error.value)
+    data = SegmentationDataset(torn[:1], EvalPreset(36), read=mask_reader(200))
+    with pytest.raises(UserError) as error:
+        list(loaders.eval_loader(data, 2, workers))
+    assert error.value.advice == "leave {num_classes} out"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tolerant_loaders_gather_errors(torn, workers):
+    """Also where a whole batch cannot be loaded."""
+    data = SegmentationDataset(torn, EvalPreset(36))
+    loader = loaders.eval_loader(data, 1, workers, tolerant=True)
+    assert [indices for *_, indices in loader] == [[i] for i in (0, 1, 3, 4, 5, 6)]
+    assert [(error.index, type(error.error)) for error in loader.errors] == [(2, UserError)]
+    assert loader.dataset is data and len(loader) == 7 and loader.batch_size == 1

@@ -95,7 +95,7 @@ def test_resumed(streets, finished, tmp_path):
     flags = "--epochs", 1, "--eval-interval", 1
     assert run(streets, tmp_path / "a", *flags) == 0
     assert run(streets, tmp_path / "a", *flags, "--resume", "auto") == 0
-    with pytest.raises(UserError, match="--class-weights was None"):
+    with pytest.raises(UserError, match="class_weights was None"):
         run(streets, tmp_path / "a", *flags, "--resume", "auto", "--class-weights", "balanced")
 
 
@@ -264,7 +264,7 @@ def test_classes_without_their_number(call, folders):
     make_pairs(*folders, "abc")
     (folders[0].parent / "classes.txt").write_text("ground\nbox\n")
     _, said, _ = call(train.main, "--data-path", folders[0].parent, "--model", "none")
-    assert "classes.txt is left aside, as --num-classes is not given" in said
+    assert "classes.txt is ignored without num_classes" in said
 
 
 def test_classes_are_no_saliency(call, finished, duts):

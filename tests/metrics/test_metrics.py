@@ -168,5 +168,5 @@ def test_sizes_must_agree():
 
 
 def test_no_pictures():
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         SaliencyMetrics().results()

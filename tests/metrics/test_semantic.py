@@ -125,7 +125,7 @@ def test_indices_beyond_the_classes(tmp_path):
     path = save_image(tmp_path / "m.png", np.full((4, 4), 7, np.uint8))
     assert (read_classes(path, 8) == 7).all()
     assert (read_classes(path, 3, ignore_index=7) == 7).all()
-    with pytest.raises(UserError, match=r"index 7.*--num-classes 3"):
+    with pytest.raises(UserError, match=r"index 7; with 3 classes.*pass ignore_index 7"):
         read_classes(path, 3)
     with pytest.raises(UserError, match="RGB"):
         read_classes(save_image(tmp_path / "c.png", make_scene()[0]), 3)

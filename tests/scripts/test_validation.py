@@ -3,10 +3,12 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers.data import make_pairs, make_scene, save_image, truncate_file
+from helpers.data import ROOT, make_pairs, make_scene, save_image, truncate_file
 from helpers.processes import ranks
 from PIL import Image
 
@@ -267,3 +269,26 @@ def test_binary_masks(call, two_sets, maps):
         "--metrics", "semantic",
     )  # fmt: skip
     assert status == 0 and "background" in said and "mIoU" in said, err
+
+
+def test_help_imports_what_it_needs():
+    """Neither what draws nor what augments or measures, which take seconds."""
+    code = (
+        "import sys, validation\n"
+        "try: validation.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*{'matplotlib', 'cv2', 'torchvision'} & sys.modules.keys(), 'done')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "done", done.stderr
+
+
+def test_advice_names_flags(call, folders):
+    """Of this script, though the library names parameters."""
+    make_pairs(*folders, "abc")
+    (folders[0] / "a.jpg").write_text("")
+    save_image(folders[1] / "b.png", np.full((40, 48), 2, np.uint8))
+    argv = ["--pred-dir", folders[1], "--data-path", folders[0].parent, *PLAIN]
+    status, _, err = call(validation.main, *argv)
+    assert status == 2 and "for class indices pass --num-classes 3" in err
+    assert err.splitlines()[-1] == "Fix these files, or pass --skip-invalid to leave them out"
