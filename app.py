@@ -3,9 +3,9 @@
     python app.py --weights u2netp.pth runs/u2net_full-1/best.pt
     curl --data-binary @photo.jpg 'http://127.0.0.1:7860/api/predict?mode=cutout' -o a.png
 
-The page takes pictures from the browser and nothing else: no path and no address that a user names
-is ever opened. Uploads and results are removed after ten minutes, and when the program ends. It
-needs the extra: pip install '.[app]'.
+The page takes images from the browser and nothing else: no path and no address that a user names is
+ever opened. Uploads and results are removed after ten minutes, and when the program ends. It needs
+the extra: pip install '.[app]'.
 """
 
 import argparse
@@ -39,24 +39,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     add("--port", type=cli.positive, default=7860, help="to listen on")
     add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="of an upload")
-    add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="of a picture")
-    add("--max-waiting", type=cli.positive, default=64, metavar="N", help=(
-        "so many requests, with their pictures in memory, wait for their turn; more are told to "
-        "come back"
-    ))  # fmt: skip
+    add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="of an image")
+    text = "requests that wait for their turn with their images in memory; more are refused"
+    add("--max-waiting", type=cli.positive, default=64, metavar="N", help=text)
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
     args.weights = args.weights or [SHIPPED]
     return args
 
 
-def build_server(args: argparse.Namespace, networks: Networks, folder: Path) -> Guard:
-    """Page and API as one ASGI application; uploads and results lie in ``folder``."""
-    page = build_page(networks, args.max_waiting)
-    api = build_api(networks, args.max_megabytes, args.max_waiting)
-    limit = f"{args.max_megabytes}mb"
+def build_server(
+    networks: Networks, folder: Path, *, max_megabytes: int, max_waiting: int
+) -> Guard:
+    """Page and API as one ASGI application.
+
+    Args:
+        networks: to choose from.
+        folder: where uploads and results lie.
+        max_megabytes: of an image's file.
+        max_waiting: requests that may wait.
+    """
+    page = build_page(networks, max_waiting)
+    api = build_api(networks, max_megabytes, max_waiting)
+    limit = f"{max_megabytes}mb"
     both = gr.mount_gradio_app(api, page, path="/", max_file_size=limit, footer_links=[])
-    return Guard(both, folder, args.max_megabytes * 1_000_000)
+    return Guard(both, folder, max_megabytes * 1_000_000)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     networks = Networks(args.weights, args.img_size, args.device, args.amp)
     with tempfile.TemporaryDirectory(prefix="u2net-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        server = build_server(args, networks, Path(folder))
+        server = build_server(
+            networks,
+            Path(folder),
+            max_megabytes=args.max_megabytes,
+            max_waiting=args.max_waiting,
+        )
         print(f"http://{args.host}:{args.port}  (API: /api/docs)", flush=True)
         uvicorn.run(server, host=args.host, port=args.port, log_level="warning")
     return 0

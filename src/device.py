@@ -17,10 +17,21 @@ AMP_CHOICES = ("auto", *_DTYPES)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is the GPU where there is one (CUDA, then Apple's MPS), else the CPU.
+    """The device to compute on.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is the GPU where there is one (CUDA,
+            then Apple's MPS), else the CPU.
+
+    Returns:
+        The device, a GPU with its number.
 
     Raises:
         UserError: the device is unknown or not on this machine.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -31,67 +42,89 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("choose auto, cpu, cuda, cuda:1 … or mps")
-        # With its number: "cuda" alone is another one in a thread than where it was set.
+        # With its number: plain "cuda" is the current device, and each thread has its own.
         device = torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
+        raise UserError(f"not usable here ({reason}); try cpu", "device", name) from None
     return device
 
 
 def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
-    """The precision of the convolutions: float32, bfloat16 or float16.
+    """The precision of the convolutions.
 
-    ``auto`` is bfloat16 where the hardware computes in it (GPUs from Ampere on, processors with
-    AVX512-BF16 or AMX) and float32 elsewhere; float16 must be asked for, as it needs a scaler.
+    Args:
+        amp: ``bf16``, ``fp16`` or ``off`` (float32). ``auto`` is bfloat16 where the hardware
+            computes in it (GPUs from Ampere on, processors with AVX512-BF16 or AMX) and float32
+            elsewhere; float16 is never chosen by itself, as training in it needs a loss scaler.
+        device: where the convolutions run.
+
+    Returns:
+        ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
 
     Raises:
         UserError: an unknown name, or fp16 on a CPU (slow there, and gains nothing over bf16).
+
+    Example:
+        >>> pick_dtype("off", torch.device("cpu"))
+        torch.float32
     """
     if amp not in AMP_CHOICES:
-        raise UserError(f"--amp {amp}: choose one of {', '.join(AMP_CHOICES)}")
+        raise UserError(f"expected one of {', '.join(AMP_CHOICES)}", "amp", amp)
     if amp == "fp16" and device.type == "cpu":
-        raise UserError("--amp fp16 needs a GPU; on a CPU use --amp auto, bf16 or off")
+        raise UserError("needs a GPU; on a CPU use auto, bf16 or off", "amp", amp)
     if amp == "auto":
         amp = "bf16" if _has_fast_bf16(device) else "off"
     return _DTYPES[amp]
 
 
 def amp_name(dtype: torch.dtype) -> str:
-    """The name by which :func:`pick_dtype` gives this precision."""
+    """The name that :func:`pick_dtype` gives this precision for.
+
+    Example:
+        >>> amp_name(torch.float16)
+        'fp16'
+    """
     return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
-_lock, _users, _cores = Lock(), 0, 1  # of per_core; the cores that its users share
+class _Cores:
+    """The cores that all users of :func:`per_core` share; ``total`` holds while there are any."""
+
+    lock = Lock()
+    users = 0
+    total = 1
 
 
 @contextmanager
 def per_core(tasks: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads for pictures that are computed at the same time, and how many: up to one for each
-    core, which then share the cores evenly.
+    """A pool of threads that compute images side by side, and the number of its threads.
 
-    A core with a picture of its own waits for no other. What a thread sets by
-    ``torch.set_num_threads`` holds for later ones too, so the last user sets it back.
+    There is at most one thread a core, and the threads share the cores evenly: a core with an image
+    of its own never waits for another one. ``torch.set_num_threads`` in a thread also holds for
+    threads that start later, so the last user of this function restores the number.
 
     Args:
-        tasks: how many there are to do.
+        tasks: how many images there are; fewer than cores get several cores each.
+
+    Yields:
+        The pool and its number of threads.
     """
-    global _users, _cores
-    with _lock:
-        if not _users:
-            _cores = torch.get_num_threads()
-        _users += 1
-        cores = _cores
+    with _Cores.lock:
+        if not _Cores.users:
+            _Cores.total = torch.get_num_threads()
+        _Cores.users += 1
+        cores = _Cores.total
     width = max(1, min(cores, 8, tasks))
     share = (max(1, cores // width),)
     try:
         with ThreadPoolExecutor(width, initializer=torch.set_num_threads, initargs=share) as pool:
             yield pool, width
     finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                torch.set_num_threads(_cores)
+        with _Cores.lock:
+            _Cores.users -= 1
+            if not _Cores.users:
+                torch.set_num_threads(_Cores.total)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
@@ -101,10 +134,10 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory, in place of handing it back to the kernel after every layer.
+    """Let glibc keep freed memory instead of returning it to the kernel after every layer.
 
-    The kernel clears each page that it hands out anew: for the activations of a network on the CPU
-    that takes as much as a quarter of the time (``benchmarks/train_step.py``).
+    The kernel clears each page before it hands it out: for the activations of a network on the CPU
+    that takes up to a quarter of the time (``benchmarks/train_step.py``).
     """
     if sys.platform != "linux":
         return

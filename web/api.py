@@ -1,4 +1,4 @@
-"""The HTTP API: a picture's file in, the result's file out."""
+"""The HTTP API: an image's file in, the result's file out."""
 
 import asyncio
 import io
@@ -13,21 +13,22 @@ from PIL import Image
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from src import UserError
+from src import Style, UserError
+from src.pictures.formats import IMAGE_FORMATS
 from src.pictures.images import read_image
-from src.pictures.render import FORMATS, Style, encode, parse_background
+from src.pictures.render import encode
 
 from .guard import refusal
 from .networks import Networks
 
-PATIENCE = 60  # seconds for a picture to arrive
+PATIENCE = 60  # seconds for an image to arrive
 
 
 class Wanted(BaseModel, extra="forbid"):
-    """What the result is to be; as predict.py's flags."""
+    """The result that is asked for, by the fields of a Style; file format and weights."""
 
     mode: str = "mask"
-    background: str | None = None
+    background: str | None = None  # a colour or blur
     threshold: float | None = None
     refine: bool = False
     invert: bool = False
@@ -42,8 +43,8 @@ def build_api(networks: Networks, max_megabytes: int, max_waiting: int) -> FastA
 
     Args:
         networks: to choose from.
-        max_megabytes: of a picture's file.
-        max_waiting: so many requests hold their pictures in memory; more are sent away.
+        max_megabytes: of an image's file.
+        max_waiting: requests that may hold their images in memory; more are refused.
     """
     api = FastAPI(
         title="U²-Net", docs_url="/api/docs", openapi_url="/api/openapi.json", redoc_url=None
@@ -58,7 +59,7 @@ def build_api(networks: Networks, max_megabytes: int, max_waiting: int) -> FastA
 
     @api.post("/api/predict")
     async def predict(request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
-        """The body is the picture's file; the answer is the result's, or {"error": …}."""
+        """The body is the image's file; the answer is the result's, or {"error": …}."""
         nonlocal waiting
         if request.headers.get("content-type", "").startswith("multipart/"):
             return refusal(415, "send the file itself as the body (curl --data-binary @FILE)")
@@ -66,19 +67,19 @@ def build_api(networks: Networks, max_megabytes: int, max_waiting: int) -> FastA
             return refusal(503, "too many are waiting; come back in a minute")
         waiting += 1
         try:
-            # Before its turn, which a slow sender would take from the others.
+            # Received before its turn, or a slow sender would take the turns of others.
             body = await _receive(request, max_megabytes * 1_000_000)
             async with turn:
                 content = await anyio.to_thread.run_sync(_answer, networks, body, wanted)
-            return Response(content, media_type=Image.MIME[FORMATS[f".{wanted.format}"][0]])
+            return Response(content, media_type=Image.MIME[IMAGE_FORMATS[f".{wanted.format}"].name])
         except UserError as error:
-            return refusal(400, str(error).removeprefix("--"))  # flags are predict.py's
+            return refusal(400, str(error))
         except OverflowError:
             return refusal(413, f"more than {max_megabytes} MB")
         except ClientDisconnect:
-            return refusal(400, "the picture did not arrive whole")
+            return refusal(400, "the image did not arrive whole")
         except TimeoutError:
-            return refusal(408, f"the picture took more than {PATIENCE} s to arrive")
+            return refusal(408, f"the image took more than {PATIENCE} s to arrive")
         finally:
             waiting -= 1
 
@@ -102,18 +103,18 @@ async def _receive(request: Request, limit: int) -> bytes:
 
 
 def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
-    form = wanted.format
-    if f".{form}" not in FORMATS or (form in ("jpg", "jpeg") and wanted.mode == "cutout"):
-        raise UserError(f"format={form}: choose png, or webp, tiff, avif, jpeg (not for cut-outs)")
+    """The result's file."""
+    format, background = wanted.format, wanted.background
+    if f".{format}" not in IMAGE_FORMATS or (format in ("jpg", "jpeg") and wanted.mode == "cutout"):
+        kinds = "png, or webp, tiff, avif, jpeg (not for cut-outs)"
+        raise UserError(f"format={format}: choose {kinds}")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
-    if wanted.background is not None and wanted.mode != "background":
+    if background is not None and wanted.mode != "background":
         raise UserError("background goes with mode=background")
-    style = Style(
-        wanted.mode, parse_background(wanted.background or "white"), wanted.threshold,
-        wanted.invert, wanted.crop, wanted.size, wanted.refine,
-    )  # fmt: skip
+    fields = wanted.model_dump(exclude={"format", "weights", "background"})
+    style = Style(**fields, background=background or "white")
     result = networks.result(read_image(io.BytesIO(body)), wanted.weights, style)
     file = io.BytesIO()
-    encode(result, file, f".{form}")
+    encode(result, file, f".{format}")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What of Gradio's many routes the page needs, and how much may be uploaded."""
+"""Passes the few routes of Gradio that the page needs, and bounds uploads."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from .page import AT_ONCE, KEPT, lies_in
 
-FOLDER_LIMIT = 10  # full uploads, of AT_ONCE pictures each, that may lie in the folder
+FOLDER_LIMIT = 10  # full uploads, of AT_ONCE images each, that may lie in the folder
 
 _NEEDED = re.compile(
     r"/(config/?|theme\.css|favicon\.ico|manifest\.json|(static|assets|svelte)/[^:]*"
@@ -19,13 +19,14 @@ _FILE = "/gradio_api/file="
 
 
 class Guard:
-    """Lets through what the page and the API ask for, and refuses the rest: among Gradio's other
-    routes are some that open an address or a file named in the request.
+    """Passes what the page and the API ask for, and refuses the rest.
+
+    Some of Gradio's other routes open an address or a file that the request names.
 
     Args:
         app: the ASGI application behind it.
         folder: where uploads and results lie.
-        max_bytes: of a picture.
+        max_bytes: of an image.
     """
 
     def __init__(self, app: Any, folder: Path, max_bytes: int) -> None:
@@ -52,10 +53,10 @@ class Guard:
 
     async def _upload(self, scope: dict, receive: Any, send: Any) -> None:
         length = dict(scope["headers"]).get(b"content-length", b"")
-        # The server holds senders to what they have told.
+        # The server holds senders to the length that they announce.
         size = int(length) if length.isdigit() else 0
         if size < 1:
-            refused = refusal(411, "tell the length of what you send")
+            refused = refusal(411, "send a Content-Length")
         elif size > self.upload_limit:
             refused = refusal(413, f"more than {self.upload_limit // 1_000_000} MB at once")
         elif size + self.arriving + self._kept() > FOLDER_LIMIT * self.upload_limit:
@@ -77,11 +78,11 @@ class Guard:
         for path in self.folder.rglob("*"):
             try:
                 total += path.stat().st_size
-            except OSError:  # just cleared away
+            except OSError:  # removed meanwhile
                 continue
         return total
 
 
 def refusal(status: int, message: str) -> JSONResponse:
-    """An answer that tells what is wrong."""
+    """An answer that says what is wrong."""
     return JSONResponse({"error": message}, status)

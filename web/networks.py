@@ -5,12 +5,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from src import Predictor, UserError
-from src.pictures.render import Style, render
+from src import Predictor, Style, UserError, render
 
 
 class Networks:
-    """The networks to choose from; threads share them."""
+    """The networks to choose from, by name; threads share them."""
 
     def __init__(
         self, weights: Sequence[Path], img_size: int | None, device: str, amp: str
@@ -21,8 +20,12 @@ class Networks:
             self.by_name[name] = Predictor(path, img_size, device, amp)
         self.names = list(self.by_name)
 
-    def result(self, picture: Image.Image, name: str | None, style: Style) -> Image.Image:
-        """What ``style`` makes of an upright picture."""
+    def result(self, image: Image.Image, name: str | None, style: Style) -> Image.Image:
+        """What ``style`` makes of an upright image.
+
+        Raises:
+            UserError: there is no network of that name, or it cannot give such results.
+        """
         if name and name not in self.by_name:
             raise UserError(f"weights={name}: choose one of {', '.join(self.names)}")
-        return render(picture, self.by_name[name or self.names[0]].map(picture), style)
+        return render(image, self.by_name[name or self.names[0]].map(image), style)

@@ -1,21 +1,22 @@
-"""The page: pictures from the browser, results to look at and to take along. Made with Gradio."""
+"""The page, made with Gradio: images from the browser, results to look at and to download."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
 
-from src import UserError
+from src import Style, UserError
 from src.pictures.images import open_image, to_rgb
-from src.pictures.render import MODES, Style, parse_background
+from src.pictures.render import MODES, Background
 
 from .networks import Networks
 
-AT_ONCE = 20  # pictures in one go
+AT_ONCE = 20  # images in one request
 KEPT = 600  # seconds that uploads and results stay
-_SHOWN = 1600  # pixels, of the longer side in the slider
+BEHIND = ("colour", "blur", "image")  # choices of the background
+_SLIDER_SIDE = 1600  # pixels, of the longer side
 
 
 class Page(gr.Blocks):
@@ -29,15 +30,16 @@ class Page(gr.Blocks):
         uploaded = Path(self.GRADIO_CACHE).resolve()
         for name in _named_files(inputs):
             path = Path(name)
-            # A folder would end Gradio's clearing away, which takes all that was named for files.
+            # A folder would break Gradio's clean-up, which takes every name for that of a file.
             if not (lies_in(path, uploaded) and path.is_file()):
                 raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
         return await super().preprocess_data(block_fn, inputs, *rest)
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether it is a path to something in ``folder``, a resolved one. An address is no absolute
-    path, even where its dots lead into the folder.
+    """Whether a path leads into ``folder``, a resolved one.
+
+    An address is no absolute path, even where its dots lead into the folder.
     """
     return path.is_absolute() and path.resolve().is_relative_to(folder)
 
@@ -57,73 +59,95 @@ def _refused(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
-    """The page."""
+class Form(NamedTuple):
+    """What the user has chosen; the page's inputs, in this order."""
 
-    def predict(files, name, mode, ground, colour, picture, hard, threshold, refine, invert, crop):
-        if not files:
-            raise _refused("Drop a picture first.")
-        if len(files) > AT_ONCE:
-            raise _refused(f"{len(files)} pictures: {AT_ONCE} at once, please.")
-        background: Any = (255, 255, 255)
+    files: list[str] | None
+    weights: str
+    mode: str
+    behind: str  # of BEHIND
+    colour: str
+    image_behind: str | None
+    hard_edge: bool
+    threshold: float
+    refine: bool
+    invert: bool
+    crop: bool
+
+    def make_style(self) -> Style:
+        """The style that was chosen.
+
+        Raises:
+            UserError: the background's image is missing or cannot be read.
+        """
+        background: Background = (255, 255, 255)
+        if self.mode == "background":
+            background = "blur" if self.behind == "blur" else _hex(self.colour)
+            if self.behind == "image":
+                if not self.image_behind:
+                    raise UserError("Choose the background's image.")
+                background = _open(self.image_behind)
+        return Style(
+            self.mode,
+            background,
+            self.threshold if self.hard_edge else None,
+            invert=self.invert,
+            crop=self.crop,
+            refine=self.refine,
+        )
+
+
+Shown = tuple[tuple[Image.Image, Image.Image] | None, list[tuple[Image.Image, str]]]
+
+
+def predict(networks: Networks, form: Form) -> Shown:
+    """The first image before and after, and all results with their names."""
+    if not form.files:
+        raise _refused("Drop an image first.")
+    if len(form.files) > AT_ONCE:
+        raise _refused(f"{len(form.files)} images: {AT_ONCE} at once, please.")
+    try:
+        style = form.make_style()
+    except UserError as error:
+        raise _refused(str(error)) from None
+    results, first = [], None
+    for path in form.files:
         try:
-            if mode == "background":
-                if ground == "picture" and not picture:
-                    raise UserError("Choose the background's picture.")
-                background = {
-                    "colour": lambda: parse_background(_hex(colour)),
-                    "blur": lambda: "blur",
-                    "picture": lambda: _open(picture),
-                }[ground]()
-            style = Style(mode, background, threshold if hard else None, invert, crop, None, refine)
+            image = _open(path)
+            result = networks.result(image, form.weights, style)
         except UserError as error:
-            raise _refused(str(error)) from None
-        results, first = [], None
-        for path in files:
-            try:
-                picture_in = _open(path)
-                result = networks.result(picture_in, name, style)
-            except UserError as error:
-                gr.Warning(str(error))
-                continue
-            results.append((result, Path(path).stem))
-            first = first or (_shown(picture_in, result.size), _shown(result, result.size))
-        if not results:
-            raise _refused("None of these files could be read as a picture.")
-        return first, results
+            gr.Warning(str(error))
+            continue
+        results.append((result, Path(path).stem))
+        first = first or (_shrink(image, result.size), _shrink(result, result.size))
+    if not results:
+        raise _refused("None of these files could be read as an image.")
+    return first, results
 
+
+def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
+    """The page.
+
+    Args:
+        networks: to choose from.
+        max_waiting: requests that may wait for their turn.
+    """
     page = Page(title="U²-Net", delete_cache=(60, KEPT), analytics_enabled=False)
     page.run_history = False  # else the browser keeps every run, and may send it elsewhere
     with page:
         gr.Markdown("## U²-Net: salient objects and cut-outs")
         with gr.Row():
             with gr.Column(scale=1):
-                files = gr.File(label="Pictures", file_count="multiple", height=160)
-                name = gr.Dropdown(networks.names, value=networks.names[0], label="Weights")
-                mode = gr.Radio(MODES, value="cutout", label="Result")
-                with gr.Group(visible=False) as grounds:
-                    ground = gr.Radio(["colour", "blur", "picture"], value="colour", label="Behind")
-                    colour = gr.ColorPicker("#30a030", label="Colour")
-                    picture = gr.File(label="Picture behind", height=120)
-                refine = gr.Checkbox(True, label="Edges where the picture has them (hair, say)")
-                hard = gr.Checkbox(False, label="Hard edge at the threshold")
-                threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
-                with gr.Row():
-                    invert = gr.Checkbox(False, label="Keep the rest")
-                    crop = gr.Checkbox(False, label="Crop")
+                inputs = _add_inputs(networks.names)
                 button = gr.Button("Predict", variant="primary")
             with gr.Column(scale=2):
                 slider = gr.ImageSlider(label="Before and after", format="png", image_mode=None)
                 gallery = gr.Gallery(
                     label="Results (PNG)", format="png", columns=4, object_fit="contain"
                 )
-        mode.change(
-            lambda chosen: gr.Group(visible=chosen == "background"),
-            mode, grounds, queue=False, api_visibility="private",
-        )  # fmt: skip
         button.click(
-            predict,
-            [files, name, mode, ground, colour, picture, hard, threshold, refine, invert, crop],
+            lambda *values: predict(networks, Form(*values)),
+            inputs,
             [slider, gallery],
             api_visibility="private",  # the API is a route of its own
             concurrency_limit=1,
@@ -131,19 +155,58 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
     return page.queue(max_size=max_waiting)
 
 
+def _add_inputs(names: list[str]) -> list[gr.Component]:
+    """The inputs, in the order of the form's fields."""
+    files = gr.File(label="Images", file_count="multiple", height=160)
+    weights = gr.Dropdown(names, value=names[0], label="Weights")
+    mode = gr.Radio(MODES, value="cutout", label="Result")
+    with gr.Group(visible=False) as backgrounds:
+        behind = gr.Radio(BEHIND, value=BEHIND[0], label="Behind")
+        colour = gr.ColorPicker("#30a030", label="Colour")
+        image_behind = gr.File(label="Image behind", height=120)
+    refine = gr.Checkbox(True, label="Edges where the image has them (hair, say)")
+    hard_edge = gr.Checkbox(False, label="Hard edge at the threshold")
+    threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
+    with gr.Row():
+        invert = gr.Checkbox(False, label="Keep the rest")
+        crop = gr.Checkbox(False, label="Crop")
+    mode.change(
+        lambda chosen: gr.Group(visible=chosen == "background"),
+        mode,
+        backgrounds,
+        queue=False,
+        api_visibility="private",
+    )
+    chosen = {
+        "files": files,
+        "weights": weights,
+        "mode": mode,
+        "behind": behind,
+        "colour": colour,
+        "image_behind": image_behind,
+        "hard_edge": hard_edge,
+        "threshold": threshold,
+        "refine": refine,
+        "invert": invert,
+        "crop": crop,
+    }
+    return [chosen[field] for field in Form._fields]
+
+
 def _open(path: str) -> Image.Image:
-    """An uploaded picture; errors name it as its owner did, not by where it lies here."""
+    """An uploaded image; errors name it as its owner did, not by where it lies here."""
     try:
         return open_image(path)
     except UserError as error:
         raise UserError(str(error).replace(str(path), Path(path).name)) from None
 
 
-def _shown(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As large as the slider needs; both of its pictures are of one size."""
-    scale = min(1, _SHOWN / max(size))
+def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As large as the slider needs, by the ``size`` that both of its images get."""
+    scale = min(1, _SLIDER_SIDE / max(size))
+    width, height = (max(1, round(n * scale)) for n in size)
     image = image if image.mode in ("L", "RGBA") else to_rgb(image)
-    return image.resize([max(1, round(n * scale)) for n in size])
+    return image.resize((width, height))
 
 
 def _hex(colour: str) -> str:

@@ -1,1 +1,1 @@
-"""Picture in, map out: one predictor, many pictures at once, video."""
+"""Image in, map out: one predictor, many images at once, video."""

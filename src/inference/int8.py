@@ -1,5 +1,6 @@
-"""Quantised ONNX files of ``src/export/int8.py``, run as they are: by OpenVINO where it is
-installed, which takes two thirds of the time, else by ONNX Runtime.
+"""Quantised ONNX files of ``src/export/int8.py``, run by OpenVINO or ONNX Runtime.
+
+OpenVINO takes two thirds of the time, so it is used where it is installed.
 """
 
 import os
@@ -13,19 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..networks.config import U2NetConfig
 from ..networks.registry import parse_config
 from ..weights.onnx import read_graph
 
-_preparing = Lock()  # of all files: the runtimes themselves are begun under it
-Run = Callable[[np.ndarray], np.ndarray]  # one picture 1×3×H×W to 1×out_ch×H×W
+_preparing = Lock()  # of all files: the runtimes themselves are set up under it
+Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H×W
 
 
-class OnnxRunner(nn.Module):
-    """A quantised file with the face of a network in eval mode; threads may share one.
+class OnnxBackend:
+    """A quantised file in place of a network; threads may share one.
 
     Each call computes with as many threads as torch would (``torch.get_num_threads``).
 
@@ -34,21 +35,22 @@ class OnnxRunner(nn.Module):
         runtime: ``auto``, ``openvino`` or ``onnxruntime``.
 
     Raises:
-        UserError: the file is torn or not of ``export.py --int8``, or the runtime is missing.
+        UserError: the file is torn or not made by ``export.py --int8``, or the runtime is missing.
     """
 
+    device, dtype, precision = torch.device("cpu"), torch.float32, "int8"
+
     def __init__(self, path: str | Path, runtime: str = "auto") -> None:
-        super().__init__()
-        _, about = read_graph(path)
-        if not isinstance(about.get("config"), dict):
+        _, metadata = read_graph(path)
+        if not isinstance(metadata.get("config"), dict):
             raise UserError(
-                f"{path}: quantised, but not by export.py --int8: does not tell what network it is"
+                f"{path}: quantised, but not by export.py: its metadata names no network"
             )
         try:
-            self.config = parse_config(about["config"])
+            self.config = parse_config(metadata["config"])
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        self.img_size = about.get("img_size", 320)
+        self.img_size: int = metadata.get("img_size", 320)
         if runtime == "auto":
             runtime = "openvino" if find_spec("openvino") else "onnxruntime"
         self.path, self.runtime = path, runtime
@@ -56,18 +58,25 @@ class OnnxRunner(nn.Module):
         self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures N×3×H×W float32, normalised, on the CPU, to probabilities N×out_ch×H×W."""
-        size = tuple(pictures.shape[1:])
-        if not len(pictures):
-            return pictures.new_zeros(0, self.config.out_ch, *size[1:])
+    @property
+    def model(self) -> "OnnxBackend":
+        """Itself: it has the config of the network that the file holds."""
+        return self
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images N×3×H×W float32, on the CPU, to probabilities N×out_ch×H×W."""
+        size = tuple(images.shape[1:])
+        if not len(images):
+            return images.new_zeros(0, self.config.out_ch, *size[1:])
         run = self._prepared(size, torch.get_num_threads())
-        one_by_one = pictures.contiguous().numpy()[:, None]
-        return torch.from_numpy(np.concatenate([run(picture) for picture in one_by_one]))
+        one_by_one = images.contiguous().numpy()[:, None]
+        return torch.from_numpy(np.concatenate([run(image) for image in one_by_one]))
 
     def _prepared(self, size: tuple[int, ...], threads: int) -> Run:
-        """Compiled for a number of threads, and for one size, which is faster than for any; but
-        OpenVINO 2026.4 takes a known size of ``unet`` for wrong constants at its mirrored borders.
+        """Compiled for a number of threads and for one size, which is faster than for any size.
+
+        ``unet`` is compiled for any: with a known size, OpenVINO 2026.4 computes wrong constants at
+        its mirrored borders.
         """
         shape = size if isinstance(self.config, U2NetConfig) else (size[0], -1, -1)
         with _preparing:
@@ -91,33 +100,33 @@ def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     core = _core()
     model = core.read_model(path)
     model.reshape([1, *shape])
-    streams = max(1, (os.cpu_count() or 1) // threads)  # calls that may go on side by side
+    streams = max(1, (os.cpu_count() or 1) // threads)  # calls side by side
     compiled = core.compile_model(
         model,
         "CPU",
         {
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams * threads,
-            "INFERENCE_PRECISION_HINT": "f32",  # what was left in float has its reasons
-            "ENABLE_CPU_PINNING": False,  # other processes may have their share of the cores
+            "INFERENCE_PRECISION_HINT": "f32",  # layers left in float need it
+            "ENABLE_CPU_PINNING": False,  # other processes may use the cores too
             **({"CACHE_DIR": str(folder)} if (folder := _cache()) else {}),
         },
     )
-    # Requests are used again: of new ones, OpenVINO at times queues two behind one another while
-    # the other core has nothing to do.
+    # Requests are reused: OpenVINO sometimes queues two new ones behind one another while the other
+    # core is idle.
     run = partial(_infer, compiled, SimpleQueue())
-    # The bindings set themselves up in their first call, and wait for each other without end where
-    # two threads make it: ours is made here, before there are others.
+    # The bindings set themselves up in their first call, and deadlock where two threads make it at
+    # once: the first call is made here, under the lock.
     run(np.zeros([1, *(side if side > 0 else 64 for side in shape)], np.float32))
     return run
 
 
 @cache
 def _core() -> Any:
-    """OpenVINO, once a process and to its end.
+    """OpenVINO, once per process and kept until it ends.
 
-    It gives the thread that it begins in a stack of its own for signals. Were it to end in another
-    thread, the first one would be left with a stack that is no more, and the next signal that
+    It gives the thread that starts it a stack of its own for signals. If it were destroyed in
+    another thread, the first one would keep a pointer to freed memory, and the next signal that
     Python handles, Ctrl-C too, would end the process by SIGSEGV (OpenVINO 2026.4).
     """
     import openvino
@@ -126,8 +135,8 @@ def _core() -> Any:
 
 
 def _cache() -> Path | None:
-    """Where OpenVINO keeps what it has compiled, which takes it 2 s anew and 0.3 s from there; it
-    knows its own files, versions and processors apart. None where nothing can be written.
+    """Where OpenVINO keeps compiled networks: loading takes 0.3 s, compiling 2 s. It keeps files,
+    versions and processors apart by itself. None where nothing can be written.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "u2net-toolkit"
     try:
@@ -137,14 +146,14 @@ def _cache() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _infer(compiled: Any, idle: SimpleQueue, picture: np.ndarray) -> np.ndarray:
+def _infer(compiled: Any, idle: SimpleQueue, image: np.ndarray) -> np.ndarray:
     try:
         request = idle.get_nowait()
     except Empty:
         request = compiled.create_infer_request()
-    found = request.infer([picture], share_inputs=True)[0]
+    maps = request.infer([image], share_inputs=True)[0]
     idle.put(request)
-    return found
+    return maps
 
 
 def _onnxruntime(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
@@ -154,4 +163,4 @@ def _onnxruntime(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
-    return lambda picture: session.run(None, {entry.name: picture})[0]
+    return lambda image: session.run(None, {entry.name: image})[0]

@@ -1,24 +1,54 @@
-"""Picture in, map out. Validation, prediction and the benchmarks all go through this."""
+"""Image in, map out. Validation, prediction and the benchmarks all go through this."""
 
-import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..device import per_core, pick_device, pick_dtype
+from ..device import per_core
 from ..errors import UserError
-from ..networks.base import MIN_SIZE, Network
+from ..networks.base import MIN_SIZE
 from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
-from ..weights.load import load_model
 from ..weights.onnx import is_quantized, read_graph
-from .fast import prepare
-from .int8 import OnnxRunner
+from .fast import TorchBackend
+from .int8 import OnnxBackend
 from .preprocess import pick_preset
+
+
+class Backend(Protocol):
+    """What computes: a network and the runtime that it is ready to run on. Threads share it."""
+
+    @property
+    def model(self) -> Any:
+        """The network itself, with its ``config``."""
+
+    @property
+    def img_size(self) -> int:
+        """Side in pixels of the square that the network was trained at."""
+
+    @property
+    def origin(self) -> str:
+        """What kind of weights they were, for people."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its input must be."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images N×3×S×S on the device to probabilities N×out_ch×S×S float32."""
 
 
 class Predictor:
@@ -29,16 +59,20 @@ class Predictor:
     Args:
         model: a network (copied, the caller's stays as it is), or the path of a weights file or of
             one written by ``export.py --int8``, which runs on the CPU.
-        img_size: the side in pixels of the square that the network sees; None for the one that
-            it was trained at (320 for published weights).
+        img_size: the side in pixels of the square that the network sees, at least 32; None for the
+            one that it was trained at (320 for published weights).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
         preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``).
-        tta: average each map with that of the mirrored picture; takes twice the time.
+        tta: average each map with that of the mirrored image; takes twice the time.
+
+    Raises:
+        UserError: the file is no weights file, the network is not for RGB images, or a parameter
+            does not fit it.
 
     Example:
         >>> predict = Predictor("runs/lite/best.pt")  # doctest: +SKIP
-        >>> predict("cat.jpg").shape  # the picture's own height and width  # doctest: +SKIP
+        >>> predict("cat.jpg").shape  # the image's own height and width  # doctest: +SKIP
         (480, 640)
     """
 
@@ -52,140 +86,208 @@ class Predictor:
         tta: bool = False,
     ) -> None:
         self.preset = pick_preset(preset)
-        self.resize = self.preset.resize
         self.tta = tta
-        model = _copy(model) if isinstance(model, nn.Module) else _load(model)
-        self.int8 = isinstance(model, OnnxRunner)
-        if self.int8:
-            device, amp = _check_int8(str(device), amp), "off"
-        config = model.config
-        self.origin = getattr(model, "origin", config.name)  # what kind of weights they were
-        if config.in_ch != 3:
-            raise UserError(f"{self.origin}: takes {config.in_ch} channels, pictures have 3")
-        self.img_size = img_size or model.img_size
+        self.backend = _load_backend(model, str(device), amp, self.preset.exact)
+        self.img_size = img_size or self.backend.img_size
         if self.img_size < MIN_SIZE:
-            raise UserError(f"--img-size {self.img_size}: at least {MIN_SIZE}")
-        self.device = pick_device(str(device))
-        amp = "off" if amp == "auto" and self.preset.exact else amp
-        self.dtype = pick_dtype(amp, self.device)
-        self.channel = config.object_map
-        self.classes = config.out_ch if self.channel is None else None
+            raise UserError(f"expected at least {MIN_SIZE} pixels", "img_size", self.img_size)
+        config = self.model.config
+        if config.in_ch != 3:
+            raise UserError(f"{self.origin}: takes {config.in_ch} channels, images have 3")
+        self.channel: int | None = config.object_map  # the map of the object
+        self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.classes and self.preset.exact:
             raise UserError(
-                f"--preset {preset}: is for one map; these weights tell {self.classes} classes"
+                f"is for one map; these weights are of {self.classes} classes", "preset", preset
             )
-        self.model = model if self.int8 else prepare(model, self.device, self.dtype)
+
+    @property
+    def model(self) -> Any:
+        """The network, with its ``config``; prepared, so it can no longer be trained or saved."""
+        return self.backend.model
+
+    @property
+    def origin(self) -> str:
+        """What kind of weights they were, for people."""
+        return self.backend.origin
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.backend.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network's input is."""
+        return self.backend.dtype
 
     @property
     def precision(self) -> str:
-        """What it computes in: int8, or float32, bfloat16 or float16."""
-        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
+        """What it computes in: ``int8``, ``float32``, ``bfloat16`` or ``float16``."""
+        return self.backend.precision
 
     @overload
-    def __call__(self, picture: str | Path | np.ndarray) -> np.ndarray: ...
+    def __call__(self, image: str | Path | np.ndarray) -> np.ndarray: ...
     @overload
-    def __call__(self, picture: Image.Image) -> Image.Image: ...
+    def __call__(self, image: Image.Image) -> Image.Image: ...
     @overload
-    def __call__(self, picture: Tensor) -> Tensor: ...
+    def __call__(self, image: Tensor) -> Tensor: ...
 
     def __call__(
-        self, picture: str | Path | Image.Image | np.ndarray | Tensor
+        self, image: str | Path | Image.Image | np.ndarray | Tensor
     ) -> np.ndarray | Image.Image | Tensor:
-        """The saliency map of a picture at its own size, of the kind that the picture is.
+        """The saliency map of an image at its own size, of the kind that the image is.
 
-        A network of ``classes`` gives C×H×W in place of H×W, and as a PIL image a palette picture
+        A network of ``classes`` gives C×H×W in place of H×W, and as a PIL image a palette image
         whose indices are the most probable classes.
 
         Args:
-            picture: one of
+            image: one of
 
                 - a path, or an array H×W, H×W×3 or H×W×4 (:func:`~.images.from_array`): gives an
                   array H×W float32 in [0, 1];
                 - a PIL image of any mode: gives one of mode L, 255 where the network is sure;
-                - a tensor 3×H×W or N×3×H×W, uint8 or float in [0, 1]: gives a float32 tensor H×W
+                - a tensor 3×H×W or N×3×H×W, see :meth:`predict_batch`: gives a float32 tensor H×W
                   or N×H×W in [0, 1], on the tensor's device.
 
         Raises:
-            UserError: the file is no picture, or array or tensor have another shape or range.
+            UserError: the file is no image, an array or tensor has another shape or range, or the
+                network gives values that are not finite.
         """
-        if isinstance(picture, Tensor):
-            if picture.layout != torch.strided or picture.is_meta:
-                raise UserError("a tensor without its values at hand; give a plain one")
-            images = picture[None] if picture.ndim == 3 else picture
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise UserError(f"a tensor of {list(picture.shape)}; give 3×H×W or N×3×H×W")
-            images = images.detach().cpu()
-            images = images.float() if images.is_floating_point() else images
-            maps = [self._map(from_array(one.permute(1, 2, 0).numpy())) for one in images]
-            stacked = torch.stack(maps) if maps else images.new_zeros(images[:, 0].shape).float()
-            return (stacked if picture.ndim == 4 else stacked[0]).to(picture.device)
-        if isinstance(picture, np.ndarray):
-            return self.map(from_array(picture))
-        if isinstance(picture, Image.Image):
-            found = self._map(upright(picture))
-            return coloured(found) if self.classes else to_grey(found.cpu().numpy())
-        if not isinstance(picture, str | Path):
-            raise UserError(
-                f"a {type(picture).__name__}; give a path, a PIL image, an array or a tensor"
-            )
-        return self.map(open_image(picture))
+        if isinstance(image, Tensor):
+            if image.ndim == 3:
+                return self.predict_batch(image[None])[0]
+            return self.predict_batch(image)
+        if isinstance(image, np.ndarray):
+            return self.map(from_array(image))
+        if isinstance(image, Image.Image):
+            saliency = self._map(upright(image))
+            return coloured(saliency) if self.classes else to_grey(saliency.cpu().numpy())
+        if not isinstance(image, str | Path):
+            kind = type(image).__name__
+            raise UserError(f"a {kind}; give a path, a PIL image, an array or a tensor")
+        return self.map(open_image(image))
 
     def map(self, image: Image.Image) -> np.ndarray:
-        """The map of an upright picture, H×W float32 in [0, 1], at the picture's own size; C×H×W of
-        a network of classes."""
+        """The map of an upright image.
+
+        Args:
+            image: of any mode and size.
+
+        Returns:
+            H×W float32 in [0, 1], of the image's size; C×H×W of a network of classes.
+
+        Raises:
+            UserError: the image has no pixels, or the network gives values that are not finite.
+        """
         return self._map(image).cpu().numpy()
 
     def _map(self, image: Image.Image) -> Tensor:
         if not (image.width and image.height):
-            raise UserError(f"a picture of {image.width}×{image.height} pixels")
+            raise UserError(f"an image of {image.width}×{image.height} pixels")
         prepared = self.prepare(image)
         return self.resize(self.maps(prepared[None])[0], (image.height, image.width))
 
+    def predict_batch(self, images: Tensor) -> Tensor:
+        """The maps of images of one size; nothing leaves the device where images and network are.
+
+        Args:
+            images: N×3×H×W RGB: uint8, uint16, bool, or floats in [0, 1].
+
+        Returns:
+            N×H×W float32 in [0, 1], on the images' device; N×C×H×W of a network of classes. On the
+            CPU, exactly the maps of the same images given as arrays.
+
+        Raises:
+            UserError: the tensor has another shape, type or range, or the network gives values that
+                are not finite.
+
+        Example:
+            >>> from src import build_model
+            >>> predict = Predictor(build_model("u2net_lite"), img_size=32, device="cpu")
+            >>> predict.predict_batch(torch.rand(2, 3, 40, 60)).shape
+            torch.Size([2, 40, 60])
+        """
+        levels = _to_levels(images)
+        height, width = levels.shape[-2:]
+        if not len(levels):
+            channels = (self.classes,) if self.classes else ()
+            return levels.new_zeros((0, *channels, height, width), dtype=torch.float32)
+        maps = self.maps(self.preset.prepare_batch(levels, self.img_size))
+        return self.resize(maps, (height, width)).to(images.device)
+
     def prepare(self, image: Image.Image) -> Tensor:
-        """An upright picture to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
+        """An upright image to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
         return self.preset.prepare(image, self.img_size)
 
-    def maps(self, pictures: Tensor) -> Tensor:
-        """Prepared pictures N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the device; N×C×S×S
-        of a network of classes."""
-        found = self.probabilities(pictures)
-        return found if self.classes else found[:, self.channel]
+    def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
+        """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
+        return self.preset.resize(saliency, size)
 
-    def probabilities(self, pictures: Tensor) -> Tensor:
-        """As :meth:`maps`, all of the network's: N×out_ch×S×S."""
-        if self.device.type != "cpu" or len(pictures) < 2:
-            return self._probabilities(pictures)
-        with per_core(len(pictures)) as (pool, _):
-            return torch.cat(list(pool.map(self._probabilities, pictures.split(1))))
+    def maps(self, images: Tensor) -> Tensor:
+        """Prepared images N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the predictor's device;
+        N×C×S×S of a network of classes.
+
+        Raises:
+            UserError: the network gives values that are not finite.
+        """
+        probabilities = self.probabilities(images)
+        return probabilities if self.channel is None else probabilities[:, self.channel]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """As :meth:`maps`, all maps of the network: N×out_ch×S×S."""
+        if self.device.type != "cpu" or len(images) < 2:
+            return self._probabilities(images)
+        with per_core(len(images)) as (pool, _):
+            return torch.cat(list(pool.map(self._probabilities, images.split(1))))
 
     @torch.inference_mode()
-    def _probabilities(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(self.device, non_blocking=True)
-        maps = self.model(self.preset.normalize(pictures, self.dtype))
+    def _probabilities(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        maps = self.backend(self.preset.normalize(images, self.dtype))
         if self.tta:
-            mirrored = self.model(self.preset.normalize(pictures.flip(-1), self.dtype))
+            mirrored = self.backend(self.preset.normalize(images.flip(-1), self.dtype))
             maps = (maps + mirrored.flip(-1)) / 2
+        # One number to look at instead of a mask: a sum is finite only where all its terms are.
+        if not torch.isfinite(maps.sum()):
+            raise UserError("the network gives values that are not finite")
         return self.preset.finish(maps)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    return model.plain() if isinstance(model, Network) else copy.deepcopy(model)
-
-
-def _load(path: str | Path) -> nn.Module:
-    if Path(path).suffix.lower() == ".onnx" and is_quantized(read_graph(path)[0]):
-        return OnnxRunner(path)
-    return load_model(path)
-
-
-def _check_int8(device: str, amp: str) -> str:
-    """The device of a quantised file.
-
-    Raises:
-        UserError: another was asked for, or a precision.
-    """
+def _load_backend(model: nn.Module | str | Path, device: str, amp: str, exact: bool) -> Backend:
+    """The backend for a network or a file; ``exact``: float32, unless another was asked for."""
+    if isinstance(model, nn.Module) or not _is_int8(Path(model)):
+        return TorchBackend(model, device, "off" if exact and amp == "auto" else amp)
     if device not in ("auto", "cpu"):
-        raise UserError(f"--device {device}: an int8 file runs on the CPU; leave the flag out")
+        raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)
     if amp != "auto":
-        raise UserError(f"--amp {amp}: an int8 file has its precision; leave the flag out")
-    return "cpu"
+        raise UserError("an int8 file has its own precision; leave it at auto", "amp", amp)
+    return OnnxBackend(model)
+
+
+def _is_int8(path: Path) -> bool:
+    return path.suffix.lower() == ".onnx" and is_quantized(read_graph(path)[0])
+
+
+def _to_levels(images: Tensor) -> Tensor:
+    """A user's tensor as N×3×H×W uint8, rounded as :func:`~.images.from_array` does."""
+    if images.layout != torch.strided or images.is_meta:
+        raise UserError("a tensor without its values at hand; give a plain one")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise UserError(f"a tensor of {list(images.shape)}; give 3×H×W or N×3×H×W")
+    images = images.detach()
+    if images.dtype == torch.uint8 or not len(images):
+        return images.to(torch.uint8)
+    if images.is_floating_point():
+        images = images.float()
+        if not torch.isfinite(images).all():
+            raise UserError("a tensor with values that are not finite")
+        if not (images.amin() >= 0 and images.amax() <= 1):
+            raise UserError("a tensor of floats that are not all in [0, 1]; divide it by 255?")
+        return (images * 255).round().to(torch.uint8)
+    if images.dtype == torch.uint16:
+        return (images.float() / 257).round().to(torch.uint8)
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
+    kind = str(images.dtype).removeprefix("torch.")
+    raise UserError(f"a tensor of {kind}; give uint8, uint16, or floats in [0, 1]")

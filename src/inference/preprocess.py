@@ -1,4 +1,8 @@
-"""Ways from a picture to the network's input, and from its map back to the picture's size."""
+"""From an image to the network's input, and from the network's map back to the image's size.
+
+What a network was trained with, it needs for ever: the mean and standard deviation of its input and
+the way images are resized belong to its weights. All of that is in this file.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,85 +16,132 @@ from torch import Tensor
 from ..errors import UserError
 from ..pictures.images import to_rgb
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the official code and every published weight uses
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet: the official code and all published weights use it
 STD = (0.229, 0.224, 0.225)
-LANCZOS = Image.Resampling.LANCZOS
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture to a 3×H×W uint8 tensor; it keeps Pillow's memory order (channels last)."""
+    """An RGB image as a 3×H×W uint8 tensor; Pillow's memory order (channels last) is kept."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resize_input(picture: Tensor, size: int) -> Tensor:
-    """3×H×W uint8 → 3×size×size uint8: bilinear with antialias, aspect not kept (as published)."""
-    if picture.shape[1:] == (size, size):
-        return picture
-    # A batch of one, made where its stride tells the memory order; else torch takes the slow way.
-    stack = picture.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(stack, (size, size), mode="bilinear", antialias=True)[0]
+def resize_input(images: Tensor, size: int) -> Tensor:
+    """Resize to a square, bilinear with antialias; the aspect ratio is not kept (as published).
+
+    Args:
+        images: 3×H×W or N×3×H×W, uint8.
+        size: side of the square in pixels.
+
+    Returns:
+        3×size×size or N×3×size×size, uint8.
+
+    Example:
+        >>> resize_input(torch.zeros(3, 30, 40, dtype=torch.uint8), 32).shape
+        torch.Size([3, 32, 32])
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    # A batch of one is made where its stride tells the memory order; else torch takes a slow way.
+    single = images.ndim == 3
+    batch = images.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if single else images
+    # GPUs have no such kernel for integers.
+    floats = batch if batch.device.type == "cpu" else batch.float()
+    resized = F.interpolate(floats, (size, size), mode="bilinear", antialias=True)
+    resized = resized if resized.dtype == batch.dtype else resized.round_().to(batch.dtype)
+    return resized[0] if single else resized
 
 
-def normalize(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """N×3×H×W uint8 to what a network reads: /255, ImageNet mean and std, channels last."""
-    mean, std = _mean_and_std(pictures.device)
-    floats = pictures.to(torch.float32, memory_format=torch.channels_last)
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a network reads: divided by 255, ImageNet's mean and std, channels last.
+
+    Args:
+        images: N×3×H×W, uint8 or floats in [0, 255].
+        dtype: of the result; the arithmetic is float32.
+
+    Returns:
+        N×3×H×W of ``dtype``.
+    """
+    mean, std = _mean_and_std(images.device)
+    floats = images.to(torch.float32, memory_format=torch.channels_last)
     return floats.div_(255).sub_(mean).div_(std).to(dtype)
 
 
 @lru_cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Once per device: a copy to a GPU makes the program wait for it."""
-    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
+    """3×1×1 each; made once per device, because a copy to a GPU makes the program wait for it."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    return mean, std
 
 
 def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
-    """Map(s) …×S×S to …×H×W, bilinear (with antialias where it shrinks), still in [0, 1]."""
-    stack = saliency.reshape(1, -1, *saliency.shape[-2:])
-    resized = F.interpolate(stack, size=tuple(size), mode="bilinear", antialias=True)
+    """Resize maps, bilinear (with antialias where they shrink).
+
+    Args:
+        saliency: …×S×S float32 in [0, 1].
+        size: height and width in pixels.
+
+    Returns:
+        …×H×W float32 in [0, 1].
+
+    Example:
+        >>> resize_map(torch.rand(2, 320, 320), (40, 60)).shape
+        torch.Size([2, 40, 60])
+    """
+    channels = saliency.reshape(1, -1, *saliency.shape[-2:])
+    resized = F.interpolate(channels, size=tuple(size), mode="bilinear", antialias=True)
     return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
 class Preset:
-    """The way that training, validation and prediction share: /255, bilinear with antialias."""
+    """All that happens around a network; this one is what training and validation do too."""
 
-    exact = False  # whether it needs float32, because another program's results are its measure
+    exact = False  # whether float32 is needed, because another program's masks are the measure
 
     def prepare(self, image: Image.Image, size: int) -> Tensor:
-        """An upright picture to 3×size×size uint8."""
+        """An upright image to 3×size×size uint8."""
         return resize_input(to_tensor(to_rgb(image)), size)
 
-    def normalize(self, pictures: Tensor, dtype: torch.dtype) -> Tensor:
-        """N×3×S×S uint8 to what the network reads."""
-        return normalize(pictures, dtype)
+    def prepare_batch(self, images: Tensor, size: int) -> Tensor:
+        """As :meth:`prepare`, N×3×H×W uint8 RGB to N×3×size×size, on the same device."""
+        return resize_input(images, size)
+
+    def normalize(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Prepared images N×3×S×S uint8 to what the network reads."""
+        return normalize(images, dtype)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """Probabilities N×C×S×S float32 in [0, 1] as they are."""
+        """The network's probabilities N×C×S×S float32, in [0, 1], as they are."""
         return maps
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """As :func:`resize_map`."""
+        """Maps …×S×S to …×H×W, see :func:`resize_map`."""
         return resize_map(saliency, size)
 
 
 class Rembg(Preset):
     """What rembg 2.0 does around a U²-Net (``sessions/u2net_custom.py``), for equal masks.
 
-    Lanczos both ways, the input divided by its own maximum, the map stretched by its minimum and
-    maximum and cut to 8 bits. A picture without an object becomes noise by that stretching, which
-    is why it is no default here. An alpha channel is ignored, as it is there.
+    Lanczos both ways; the input is divided by its own maximum; the map is stretched by its minimum
+    and maximum and cut to 8 bits. Stretching turns the map of an image without an object into
+    noise, which is why this is not the default. An alpha channel is ignored, as rembg does.
     """
 
     exact = True
 
     def prepare(self, image: Image.Image, size: int) -> Tensor:
-        """An upright picture to 3×size×size uint8."""
-        return to_tensor(image.convert("RGB").resize((size, size), LANCZOS))
+        """An upright image to 3×size×size uint8."""
+        return to_tensor(image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
 
-    def normalize(self, pictures: Tensor, dtype: torch.dtype) -> Tensor:
-        """As :func:`normalize`, with each picture's maximum in place of 255."""
-        highest = pictures.float().amax((1, 2, 3), keepdim=True).clamp_(min=1e-6)
-        return normalize(pictures.float() * (255 / highest), dtype)
+    def prepare_batch(self, images: Tensor, size: int) -> Tensor:
+        """As :meth:`prepare`, one by one: Lanczos is Pillow's."""
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        prepared = [self.prepare(Image.fromarray(array), size) for array in arrays]
+        return torch.stack(prepared).to(images.device)
+
+    def normalize(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """As :func:`normalize`, with each image's maximum in place of 255."""
+        highest = images.float().amax((1, 2, 3), keepdim=True).clamp_(min=1e-6)
+        return normalize(images.float() * (255 / highest), dtype)
 
     def finish(self, maps: Tensor) -> Tensor:
         """Each map stretched, in 256 steps rounded down; a constant one becomes 0."""
@@ -99,23 +150,26 @@ class Rembg(Preset):
         return (stretched * 255).floor_() / 255
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Map(s) …×S×S of 256 steps to …×H×W, by Pillow's Lanczos."""
+        """Maps …×S×S of 256 steps to …×H×W, by Pillow's Lanczos."""
+        height, width = size
         levels = (saliency * 255).round().to(torch.uint8).cpu()
-        flat = levels.reshape(-1, *levels.shape[-2:]).numpy()
-        resized = [Image.fromarray(one).resize((size[1], size[0]), LANCZOS) for one in flat]
-        stack = torch.from_numpy(np.stack([np.asarray(one) for one in resized]))
-        return (stack / 255).view(*saliency.shape[:-2], *size).to(saliency.device)
+        resized = [
+            np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.LANCZOS))
+            for one in levels.reshape(-1, *levels.shape[-2:]).numpy()
+        ]
+        stack = torch.from_numpy(np.stack(resized))
+        return (stack / 255).view(*saliency.shape[:-2], height, width).to(saliency.device)
 
 
 PRESETS: dict[str, Preset] = {"default": Preset(), "rembg": Rembg()}
 
 
 def pick_preset(name: str) -> Preset:
-    """By its name.
+    """A preset by its name.
 
     Raises:
         UserError: there is none of that name.
     """
     if name not in PRESETS:
-        raise UserError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"expected one of {', '.join(PRESETS)}", "preset", name)
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Films in, films or single frames out, by PyAV; the sound goes along as it is."""
+"""Videos in, videos or single frames out, by PyAV; the sound is copied as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,45 +11,53 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import atomic_path
+from ..pictures.formats import VIDEO_FORMATS
 from ..pictures.images import to_rgb
 from ..pictures.render import Style, encode, render
 from .predictor import Predictor
 from .stream import stream
 
-_CODECS = {".webm": ("libvpx-vp9", {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"})}
-_H264 = ("libx264", {"crf": "16", "preset": "fast"})
 _BT709 = 1  # of colour spaces and primaries, in FFmpeg's enumerations
 _LIMITED = 1  # colour range 16 … 235
+Frame = tuple[int, int | None, Image.Image]  # number, time in the video's units, upright image
 
 
-def convert(predictor: Predictor, source: Path, target: Path, style: Style) -> Iterator[int | None]:
-    """Predict each frame of a film, and write a film of the results with the film's sound.
+def convert_video(
+    predictor: Predictor, source: Path, target: Path, style: Style
+) -> Iterator[int | None]:
+    """Predict each frame of a video, and write a video of the results with the same sound.
 
-    Times of frames are kept, so that films of varying rate stay in step with their sound. H.264, or
-    VP9 in ``.webm``; 4:2:0 where width and height are even, else 4:4:4.
+    Times of frames are kept, so that videos of varying rate stay in step with their sound. H.264,
+    or VP9 in ``.webm``; 4:2:0 where width and height are even, else 4:4:4.
 
     Args:
         predictor: of the maps.
-        source: the film.
-        target: its suffix, of :data:`~.jobs.FILMS`, chooses the container; whole or not at all.
-        style: any mode but ``cutout``, and not cropped: a film has one size and no transparency.
+        source: the video.
+        target: its suffix, one of :data:`~..pictures.formats.VIDEO_FORMATS`, chooses the container;
+            it is written whole or not at all.
+        style: any mode but ``cutout``, and not cropped: a video has one size and no transparency.
 
     Yields:
-        How many frames the film says it has (None if it does not), then 1 for each written.
+        The number of frames by the video's header (None if it does not say), then 1 for each frame
+        written.
 
     Raises:
-        UserError: PyAV is missing; the film is torn, has no picture, or sound that the container of
-            ``target`` does not take.
+        UserError: PyAV is missing; the video is torn or has no frames, or its sound does not fit
+            into the container of ``target``.
     """
-    if style.mode == "cutout" or style.crop:
-        raise UserError(f"{target}: a film takes no cut-outs and no --crop; --frames writes them")
+    if style.mode == "cutout":
+        raise UserError(f"{target}: a video takes no cut-outs", advice="{frames} writes images")
+    if style.crop:
+        raise UserError(
+            f"{target}: all frames of a video have one size", advice="{crop} goes with {frames}"
+        )
     av = _av()
-    with _readable(source), av.open(str(source)) as film, atomic_path(target) as temporary:
-        yield _count(film, source)
-        form = {".mkv": "matroska", ".m4v": "mp4"}.get(target.suffix.lower(), target.suffix[1:])
-        with av.open(str(temporary), "w", format=form) as out:
-            writer = _Writer(out, film, target)
-            for index, (time, result) in _in_order(predictor, film, writer, style):
+    with _readable(source), av.open(str(source)) as video, atomic_path(target) as temporary:
+        yield _count_frames(video, source)
+        container = VIDEO_FORMATS[target.suffix.lower()].container
+        with av.open(str(temporary), "w", format=container) as out:
+            writer = _Writer(out, video, target)
+            for index, (time, result) in _results_in_order(predictor, video, writer, style):
                 writer.write(index, time, result)
                 yield 1
             writer.close()
@@ -58,14 +66,14 @@ def convert(predictor: Predictor, source: Path, target: Path, style: Style) -> I
 def convert_frames(
     predictor: Predictor, source: Path, folder: Path, style: Style, suffix: str
 ) -> Iterator[int | None]:
-    """As :func:`convert`, but each frame to a picture ``folder/000001.png`` and so on, any mode.
+    """As :func:`convert_video`, with each frame as an image ``folder/000001.png`` and so on.
 
-    A folder that was not there before has another name until the last frame is in it.
+    Any mode. A new folder has another name until the last frame is in it.
     """
     part = folder if folder.exists() else folder.with_name(f"{folder.name}.part")
-    with _readable(source), _av().open(str(source)) as film:
-        yield _count(film, source)
-        for index, (_, result) in _in_order(predictor, film, None, style):
+    with _readable(source), _av().open(str(source)) as video:
+        yield _count_frames(video, source)
+        for index, (_, result) in _results_in_order(predictor, video, None, style):
             with atomic_path(part / f"{index + 1:06}{suffix}") as temporary:
                 encode(result, temporary, suffix)
             yield 1
@@ -73,32 +81,32 @@ def convert_frames(
 
 
 class _Writer:
-    """The film that is being written; its picture's size is known with the first frame."""
+    """The video that is being written; the size of its frames is known with the first result."""
 
-    def __init__(self, out: Any, film: Any, target: Path) -> None:
-        self.out, self.film = out, film
-        self.codec, self.options = _CODECS.get(target.suffix.lower(), _H264)
-        source = film.streams.video[0]
+    def __init__(self, out: Any, video: Any, target: Path) -> None:
+        self.out = out
+        source = video.streams.video[0]
         self.rate = source.average_rate or Fraction(25)
         self.time_base = source.time_base
-        self.aspect = source.sample_aspect_ratio  # of a pixel: films may hold narrow ones
+        self.aspect = source.sample_aspect_ratio  # of a pixel: not all videos have square ones
         self.begun = False
-        # First of all, for programs that show a film's first stream.
-        self.video = out.add_stream(self.codec, self.rate, options=self.options)
+        # The first stream, for players that show the first one.
+        chosen = VIDEO_FORMATS[target.suffix.lower()]
+        self.video = out.add_stream(chosen.codec, self.rate, options=chosen.options)
         self.waiting: list[Any] = []  # packets of sound before the first frame
         self.sounds = {}
-        for sound in film.streams.audio:
+        for sound in video.streams.audio:
             try:
                 self.sounds[sound.index] = out.add_stream_from_template(sound)
             except (ValueError, _av().FFmpegError):
                 raise UserError(
-                    f"{target}: cannot hold the film's sound ({sound.codec_context.name}); "
+                    f"{target}: cannot hold the video's sound ({sound.codec_context.name}); "
                     "choose another container, .mkv takes any"
                 ) from None
 
     def sound(self, packet: Any) -> None:
-        """A packet of sound goes through as it is."""
-        if packet.dts is None:  # the empty one at the end
+        """Copy a packet of sound."""
+        if packet.dts is None:  # an empty one marks the end
             return
         self.waiting.append(packet)
         if self.begun:
@@ -138,68 +146,72 @@ class _Writer:
         self.out.mux(self.video.encode(None))
 
 
-def _frames(film: Any, writer: _Writer | None) -> Iterator[tuple[int, int | None, Image.Image]]:
-    """Number, time and upright picture of each frame; sound is handed to the writer on the way."""
-    video = film.streams.video[0]
-    video.thread_type = "AUTO"
-    sounds = film.streams.audio if writer else ()
+def _read_frames(video: Any, writer: _Writer | None) -> Iterator[Frame]:
+    """The frames; sound is handed to the writer on the way."""
+    stream = video.streams.video[0]
+    stream.thread_type = "AUTO"
+    sounds = video.streams.audio if writer else ()
     index = 0
-    for packet in film.demux(video, *sounds):
-        if packet.stream.type == "audio":
+    for packet in video.demux(stream, *sounds):
+        if writer and packet.stream.type == "audio":
             writer.sound(packet)
             continue
         for frame in packet.decode():
             image = frame.to_image()
             if writer and frame.rotation % 180 and not index and writer.aspect:
                 writer.aspect = 1 / writer.aspect
-            # What telephones write in place of turning the picture.
+            # Phones store the rotation beside the frames.
             yield index, frame.pts, image.rotate(frame.rotation, expand=True)
             index += 1
 
 
-def _in_order(
-    predictor: Predictor, film: Any, writer: _Writer | None, style: Style
+def _results_in_order(
+    predictor: Predictor, video: Any, writer: _Writer | None, style: Style
 ) -> Iterator[tuple[int, tuple[int | None, Image.Image]]]:
-    """Results in the order of the frames; few have to wait, as few are in memory."""
+    """Number, time and result of each frame; few have to wait, as few are in memory."""
 
-    def finish(frame: tuple, picture: Image.Image, saliency: np.ndarray) -> Image.Image:
-        return render(picture, saliency, style)
+    def load(frame: Frame) -> Image.Image:
+        return frame[2]
 
-    def pixels(frame: tuple) -> int:
+    def finish(frame: Frame, image: Image.Image, saliency: np.ndarray) -> Image.Image:
+        return render(image, saliency, style)
+
+    def pixels(frame: Frame) -> int:
         return frame[2].width * frame[2].height
 
-    early, due = {}, 0
-    frames = _frames(film, writer)
-    for (index, time, _), result in stream(predictor, frames, lambda f: f[2], finish, pixels):
+    early: dict[int, tuple[int | None, Image.Image]] = {}
+    due = 0
+    frames = _read_frames(video, writer)
+    for (index, time, _), result in stream(predictor, frames, load, finish, pixels):
         if isinstance(result, UserError):
-            raise UserError(f"{film.name}: {result}")
+            raise UserError(f"{video.name}: frame {index + 1}: {result}")
         early[index] = (time, result)
         while due in early:
             yield due, early.pop(due)
             due += 1
     if not due:
-        raise UserError(f"{film.name}: holds no frame")
+        raise UserError(f"{video.name}: holds no frame")
 
 
-def _count(film: Any, source: Path) -> int | None:
-    if not film.streams.video:
-        raise UserError(f"{source}: holds no picture")
-    return film.streams.video[0].frames or None
+def _count_frames(video: Any, source: Path) -> int | None:
+    if not video.streams.video:
+        raise UserError(f"{source}: holds no images")
+    return video.streams.video[0].frames or None
 
 
 def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise UserError("films need PyAV: pip install '.[video]'") from None
+        raise UserError("videos need PyAV: pip install '.[video]'") from None
     return av
 
 
 @contextmanager
 def _readable(source: Path) -> Iterator[None]:
-    """FFmpeg's errors with the film's name."""
+    """FFmpeg's errors with the video's name."""
     av = _av()
     try:
         yield
     except av.FFmpegError as error:
-        raise UserError(f"{source}: cannot be read as a film ({error.strerror})") from None
+        raise UserError(f"{source}: cannot be read as a video ({error.strerror})") from None

@@ -1,1 +1,1 @@
-"""Pictures in, results out: reading, rendering, matting."""
+"""Images in, results out: reading, planning, rendering, matting."""

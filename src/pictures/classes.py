@@ -1,4 +1,4 @@
-"""Maps of classes: which class a pixel is, and pictures that show it in colour."""
+"""Maps of classes: the class of each pixel, and images that show it in colour."""
 
 import numpy as np
 import torch
@@ -7,23 +7,39 @@ from torch import Tensor
 
 
 def most_probable(probabilities: Tensor) -> Tensor:
-    """C×H×W in [0, 1] to the class of each pixel, H×W uint8; of one map: 1 where ≥ 0.5."""
+    """The class of each pixel.
+
+    Args:
+        probabilities: C×H×W in [0, 1].
+
+    Returns:
+        H×W uint8, the index of the highest; of a single map, 1 where it is at least 0.5.
+
+    Example:
+        >>> most_probable(torch.tensor([[[0.2, 0.7]]]))
+        tensor([[0, 1]], dtype=torch.uint8)
+    """
     if len(probabilities) == 1:
         return (probabilities[0] >= 0.5).to(torch.uint8)
     return probabilities.argmax(0).to(torch.uint8)
 
 
-def coloured(found: Tensor | np.ndarray) -> Image.Image:
-    """Classes as a palette picture: shown in colour, and still indices to whoever reads them as a
-    mask. The colours are those of PASCAL VOC.
+def coloured(maps: Tensor | np.ndarray) -> Image.Image:
+    """Classes as a palette image: shown in the colours of PASCAL VOC, read as indices by programs.
 
     Args:
-        found: probabilities C×H×W in [0, 1], of which the highest counts, or indices H×W uint8.
+        maps: probabilities C×H×W in [0, 1], of which the highest counts, or indices H×W uint8.
+
+    Returns:
+        An image of mode P, of the maps' size.
+
+    Example:
+        >>> coloured(np.array([[0, 1]], np.uint8)).convert("RGB").getpixel((1, 0))
+        (128, 0, 0)
     """
-    if found.ndim == 3:
-        found = most_probable(torch.as_tensor(found))
-    indices = np.asarray(found.cpu() if isinstance(found, Tensor) else found)
-    image = Image.fromarray(indices)
+    if maps.ndim == 3:
+        maps = most_probable(torch.as_tensor(maps))
+    image = Image.fromarray(np.asarray(maps.cpu() if isinstance(maps, Tensor) else maps))
     image.putpalette(COLOURS.tobytes())
     return image
 

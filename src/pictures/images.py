@@ -9,69 +9,65 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from .formats import DECODERS, IMAGE_SUFFIXES
 
-SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-)
-_ORIENTATION = 0x0112
-# Whatever the file is called. Pillow knows more, of which some start other programs (EPS does).
-_FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA"]
+SUFFIXES = IMAGE_SUFFIXES
+_ORIENTATION = 0x0112  # EXIF's tag
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted; hidden files (macOS writes ._NAME.jpg) are none."""
-    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    return sorted(path for path in files if path.is_file())
+    """The images of a folder, sorted; without hidden files (macOS writes ._NAME.jpg)."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in files if path.name[0] != "." and path.is_file())
 
 
 def limit_pixels(count: int) -> None:
-    """Refuse pictures of more pixels, in this process: a small file can unpack to all memory.
+    """Refuse images of more pixels in this process, as a small file can unpack to all memory.
 
-    Without this, Pillow's own limit holds, 179 million.
+    Without this, Pillow's own limit of 179 million holds.
     """
     Image.MAX_IMAGE_PIXELS = count
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # it refuses only from twice on
 
 
 def open_image(path: str | Path, decode: bool = True) -> Image.Image:
-    """A picture, upright (EXIF orientation applied), in the mode the file has; of several frames
-    the first.
+    """An image, upright (EXIF orientation applied), in the mode that the file has.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, told by the content; HEIC where
-            pillow-heif is installed.
-        decode: False reads the header alone; the picture is then not turned upright.
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, recognised by their content;
+            HEIC where pillow-heif is installed. Of several frames, the first is read.
+        decode: False reads only the header; the image is then not turned upright.
 
     Raises:
-        UserError: the file is missing, not a picture, torn, or beyond :func:`limit_pixels`.
+        UserError: the file is missing, not an image, torn, or beyond :func:`limit_pixels`.
     """
     try:
-        # Read whole to decode: Pillow alone reads in small pieces, a tenth of the time.
+        # Read at once to decode: Pillow reads in small pieces, which takes a tenth of the time.
         return read_image(io.BytesIO(Path(path).read_bytes()) if decode else path, decode)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:  # a folder, no permission; no name for a file
+    except (OSError, ValueError) as error:  # a folder, no permission, a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
 def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
-    """As :func:`open_image`, from an open file too; what it raises does not name the file."""
+    """As :func:`open_image`, also from an open file; its errors do not name the file."""
     try:
         image = _identify(file)
         if decode:
             image.load()
         if image.mode in ("P", "PA") and image.palette is None:
             raise ValueError("its palette is missing")
-    except (UserError, FileNotFoundError):  # said well already
+    except (UserError, FileNotFoundError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = Image.MAX_IMAGE_PIXELS / 1e6
+        limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(f"refused, as it has more than {limit:g} million pixels") from None
     except UnidentifiedImageError:
-        raise UserError("not a picture in a known format") from None
+        raise UserError("not an image in a known format") from None
     except MemoryError:
         raise UserError("too large for this machine's memory") from None
     except Exception as error:  # a torn or hostile file makes decoders raise nearly anything
@@ -82,9 +78,9 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
 
 
 def _identify(file: str | Path | BinaryIO) -> Image.Image:
-    """``Image.open``, with the plug-in for HEIC once a file needs it."""
+    """``Image.open``; the plug-in for HEIC is loaded when a file needs it."""
     try:
-        return Image.open(file, formats=_FORMATS)
+        return Image.open(file, formats=DECODERS)
     except UnidentifiedImageError:
         if not _is_heif(file):
             raise
@@ -106,16 +102,16 @@ def _is_heif(file: str | Path | BinaryIO) -> bool:
     return head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf")
 
 
-def frames(image: Image.Image) -> int:
-    """How many pictures the file shows, one after the other or as pages."""
-    # What telephones put behind a JPEG (MPO), and a HEIC's further images, are other views.
+def count_frames(image: Image.Image) -> int:
+    """How many frames or pages the file has."""
+    # The further images in a phone's JPEG (MPO) or HEIC are other views of the same scene.
     return getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP", "TIFF") else 1
 
 
 def oriented_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels of the upright picture, from the file's header alone."""
+    """Width and height in pixels of the upright image, from the file's header alone."""
     with open_image(path, decode=False) as image:
-        # 5 … 8 lie on their side; of a TIFF, Pillow has turned the size already.
+        # 5 … 8 lie on their side; Pillow has already swapped the size of a TIFF.
         turned = _orientation(image) >= 5 and image.format != "TIFF"
         return (image.height, image.width) if turned else image.size
 
@@ -124,25 +120,25 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 … 8; garbled EXIF counts as none."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # its parser was written for sound files
+    except Exception:  # the parser raises nearly anything on garbled data
         return 1
     return value if value in range(1, 9) else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says it is to be seen."""
+    """The image as its EXIF orientation says it is to be seen."""
     if _orientation(image) == 1:
         return image
     try:
         turned = ImageOps.exif_transpose(image)
-        turned.format = image.format  # which Pillow forgets of what it has made anew
+        turned.format = image.format  # Pillow drops it
         return turned
     except Exception as error:
         raise UserError(f"garbled EXIF data ({error})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits, for the network: transparency lies on white, a colour profile is not applied."""
+    """RGB, 8 bits, for the network: transparency on white, colour profiles not applied."""
     image = to_8_bits(image)
     if image.mode in ("La", "RGBa"):  # colours times alpha
         image = image.convert(image.mode.upper())
@@ -154,10 +150,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or of floats to mode L, scaled (Pillow would clip); others as they are.
+    """Grey of 16 or 32 bits or floats to mode L, scaled (Pillow would clip); other modes unchanged.
 
-    Integers up to 65535 are 16-bit values; floats up to 1 are shares, up to 255 levels; where there
-    are larger values, the largest becomes 255. Negative ones and what is no number become 0.
+    Integers up to 65535 are taken as 16-bit values, floats up to 1 as fractions, up to 255 as
+    levels; where there are larger values, the largest becomes 255. Negative values and NaN
+    become 0.
     """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
@@ -166,13 +163,13 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
     scaled = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
     scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    if isinstance(image.info.get("transparency"), int):  # of PNG: this level is to be seen through
+    if isinstance(image.info.get("transparency"), int):  # PNG's transparent level
         scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
     return scaled
 
 
 def from_array(array: np.ndarray) -> Image.Image:
-    """An array as a picture.
+    """An array as an image.
 
     Args:
         array: H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA): bool, uint8, uint16, or float in [0, 1].
@@ -200,5 +197,5 @@ def from_array(array: np.ndarray) -> Image.Image:
 
 
 def to_grey(saliency: np.ndarray) -> Image.Image:
-    """A map H×W in [0, 1] to a picture of mode L, rounded."""
+    """A map H×W in [0, 1] to an image of mode L, rounded."""
     return Image.fromarray((saliency * 255).round().astype(np.uint8))

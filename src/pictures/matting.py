@@ -1,6 +1,6 @@
 """From a coarse map to a cut-out: edges at the picture's resolution, colours without background.
 
-Both work in strips of rows, so that memory stays bounded for pictures of any size.
+Both work in strips of rows, so that memory stays bounded for images of any size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,75 +11,86 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-_SIDE = 1024  # colours around an edge are looked at in a picture of this size at most
-_COLOUR_SIDE = 512  # the wide look for the object's colours, far from the edge, at this one
-_RADII = (6, 2, 1)  # the narrow looks, at the picture's own
+_SIDE = 1024  # edges are refined in an image of at most this side first
+_COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
+_RADII = (6, 2, 1)  # of the windows that follow at the image's own size, in pixels
 _STRIP = 1 << 19  # pixels that are worked on at once at full size
-_PRIOR = 0.003  # how much the map counts beside colours: as two that differ by its root
+_PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
 
-def refine(picture: Image.Image, alpha: np.ndarray) -> np.ndarray:
-    """A map whose edges are those of the picture, at the picture's own resolution.
+def refine(image: Image.Image, alpha: np.ndarray) -> np.ndarray:
+    """A map whose edges are those of the image, at the image's own resolution.
 
     Around the map's outline, a pixel's alpha is its place between the colours of what is surely
     object and surely background near it: the least squares solution of the compositing equation,
-    with the map as its prior where these colours are alike, or vary much themselves. What comes out
-    is the surer map for a second look. ``docs/predict.md`` compares it with a guided filter and
-    closed-form matting.
+    with the map as its prior where these colours are alike, or vary much themselves. The result is
+    the map for a second pass. ``docs/predict.md`` compares it with a guided filter and closed-form
+    matting.
 
     Args:
-        picture: RGB, of any size.
-        alpha: H×W float32 in [0, 1], of the picture's size.
+        image: RGB, of any size.
+        alpha: H×W float32 in [0, 1], of the image's size.
 
     Returns:
         H×W float32 in [0, 1].
     """
-    small, coarse = _shrunk(picture, alpha, _SIDE)
+    small, coarse = _shrink(image, alpha, _SIDE)
     radius = max(2, round(max(small.size) / 140))  # a network's map of 320² is unsure that far
-    band = _band(coarse, radius)
+    band = _unsure_band(coarse, radius)
     if not band.any():
         return alpha
-    pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
-    level = prior
-    for _ in range(2):
-        near, some, varied = _mean(pixels, _surely(level), radius)
-        behind, enough, mixed = _mean(pixels, _surely(1 - level), radius)
-        # Where colours vary by as much as the two differ, as before leaves, they tell nothing. And
-        # eyes and shadows inside an object, far from any background, are no holes in it.
-        doubt = _PRIOR + varied + mixed
-        doubt /= (some / 0.01).clamp(0.3, 1) * (enough / 0.05).clamp(1e-3, 1)
-        level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
-    grounds = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
+    near, behind, doubt = _local_colours(small, coarse, band, radius)
+    layers = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
     doubts = Image.fromarray(doubt[0].float().numpy())
     result = np.array(alpha)
-    for rows, _ in _strips(*picture.size, margin=0):
-        box = (0, rows.start, picture.width, rows.stop)
-        near, behind, part = (_stretch(image, picture.size, box) for image in grounds)
-        part = np.asarray(part) > 127
-        if part.any():
-            prior = torch.from_numpy(alpha[rows])[None]
-            doubt = torch.from_numpy(np.array(_stretch(doubts, picture.size, box)))
-            colours = map(_tensor, (picture.crop(box), near, behind))
-            found = _place(*colours, prior, doubt)
-            result[rows][part] = found[0].numpy()[part]
+    for rows, _ in _strips(*image.size, margin=0):
+        box = (0, rows.start, image.width, rows.stop)
+        first, second, mask = (_stretch(layer, image.size, box) for layer in layers)
+        unsure = np.asarray(mask) > 127
+        if unsure.any():
+            place = _place(
+                _tensor(image.crop(box)),
+                _tensor(first),
+                _tensor(second),
+                prior=torch.from_numpy(alpha[rows])[None],
+                doubt=torch.from_numpy(np.array(_stretch(doubts, image.size, box))),
+            )
+            result[rows][unsure] = place[0].numpy()[unsure]
     return result
 
 
-def _band(alpha: np.ndarray, radius: int) -> Tensor:
+def _local_colours(
+    small: Image.Image, coarse: np.ndarray, band: Tensor, radius: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of object and background around each pixel, 3×H×W, and how little they say."""
+    pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
+    level = prior
+    for _ in range(2):
+        near, near_weight, near_variance = _window_mean(pixels, _certainty(level), radius)
+        behind, behind_weight, behind_variance = _window_mean(pixels, _certainty(1 - level), radius)
+        # Where colours vary by as much as the two differ, as before leaves, they say nothing. And
+        # eyes and shadows inside an object, far from any background, are no holes in it.
+        doubt = _PRIOR + near_variance + behind_variance
+        doubt /= (near_weight / 0.01).clamp(0.3, 1) * (behind_weight / 0.05).clamp(1e-3, 1)
+        level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
+    return near, behind, doubt
+
+
+def _unsure_band(alpha: np.ndarray, radius: int) -> Tensor:
     """Where the map is unsure, and what is near: H×W bool."""
-    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
-    levels = torch.from_numpy(alpha)[None]
-    highest, lowest = F.max_pool2d(levels, **window), -F.max_pool2d(-levels, **window)
+    levels, width = torch.from_numpy(alpha)[None], 2 * radius + 1
+    highest = F.max_pool2d(levels, width, stride=1, padding=radius)
+    lowest = -F.max_pool2d(-levels, width, stride=1, padding=radius)
     return ((highest > 0.04) & (lowest < 0.96))[0]
 
 
-def _surely(level: Tensor) -> Tensor:
+def _certainty(level: Tensor) -> Tensor:
     """How much a pixel's colour counts: from 0.7 on, and a trace of it where there is no better."""
     return ((level - 0.7) / 0.3).clamp(0, 1) + 1e-4 * level
 
 
-def _mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The weighted mean over windows, how much weight there was, and the variance of all channels
+def _window_mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted mean over windows, the sum of the weights, and the variance of all channels
     together.
     """
     amount = _box(weight, radius)
@@ -90,52 +101,55 @@ def _mean(pixels: Tensor, weight: Tensor, radius: int) -> tuple[Tensor, Tensor, 
 
 
 def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor, doubt: Tensor) -> Tensor:
-    """1×H×W: which mixture of both colours comes closest to the pixel's, and to the prior."""
+    """1×H×W: the mixture of both colours that comes closest to the pixel's, and to the prior."""
     way = near - behind
     along = (way * (pixels - behind)).sum(0, keepdim=True) + doubt * prior
     return (along / (way.square().sum(0, keepdim=True) + doubt)).clamp_(0, 1)
 
 
-def foreground(picture: Image.Image, alpha: np.ndarray) -> Image.Image:
-    """The object's own colours, where picture shows them mixed with the background's.
+def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
+    """The object's own colours, where the image shows them mixed with the background's.
 
     After blur-fusion (Forte 2021, "Approximate fast foreground colour estimation"): the means of
     object and background around a pixel, each weighted by how much of it is there, then corrected
-    so that both together give the pixel. Here the correction falls to both by least squares, and
-    windows shrink in five steps; ``docs/predict.md`` compares it with other ways.
+    so that both together give the pixel. Here both are corrected, by least squares, and windows
+    shrink in five steps; ``docs/predict.md`` compares it with other ways.
 
     Args:
-        picture: RGB, of any size.
-        alpha: H×W in [0, 1], of the picture's size.
+        image: RGB, of any size.
+        alpha: H×W in [0, 1], of the image's size.
 
     Returns:
-        RGB; where alpha is 1, the picture's pixels as they are.
+        RGB; where alpha is 1, the image's pixels as they are.
     """
-    small, weight = _shrunk(picture, alpha, _COLOUR_SIDE)
-    pixels, weight = _tensor(small).double(), torch.from_numpy(weight)[None].double()
+    small, coarse = _shrink(image, alpha, _COLOUR_SIDE)
+    pixels, weight = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
     near, behind = map(_image, colours)
-    result = np.array(picture)
+    result = np.array(image)
     margin = 2 * sum(_RADII)
-    for rows, outer in _strips(*picture.size, margin):
+    for rows, outer in _strips(*image.size, margin):
         mixed = alpha[rows] < 1
         if not mixed.any():
             continue
-        # Where nothing is seen of the object, the wide look will do.
-        box = (0, rows.start, picture.width, rows.stop)
-        result[rows][mixed] = np.asarray(_stretch(near, picture.size, box))[mixed]
+        # Where nothing of the object is seen, the estimate from afar is good enough.
+        box = (0, rows.start, image.width, rows.stop)
+        result[rows][mixed] = np.asarray(_stretch(near, image.size, box))[mixed]
         seen = np.flatnonzero((mixed & (alpha[rows] > 0)).any(0))
         if not seen.size:
             continue
-        left, right = max(0, seen[0] - margin), min(picture.width, int(seen[-1]) + 1 + margin)
+        left, right = max(0, seen[0] - margin), min(image.width, int(seen[-1]) + 1 + margin)
         box = (int(left), outer.start, right, outer.stop)
-        first, second = (_stretch(image, picture.size, box) for image in (near, behind))
-        weight = torch.from_numpy(alpha[outer, left:right].astype(np.float32))[None]
-        inputs = map(_tensor, (picture.crop(box), first, second))
-        found = np.asarray(_image(_fuse(*inputs, weight, _RADII)[0]))
+        fused, _ = _fuse(
+            _tensor(image.crop(box)),
+            _tensor(_stretch(near, image.size, box)),
+            _tensor(_stretch(behind, image.size, box)),
+            torch.from_numpy(alpha[outer, left:right].astype(np.float32))[None],
+            _RADII,
+        )
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
         part = mixed[:, left:right]
-        result[rows, left:right][part] = found[inner][part]
+        result[rows, left:right][part] = np.asarray(_image(fused))[inner][part]
     return Image.fromarray(result)
 
 
@@ -143,7 +157,7 @@ def _fuse(
     pixels: Tensor, near: Tensor, behind: Tensor, alpha: Tensor, radii: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Colours of object and background, 3×H×W each, by windows of 2·radius + 1, one by one."""
-    share = alpha.square() + (1 - alpha).square() + 0.1  # 0.1: the means are believed a little
+    share = alpha.square() + (1 - alpha).square() + 0.1  # 0.1: weight of the means
     for radius in radii:
         amount = _box(alpha, radius)
         near = _box(near * alpha, radius) / (amount + 1e-5)
@@ -154,16 +168,18 @@ def _fuse(
     return near, behind
 
 
-def _shrunk(picture: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Image, np.ndarray]:
-    """Both, with ``side`` pixels at most along the longer side."""
-    scale = min(1, side / max(picture.size))
-    size = [max(1, round(n * scale)) for n in picture.size]
+def _shrink(image: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Image, np.ndarray]:
+    """Both, with at most ``side`` pixels along the longer side."""
+    scale = min(1, side / max(image.size))
+    width, height = (max(1, round(n * scale)) for n in image.size)
     box = Image.Resampling.BOX
-    small = Image.fromarray(alpha.astype(np.float32, copy=False)).resize(size, box)
-    return picture.resize(size, box), np.array(small)
+    small = Image.fromarray(alpha.astype(np.float32, copy=False)).resize((width, height), box)
+    return image.resize((width, height), box), np.array(small)
 
 
-def _stretch(image: Image.Image, size: tuple[int, int], box: tuple[int, ...]) -> Image.Image:
+def _stretch(
+    image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> Image.Image:
     """The part ``box`` of what the image becomes when resized to ``size``."""
     across, down = image.width / size[0], image.height / size[1]
     part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)

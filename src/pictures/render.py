@@ -1,4 +1,4 @@
-"""What is made of a picture and its map: masks, cut-outs, overlays, other backgrounds."""
+"""Results made of an image and its map: masks, cut-outs, overlays, other backgrounds."""
 
 import io
 from dataclasses import dataclass
@@ -10,23 +10,13 @@ from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter, ImageOps
 
 from ..errors import UserError
 from .classes import coloured
+from .formats import IMAGE_FORMATS
 from .images import to_8_bits, to_grey, to_rgb
 from .matting import foreground, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
 Background = tuple[int, int, int] | str | Image.Image
-
-# By suffix: Pillow's name, and what keeps a result as it was made.
-FORMATS: dict[str, tuple[str, dict[str, object]]] = {
-    ".png": ("PNG", {"compress_level": 4}),  # 0.4 of the default's time, for 5 % more bytes
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True, "exact": True, "method": 2, "quality": 50}),
-    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
-}
 
 
 @dataclass(frozen=True)
@@ -35,15 +25,23 @@ class Style:
 
     Args:
         mode: ``mask``, grey, 255 where the network is sure; ``binary``, 0 and 255; ``cutout``, the
-            picture with the map as its alpha; ``overlay``, the picture with the object tinted;
-            ``background``, the object before another background.
-        background: of that mode: a colour, ``blur`` for the picture's own, or a picture.
-        threshold: the map is object from here on and nothing below; None leaves it soft (for
-            ``binary``: 0.5).
+            image with the map as its alpha; ``overlay``, the image with the object tinted;
+            ``background``, the object in front of another background.
+        background: for that mode: a colour, by its RGB levels, name or ``#rrggbb``; an image; or
+            ``blur``, the image's own background blurred.
+        threshold: in [0, 1]; pixels are object where the map is at least this, and nothing below;
+            None leaves the map soft (for ``binary``: 0.5).
         invert: keep what is not the object.
-        crop: to the box around the object; a picture without one stays whole.
-        size: shrink the result to this many pixels at most along its longer side.
-        refine: put edges where the picture has them, see :func:`~.matting.refine`.
+        crop: to the box around the object; an image without an object stays whole.
+        size: shrink the result to at most this many pixels along its longer side.
+        refine: put edges where the image has them, see :func:`~.matting.refine`.
+
+    Raises:
+        UserError: an unknown mode or colour, or a threshold outside [0, 1].
+
+    Example:
+        >>> Style("background", "#20a040").threshold is None
+        True
     """
 
     mode: str = "mask"
@@ -56,47 +54,58 @@ class Style:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UserError(f"--mode {self.mode}: choose one of {', '.join(MODES)}")
+            raise UserError(f"choose one of {', '.join(MODES)}", "mode", self.mode)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"--threshold {self.threshold}: choose one from 0 to 1")
+            raise UserError("choose one from 0 to 1", "threshold", self.threshold)
+        if isinstance(self.background, str):
+            parse_background(self.background)
 
 
-def parse_background(text: str) -> Background:
-    """``blur``, or a colour by name or as ``#rrggbb``.
+def parse_background(text: str) -> tuple[int, int, int] | str:
+    """A colour by name or as ``#rrggbb`` to its RGB levels; ``blur`` stays as it is.
 
     Raises:
         UserError: it is neither.
+
+    Example:
+        >>> parse_background("#20a040")
+        (32, 160, 64)
     """
     if text == "blur":
         return text
     try:
-        return ImageColor.getrgb(text)[:3]
+        red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
         raise UserError(
-            f"--background {text}: neither a colour (white, #00ff00), nor blur, nor a picture"
+            "neither a colour (white, #00ff00), nor blur, nor an image", "background", text
         ) from None
+    return red, green, blue
 
 
-def render(picture: Image.Image, saliency: np.ndarray, style: Style) -> Image.Image:
-    """The result for one picture. What is transparent in the picture stays so.
+def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Image:
+    """The result for one image. What is transparent in the image stays so.
 
     Args:
-        picture: upright, any mode.
-        saliency: H×W float32 in [0, 1], of the picture's size; C×H×W of a network of classes.
+        image: upright, any mode.
+        saliency: H×W float32 in [0, 1], of the image's size; C×H×W of a network of classes.
         style: what to make of them.
 
     Returns:
         Mode L for ``mask`` and ``binary``; RGBA for ``cutout``; RGB for the others, or RGBA where
-        the picture has transparent parts. With the picture's colour profile, if it shows colours.
-        Of classes, ``mask`` is a palette picture of their indices.
+        the image has transparent parts. With the image's colour profile, if it shows colours.
+        Of classes, ``mask`` is a palette image of their indices.
 
     Raises:
-        UserError: a mode that classes have no use for.
+        UserError: a mode that is of no use for classes.
+
+    Example:
+        >>> render(Image.new("RGB", (60, 40)), np.ones((40, 60), np.float32), Style("cutout")).mode
+        'RGBA'
     """
     if saliency.ndim == 3:
-        return _classes(picture, saliency, style)
+        return _render_classes(image, saliency, style)
     if style.refine:
-        saliency = refine(to_rgb(picture), saliency)
+        saliency = refine(to_rgb(image), saliency)
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
     if threshold is not None:
         saliency = (saliency >= threshold).astype(np.float32)
@@ -104,51 +113,53 @@ def render(picture: Image.Image, saliency: np.ndarray, style: Style) -> Image.Im
         saliency = 1 - saliency
     result = to_grey(saliency)
     if style.mode not in ("mask", "binary"):
-        result = _coloured(picture, saliency, result, style)
+        result = _render_colours(image, saliency, result, style)
     if style.crop:
-        result = _cropped(result, saliency)
-    return _shrunk(result, style)
+        result = _crop(result, saliency)
+    return _shrink(result, style)
 
 
 def check_classes(style: Style, classes: int) -> None:
-    """Whether a network of so many classes can give such results.
+    """Check that a network of so many classes can give such results.
 
     Raises:
         UserError: the style needs an object, and none of the classes is that.
     """
-    none = f"these weights tell {classes} classes, none of which is the object"
+    reason = f"these weights are of {classes} classes, none of which is the object"
     if style.mode not in ("mask", "overlay"):
-        raise UserError(f"--mode {style.mode}: {none}; choose mask or overlay")
+        raise UserError(f"{reason}; choose mask or overlay", "mode", style.mode)
     if style.threshold is not None or style.invert or style.crop or style.refine:
-        raise UserError(f"{none}, so --threshold, --invert, --crop and --refine have no use")
+        advice = "{threshold}, {invert}, {crop} and {refine} have no effect"
+        raise UserError(reason, advice=advice)
 
 
-def _classes(picture: Image.Image, probabilities: np.ndarray, style: Style) -> Image.Image:
+def _render_classes(image: Image.Image, probabilities: np.ndarray, style: Style) -> Image.Image:
     check_classes(style, len(probabilities))
     result = coloured(probabilities)
     if style.mode == "overlay":
-        rgb, alpha = colours(picture)
+        rgb, alpha = split_alpha(image)
         result = Image.blend(rgb, result.convert("RGB"), 0.5)
         if alpha is not None:
             result.putalpha(alpha)
         result.info = dict(rgb.info)
-    return _shrunk(result, style)
+    return _shrink(result, style)
 
 
-def _shrunk(result: Image.Image, style: Style) -> Image.Image:
+def _shrink(result: Image.Image, style: Style) -> Image.Image:
     if not style.size or max(result.size) <= style.size:
         return result
-    # Classes have nothing between them, nor have 0 and 255 in a binary mask.
+    # There is nothing between two classes, nor between the 0 and 255 of a binary mask.
     steps = result.mode == "P" or style.mode == "binary"
-    how = Image.Resampling.NEAREST if steps else Image.Resampling.LANCZOS
+    resampling = Image.Resampling.NEAREST if steps else Image.Resampling.LANCZOS
     scale = style.size / max(result.size)
-    return result.resize([max(1, round(n * scale)) for n in result.size], how)
+    width, height = (max(1, round(n * scale)) for n in result.size)
+    return result.resize((width, height), resampling)
 
 
-def _coloured(
-    picture: Image.Image, saliency: np.ndarray, mask: Image.Image, style: Style
+def _render_colours(
+    image: Image.Image, saliency: np.ndarray, mask: Image.Image, style: Style
 ) -> Image.Image:
-    rgb, own_alpha = colours(picture)
+    rgb, own_alpha = split_alpha(image)
     profile = rgb.info.get("icc_profile")
     if style.mode == "overlay":
         result = Image.composite(Image.blend(rgb, Image.new("RGB", rgb.size, TINT), 0.5), rgb, mask)
@@ -158,7 +169,7 @@ def _coloured(
         result = rgb.copy() if hard else foreground(rgb, saliency)
         alpha = mask if own_alpha is None else ImageChops.multiply(mask, own_alpha)
         if style.mode == "background":
-            result = Image.composite(result, _ground(style.background, rgb, mask), alpha)
+            result = Image.composite(result, _backdrop(style.background, rgb, mask), alpha)
             alpha = None
     if alpha is not None:
         result.putalpha(alpha)
@@ -166,11 +177,13 @@ def _coloured(
     return result
 
 
-def _ground(background: Background, rgb: Image.Image, mask: Image.Image) -> Image.Image:
-    """What is seen behind the object, of the picture's size."""
+def _backdrop(background: Background, rgb: Image.Image, mask: Image.Image) -> Image.Image:
+    """What is seen behind the object, of the image's size."""
     if isinstance(background, Image.Image):
         return ImageOps.fit(to_rgb(background), rgb.size, Image.Resampling.LANCZOS)
-    if background != "blur":
+    if isinstance(background, str):
+        background = parse_background(background)
+    if not isinstance(background, str):
         return Image.new("RGB", rgb.size, background)
     # Colours weighted by how much they are background: the object must not shine out of the blur.
     weighted = rgb.copy()
@@ -180,54 +193,62 @@ def _ground(background: Background, rgb: Image.Image, mask: Image.Image) -> Imag
     return blurred.convert("RGBA").convert("RGB")
 
 
-def _cropped(result: Image.Image, saliency: np.ndarray) -> Image.Image:
-    there = saliency >= 0.5
-    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+def _crop(result: Image.Image, saliency: np.ndarray) -> Image.Image:
+    is_object = saliency >= 0.5
+    rows, columns = np.flatnonzero(is_object.any(1)), np.flatnonzero(is_object.any(0))
     if not rows.size:
         return result
-    return result.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    return result.crop((int(left), int(top), int(right), int(bottom)))
 
 
-def colours(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The picture's colours as RGB (its profile, if it fits, in ``info``), and its alpha, if any.
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours of an image as RGB, and its alpha, if any.
 
-    Colours of CMYK and grey profiles are converted to sRGB.
+    Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
     """
-    picture = to_8_bits(picture)
-    profile = picture.info.get("icc_profile")
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    space = _space(profile)
-    # Grey with alpha, as LA or as PNG's one transparent level, has the grey's profile.
-    inks = picture.convert("L") if picture.mode == "LA" else picture
-    if space == inks.mode and space in ("CMYK", "L"):
+    image = to_8_bits(image)
+    profile = image.info.get("icc_profile")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    space = _profile_mode(profile)
+    # Grey with alpha, as LA or as PNG's one transparent level, has the profile of the grey.
+    inks = image.convert("L") if image.mode == "LA" else image
+    if profile and space == inks.mode and space in ("CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")
-            return ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB"), alpha
+            converted = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
+            assert converted is not None  # as it is not done in place
+            return converted, alpha
         except (ImageCms.PyCMSError, OSError):
-            profile = None  # torn: the colours as they would be without
-    rgb = picture.convert("RGBA").convert("RGB") if alpha else picture.convert("RGB")
+            profile = None  # torn: the colours as they would be without it
+    rgb = image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB")
     rgb.info = {"icc_profile": profile} if space == "RGB" else {}
     return rgb, alpha
 
 
-def _space(profile: bytes | None) -> str | None:
-    """The mode that a colour profile is for; None if it is torn."""
+def _profile_mode(profile: bytes | None) -> str | None:
+    """The mode that a colour profile is for; None if it is torn or missing."""
     try:
-        found = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
     except (ImageCms.PyCMSError, OSError):
         return None
-    return {"GRAY": "L"}.get(found, found)
+    return {"GRAY": "L"}.get(space, space)
 
 
 def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None:
-    """Write a result in the format of ``suffix``; where that has no transparency, it lies on white.
+    """Write a result.
+
+    Args:
+        image: of any mode; in a format without transparency it lies on white.
+        file: a path or an open file.
+        suffix: chooses the format, one of :data:`~.formats.IMAGE_FORMATS`.
 
     Raises:
-        UserError: the format cannot hold a picture of this size.
+        UserError: the format cannot hold an image of this size.
     """
-    name, options = FORMATS[suffix]
-    if image.mode == "P" and name not in ("PNG", "TIFF"):  # these have no palettes
+    name, options = IMAGE_FORMATS[suffix]
+    if image.mode == "P" and name not in ("PNG", "TIFF"):  # the others have no palettes
         image = image.convert("RGB")
     if name == "JPEG" and image.mode == "RGBA":
         info, image = image.info, to_rgb(image)

@@ -18,7 +18,7 @@ COLOUR, MASK = make_scene(7, *SIZE)
 RGB = Image.fromarray(COLOUR)
 GREY = RGB.convert("L")
 RGBA = add_alpha(COLOUR, MASK)
-UNKNOWN, TORN, LARGE = "not a picture", "cannot be read", "refused, as it has more than"
+UNKNOWN, TORN, LARGE = "not an image", "cannot be read", "refused, as it has more than"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION = 0x0112
 
@@ -213,7 +213,7 @@ def no_pictures():
         "zip": b"PK\3\4" + b"\0" * 60,
         "program": b"\x7fELF\2\1\1" + b"\0" * 60,
         "script": b"#!/bin/sh\nexit 1\n",
-        "film": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
+        "video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
         "pickle": b"\x80\4\x95\0\0\0\0\0\0\0\0.",
         "postscript": b"%!PS-Adobe-3.0\nshowpage\n",
         "signature": b"\x89PNG\r\n\x1a\n",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import make_scene, save_image
+from helpers.networks import break_network
 from PIL import Image
 
 from src import LITE, Predictor, UserError, build_model
@@ -117,11 +118,53 @@ def test_tensors_of_any_float_type(predictor):
     assert (predictor(picture.bfloat16()) - expected).abs().mean() < 0.01
 
 
+@pytest.mark.parametrize("preset", ["default", "rembg"])
+def test_batches_are_the_same_images_one_by_one(weights, preset):
+    """To the bit; of integers, truth values and floats; of other layouts too."""
+    predictor = Predictor(weights, 64, "cpu", "off", preset=preset)
+    arrays = [make_scene(seed, 50, 40)[0] for seed in range(3)]
+    expected = torch.from_numpy(np.stack([predictor(array) for array in arrays]))
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    for batch in (images, images.contiguous(), images / 255, images.to(torch.uint16) * 257):
+        assert torch.equal(predictor.predict_batch(batch), expected)
+    masks = images > 128
+    expected = predictor(masks[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(predictor.predict_batch(masks)[0].numpy(), expected)
+
+
+def test_batches_of_classes():
+    torch.manual_seed(5)
+    network = build_model("u2net_lite", out_ch=3, activation="softmax")
+    predictor = Predictor(network, 64, "cpu", "off")
+    image = torch.from_numpy(make_scene(1, 50, 40)[0]).permute(2, 0, 1)
+    assert torch.equal(predictor(image), torch.from_numpy(predictor(make_scene(1, 50, 40)[0])))
+    assert predictor.predict_batch(image[None][:0]).shape == (0, 3, 40, 50)
+
+
+@pytest.mark.parametrize("form", ["array", "image", "tensor", "path", "batch"])
+@pytest.mark.parametrize("options", [{}, {"preset": "rembg"}, {"tta": True}], ids=str)
+def test_maps_that_are_not_finite(form, options, tmp_path):
+    """Weights may be finite and what comes of them not: an error, and no black mask."""
+    torch.manual_seed(5)
+    predictor = Predictor(break_network(build_model("u2net_lite")), 64, "cpu", "off", **options)
+    array = make_scene(1)[0]
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    image = {
+        "array": array,
+        "image": Image.fromarray(array),
+        "tensor": tensor,
+        "path": save_image(tmp_path / "a.png", array),
+        "batch": torch.stack([tensor, tensor]),
+    }[form]
+    with pytest.raises(UserError, match="the network gives values that are not finite"):
+        predictor(image)
+
+
 @pytest.mark.parametrize(
     ("options", "size", "named"),
     [
         ({"in_ch": 1}, 64, "takes 1 channels"),
-        ({}, 31, "--img-size 31: at least 32"),
+        ({}, 31, "img_size 31: expected at least 32"),
     ],
 )
 def test_networks_that_are_not_for_pictures(options, size, named):

@@ -1,4 +1,4 @@
-"""Films, made where they are needed."""
+"""Videos, made where they are needed."""
 
 from fractions import Fraction
 
@@ -11,13 +11,13 @@ from PIL import Image
 import predict
 import src.inference.video
 from src import UserError
-from src.pictures.jobs import plan_films
+from src.pictures.plan import plan_videos
 from train_utils.distributed import launched_rank
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
 
-def make_film(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
+def make_video(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
     """Frames at ``times`` of a tenth of a second each, and a tone."""
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", 10, options={"crf": "5"})
@@ -43,12 +43,12 @@ def make_film(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
 
 def read(path):
     """Times of the frames in seconds, the frames, and the packets of sound."""
-    with av.open(str(path)) as film:
+    with av.open(str(path)) as video:
         frames = [
-            (float(f.pts * f.time_base), np.array(f.to_image())) for f in film.decode(video=0)
+            (float(f.pts * f.time_base), np.array(f.to_image())) for f in video.decode(video=0)
         ]
-    with av.open(str(path)) as film:
-        sound = [bytes(p) for p in film.demux(audio=0) if p.size] if film.streams.audio else []
+    with av.open(str(path)) as video:
+        sound = [bytes(p) for p in video.demux(audio=0) if p.size] if video.streams.audio else []
     return [time for time, _ in frames], [frame for _, frame in frames], sound
 
 
@@ -61,8 +61,8 @@ def run(weights, call):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_times_and_sound_are_kept(run, tmp_path, suffix):
-    """A film of varying rate too."""
-    source = make_film(tmp_path / f"a{suffix}", times=(0, 1, 2, 5, 6, 11))
+    """A video of varying rate too."""
+    source = make_video(tmp_path / f"a{suffix}", times=(0, 1, 2, 5, 6, 11))
     status, _, err = run(source, "--output", tmp_path / "out")
     assert status == 0, err
     times, frames, sound = read(tmp_path / f"out/a{suffix}")
@@ -73,7 +73,7 @@ def test_times_and_sound_are_kept(run, tmp_path, suffix):
 
 def test_colours_and_masks(run, tmp_path):
     """Where a threshold leaves no object, the background's colour; else what the picture gives."""
-    source = make_film(tmp_path / "a.mp4", sound=None)
+    source = make_video(tmp_path / "a.mp4", sound=None)
     argv = (source, "--mode", "background", "--background", "#20a040", "--output")
     assert run(*argv, tmp_path / "b.mp4", "--threshold", 1)[0] == 0
     assert np.abs(np.array(read(tmp_path / "b.mp4")[1], int) - (32, 160, 64)).max() <= 4
@@ -85,7 +85,7 @@ def test_colours_and_masks(run, tmp_path):
 def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
     """A folder has its name once the last frame is in it; --skip-existing takes no other for
     done."""
-    source = make_film(tmp_path / "a.mp4")
+    source = make_video(tmp_path / "a.mp4")
     argv = (source, "--frames", "--skip-existing", "--output", tmp_path / "out")
     write, some = src.inference.video.encode, iter(range(3))
 
@@ -102,7 +102,7 @@ def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
 
 
 def test_frames(run, tmp_path):
-    source = make_film(tmp_path / "a.mp4")
+    source = make_video(tmp_path / "a.mp4")
     status, *_ = run(source, "--frames", "--mode", "cutout", "--output", tmp_path / "out")
     written = sorted((tmp_path / "out/a").iterdir())
     assert status == 0 and [p.name for p in written] == [f"{i:06}.png" for i in range(1, 9)]
@@ -110,23 +110,23 @@ def test_frames(run, tmp_path):
 
 
 def test_odd_sizes_and_size(run, tmp_path):
-    source = make_film(tmp_path / "a.mp4", size=(90, 66))
+    source = make_video(tmp_path / "a.mp4", size=(90, 66))
     assert run(source, "--size", 45, "--output", tmp_path / "b.mp4")[0] == 0
     assert read(tmp_path / "b.mp4")[1][0].shape == (33, 45, 3)
 
 
 def test_narrow_pixels(run, tmp_path):
-    """A film keeps the shape of its pixels; its picture stays the first stream."""
-    make_film(tmp_path / "a.mkv", aspect=Fraction(16, 11))
+    """A video keeps the shape of its pixels; its picture stays the first stream."""
+    make_video(tmp_path / "a.mkv", aspect=Fraction(16, 11))
     assert run(tmp_path / "a.mkv", "--mode", "overlay", "--output", tmp_path / "b.mkv")[0] == 0
-    with av.open(str(tmp_path / "b.mkv")) as film:
-        assert film.streams[0].type == "video" and len(film.streams) == 2
-        assert film.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+    with av.open(str(tmp_path / "b.mkv")) as video:
+        assert video.streams[0].type == "video" and len(video.streams) == 2
+        assert video.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
 
 
 def test_turned_by_a_telephone(run, tmp_path):
-    """The matrix in the film's header says how it is to be seen."""
-    source = make_film(tmp_path / "a.mp4", sound=None)
+    """The matrix in the video's header says how it is to be seen."""
+    source = make_video(tmp_path / "a.mp4", sound=None)
     content = bytearray(source.read_bytes())
     place = content.index(b"tkhd") + 4 + 40  # the 3×3 matrix of ISO 14496-12, 8.3.2
     one = (1 << 16).to_bytes(4, "big")
@@ -148,54 +148,54 @@ def test_turned_by_a_telephone(run, tmp_path):
     [
         ("--mode cutout --output {out}.mp4", "no cut-outs"),
         ("--crop --output {out}.mp4", "--crop"),
-        ("--output {film}", "overwrite"),
-        ("--output {out}.png", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
-        ("--output {out}.avi", "name a folder, or a film (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {video}", "overwrite"),
+        ("--output {out}.png", "name a folder, or a video (.m4v, .mkv, .mov, .mp4, .webm)"),
+        ("--output {out}.avi", "name a folder, or a video (.m4v, .mkv, .mov, .mp4, .webm)"),
         ("--output {out}.mp4 --frames", "name a folder\n"),
-        ("--output {out} --recursive", "--recursive goes with folders of pictures"),
+        ("--output {out} --recursive", "--recursive goes with folders of images"),
         ("--output {out} --format webp", "--format goes with --frames"),
         ("{photo}", "two runs"),
         ("--output {out}.webm", "sound"),
-        ("--output -", "name a film"),
+        ("--output -", "name a video"),
     ],
 )
 def test_what_the_user_must_fix(run, tmp_path, flags, word):
-    film = make_film(tmp_path / "a.mp4")
-    flags = flags.format(out=tmp_path / "out", film=film, photo=tmp_path / "a.png").split()
-    status, _, err = run(film, *flags)
+    video = make_video(tmp_path / "a.mp4")
+    flags = flags.format(out=tmp_path / "out", video=video, photo=tmp_path / "a.png").split()
+    status, _, err = run(video, *flags)
     assert status == 2 and word in err and "Traceback" not in err
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
 
 
-def test_torn_and_empty_films(run, tmp_path):
+def test_torn_and_empty_videos(run, tmp_path):
     """The sound ones are written, the others named."""
-    films = [make_film(tmp_path / f"{name}.mkv") for name in "ab"]
-    truncate_file(films[0], 0.05)
-    (tmp_path / "c.mp4").write_text("no film")
-    long = make_film(tmp_path / f"{'l' * 240}.mkv")
-    argv = (*films[:1], tmp_path / "c.mp4", long, films[1], "--suffix", "_of_a_long_name")
+    videos = [make_video(tmp_path / f"{name}.mkv") for name in "ab"]
+    truncate_file(videos[0], 0.05)
+    (tmp_path / "c.mp4").write_text("no video")
+    long = make_video(tmp_path / f"{'l' * 240}.mkv")
+    argv = (*videos[:1], tmp_path / "c.mp4", long, videos[1], "--suffix", "_of_a_long_name")
     status, said, err = run(*argv, "--output", tmp_path / "out")
     assert status == 2 and "1 of 4" in said
     assert (tmp_path / "out/b_of_a_long_name.mkv").exists()
-    assert str(films[0]) in err and "c.mp4" in err and "too long" in err and "Traceback" not in err
+    assert str(videos[0]) in err and "c.mp4" in err and "too long" in err and "Traceback" not in err
 
 
 def test_avi_becomes_mp4(tmp_path):
     (tmp_path / "a.AVI").touch()
-    (job,) = plan_films([tmp_path / "a.AVI"], tmp_path / "out", "", False)
+    (job,) = plan_videos([tmp_path / "a.AVI"], tmp_path / "out", "", False)
     assert job.target == tmp_path / "out/a.mp4"
 
 
 def predict_unplanned(argv):
     """The second rank takes the first one's list."""
     if launched_rank():
-        predict.plan_films = None
+        predict.plan_videos = None
     return predict.main(argv)
 
 
-def test_ranks_share_films(tmp_path, weights):
-    films = [str(make_film(tmp_path / f"{name}.mp4")) for name in "ab"]
-    argv = [*films, "--output", str(tmp_path / "out"), "--weights", str(weights)]
+def test_ranks_share_videos(tmp_path, weights):
+    videos = [str(make_video(tmp_path / f"{name}.mp4")) for name in "ab"]
+    argv = [*videos, "--output", str(tmp_path / "out"), "--weights", str(weights)]
     argv += ["--img-size", "32", "--device", "cpu"]
     told = ranks(2, predict_unplanned, argv, group=False)
     assert [status for _, status, _ in told] == [0, 0], told

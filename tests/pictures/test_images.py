@@ -56,7 +56,7 @@ def test_only_formats_of_pictures(tmp_path):
     (tmp_path / "a.jpg").write_bytes(eps)
     with Image.open(tmp_path / "a.jpg") as picture:
         assert picture.format == "EPS"
-    with pytest.raises(UserError, match=r"a\.jpg: not a picture in a known format"):
+    with pytest.raises(UserError, match=r"a\.jpg: not an image in a known format"):
         open_image(tmp_path / "a.jpg")
     for suffix in ("jpeg", "png", "webp", "tiff", "bmp", "gif", "ppm", "avif", "jp2"):
         PICTURE.save(tmp_path / f"b.{suffix}")

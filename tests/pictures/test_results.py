@@ -8,8 +8,9 @@ from helpers.data import make_scene
 from PIL import Image, ImageCms
 
 from src import UserError
+from src.pictures.formats import IMAGE_FORMATS
 from src.pictures.matting import foreground, refine
-from src.pictures.render import FORMATS, Style, colours, encode, parse_background, render
+from src.pictures.render import Style, encode, parse_background, render, split_alpha
 
 RED, GREEN = (200, 30, 20), (20, 180, 60)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -122,11 +123,11 @@ def linear_grey():
 
 def test_profiles():
     """One that fits stays; those of other colours are applied or left out."""
-    assert colours(Image.new("RGB", (2, 2)))[0].info == {}
+    assert split_alpha(Image.new("RGB", (2, 2)))[0].info == {}
     for mode in ("RGB", "L", "P"):
         picture = Image.new(mode, (2, 2))
         picture.info["icc_profile"] = SRGB
-        rgb, _ = colours(picture)
+        rgb, _ = split_alpha(picture)
         assert rgb.mode == "RGB" and rgb.info["icc_profile"] == SRGB
         result = render(picture, np.ones((2, 2), np.float32), Style("cutout"))
         file = io.BytesIO()
@@ -136,18 +137,18 @@ def test_profiles():
         assert "icc_profile" not in mask.info
     grey = Image.new("L", (2, 2), 128)
     grey.info["icc_profile"] = linear_grey()
-    assert colours(grey)[0].getpixel((0, 0)) == (188, 188, 188)
+    assert split_alpha(grey)[0].getpixel((0, 0)) == (188, 188, 188)
     with_alpha = grey.convert("LA")
     with_alpha.info = dict(grey.info)
-    assert colours(with_alpha)[0].getpixel((0, 0)) == (188, 188, 188)
+    assert split_alpha(with_alpha)[0].getpixel((0, 0)) == (188, 188, 188)
     cmyk = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
     for torn in (SRGB, SRGB[:90], b"no profile"):
         cmyk.info["icc_profile"] = torn
-        rgb, _ = colours(cmyk)
+        rgb, _ = split_alpha(cmyk)
         assert rgb.getpixel((0, 0)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", IMAGE_FORMATS)
 @pytest.mark.parametrize("mode", ["mask", "cutout"])
 def test_formats_keep_what_was_made(suffix, mode):
     alpha = disc(soft=20)

@@ -60,8 +60,8 @@ def test_media_type(server, form, kind):
 @pytest.mark.parametrize(
     ("body", "query", "status", "words"),
     [
-        (b"no picture", "", 400, "not a picture"),
-        (b"", "", 400, "not a picture"),
+        (b"no picture", "", 400, "not an image"),
+        (b"", "", 400, "not an image"),
         (photo()[:300], "", 400, "cannot be read"),
         (b"0" * 1_000_001, "", 413, "more than 1 MB"),
         ("large", "", 400, "more than 2 million pixels"),

@@ -1,25 +1,19 @@
 """predict.py as it is called: which files it reads and writes, and what it makes of them."""
 
-import errno
 import io
-import os
 import subprocess
 import sys
-import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from helpers.data import ROOT, make_scene, save_image, truncate_file
+from helpers.networks import break_network
 from helpers.processes import PATIENCE, ranks, wait_for
 from PIL import Image
 
 import predict
-from src import Predictor, UserError
-from src.inference.preprocess import resize_map
-from src.inference.stream import stream
-from src.pictures.jobs import plan
+from src import Predictor, UserError, build_model, save_model
+from src.pictures.plan import plan_images
 from train_utils.distributed import launched_rank
 
 
@@ -64,7 +58,7 @@ def test_tree(run, album):
 def test_suffix_beside_the_pictures(run, album):
     mine = save_image(album / "a_mask.png", make_scene(9)[0]).read_bytes()
     status, _, err = run(album, "--output", album, "--suffix", "_mask")
-    assert status == 2 and "a_mask.png would overwrite a picture" in err
+    assert status == 2 and "a_mask.png would overwrite an image" in err
     for _ in range(2):  # the second time, all results lie among the pictures
         assert run(album, "--output", album, "--suffix", "_mask", "--skip-existing")[0] == 0
     assert (album / "a_mask.png").read_bytes() == mine
@@ -121,12 +115,12 @@ def test_a_pipe_that_brings_no_picture(run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
     status, said, err = run("-")
     assert (status, said) == (2, "")
-    assert err.endswith("error: standard input: not a picture in a known format\n")
+    assert err.endswith("error: standard input: not an image in a known format\n")
 
 
 def test_standard_output_takes_one_picture(run, album):
     status, said, err = run(album, "--output", "-")
-    assert (status, said) == (2, "") and "one picture, not for 2" in err
+    assert (status, said) == (2, "") and "one image, not for 2" in err
 
 
 def test_one_file_in_another_format(run, album, tmp_path):
@@ -144,7 +138,7 @@ def test_frames_are_said(run, tmp_path):
     frames = [Image.fromarray(make_scene(seed)[0]) for seed in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     _, _, err = run(tmp_path / "a.gif", "--output", tmp_path / "o")
-    assert "a.gif: the first of its 3 pictures is used" in err
+    assert "a.gif: the first of its 3 images is used" in err
 
 
 def test_background_picture_and_its_errors(run, album, tmp_path):
@@ -158,17 +152,17 @@ def test_background_picture_and_its_errors(run, album, tmp_path):
 def test_plan_tells_names_apart(tmp_path):
     for name in ("one/a.jpg", "one/a.png", "two/a.jpg"):
         save_image(tmp_path / name, make_scene()[0])
-    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    names = [job.target.name for job in plan_images([tmp_path / "one"], tmp_path / "out")]
     assert names == ["a.jpg.png", "a.png.png"]
-    with pytest.raises(UserError, match="two pictures are called a"):
-        plan([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
+    with pytest.raises(UserError, match="two images are called a"):
+        plan_images([tmp_path / "one/a.jpg", tmp_path / "two/a.jpg"], tmp_path / "out")
     twice = [tmp_path / "one/a.jpg", tmp_path / "two/../one/a.jpg"]
-    assert len(plan(twice, tmp_path / "out")) == 1
+    assert len(plan_images(twice, tmp_path / "out")) == 1
     save_image(tmp_path / "one/a.jpg.png", make_scene()[0])
-    names = [job.target.name for job in plan([tmp_path / "one"], tmp_path / "out")]
+    names = [job.target.name for job in plan_images([tmp_path / "one"], tmp_path / "out")]
     assert names == ["a.jpg.png", "a.jpg.png.png", "a.png.png"]
-    with pytest.raises(UserError, match="--recursive"):
-        plan([tmp_path], tmp_path / "out")
+    with pytest.raises(UserError, match="recursive searches its folders"):
+        plan_images([tmp_path], tmp_path / "out")
 
 
 def test_a_signal_leaves_no_temporary_file(weights, tmp_path):
@@ -204,15 +198,28 @@ def test_flags_that_do_not_agree(run, argv, words):
     assert status == 2 and words in err
 
 
-def test_flags_of_films(run, album):
+def test_a_network_whose_maps_are_not_finite(run, album, tmp_path):
+    """Each image is named, and no mask is written."""
+    network = break_network(build_model("u2net_lite"))
+    save_model(network, tmp_path / "broken.pt")
+    argv = ("--weights", tmp_path / "broken.pt", "--output")
+    status, said, err = run(album, *argv, tmp_path / "out")
+    assert status == 2 and "0 of 2" in said and not (tmp_path / "out").exists()
+    for name in ("a.jpg", "b.PNG"):
+        assert f"{album / name}: the network gives values that are not finite" in err
+    status, said, err = run(album / "a.jpg", *argv, "-")
+    assert (status, said) == (2, "") and "a.jpg: the network gives values" in err
+
+
+def test_flags_of_videos(run, album):
     status, _, err = run(album, "--frames")
-    assert status == 2 and "--frames goes with films" in err
+    assert status == 2 and "--frames goes with videos" in err
 
 
 def predict_late(argv, written):
     """The second rank would list the pictures once the first one has written."""
     if launched_rank():
-        predict.plan = lambda *args: wait_for(written) or plan(*args)
+        predict.plan_images = lambda *args: wait_for(written) or plan_images(*args)
     return predict.main(argv)
 
 
@@ -227,101 +234,3 @@ def test_ranks_share_one_list(album, weights):
     told = ranks(2, predict.main, argv, group=False)
     assert told[0][1] == 2 and "a_mask.png would overwrite" in told[0][2]
     assert told[1][1] == 1 and "another process has ended" in told[1][2]
-
-
-@pytest.mark.parametrize("size", [1000, 50_000_000])
-def test_few_pictures_are_in_memory(weights, size):
-    """However many there are; and of large ones, one."""
-    predictor = Predictor(weights, 32, "cpu", "off")
-    lock, inside, most = threading.Lock(), [0], [0]
-    picture = Image.fromarray(make_scene()[0])
-
-    def load(item):
-        with lock:
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-        return picture
-
-    def finish(item, *_):
-        with lock:
-            inside[0] -= 1
-        return item
-
-    found = list(stream(predictor, iter(range(40)), load, finish, lambda item: size))
-    assert sorted(found) == [(i, i) for i in range(40)]
-    assert most[0] <= (2 * min(8, torch.get_num_threads()) + 2 if size < 1e6 else 1)
-
-
-def test_batches_are_of_one_size():
-    """On a GPU; each map goes to its own picture, and the last batch is filled up."""
-    sizes = []
-
-    class Fake:
-        device = SimpleNamespace(type="cuda")
-
-        def prepare(self, picture):
-            return torch.tensor([[[picture.getpixel((0, 0))]]])
-
-        def maps(self, prepared):
-            sizes.append(len(prepared))
-            return prepared[:, 0] / 255
-
-        resize = staticmethod(resize_map)
-
-    def finish(item, picture, saliency):
-        return saliency.shape, round(float(saliency.mean() * 255))
-
-    found = dict(stream(Fake(), range(20), lambda i: Image.new("L", (i + 1, 2), i), finish))
-    assert found == {i: ((2, i + 1), i) for i in range(20)}
-    assert sizes == [8, 8, 8]
-
-
-def test_threads_of_the_caller_are_as_before(weights):
-    """Those started afterwards too, for which torch keeps a number of its own."""
-    before, seen = torch.get_num_threads(), []
-    predictor = Predictor(weights, 32, "cpu", "off")
-    list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
-    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-    thread.start(), thread.join()
-    assert [torch.get_num_threads(), *seen] == [before, before]
-
-
-def test_a_fault_in_any_step_is_the_pictures(weights):
-    predictor = Predictor(weights, 32, "cpu", "off")
-    picture = Image.fromarray(make_scene()[0])
-
-    def step(kind):
-        def do(item, *_):
-            if item == kind:
-                raise UserError(kind) if kind != "finish" else KeyError(kind)
-            return picture if kind == "load" else 1
-
-        return do
-
-    items = ["load", "sound", "finish", "pixels"]
-    found = dict(stream(predictor, items, step("load"), step("finish"), step("pixels")))
-    assert found.pop("sound") == 1
-    assert {k: str(v) for k, v in found.items()} == {
-        "load": "load", "pixels": "pixels", "finish": "cannot be predicted (KeyError: 'finish')"
-    }  # fmt: skip
-
-
-def test_broken_networks_are_no_pictures_fault(weights):
-    predictor = Predictor(weights, 32, "cpu", "off")
-    predictor.model = torch.nn.Linear(1, 1)
-    with pytest.raises(RuntimeError):
-        list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
-
-
-def test_a_full_disk_ends_the_run(weights):
-    """Nothing more could be written; another fault of a file is told of that file alone."""
-    predictor = Predictor(weights, 32, "cpu", "off")
-
-    def finish(item, *_):
-        raise OSError(item, os.strerror(item), "out/a.png")
-
-    load = {"load": lambda _: Image.fromarray(make_scene()[0]), "finish": finish}
-    ((_, told),) = stream(predictor, [errno.EACCES], **load)
-    assert str(told) == "out/a.png: Permission denied"
-    with pytest.raises(OSError, match="No space"):
-        list(stream(predictor, [errno.ENOSPC] * 9, **load))
