@@ -181,3 +181,21 @@ def test_schedule():
 def test_a_short_run_warms_up_for_half_of_it():
     *found, _ = rates(100, 10)
     assert found.index(max(found)) == 5 and max(found) == pytest.approx(1)
+
+
+def test_statistics_that_are_not_finite_though_loss_and_gradient_are():
+    """Batch norm turns activations of 1e20 into sound ones, but their variance is beyond float32:
+    the network would train on, and its saved weights could never be used."""
+    model = build_model(SMALL).train()
+    trainer = make_trainer(model)
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    conv = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    conv.weight.data *= 1e20
+    before = [p.detach().clone() for p in model.parameters()]
+    variance = norm.running_var.clone()
+    step = trainer.step([small_batch()])
+    assert step.losses.isfinite().all() and not step.taken
+    assert length(model, before) == 0 and torch.equal(norm.running_var, variance)
+    assert trainer.bad_steps == 1 and trainer.is_finite()
+    norm.running_var.fill_(torch.inf)
+    assert not trainer.is_finite()

@@ -345,3 +345,52 @@ def test_weights_of_a_run_are_its_average(finished):
     loaded = load_model(finished / "last.pt").state_dict()
     assert torch.equal(loaded["out_conv.weight"], state["ema"]["out_conv.weight"])
     assert not torch.equal(loaded["out_conv.weight"], state["model"]["out_conv.weight"])
+
+
+def test_what_a_diverged_run_leaves_can_be_used(data, tmp_path):
+    """A learning rate at which the loss stays finite and batch norm's statistics do not: none of
+    the files holds what no script would read."""
+    folder = tmp_path / "run"
+    try:
+        run(data, folder, "--lr", "1e5", "--loss", "bce+dice", "--save-every", "1", "--keep", "9")
+    except UserError as error:
+        assert "checkpoints stay as they were" in str(error) or "not finite" in str(error)
+    written = sorted(folder.glob("*.pt"))
+    assert written
+    for path in written:
+        state = torch.load(path, weights_only=True)
+        for part in ("model", "ema"):
+            for name, value in (state.get(part) or {}).items():
+                assert torch.isfinite(value).all(), (path.name, part, name)
+
+
+def test_scores_that_are_not_finite_end_the_run(data, tmp_path, monkeypatch):
+    """No best.pt comes of them, and the checkpoint of before stays."""
+    scores = iter([0.5, math.nan])
+
+    def evaluate(*_, **__):
+        return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
+
+    monkeypatch.setattr("train_utils.metrics.evaluate.evaluate", evaluate)
+    with pytest.raises(UserError, match=r"epoch 2: scores that are not finite.*--lr"):
+        run(data, tmp_path / "run", "--ema", "0")
+    for name in ("last.pt", "best.pt"):
+        assert torch.load(tmp_path / "run" / name, weights_only=True)["epoch"] == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
+    """As of an optimizer's overflow in the last step before a checkpoint."""
+    original = Trainer.step
+
+    def step(self, batches):
+        taken = original(self, batches)
+        if self.updates == 6:
+            self.model.out_conv.weight.data.fill_(torch.inf)
+        return taken
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(UserError, match=r"weights that are not finite.*--lr"):
+        run(data, tmp_path / "run", "--save-every", "2")
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert all(torch.isfinite(value).all() for value in state["model"].values())

@@ -1,0 +1,202 @@
+"""Settings of a run: from flags, from recipe files, and against the record of a checkpoint."""
+
+import argparse
+import copy
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.data import ROOT, SMALL_TABLE
+
+import train
+from src import UserError
+from train_utils import cli
+from train_utils.config import DECLARATIONS, GROUPS, Settings
+from train_utils.kinds import read_recipe
+from train_utils.training.build import start_weights
+from train_utils.training.checkpoint import check_record
+
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_run(path):
+    settings = train.parse_args(["--config", str(path), "--data-path", "x"])
+    assert settings.data_path == (Path("x"),)
+    assert f"--config recipes/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_the_tutorials_recipe_is_the_defaults():
+    recipe = train.parse_args(["--config", str(ROOT / "recipes/tutorial.toml")])
+    assert replace(recipe, model=None) == train.parse_args([])
+
+
+def test_flags_stand_above_the_recipe(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[recipe]\nlr = 1\nepochs = 7\nema = 0.5\nsync_bn = true\nclass_weights = 'balanced'\n"
+        "[network]\nimg_size = [64, 96]\npretrained = 'w.pt'\n"
+    )
+    settings = train.parse_args(["--epochs", "9", "--config", str(path), "--no-sync-bn"])
+    assert (settings.lr, settings.epochs, settings.ema, settings.sync_bn) == (1.0, 9, 0.5, False)
+    assert settings.img_size == (64, 96) and settings.pretrained == Path("w.pt")
+    assert settings.class_weights == ("balanced",) and type(settings.lr) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[recipe]\nlrr = 1", r"\[recipe\] lrr: no such setting; did you mean lr\?"),
+        ("[network]\nlr = 1", r"\[network\] lr: belongs in \[recipe\]"),
+        ("[recipe]\nlr = 'fast'", r"\[recipe\] lr: 'fast' is not a number"),
+        ("[recipe]\nlr = true", r"\[recipe\] lr: True is not a number"),
+        ("[recipe]\nepochs = 3.0", r"\[recipe\] epochs: 3.0 is not an integer from 1"),
+        ("[recipe]\nepochs = 0", r"\[recipe\] epochs: 0 is not an integer from 1"),
+        ("[recipe]\nsync_bn = 1", r"\[recipe\] sync_bn: 1 is not true or false"),
+        ("[device]\namp = 'int8'", r"\[device\] amp: 'int8' is not one of auto, bf16"),
+        ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
+        ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
+        ("lr = 1", r"lr: settings stand in the tables \[data\], \[network\]"),
+        ("[speed]\nlr = 1", r"speed: settings stand in the tables"),
+        ("lr = ", "not TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path, capsys, text, named):
+    """The file and the key, with status 2."""
+    path = tmp_path / "mine.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"mine.toml: {named}"):
+        read_recipe(path, DECLARATIONS)
+    with pytest.raises(SystemExit) as left:
+        train.parse_args(["--config", str(path)])
+    assert left.value.code == 2 and "mine.toml: " in capsys.readouterr().err
+
+
+def test_each_setting_has_a_flag_of_its_group(monkeypatch):
+    parsers = []
+    parse = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "parse_args", lambda p, a: parsers.append(p) or parse(p, a)
+    )
+    train.parse_args([])
+    groups = {group.title: group._group_actions for group in parsers[0]._action_groups}
+    flags = {a.dest: name for name, actions in groups.items() for a in actions if name in GROUPS}
+    assert flags == {name: declared.group for name, declared in DECLARATIONS.items()}
+    assert [field.name for field in fields(Settings)] == list(DECLARATIONS)
+
+
+def test_values_are_checked_in_python_too():
+    with pytest.raises(UserError, match="epochs: 0 is not an integer from 1"):
+        Settings(epochs=0)
+    with pytest.raises(UserError, match="amp: 'int8' is not one of auto"):
+        Settings(amp="int8")
+    assert Settings(img_size=[64]).img_size == (64,)
+
+
+def test_defaults_of_zero_are_shown(call):
+    _, out, _ = call(train.main, "--help")
+    squeezed = " ".join(out.split())
+    for text in ("of weights, order and crops (default: 0)", "0 for none (default: 0.0)"):
+        assert text in squeezed
+
+
+def refused(settings, before, **facts):
+    with pytest.raises(UserError) as caught:
+        check_record(settings, before, settings.record() | facts)
+    return caught.value.describe(cli.flag)
+
+
+def test_what_a_resumed_run_may_change():
+    """The white list; all else must agree."""
+    may_change = {name for name, declared in DECLARATIONS.items() if declared.may_change}
+    assert may_change == {
+        *("workers", "compile", "checkpoint_activations"),
+        *("output_dir", "resume", "eval_interval", "save_every", "keep"),
+    }
+    begun = Settings(epochs=8)
+    other = replace(begun, workers=3, compile=True, eval_interval=1, save_every=9, keep=1)
+    check_record(other, begun.record(), other.record())
+    message = refused(replace(begun, lr=0.5, augment="strong"), begun.record())
+    assert "--lr was 0.001, is 0.5; --augment was 'basic', is 'strong'" in message
+    assert "start was 'sha256 a', is None" in refused(
+        begun, begun.record() | {"start": "sha256 a"}, start=None
+    )
+
+
+def test_an_older_checkpoint_lacks_settings():
+    """Each counts as its default, also one that follows from others."""
+    settings = Settings(img_size=(64, 96), epochs=8)
+    before = settings.record()
+    for name in ("crop_size", "clip_grad", "loss"):
+        del before[name]
+    before |= {"eval_interval": 3, "compile": True}  # which were in the record once
+    check_record(settings, before, settings.record() | {"start": None})
+    changed = replace(settings, clip_grad=1.0, crop_size=(48, 48))
+    assert "--crop-size was [57, 86], is [48, 48]; --clip-grad was 0.0, is 1.0" in refused(
+        changed, before
+    )
+
+
+def test_start_weights_are_told_apart_by_content(tmp_path):
+    """Not by name; who resumes from a path need not name them, who says auto repeats all flags."""
+    one, copied, other = (tmp_path / name for name in ("one.pt", "copied.pt", "other.pt"))
+    one.write_bytes(b"weights")
+    shutil.copy(one, copied)
+    other.write_bytes(b"others")
+    start = start_weights(Settings(pretrained=one), None)
+    assert start == start_weights(Settings(pretrained=copied), None)
+    assert start != start_weights(Settings(pretrained=other), None)
+    assert start == start_weights(Settings(backbone=str(one)), None)
+    assert start_weights(Settings(backbone="imagenet"), None) == "imagenet"
+    state = {"flags": {"start": start}}
+    assert start_weights(Settings(resume="runs/net-1/last.pt"), state) == start
+    assert start_weights(Settings(resume="auto"), state) is None
+
+
+@pytest.fixture(scope="module")
+def pretrained_run(duts, tmp_path_factory):
+    """A run of one epoch from random weights, and one that starts from those."""
+    root = tmp_path_factory.mktemp("start")
+    flags = ["--data-path", duts, "--img-size", 48, "--crop-size", 40, "--batch-size", 2]
+    flags += ["--epochs", 1, "--workers", 0, "--device", "cpu", "--amp", "off"]
+    flags = [str(flag) for flag in flags]
+    first = [*flags, "--model", str(SMALL_TABLE), "--output-dir", str(root / "first")]
+    assert train.main(first) == 0
+    start = ["--pretrained", str(root / "first/best.pt")]
+    assert train.main([*flags, *start, "--output-dir", str(root / "second")]) == 0
+    return flags, root, start
+
+
+def test_other_start_weights_are_refused(pretrained_run, tmp_path):
+    flags, root, start = pretrained_run
+    resume = ["--output-dir", str(root / "second"), "--resume", "auto"]
+    assert train.main([*flags, *start, *resume]) == 0
+    with pytest.raises(UserError, match=r"start was 'sha256 .*', is None"):
+        train.main([*flags, *resume, "--freeze-bn"])
+    with pytest.raises(UserError, match=r"start was 'sha256 .*', is 'sha256 "):
+        train.main([*flags, "--pretrained", str(root / "first/last.pt"), *resume])
+
+
+def test_a_checkpoint_of_before_is_continued(pretrained_run, tmp_path):
+    """Its record knows no start weights, and has settings that may change by now."""
+    flags, root, start = pretrained_run
+    folder = shutil.copytree(root / "second", tmp_path / "old")
+    state = torch.load(folder / "last.pt", weights_only=True)
+    record = copy.deepcopy(state["flags"])
+    del record["start"], record["clip_grad"]
+    record |= {"compile": False, "checkpoint_activations": False, "eval_interval": 10}
+    torch.save({**state, "flags": record}, folder / "last.pt")
+    resume = ["--resume", str(folder / "last.pt"), "--eval-interval", "1"]
+    assert train.main([*flags, *start, *resume]) == 0
+
+
+def test_args_are_kept_by_name(pretrained_run):
+    _, root, start = pretrained_run
+    args = json.loads((root / "second/args.json").read_text())
+    assert set(args) == {*DECLARATIONS, "versions", "launch"} - {"resume"}
+    assert args["pretrained"] == start[1] and args["crop_size"] == [40] and args["freeze_bn"]
