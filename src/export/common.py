@@ -75,8 +75,8 @@ def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.
         return torch.export.export(network.eval(), (torch.zeros(shape[0], channels, *shape[1:]),))
     # A batch of 1 would be taken for a constant. Sizes have no names, as ceil mode pooling makes
     # ranges of them that no name fits; and they are odd at every pooling, as inductor takes ceil
-    # mode for floor mode where the example cannot tell them apart (who compiles a loaded program
-    # would get all other sizes wrong).
+    # mode for floor mode where the example does not show the difference (a loaded program, once
+    # compiled, would then get all other sizes wrong).
     stride = getattr(network.network.config, "stride", 32)
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)

@@ -67,7 +67,10 @@ def export_int8(
     with tempfile.TemporaryDirectory() as temporary, atomic_path(path) as target:
         floats = Path(temporary) / "float.onnx"
         quantised = Path(temporary) / "int8.onnx"
-        export_onnx(model, floats)
+        try:
+            export_onnx(model, floats)
+        except UserError as error:  # about a file that the user knows nothing of
+            raise UserError(str(error).replace(str(floats), str(path))) from None
         _quantise(floats, quantised, _Inputs(predictor, calibration))
         integers = Predictor(quantised)
         found = [_predict(integers, predictor, image) for image in held_out]

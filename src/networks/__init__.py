@@ -1,1 +1,1 @@
-"""Networks from picture to maps: U²-Net and those it is compared with."""
+"""Networks from image to maps: U²-Net and those it is compared with."""

@@ -12,6 +12,14 @@ from src import Predictor, UserError
 from src.export.int8 import export_int8
 
 
+def spoil(model, factor):
+    """Batch norm weights that are finite, and give values that are not."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight *= factor
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
@@ -20,14 +28,22 @@ def images(tmp_path_factory):
 
 
 def test_a_network_that_gives_no_numbers(images, tmp_path):
-    """Refused at once, with the name of the first image held out."""
+    """Refused at once, with the name of the first image held out; where only the check of the float
+    file finds it, with the name of the file that was asked for."""
     model = make_varied_network(SMALL)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight *= 1e8
-    with pytest.raises(UserError, match=r"c\.jpg.*not finite"):
+    spoil(model, 1e30)
+    with pytest.raises(UserError, match=r"c\.jpg: .*not finite"):
         export_int8(model, tmp_path / "net.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_gives_no_numbers_for_some_inputs(images, tmp_path, monkeypatch):
+    def refuse(model, path):
+        raise UserError(f"{path}: not written: the network's own maps are not finite")
+
+    monkeypatch.setattr(src.export.int8, "export_onnx", refuse)
+    with pytest.raises(UserError, match=f"^{tmp_path}/net.onnx: not written: the network's own"):
+        export_int8(make_varied_network(SMALL), tmp_path / "net.onnx", images)
     assert not list(tmp_path.iterdir())
 
 
