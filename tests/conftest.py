@@ -12,7 +12,7 @@ from train_utils import cli
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two empty folders for pictures and masks, in the second layout."""
+    """Two empty folders for images and masks, in the second layout."""
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     return tmp_path / "images", tmp_path / "masks"
@@ -26,7 +26,7 @@ def duts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Untrained lite weights whose maps differ from picture to picture; not to be changed."""
+    """Untrained lite weights whose maps differ from image to image; not to be changed."""
     torch.manual_seed(5)
     path = tmp_path_factory.mktemp("weights") / "lite.pt"
     save_model(build_model("u2net_lite"), path)

@@ -21,7 +21,7 @@ def save_image(path, content, **options):
 
 
 def make_scene(seed=0, width=48, height=40):
-    """A noisy picture H×W×3 with a bright rectangle in it, and the rectangle's mask {0, 255}."""
+    """A noisy image H×W×3 with a bright rectangle in it, and the rectangle's mask {0, 255}."""
     rng = np.random.default_rng(seed)
     picture = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
     top, left = rng.integers(2, height // 2), rng.integers(2, width // 2)
@@ -78,7 +78,7 @@ def paint_object(low, high, dtype=np.uint8):
 
 
 def make_palette_image(colours, indices, **info):
-    """A picture of palette indices, as they are."""
+    """A palette image of these indices, unchanged."""
     image = Image.fromarray(indices.astype(np.uint8)).convert("P")
     image.putdata(indices.ravel().tolist())
     image.putpalette([value for colour in colours for value in colour])

@@ -1,6 +1,6 @@
 """Draw a salient object data set in DUTS layout: nothing to download, the same files for a seed.
 
-A picture shows one or two crisp, shaded, textured objects on a textured, cluttered background.
+An image shows one or two crisp, shaded, textured objects on a textured, cluttered background.
 Palettes and places are random, so that neither colour, brightness nor position gives them away.
 """
 
@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 VERSION = 1  # raise it when the drawing changes, so that sets on disk are drawn again
 SPLITS = {"train": (0, "DUTS-TR"), "test": (1, "DUTS-TE")}  # name -> (id in the seed, folder)
-MIN_SIZE = 32  # px; smaller pictures leave clutter and objects alike
+MIN_SIZE = 32  # px; smaller images leave clutter and objects alike
 OVERSAMPLING = 3  # masks are drawn this many times larger, then averaged: smooth edges
-OBJECT_AREA = (0.06, 0.40)  # least and greatest share of the picture that one object covers
+OBJECT_AREA = (0.06, 0.40)  # least and greatest share of the image that one object covers
 LEAST_CONTRAST = 85  # least distance of palette middles, in RGB units of 0..255
 Array = np.ndarray
 
@@ -125,17 +125,17 @@ def _background(rng: Generator, shape: tuple[int, int], colours: list[Array]) ->
     side = min(shape)
     first, second = (_texture(rng, shape, _palette(rng, colour)) for colour in colours[:2])
     share = (3 * (_noise(rng, shape, side / 2) - 0.5) + 0.5).clip(0, 1)[..., None]
-    picture = first + share * (second - first)
+    image = first + share * (second - first)
     for k in range(rng.integers(2, 5)):
         spot = (3 * _noise(rng, shape, side / 2.5) - 1.7).clip(0, 1)[..., None]
         colour = _palette(rng, colours[2 if k % 2 else rng.integers(2)])[0]
-        picture += rng.uniform(0.5, 0.9) * spot * (colour - picture)
-    return picture
+        image += rng.uniform(0.5, 0.9) * spot * (colour - image)
+    return image
 
 
-def _add_clutter(rng: Generator, picture: Array, colours: list[Array]) -> Array:
-    """Scatter small shapes, thin lines and hollow outlines over `picture`, HxWx3 in 0..255."""
-    canvas = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+def _add_clutter(rng: Generator, image: Array, colours: list[Array]) -> Array:
+    """Scatter small shapes, thin lines and hollow outlines over `image`, HxWx3 in 0..255."""
+    canvas = Image.fromarray(image.clip(0, 255).astype(np.uint8))
     canvas = canvas.resize([2 * length for length in canvas.size], Image.Resampling.BILINEAR)
     draw, side = ImageDraw.Draw(canvas), min(canvas.size)
     width = max(2, side // 90)
@@ -153,8 +153,8 @@ def _add_clutter(rng: Generator, picture: Array, colours: list[Array]) -> Array:
     return np.asarray(canvas.reduce(2), dtype=np.float64)
 
 
-def _add_object(rng: Generator, picture: Array, cover: Array, colour: Array) -> Array:
-    """Lay one shaded, textured object with a soft shadow over `picture`, HxWx3 in 0..255."""
+def _add_object(rng: Generator, image: Array, cover: Array, colour: Array) -> Array:
+    """Lay one shaded, textured object with a soft shadow over `image`, HxWx3 in 0..255."""
     side = min(cover.shape)
     mask = Image.fromarray((cover * 255).astype(np.uint8))
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(side * 0.04)), dtype=np.float32) / 255
@@ -163,14 +163,14 @@ def _add_object(rng: Generator, picture: Array, cover: Array, colour: Array) -> 
     relief = slope_x * math.cos(light) + slope_y * math.sin(light)
     surface = _texture(rng, cover.shape, _palette(rng, colour, spread=36))
     surface *= (1 + rng.uniform(0.02, 0.05) * relief)[..., None]
-    picture = picture * (1 - rng.uniform(0, 0.5) * soft)[..., None]  # a soft shadow
-    return picture + cover[..., None] * (surface - picture)
+    image = image * (1 - rng.uniform(0, 0.5) * soft)[..., None]  # a soft shadow
+    return image + cover[..., None] * (surface - image)
 
 
 def draw_scene(rng: Generator, size: int) -> tuple[Array, Array]:
-    """Draw one picture and its mask.
+    """Draw one image and its mask.
 
-    `size` is the longer side in px, the shorter one is 0.7 to 1 of it. Returns the picture, HxWx3
+    `size` is the longer side in px, the shorter one is 0.7 to 1 of it. Returns the image, HxWx3
     uint8 RGB, and the mask, HxW uint8: 255 on the salient objects, 0 elsewhere.
     """
     height, width = (size, round(size * rng.uniform(0.7, 1)))[:: rng.choice([-1, 1])]
@@ -178,18 +178,18 @@ def draw_scene(rng: Generator, size: int) -> tuple[Array, Array]:
     colours: list[Array] = []
     for _ in range(3):
         colours.append(_new_colour(rng, colours))
-    picture = _add_clutter(rng, _background(rng, shape, colours), colours)
+    image = _add_clutter(rng, _background(rng, shape, colours), colours)
     covers = [_draw_object(rng, shape) for _ in range(1 if rng.random() < 0.75 else 2)]
     for cover in covers:
-        picture = _add_object(rng, picture, cover, colours[2])
-    picture = picture * (0.65 + 0.7 * _noise(rng, shape, size * 0.8)[..., None])
-    picture += rng.normal(0, rng.uniform(2, 9), picture.shape)
+        image = _add_object(rng, image, cover, colours[2])
+    image = image * (0.65 + 0.7 * _noise(rng, shape, size * 0.8)[..., None])
+    image += rng.normal(0, rng.uniform(2, 9), image.shape)
     mask = np.where(np.max(covers, axis=0) >= 0.5, 255, 0)
-    return picture.clip(0, 255).astype(np.uint8), mask.astype(np.uint8)
+    return image.clip(0, 255).astype(np.uint8), mask.astype(np.uint8)
 
 
 def _pair_paths(output: Path, split: str, index: int | str) -> tuple[Path, Path]:
-    """Where picture `index` of a split and its mask lie."""
+    """Where image `index` of a split and its mask lie."""
     folder, stem = SPLITS[split][1], f"synthetic-{split}-{index:0>5}"
     base = str(output / folder / folder)
     return Path(f"{base}-Image", f"{stem}.jpg"), Path(f"{base}-Mask", f"{stem}.png")
@@ -198,7 +198,7 @@ def _pair_paths(output: Path, split: str, index: int | str) -> tuple[Path, Path]
 def write_dataset(output: Path, train: int, test: int, size: int, seed: int) -> bool:
     """Write `train` and `test` pairs below `output`, in DUTS-TR and DUTS-TE.
 
-    `size` is the longer side of the pictures in px. Picture i of a split depends on `seed`,
+    `size` is the longer side of the images in px. Image i of a split depends on `seed`,
     `size`, the split and i alone. Returns False if the set is there already; a set that is not
     complete, or has other parameters, is drawn anew. Only files of this module's naming are
     ever replaced or removed. Raises OSError if a folder or file cannot be written.

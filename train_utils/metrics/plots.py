@@ -200,7 +200,7 @@ def draw_sheet(
         error: what the colours of the last panel mean.
         classes: index by name, of those whose colours are explained below; none for saliency.
     """
-    heads = "picture", "mask", "map", f"error: {error}"
+    heads = "image", "mask", "map", f"error: {error}"
     figure, axes = pyplot().subplots(
         len(rows), 4, figsize=(12, 2.6 * len(rows) + 0.6), squeeze=False, layout="constrained"
     )
