@@ -227,8 +227,8 @@ def _explain_torch(error: RuntimeError) -> tuple[str, int]:
     """As :func:`_explain`, of conditions for which torch has no class of their own."""
     first_line = str(error).strip().partition("\n")[0].rstrip(". ")
     if is_compile_error(error):
-        problem = UserError(f"torch cannot build here ({first_line})", "compile", advice="leave it out")
-        return problem.describe(flag), 2
+        problem = f"torch cannot build here ({first_line})"
+        return UserError(problem, "compile", advice="leave it out").describe(flag), 2
     if "alloc_cpu" in first_line:  # of the allocator of the CPU: the place in its source
         advice = "lower {img_size}, or, to train, {batch_size}"
         return UserError("out of memory", advice=advice).describe(flag), 2

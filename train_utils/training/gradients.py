@@ -1,22 +1,24 @@
 """Faster gradients of convolutions on processors without AVX-512."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from src.inference.fast import has_onednn
 from src.networks.u2net import Conv2d
 
-_MIN_CHANNELS = 16  # in and out; with fewer, turning the maps takes what the other kernel saves
+_MIN_CHANNELS = 16  # in and out; with fewer, converting the maps takes what the other kernel saves
 
 
 def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Give the network's convolutions, in place, the faster of two ways to their weights' gradient.
+    """Let a network's convolutions, in place, compute their weights' gradient the faster way.
 
-    oneDNN's AVX2 kernel for it is slow on channels-last maps, which all else here prefers: by two
-    to four times at 64 channels, more than turning the maps for it takes (``benchmarks/
-    train_step.py``). With AVX-512, on a GPU and in bf16 nothing is changed. Weights, their names
-    and results stay what they are, but for the order of additions.
+    oneDNN's AVX2 kernel for it is two to four times slower on channels-last maps than on NCHW at 64
+    channels, more than converting the maps takes (``benchmarks/train_step.py``); everything else
+    here prefers channels last. With AVX-512, on a GPU and in bf16 nothing is changed. Weights,
+    their names and results stay the same, but for the order of additions.
     """
     old = torch.backends.cpu.get_cpu_capability() == "AVX2" and has_onednn()
     if device.type != "cpu" or dtype != torch.float32 or not old:
@@ -30,7 +32,7 @@ def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
 
 
 class TurnedConv2d(Conv2d):
-    """A convolution whose weights' gradient is computed on maps turned to NCHW."""
+    """A convolution whose weights' gradient is computed on maps in NCHW."""
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         wanted = torch.is_grad_enabled() and weight.requires_grad
@@ -42,19 +44,22 @@ class TurnedConv2d(Conv2d):
 class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        *geometry: tuple[int, int],  # stride, padding, dilation
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else [len(bias)]
-        return torch.convolution(x, weight, bias, *geometry, False, (0, 0), 1)
+        ctx.geometry = stride, padding, dilation
+        ctx.bias_sizes = None if bias is None else [len(bias)]
+        return torch.convolution(x, weight, bias, stride, padding, dilation, False, (0, 0), 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
 
         def gradients(layout: torch.memory_format, *wanted: bool) -> tuple[Tensor | None, ...]:
