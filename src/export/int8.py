@@ -76,7 +76,7 @@ def export_int8(
         found = [_predict(integers, predictor, image) for image in held_out]
         losses = [float((a - b).abs().mean()) for a, b in zip(expected, found, strict=True)]
         loss = Loss(float(np.mean(losses)), max(losses), len(calibration), len(held_out))
-        if loss.mean > allow_loss:
+        if not loss.mean <= allow_loss:  # NaN is not
             raise UserError(
                 f"{path} is not written, as maps of {loss.measured} images held out change by "
                 f"{loss.mean:.4f} in the mean; {loss.mean * 1.1:.2g} would allow it",
@@ -104,10 +104,11 @@ def _choose_images(folder: Path) -> list[Path]:
 
 def _predict(predictor: Predictor, exact: Predictor, image: Path) -> Tensor:
     """All maps of an image, prepared as the float32 network takes it."""
-    maps = predictor.probabilities(exact.prepare(open_image(image))[None])
-    if not maps.isfinite().all():
-        raise UserError(f"{image}: {predictor.precision} gives a map of it that is not finite")
-    return maps
+    prepared = exact.prepare(open_image(image))[None]
+    try:
+        return predictor.probabilities(prepared)
+    except UserError as error:  # values that are not finite
+        raise UserError(f"{image}: in {predictor.precision}, {error}") from None
 
 
 def _quantise(floats: Path, quantised: Path, inputs: "_Inputs") -> None:
