@@ -23,26 +23,10 @@ from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
 from train_utils.config import Settings
 from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
-from train_utils.distributed import (
-    from_main,
-    is_main,
-    is_restarted,
-    launch_id,
-    on_any_rank,
-    process_group,
-    rank,
-    world_size,
-)
+from train_utils.distributed import is_main, launch_id, process_group, rank
 from train_utils.training import build
-from train_utils.training.checkpoint import (
-    check_record,
-    choose_folder,
-    has_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
 from train_utils.training.loop import Diverged, Interrupted, Task, fit
-from train_utils.training.optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from train_utils.training.records import write_args
 from train_utils.training.trainer import Trainer
 
@@ -65,22 +49,10 @@ def train(settings: Settings) -> int:
     train_batches = train_loader(train_set, sampler, settings.workers, on_gpu)
     test_batches = eval_loader(test_set, settings.batch_size, settings.workers, on_gpu)
 
-    # The run's folder, and the checkpoint to continue from. A node whose own processes all lived
-    # doesn't count its restart, so any rank's word is taken.
-    restarted = on_any_rank(is_restarted(), device)
-    folder, resume = from_main(
-        choose_folder(
-            Path(settings.model or settings.pretrained or "u2net_full").stem,
-            resume=settings.resume,
-            output_dir=settings.output_dir,
-            restarted=restarted,
-        )
-        if is_main()
-        else None
-    )
+    # The run's folder, and the checkpoint to continue from.
+    folder, resume = build.find_folder(settings, device)
     state = load_checkpoint(resume) if resume else None
     settings = build.resolve_freeze_bn(settings, state)
-
     if settings.freeze_bn and settings.sync_bn:
         raise UserError("--sync-bn: batch norm keeps its statistics; pass --no-freeze-bn")
 
@@ -90,68 +62,38 @@ def train(settings: Settings) -> int:
     torch.manual_seed(settings.seed + rank())  # each rank's dropout is its own
     loss = build.make_loss(settings, train_set).to(device)
 
-    # Optimizer, and all else that changes.
-    optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
+    # Optimizer, schedule, average: what changes with each step.
+    record = build.make_record(settings, state, train_set, test_set, device, dtype)
     steps = -(-len(train_batches) // settings.accum)  # of an epoch
-    trainer = Trainer(
-        model=model,
-        optimizer=optimizer,
-        scheduler=make_scheduler(
-            optimizer, settings.warmup_epochs * steps, settings.epochs * steps
-        ),
-        scaler=make_scaler(device, dtype),
-        loss=loss,
-        dtype=dtype,
-        ema=make_ema(model, settings.ema) if settings.ema else None,
-        clip_grad=settings.clip_grad,
-        compile=settings.compile,
-        freeze_bn=bool(settings.freeze_bn),
-        record=settings.record()
-        | {
-            "pictures": [
-                build.describe_dataset(train_set, "to train"),
-                build.describe_dataset(test_set, "to test"),
-            ],
-            "processes": world_size(),
-            "precision": str(dtype),
-            "device": device.type,
-            "start": build.start_weights(settings, state),
-        },
-    )
-    if state:
-        check_record(settings, state["flags"], trainer.record)
-        trainer.load_state_dict(state)
-        if resume.name != "last.pt" and is_main():  # the newest state of the run is now this one
-            save_checkpoint(folder, state, settings.keep)
+    trainer = build.make_trainer(settings, model, loss, steps=steps, dtype=dtype, record=record)
+    if state and resume:
+        build.restore(settings, trainer, state, resume)
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
     task = Task(settings.num_classes, settings.ignore_index)
-    if trainer.epoch < settings.epochs:
+    if is_main():
+        _announce(settings, trainer, folder, resume)
+    try:
+        fit(
+            trainer,
+            train_batches,
+            test_batches,
+            folder,
+            epochs=settings.epochs,
+            accum=settings.accum,
+            eval_interval=settings.eval_interval,
+            save_every=settings.save_every,
+            keep=settings.keep,
+            task=task,
+        )
+    except Interrupted as interrupted:
         if is_main():
-            _announce(settings, trainer, folder, resume)
-        try:
-            fit(
-                trainer,
-                train_batches,
-                test_batches,
-                folder,
-                epochs=settings.epochs,
-                accum=settings.accum,
-                eval_interval=settings.eval_interval,
-                save_every=settings.save_every,
-                keep=settings.keep,
-                task=task,
-            )
-        except Interrupted as interrupted:
-            if is_main():
-                last = folder / "last.pt"
-                print(f"Stopped; continue with the same flags and --resume {last}", flush=True)
-            return 128 + interrupted.args[0]
-        except Diverged as error:
-            raise UserError(f"{error}. {_advice(folder)}") from None
-    elif is_main():
-        print(f"{folder}: all {trainer.epoch} of {settings.epochs} epochs are done")
+            last = folder / "last.pt"
+            print(f"Stopped; continue with the same flags and --resume {last}", flush=True)
+        return 128 + interrupted.args[0]
+    except Diverged as error:
+        raise UserError(f"{error}. {_advice(folder)}") from None
     if is_main() and trainer.best:
         scores = ", ".join(f"{name} {trainer.best[name]:.4f}" for name in task.shown)
         print(f"best {scores} after epoch {trainer.best['epoch']}: {folder / 'best.pt'}")
@@ -160,6 +102,9 @@ def train(settings: Settings) -> int:
 
 def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path | None) -> None:
     """Say what begins, and note it in args.json."""
+    if trainer.epoch >= settings.epochs:
+        print(f"{folder}: all {settings.epochs} epochs are done")
+        return
     if resume:
         done = f"{trainer.epoch} epochs and {trainer.batches_done} batches"
         print(f"Resuming from {resume} after {done}")

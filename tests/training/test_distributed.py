@@ -26,7 +26,7 @@ from train_utils.data import synthetic
 from train_utils.data.loaders import eval_loader
 from train_utils.distributed import rank
 from train_utils.metrics.evaluate import evaluate, predicted
-from train_utils.training import loop
+from train_utils.training import loop, optim
 from train_utils.training.losses import DeepSupervision
 from train_utils.training.trainer import Trainer
 from transforms import EvalPreset
@@ -177,15 +177,15 @@ def batches(count):
 def new_trainer(network="u2net_lite"):
     torch.manual_seed(0)
     model = build_model(network).train()
-    optimizer = train.make_optimizer(model, 1e-3, 0)
+    optimizer = optim.make_optimizer(model, 1e-3, 0)
     return Trainer(
         model=model,
         optimizer=optimizer,
-        scheduler=train.make_scheduler(optimizer, 0, 10),
-        scaler=train.make_scaler(torch.device("cpu"), torch.float32),
+        scheduler=optim.make_scheduler(optimizer, 0, 10),
+        scaler=optim.make_scaler(torch.device("cpu"), torch.float32),
         loss=DeepSupervision(),
         dtype=torch.float32,
-        ema=train.make_ema(model, 0.9),
+        ema=optim.make_ema(model, 0.9),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run is built from, by its settings: data sets, network, loss."""
+"""What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
 
 import hashlib
 import zlib
@@ -17,8 +17,11 @@ from ..data.dataset import SegmentationDataset
 from ..data.masks import balanced_weights, mask_reader
 from ..data.pairs import Pair
 from ..data.splits import find_training_data, has_list
-from ..distributed import is_main
+from ..distributed import from_main, is_main, is_restarted, on_any_rank, world_size
+from .checkpoint import check_record, choose_folder, save_checkpoint
 from .losses import DeepSupervision
+from .optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from .trainer import Trainer
 
 
 def make_datasets(
@@ -54,12 +57,6 @@ def make_datasets(
         SegmentationDataset(held_out.pairs, growing_test, read=read),
         [len(found.pairs) for found in sets],
     )
-
-
-def describe_dataset(dataset: SegmentationDataset, purpose: str) -> str:
-    """The number of images, and a checksum of their names that shows whether they are others."""
-    names = "\n".join(pair.name for pair in dataset.pairs)
-    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(names.encode()):08x})"
 
 
 def make_network(settings: Settings, state: dict[str, Any] | None, device: torch.device) -> Network:
@@ -145,6 +142,25 @@ def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Setti
     return replace(settings, freeze_bn=bool(frozen))
 
 
+def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to continue from, if any; the same on all ranks.
+
+    Raises:
+        UserError: as :func:`~train_utils.training.checkpoint.choose_folder`.
+    """
+    # A node whose own processes all lived doesn't count its restart, so any rank's word is taken.
+    restarted = on_any_rank(is_restarted(), device)
+    if not is_main():
+        return from_main(None)
+    chosen = choose_folder(
+        Path(settings.model or settings.pretrained or "u2net_full").stem,
+        resume=settings.resume,
+        output_dir=settings.output_dir,
+        restarted=restarted,
+    )
+    return from_main(chosen)
+
+
 def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervision:
     """The loss; balanced class weights are counted in the masks of the training set."""
     classes, weights = settings.num_classes, settings.class_weights
@@ -162,6 +178,81 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
         ignore_index=settings.ignore_index,
         class_weights=None if weights is None else [float(weight) for weight in weights],
     )
+
+
+def make_record(
+    settings: Settings,
+    state: dict[str, Any] | None,
+    train_set: SegmentationDataset,
+    test_set: SegmentationDataset,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """All that the result of a run depends on: settings, and facts that stand for others of them.
+
+    Checkpoints keep it under the names ``flags`` and, for the data sets, ``pictures``.
+    """
+    return settings.record() | {
+        "pictures": [_describe(train_set, "to train"), _describe(test_set, "to test")],
+        "processes": world_size(),
+        "precision": str(dtype),
+        "device": device.type,
+        "start": start_weights(settings, state),
+    }
+
+
+def make_trainer(
+    settings: Settings,
+    model: Network,
+    loss: nn.Module,
+    *,
+    steps: int,
+    dtype: torch.dtype,
+    record: dict[str, Any],
+) -> Trainer:
+    """The network with optimizer, schedule and average.
+
+    Args:
+        settings: of the run.
+        model, loss: on their device.
+        steps: of the optimizer in an epoch.
+        dtype: of the convolutions.
+        record: what the run's result depends on.
+    """
+    optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=make_scheduler(
+            optimizer, settings.warmup_epochs * steps, settings.epochs * steps
+        ),
+        scaler=make_scaler(next(model.parameters()).device, dtype),
+        loss=loss,
+        dtype=dtype,
+        ema=make_ema(model, settings.ema) if settings.ema else None,
+        clip_grad=settings.clip_grad,
+        compile=settings.compile,
+        freeze_bn=bool(settings.freeze_bn),
+        record=record,
+    )
+
+
+def restore(settings: Settings, trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    """Continue from a checkpoint.
+
+    Args:
+        settings: of the run.
+        trainer: as it would begin a new run.
+        state: the checkpoint.
+        path: of its file. If that is not last.pt, it becomes the newest state of the run.
+
+    Raises:
+        UserError: it is of a run with other settings.
+    """
+    check_record(settings, state["flags"], trainer.record)
+    trainer.load_state_dict(state)
+    if path.name != "last.pt" and is_main():
+        save_checkpoint(path.parent, state, settings.keep)
 
 
 def _check_fit(settings: Settings, model: Network) -> None:
@@ -193,3 +284,9 @@ def _structure(model: Network) -> tuple[Any, ...]:
     if isinstance(config, U2NetConfig):
         return config.encoder, config.decoder
     return config.name, config.width
+
+
+def _describe(dataset: SegmentationDataset, purpose: str) -> str:
+    """The number of images, and a checksum of their names that shows whether they are others."""
+    names = "\n".join(pair.name for pair in dataset.pairs)
+    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(names.encode()):08x})"
