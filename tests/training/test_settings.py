@@ -123,7 +123,7 @@ def test_what_a_resumed_run_may_change():
     check_record(other, begun.record(), other.record())
     message = refused(replace(begun, lr=0.5, augment="strong"), begun.record())
     assert "--lr was 0.001, is 0.5; --augment was 'basic', is 'strong'" in message
-    assert "start was 'sha256 a', is None" in refused(
+    assert "start weights (--pretrained or --backbone) was 'sha256 a', is None" in refused(
         begun, begun.record() | {"start": "sha256 a"}, start=None
     )
 
@@ -176,9 +176,9 @@ def test_other_start_weights_are_refused(pretrained_run, tmp_path):
     flags, root, start = pretrained_run
     resume = ["--output-dir", str(root / "second"), "--resume", "auto"]
     assert train.main([*flags, *start, *resume]) == 0
-    with pytest.raises(UserError, match=r"start was 'sha256 .*', is None"):
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', is None"):
         train.main([*flags, *resume, "--freeze-bn"])
-    with pytest.raises(UserError, match=r"start was 'sha256 .*', is 'sha256 "):
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', is 'sha256 "):
         train.main([*flags, "--pretrained", str(root / "first/last.pt"), *resume])
 
 

@@ -242,7 +242,7 @@ def test_other_pictures_are_refused(data, tmp_path):
     first = sorted((other / "DUTS-TR/DUTS-TR-Image").iterdir())[0]
     for path in (first, other / "DUTS-TR/DUTS-TR-Mask" / f"{first.stem}.png"):
         path.rename(path.with_stem("renamed"))
-    with pytest.raises(UserError, match="pictures was"):
+    with pytest.raises(UserError, match="images was"):
         train.main(["--data-path", str(other), *argv, "--resume", "auto"])
     (tmp_path / "run/log.csv").write_text("epoch;loss\n1;2\n")
     with pytest.raises(UserError, match=r"log\.csv"):

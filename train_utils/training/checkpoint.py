@@ -23,6 +23,8 @@ _PARTS = (
     *("epoch", "step", "bad_steps", "best", "sums", "rng"),
 )
 
+_SHOWN = {"pictures": "images", "start": "start weights ({pretrained} or {backbone})"}
+
 
 def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
     """Write ``last.pt``; the checkpoints before it move back.
@@ -108,7 +110,8 @@ def check_record(settings: Settings, before: Mapping[str, Any], now: Mapping[str
         missing = settings.default(name) if is_setting and name not in before else value
         old = before.get(name, missing)
         if old != value:
-            changes.append(f"{f'{{{name}}}' if is_setting else name} was {old!r}, is {value!r}")
+            shown = f"{{{name}}}" if is_setting else _SHOWN.get(name, name)
+            changes.append(f"{shown} was {old!r}, is {value!r}")
     if changes:
         raise UserError(
             "the checkpoint is of a run with other settings",
