@@ -16,7 +16,6 @@ is 0, the others are as defined. Under torchrun each process takes its share of 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from my_dataset import SPLITS, find_pairs, has_list
@@ -24,7 +23,7 @@ from src.device import keep_freed_memory, pick_device
 from src.files import check_writable
 from src.weights.load import SHIPPED
 from train_utils import cli
-from train_utils.data.masks import MaskReader
+from train_utils.data.masks import mask_reader
 from train_utils.data.pairs import Inventory
 from train_utils.distributed import from_main, is_main, process_group
 from train_utils.metrics import plots, report
@@ -37,39 +36,15 @@ from train_utils.metrics.score import (
     unique_labels,
 )
 
-_MOST_ON_A_SHEET = 40
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The files to write; None for those that are not wanted."""
-
-    json: Path | None
-    csv: Path | None
-    plot: Path | None
-    worst_file: Path | None
-    worst: int = 0
-
-    def check(self) -> None:
-        """Raise a UserError where one of them cannot be written."""
-        for path in (self.json, self.csv, self.plot, self.worst_file):
-            if path:
-                check_writable(path)
+_MAX_WORST = 40  # on a sheet
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the flags of validation.py; exits with status 2 where they don't agree."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser, several=True)
-    parser.add_argument(
-        "--pred-dir",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="score the maps in these folders; for a set called NAME, those in DIR/NAME if it "
-        "exists",
-    )
+    text = "score the maps in these folders; for a set called NAME, those in DIR/NAME if it exists"
+    parser.add_argument("--pred-dir", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     cli.add_data_flags(parser, several=True)
     _add_score_flags(parser)
     _add_output_flags(parser)
@@ -81,97 +56,65 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--num-classes and --ignore-index go with --metrics semantic")
     if not 2 <= args.num_classes <= 255:
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
-    if args.worst and args.worst > _MOST_ON_A_SHEET:
-        parser.error(
-            f"--worst: at most {_MOST_ON_A_SHEET} on a sheet; --csv has every image's scores"
-        )
-    if args.worst and args.plot and args.plot.absolute() == args.worst_file.absolute():
+    if not args.worst:
+        args.worst_file = None
+    elif args.worst > _MAX_WORST:
+        parser.error(f"--worst: at most {_MAX_WORST} on a sheet; --csv has every image's scores")
+    elif args.plot and args.plot.absolute() == args.worst_file.absolute():
         parser.error(f"--plot and --worst-file are the same {args.plot}")
     return args
 
 
 def _add_score_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split",
-        choices=SPLITS,
-        help="which images (default: DUTS-TE in the DUTS layout, all images of other folders)",
+    text = "which images (default: DUTS-TE in the DUTS layout, all images of other folders)"
+    parser.add_argument("--split", choices=SPLITS, help=text)
+    text = (
+        "basic: MAE, F, E and S; all: weighted F and relaxed boundary F too; semantic: "
+        "accuracies, IoU and Dice of the classes, a network's maps as they are"
     )
-    parser.add_argument(
-        "--metrics",
-        choices=("basic", "all", "semantic"),
-        default="basic",
-        help="basic: MAE, F, E and S; all: weighted F and relaxed boundary F too; semantic: "
-        "accuracies, IoU and Dice of the classes, a network's maps as they are",
-    )
-    parser.add_argument(
-        "--num-classes",
-        type=cli.positive,
-        default=2,
-        metavar="K",
-        help="semantic: 2 is object and background; more: masks, and maps, hold class indices",
-    )
-    parser.add_argument(
-        "--ignore-index",
-        type=cli.natural,
-        metavar="I",
-        help="semantic: pixels whose mask holds this are left out",
-    )
-    parser.add_argument(
-        "--normalize",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="stretch each map by its own minimum and maximum before scoring",
-    )
+    kinds = "basic", "all", "semantic"
+    parser.add_argument("--metrics", choices=kinds, default=kinds[0], help=text)
+    text = "semantic: 2 is object and background; more: masks, and maps, hold class indices"
+    parser.add_argument("--num-classes", type=cli.positive, default=2, metavar="K", help=text)
+    text = "semantic: pixels whose mask holds this are left out"
+    parser.add_argument("--ignore-index", type=cli.natural, metavar="I", help=text)
+    text = "stretch each map by its own minimum and maximum before scoring"
+    boolean = argparse.BooleanOptionalAction
+    parser.add_argument("--normalize", action=boolean, default=True, help=text)
     parser.add_argument("--batch-size", type=cli.positive, default=8, metavar="N", help="images")
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json", type=cli.file_named(".json"), metavar="F", help="write every score there"
+    json, csv = cli.file_named(".json"), cli.file_named(".csv")
+    group.add_argument("--json", type=json, metavar="F", help="write every score there")
+    group.add_argument("--csv", type=csv, metavar="F", help="write each image's scores there")
+    text = (
+        "draw the PR curve and the F-threshold curve of all weights and maps there; semantic: "
+        "confusion matrices"
     )
-    group.add_argument(
-        "--csv", type=cli.file_named(".csv"), metavar="F", help="write each image's scores there"
+    figure = cli.file_named(".png", ".pdf", ".svg")
+    group.add_argument("--plot", type=figure, metavar="F", help=text)
+    text = (
+        f"draw the K ≤ {_MAX_WORST} images of the highest MAE, or lowest mIoU: image, mask, map, "
+        "error"
     )
-    group.add_argument(
-        "--plot",
-        type=cli.file_named(".png", ".pdf", ".svg"),
-        metavar="F",
-        help="draw the PR curve and the F-threshold curve of all weights and maps there; "
-        "semantic: confusion matrices",
-    )
-    group.add_argument(
-        "--worst",
-        type=cli.positive,
-        metavar="K",
-        help=f"draw the K ≤ {_MOST_ON_A_SHEET} images of the highest MAE, or lowest mIoU: image, "
-        "mask, map, error",
-    )
-    group.add_argument(
-        "--worst-file",
-        type=cli.file_named(".png", ".pdf"),
-        default=Path("worst.png"),
-        metavar="F",
-        help="for them; with several sets or weights, their names are added",
-    )
+    group.add_argument("--worst", type=cli.positive, metavar="K", help=text)
+    text = "for them; with several sets or weights, their names are added"
+    sheet, default = cli.file_named(".png", ".pdf"), Path("worst.png")
+    group.add_argument("--worst-file", type=sheet, default=default, metavar="F", help=text)
 
 
-def find_data(
-    data_paths: Sequence[Path],
-    split: str | None,
-    image_dir: Path | None,
-    mask_dir: Path | None,
-    skip_invalid: bool,
-    read: MaskReader,
-) -> list[tuple[str, Inventory]]:
+def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, Inventory]]:
     """Find every data set, under the name that tables show."""
-    options = split, image_dir, mask_dir, skip_invalid, read
-    if not data_paths:
-        name = image_dir.resolve().name if image_dir else ""
-        return [(name, find_pairs(None, *options))]
+    options = args.split, args.image_dir, args.mask_dir, args.skip_invalid
+    read = mask_reader(classes, args.ignore_index)
+    if not args.data_path:
+        name = args.image_dir.resolve().name if args.image_dir else ""
+        return [(name, find_pairs(None, *options, read))]
     sets = []
-    for label, path in zip(unique_labels(data_paths), data_paths, strict=True):
-        found = find_pairs(path, *options)
+    for label, path in zip(unique_labels(args.data_path), args.data_path, strict=True):
+        found = find_pairs(path, *options, read)
         if found.split == "all":
             held_out = "val" if has_list(path, "val") and not has_list(path, "test") else "test"
             found.notes.append(
@@ -190,47 +133,45 @@ def print_results(results: Sequence[ScoreResult]) -> None:
     print(report.describe(results))
 
 
-def write_results(results: Sequence[ScoreResult], outputs: Outputs) -> None:
+def write_results(args: argparse.Namespace, results: Sequence[ScoreResult]) -> None:
     """Write the files that are wanted."""
-    if outputs.json:
-        report.write_json(outputs.json, results)
-    if outputs.csv:
-        report.write_csv(outputs.csv, results)
-    if outputs.plot:
-        semantic = results[0].job.options.semantic
-        (plots.plot_confusion if semantic else plots.plot_curves)(outputs.plot, results)
-    if outputs.worst_file:
-        for result in results:
-            name = f"-{result.job.set_name}-{result.job.source.label}".replace("/", "-")
-            suffix = name if len(results) > 1 else ""
-            path = outputs.worst_file.with_stem(outputs.worst_file.stem + suffix)
-            plots.plot_worst(path, result, outputs.worst)
+    if args.json:
+        report.write_json(args.json, results)
+    if args.csv:
+        report.write_csv(args.csv, results)
+    if args.plot:
+        plot = plots.plot_confusion if args.metrics == "semantic" else plots.plot_curves
+        plot(args.plot, results)
+    for result in results if args.worst else ():
+        name = f"-{result.job.set_name}-{result.job.source.label}".replace("/", "-")
+        suffix = name if len(results) > 1 else ""
+        path = args.worst_file.with_stem(args.worst_file.stem + suffix)
+        plots.plot_worst(path, result, args.worst)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Score; returns the exit status, 2 where something could not be scored."""
     args = parse_args(argv)
-    worst_file = args.worst_file if args.worst else None
-    outputs = Outputs(args.json, args.csv, args.plot, worst_file, args.worst or 0)
     keep_freed_memory()
     with process_group(args.device):
-        if is_main():
-            outputs.check()
+        for path in (args.json, args.csv, args.plot, args.worst_file):
+            if path and is_main():
+                check_writable(path)
+        semantic = args.metrics == "semantic"
         options = ScoreOptions(
-            metrics=args.metrics,
-            num_classes=args.num_classes,
+            classes=args.num_classes if semantic else None,
             ignore_index=args.ignore_index,
-            normalize=args.normalize,
+            structure=args.metrics == "all",
+            stretch=args.normalize and not semantic,
             batch_size=args.batch_size,
             workers=args.workers,
             device=pick_device(args.device),
         )
-        folders = args.split, args.image_dir, args.mask_dir, args.skip_invalid
-        data = find_data(args.data_path or (), *folders, options.read_mask)
+        data = find_data(args, options.classes)
         sources = find_sources(
             args.weights,
             args.pred_dir,
-            semantic=options.semantic,
+            semantic=semantic,
             img_size=args.img_size,
             device=args.device,
             amp=args.amp,
@@ -238,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         results = [score(job) for job in make_jobs(data, sources, options)]
         if is_main():
             print_results(results)
-            write_results(results, outputs)
+            write_results(args, results)
         from_main(None)  # the others wait, as torchrun ends all once one has left with 2
         return 0 if all(result.complete for result in results) else 2
 

@@ -41,7 +41,7 @@ def run_of_batches(pairs, workers, seed=5, epochs=2, preset=None):
     loader = loaders.train_loader(data, loaders.EpochSampler([len(pairs)], 2, seed), workers)
     batches = []
     for epoch in range(epochs):
-        loader.batch_sampler.epoch = epoch
+        loader.sampler.epoch = epoch
         batches += [tuple(part.clone() for part in batch) for batch in loader]
     return batches
 
@@ -170,5 +170,5 @@ def test_tolerant_loaders_gather_errors(torn, workers):
     data = SegmentationDataset(torn, EvalPreset(36))
     loader = loaders.eval_loader(data, 1, workers, tolerant=True)
     assert [indices for *_, indices in loader] == [[i] for i in (0, 1, 3, 4, 5, 6)]
-    assert [(error.index, type(error.error)) for error in loader.errors] == [(2, UserError)]
+    assert [(index, type(error)) for index, error in loader.errors.items()] == [(2, UserError)]
     assert loader.dataset is data and len(loader) == 7 and loader.batch_size == 1

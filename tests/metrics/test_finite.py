@@ -72,8 +72,9 @@ def test_one_image_costs_itself_alone(data, batch_size):
     rows = evaluate(predicted(stub, loader, True)).rows
     assert list(rows) == [0, 2, 3]
     assert all(math.isfinite(value) for row in rows.values() for value in row.values())
-    ((index, error),) = [(error.index, str(error.error)) for error in loader.errors]
-    assert index == 1 and error == f"{pairs[1].image}: the network gives values that are not finite"
+    ((index, error),) = loader.errors.items()
+    assert index == 1
+    assert str(error) == f"{pairs[1].image}: the network gives values that are not finite"
     with pytest.raises(UserError, match=r"b\.jpg: the network gives values that are not finite"):
         list(predicted_classes(stub, eval_loader(dataset, batch_size, 0), 2))
 

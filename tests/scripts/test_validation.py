@@ -221,7 +221,7 @@ def test_how_maps_are_read(tmp_path):
 def test_maps_of_another_size_are_rounded(tmp_path):
     path = save_image(tmp_path / "map.png", np.array([[0, 11]], np.uint8))
     mask = save_image(tmp_path / "mask.png", np.array([[0, 0, 255, 255]], np.uint8))
-    levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [mask, mask])[0]
+    levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [mask, mask])[1]
     assert levels.tolist() == [[0, 3, 8, 11]] and index == 1  # 2.75 and 8.25
 
 

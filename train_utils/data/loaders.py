@@ -2,11 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +17,8 @@ from .dataset import Sample
 
 Key = tuple[int, int]
 """Epoch and index of an item."""
+Collate = Callable[[list[Any]], Any]
+"""Makes a batch of a list of items."""
 
 
 class Items(Protocol):
@@ -30,20 +30,6 @@ class Items(Protocol):
 
 
 ItemsT = TypeVar("ItemsT", bound=Items)
-Collate = Callable[[list[Any]], Any]
-
-
-@dataclass(frozen=True)
-class LoadError:
-    """Stands for an item that could not be loaded, on its way out of a worker process.
-
-    Args:
-        index: of the item.
-        error: why.
-    """
-
-    index: int
-    error: UserError
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -68,16 +54,16 @@ class EpochSampler(Sampler[list[Key]]):
         seed: int,
         shares: Sequence[float] | None = None,
     ) -> None:
+        shares = shares or [1.0] * len(lengths)
         self.lengths = lengths
-        self.shares = shares or [1.0] * len(lengths)
+        self.taken = [max(1, round(n * share)) for n, share in zip(lengths, shares, strict=True)]
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
         self.start = 0
-        self.images = sum(map(_taken, lengths, self.shares))
 
     def __len__(self) -> int:
-        return max(1, self.images // (self.batch_size * world_size()))
+        return max(1, sum(self.taken) // (self.batch_size * world_size()))
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = self._order()
@@ -90,8 +76,7 @@ class EpochSampler(Sampler[list[Key]]):
         """The indices of all images that the epoch takes, shuffled."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         parts, first = [], 0
-        for length, share in zip(self.lengths, self.shares, strict=True):
-            taken = _taken(length, share)
+        for length, taken in zip(self.lengths, self.taken, strict=True):
             rounds = [torch.randperm(length, generator=generator) for _ in range(0, taken, length)]
             parts.append(first + torch.cat(rounds)[:taken])
             first += length
@@ -101,28 +86,27 @@ class EpochSampler(Sampler[list[Key]]):
         return order
 
 
-def _taken(length: int, share: float) -> int:
-    """Images that an epoch takes of a set."""
-    return max(1, round(length * share))
-
-
-class RankSampler(Sampler[Key]):
-    """(epoch, index) of every world-th item from this rank on; nothing is padded, so that no item
-    counts twice. Set ``epoch`` where the preset depends on it.
+class OrderedSampler(Sampler[list[Key]]):
+    """Batches of (epoch, index) of some items, in order. Set ``epoch`` where the preset depends on
+    it.
 
     Args:
-        length: of the data set.
+        indices: of the items.
+        batch_size: items in a batch; the last one may have fewer.
     """
 
-    def __init__(self, length: int) -> None:
-        self.indices = range(rank(), length, world_size())
+    def __init__(self, indices: Sequence[int], batch_size: int) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Key]:
-        return ((self.epoch, index) for index in self.indices)
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in range(0, len(self.indices), self.batch_size):
+            batch = self.indices[first : first + self.batch_size]
+            yield [(self.epoch, index) for index in batch]
 
 
 class Loader(Generic[ItemsT]):
@@ -130,53 +114,40 @@ class Loader(Generic[ItemsT]):
 
     Args:
         dataset: items, asked for by (epoch, index).
+        sampler: of the batches; set its ``epoch``.
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for the way to a GPU.
         collate: makes a batch of a list of items.
-        tolerant: leave out items that raise a UserError, in place of raising it, and gather them
-            in ``errors`` while batches are drawn.
-        batches: ``batch_sampler``, or ``sampler`` and ``batch_size``, of torch's DataLoader.
+        tolerant: leave out items that raise a UserError, in place of raising it, and gather the
+            errors by index in ``errors`` while batches are drawn.
     """
 
     def __init__(
         self,
         dataset: ItemsT,
+        sampler: EpochSampler | OrderedSampler,
         *,
         workers: int,
-        pin: bool,
+        pin: bool = False,
         collate: Collate,
         tolerant: bool = False,
-        **batches: Any,
     ) -> None:
         self.dataset = dataset
+        self.sampler: Any = sampler
+        self.batch_size = sampler.batch_size
         self.tolerant = tolerant
-        self.errors: list[LoadError] = []
+        self.errors: dict[int, UserError] = {}
         self._batches = DataLoader(
-            _Catching(dataset),
+            _Batches(dataset, collate),
+            batch_size=None,  # the keys of a whole batch are what the sampler gives
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            collate_fn=partial(_collate, collate=collate),
             worker_init_fn=_ignore_signals,
             # Of its own: each new iterator draws from it, which would shift the global one.
             generator=torch.Generator(),
-            **batches,
         )
-
-    @property
-    def sampler(self) -> Any:
-        """Of the items; set its ``epoch``."""
-        return self._batches.sampler
-
-    @property
-    def batch_sampler(self) -> Any:
-        """Of the batches; set the ``epoch`` of an :class:`EpochSampler`."""
-        return self._batches.batch_sampler
-
-    @property
-    def batch_size(self) -> int:
-        """Items in a full batch."""
-        return self.batch_sampler.batch_size
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -184,45 +155,34 @@ class Loader(Generic[ItemsT]):
     def __iter__(self) -> Iterator[Any]:
         return self._checked(iter(self._batches))  # workers start here, not at the first batch
 
-    def _checked(self, batches: Iterator["_Batch"]) -> Iterator[Any]:
+    def _checked(self, batches: Iterator[tuple[Any, dict[int, UserError]]]) -> Iterator[Any]:
         for batch, errors in batches:
             self.report(errors)
             if batch is not None:
                 yield batch
 
-    def report(self, errors: Iterable[LoadError]) -> None:
-        """Add items to ``errors``, or raise the first one's error where that is wanted."""
-        for error in errors:
-            if not self.tolerant:
-                raise error.error
-            self.errors.append(error)
+    def report(self, errors: dict[int, UserError]) -> None:
+        """Add errors to ``errors``, or raise the first one where that is wanted."""
+        if errors and not self.tolerant:
+            raise next(iter(errors.values()))
+        self.errors |= errors
 
 
-class _Batch(NamedTuple):
-    items: Any  # what the collate function made; None where no item could be loaded
-    errors: list[LoadError]
+class _Batches(Dataset[Any]):
+    """Batches by their keys, or None where no item can be loaded, and the errors by index."""
 
-
-class _Catching(Dataset[Any]):
-    """The items of a data set, or LoadErrors in place of those that raise a UserError."""
-
-    def __init__(self, dataset: Items) -> None:
+    def __init__(self, dataset: Items, collate: Collate) -> None:
         self.dataset = dataset
+        self.collate = collate
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: Key) -> Any:
-        try:
-            return self.dataset[key]
-        except UserError as error:
-            return LoadError(key[1], error)
-
-
-def _collate(items: list[Any], collate: Collate) -> _Batch:
-    errors = [item for item in items if isinstance(item, LoadError)]
-    loaded = [item for item in items if not isinstance(item, LoadError)]
-    return _Batch(collate(loaded) if loaded else None, errors)
+    def __getitem__(self, keys: list[Key]) -> tuple[Any, dict[int, UserError]]:
+        items, errors = [], {}
+        for key in keys:
+            try:
+                items.append(self.dataset[key])
+            except UserError as error:
+                errors[key[1]] = error
+        return self.collate(items) if items else None, errors
 
 
 def _ignore_signals(_: int) -> None:
@@ -241,46 +201,33 @@ def train_loader(
     """Make the loader of training.
 
     Args:
-        dataset: items asked for by (epoch, index).
-        sampler: of the batches.
-        workers: processes that load; 0 loads in this one.
-        pin: page-locked memory, for the way to a GPU.
+        dataset, sampler, workers, pin: as :class:`Loader` takes them.
 
     Returns:
         A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64.
     """
-    return Loader(dataset, workers=workers, pin=pin, collate=default_collate, batch_sampler=sampler)
+    return Loader(dataset, sampler, workers=workers, pin=pin, collate=default_collate)
 
 
 def eval_loader(
-    dataset: ItemsT,
-    batch_size: int,
-    workers: int,
-    pin: bool = False,
-    collate: Collate | None = None,
-    tolerant: bool = False,
+    dataset: ItemsT, batch_size: int, workers: int, pin: bool = False, tolerant: bool = False
 ) -> Loader[ItemsT]:
-    """Make a loader of this rank's share of a data set, in order, each item once.
+    """Make a loader of this rank's share of a data set, in order.
+
+    Nothing is padded, so that no item counts twice.
 
     Args:
-        dataset: items asked for by (epoch, index).
+        dataset, workers, pin, tolerant: as :class:`Loader` takes them.
         batch_size: items in a batch.
-        workers, pin: as for :func:`train_loader`.
-        collate: makes a batch of a list of items; :func:`collate_ragged` if None.
-        tolerant: gather what cannot be loaded in ``errors``, in place of raising a UserError.
 
     Returns:
-        A loader; without ``collate``, of images N×3×S×S uint8, a list of N masks 1×H×W, each of
-        its own size, and a list of N indices.
+        A loader of images N×3×S×S uint8, a list of N masks 1×H×W, each of its own size, and a
+        list of N indices.
     """
+    share = range(rank(), len(dataset), world_size())
+    sampler = OrderedSampler(share, batch_size)
     return Loader(
-        dataset,
-        workers=workers,
-        pin=pin,
-        collate=collate or collate_ragged,
-        tolerant=tolerant,
-        batch_size=batch_size,
-        sampler=RankSampler(len(dataset)),
+        dataset, sampler, workers=workers, pin=pin, collate=collate_ragged, tolerant=tolerant
     )
 
 

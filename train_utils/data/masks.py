@@ -215,12 +215,12 @@ def balanced_weights(
     """
 
     def count(path: Path) -> np.ndarray:
-        indices = read(path)
-        kept = indices[indices != ignore_index] if ignore_index is not None else indices
-        return np.bincount(kept.ravel(), minlength=classes)[:classes]
+        return np.bincount(read(path).ravel(), minlength=classes)[:classes]
 
     with ThreadPoolExecutor() as pool:
         counts = np.stack(list(pool.map(count, masks)))
+    if ignore_index is not None:
+        counts[:, ignore_index : ignore_index + 1] = 0  # where it is below the classes at all
     pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
     present = pixels > 0
     share = counts.sum(0)[present] / pixels[present]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.errors import UserError
-from src.pictures.images import SUFFIXES, list_images, open_image, oriented_size
+from src.pictures.formats import IMAGE_SUFFIXES
+from src.pictures.images import list_images, open_image, oriented_size
 
 from .masks import MaskReader
 
@@ -94,29 +95,25 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
     Returns:
         Image files and mask files, sorted.
     """
-    if images.resolve() != masks.resolve():
-        return _list(images, found), _list(masks, found)
     files = _list(images, found)
-    is_mask = _masks_among(files)
-    mask_files = [path for path in files if path in is_mask]
-    image_files = [path for path in files if path not in is_mask]
-    if files and not (image_files and mask_files):
+    if images.resolve() != masks.resolve():
+        return files, _list(masks, found)
+    is_mask = {path for path in files if path.suffix.lower() == ".png"}
+    stems = {path.stem for path in files}
+    naming, count = _most_frequent_naming(stems, stems)
+    if 2 * count >= len(stems) - count:
+        names = {naming.mask_of(stem) for stem in stems}
+        is_mask = {path for path in files if path.stem in names}
+    if files and not 0 < len(is_mask) < len(files):
         found.faults.append(
             UserError(
                 f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
                 "be the only PNG files; put them into a folder of their own"
             )
         )
-    return image_files, mask_files
-
-
-def _masks_among(files: list[Path]) -> set[Path]:
-    stems = {path.stem for path in files}
-    naming, count = _most_frequent_naming(stems, stems)
-    if 2 * count >= len(stems) - count:
-        names = {naming.mask_of(stem) for stem in stems}
-        return {path for path in files if path.stem in names}
-    return {path for path in files if path.suffix.lower() == ".png"}
+    return [path for path in files if path not in is_mask], [
+        path for path in files if path in is_mask
+    ]
 
 
 def _list(folder: Path, found: Inventory) -> list[Path]:
@@ -128,7 +125,7 @@ def _list(folder: Path, found: Inventory) -> list[Path]:
     if not files:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
         more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
-        kinds = ", ".join(sorted(SUFFIXES))
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         found.faults.append(UserError(f"{folder}: holds no images ({kinds}){more}"))
     return files
 
@@ -146,8 +143,7 @@ def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Invent
     by_stem = {path.stem: path for path in masks}
     stems = {path.stem for path in images}
     naming = find_naming(stems, by_stem.keys())
-    counts = [Counter(path.stem for path in files) for files in (images, masks)]
-    doubled = {stem for count in counts for stem, n in count.items() if n > 1}
+    doubled = {*repeated_stems(images), *repeated_stems(masks)}
     faults: dict[str, None] = {}  # as an ordered set: two images of one name have one fault
     for path in images:
         if path.stem not in wanted:
@@ -166,6 +162,17 @@ def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Invent
     unused = by_stem.keys() - {naming.mask_of(stem) for stem in stems}
     if unused:
         found.notes.append(f"{len(unused)} masks have no image, such as {min(unused)}: not used")
+
+
+def repeated_stems(files: Iterable[Path]) -> list[str]:
+    """The stems that several files have."""
+    return [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """Names in a row; of many, the first ten and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def find_naming(images: Set[str], masks: Set[str]) -> Naming:
@@ -263,59 +270,33 @@ def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | UserError:
     return Pair(pair.image, pair.mask, rescaled=True)
 
 
-def invalid_data(where: str | Path | None, results: Sequence[Inventory]) -> "InvalidDataError":
-    """The error that names all faults of some splits.
+class InvalidDataError(UserError):
+    """Every kind of fault in a data set, with the files that have it; of many, the first ten.
 
     Args:
         where: the data set's folder.
         results: its splits, checked.
     """
-    faults = {fault.args[0]: fault for found in results for fault in found.faults}
-    count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-    some_left = all(found.pairs for found in results)
-    skip = ", or pass {skip_invalid} to leave them out" if some_left else ""
-    return InvalidDataError(
-        f"{where}: {count} in the data:",
-        faults=list(faults.values()),
-        swapped=any(found.swapped for found in results),
-        advice=f"Fix these files{skip}",
-    )
 
-
-class InvalidDataError(UserError):
-    """Every kind of fault in a data set, with the files that have it; of many, the first ten.
-
-    Args:
-        message: the first line.
-        faults: one for each file.
-        swapped: ask whether images and masks are swapped.
-        advice: the last line.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        faults: Sequence[UserError] = (),
-        swapped: bool = False,
-        advice: str = "",
-    ) -> None:
-        super().__init__(message)
-        self.faults = faults
-        self.swapped = swapped
-        self.last_line = UserError("", advice=advice)
+    def __init__(self, where: str, results: Sequence[Inventory] = ()) -> None:
+        super().__init__(where)
+        self.results = results
 
     def describe(self, rename: Callable[[str], str] = str) -> str:
         """The head, the faults and what to do, in lines of their own."""
+        faults = {fault.args[0]: fault for found in self.results for fault in found.faults}
         kinds: dict[str, list[UserError]] = {}
-        for fault in self.faults:
-            path, _, reason = fault.args[0].partition(": ")
+        for text, fault in faults.items():
+            path, _, reason = text.partition(": ")
             kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
             kinds.setdefault(kind, []).append(fault)
-        lines = ["  are the two folders swapped? The images can be read as masks"] * self.swapped
+        lines = [f"{self.args[0]}: {len(faults)} fault{'s' * (len(faults) > 1)} in the data:"]
+        if any(found.swapped for found in self.results):
+            lines.append("  are the two folders swapped? The images can be read as masks")
         for alike in kinds.values():
             lines += [f"  {fault.describe(rename)}" for fault in alike[:_FAULTS_SHOWN]]
             if len(alike) > _FAULTS_SHOWN:
                 lines.append(f"  … and {len(alike) - _FAULTS_SHOWN} more like these")
-        advice = self.last_line.describe(rename).removeprefix("; ")
-        return "\n".join([self.args[0], *lines, advice])
+        some_left = all(found.pairs for found in self.results)
+        skip = f", or pass {rename('skip_invalid')} to leave them out" if some_left else ""
+        return "\n".join([*lines, f"Fix these files{skip}"])

@@ -4,16 +4,25 @@ Whatever way the splits are named, an image that is held out is never trained on
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 from src.errors import UserError
-from src.pictures.images import SUFFIXES, list_images
+from src.pictures.formats import IMAGE_SUFFIXES
+from src.pictures.images import list_images
 
 from .masks import MaskReader, read_mask
-from .pairs import FileId, Inventory, check, file_id, invalid_data, list_files, match
+from .pairs import (
+    FileId,
+    InvalidDataError,
+    Inventory,
+    check,
+    file_id,
+    first_ten,
+    list_files,
+    match,
+)
 
 _LISTED = ("train", "val", "test")  # NAME.txt; an image in two lists belongs to the later split
 SPLITS = (*_LISTED, "all")
@@ -63,8 +72,8 @@ def find_splits(
 
     In the DUTS layout (``DUTS-TR/DUTS-TR-Image``, ``DUTS-TR/DUTS-TR-Mask``, ``DUTS-TE/…``),
     ``train`` is DUTS-TR and ``test`` is DUTS-TE. Elsewhere, and in a DUTS-TR alone, ``train.txt``,
-    ``val.txt`` and ``test.txt`` (names of images, one a line) choose the splits. ``train`` or
-    ``test`` without a list is whatever the other lists leave; without any list, one image in ten,
+    ``val.txt`` and ``test.txt`` (names of images, one a line) choose the splits. What they
+    leave is ``train`` or, where that has a list, ``test``; without any list, one image in ten,
     chosen by its name, is ``test``, and the rest is ``train``.
 
     Args:
@@ -83,14 +92,14 @@ def find_splits(
     Raises:
         UserError: there is no data set, or something in it is faulty; it names every fault.
     """
-    sources = _find_sources(data_path, image_dir, mask_dir)
-    results = [_find_split(sources, split, skip_invalid) for split in splits]
+    root, folders = _find_folders(data_path, image_dir, mask_dir)
+    results = [_find_split(root, folders, split, skip_invalid) for split in splits]
     for found in results:
         check(found, skip_invalid, read)
     where = data_path or image_dir
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:
-        raise invalid_data(where, results)
+        raise InvalidDataError(str(where), results)
     for found in results:
         if not found.pairs:
             val = found.split == "test" and has_list(where, "val")
@@ -99,7 +108,14 @@ def find_splits(
                 f"{found.split}.txt, or add images",
                 advice="val.txt holds some: {split} val" if val else None,
             )
-        _add_notes(found)
+        if found.faults:
+            found.notes.append(_left_out(found.faults))
+        rescaled = sum(pair.rescaled for pair in found.pairs)
+        if rescaled:
+            found.notes.append(
+                f"{rescaled} masks of {len(found.pairs)} have another size than their image, of "
+                "the same aspect: scaled to it for training, scored at their own"
+            )
     return results
 
 
@@ -133,12 +149,11 @@ def find_training_data(
     training = [train, *(find_pairs(path, "train", *options) for path in paths[1:])]
     everywhere = {key: path for found in training for key, path in found.held_out.items()}
     for found, path in zip(training, paths, strict=True):
-        if len(training) == 1 or not (faults := _leave_out(found, everywhere)):
-            continue
-        found.faults = faults
-        if not (skip_invalid and found.pairs):
-            raise invalid_data(path, [found])
-        found.notes.append(_left_out(faults))
+        found.faults = _leave_out(found, everywhere)
+        if found.faults and not (skip_invalid and found.pairs):
+            raise InvalidDataError(str(path), [found])
+        if found.faults:
+            found.notes.append(_left_out(found.faults))
     return training, test
 
 
@@ -152,18 +167,12 @@ def has_list(data_path: str | Path | None, split: str) -> bool:
     return data_path is not None and (Path(data_path) / f"{split}.txt").is_file()
 
 
-class _Source(NamedTuple):
-    """Two folders of a data set."""
-
-    images: Path
-    masks: Path
-    split: str | None  # that all of it belongs to; None where lists choose
-    lists: Path  # the folder of the lists
-
-
-def _find_sources(
+def _find_folders(
     data_path: str | Path | None, image_dir: str | Path | None, mask_dir: str | Path | None
-) -> list[_Source]:
+) -> tuple[Path, dict[str | None, tuple[Path, Path]]]:
+    """The folder of the lists, and folders of images and masks by the split that all of their
+    files belong to; None where lists choose.
+    """
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
             raise UserError(
@@ -171,28 +180,25 @@ def _find_sources(
                 advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
                 "holds both), without {data_path}",
             )
-        return [_Source(Path(image_dir), Path(mask_dir), None, Path(image_dir))]
+        return Path(image_dir), {None: (Path(image_dir), Path(mask_dir))}
     if not data_path:
         advice = "give {data_path} DIR, or {image_dir} DIR {mask_dir} DIR"
         raise UserError("no data", advice=advice)
     root = Path(data_path)
     if not root.is_dir():
         raise UserError("no such folder", "data_path", root)
-    present = {split: root / name for split, name in _DUTS.items() if (root / name).is_dir()}
-    if present:
-        decided = list(present) != ["train"]  # of DUTS-TR alone, some is held out
-        return [
-            _Source(
-                folder / f"{folder.name}-Image",
-                folder / f"{folder.name}-Mask",
-                split if decided else None,
-                root,
-            )
-            for split, folder in present.items()
-        ]
+    duts: dict[str | None, tuple[Path, Path]] = {
+        split: (root / name / f"{name}-Image", root / name / f"{name}-Mask")
+        for split, name in _DUTS.items()
+        if (root / name).is_dir()
+    }
+    if list(duts) == ["train"]:  # of DUTS-TR alone, some is held out
+        return root, {None: duts["train"]}
+    if duts:
+        return root, duts
     images, masks = (_child(root, name) for name in ("images", "masks"))
     if images.is_dir() or masks.is_dir():
-        return [_Source(images, masks, None, root)]
+        return root, {None: (images, masks)}
     raise UserError(
         "found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor images/ + masks/ in it",
         "data_path",
@@ -207,29 +213,28 @@ def _child(root: Path, name: str) -> Path:
     return next(same, root / name)
 
 
-def _find_split(sources: Sequence[_Source], split: str, skip_invalid: bool) -> Inventory:
+def _find_split(
+    root: Path, folders: dict[str | None, tuple[Path, Path]], split: str, skip_invalid: bool
+) -> Inventory:
     """Match the pairs of a split; of ``train``, none that is held out."""
     found = Inventory(split)
-    root = sources[0].lists
-    decided = {source.split for source in sources} - {None}
-    if decided and split == "val":
-        raise UserError("the DUTS layout has no val split", "data_path", root)
-    if decided and split not in (*decided, "all"):
-        raise UserError(f"holds no {_DUTS[split]}", "data_path", root)
-    for source in sources:
-        if source.split not in (None, split) and split != "all":
-            if split == "train" and source.images.is_dir():
-                found.held_out |= {file_id(path): path for path in list_images(source.images)}
-            continue
-        images, masks = list_files(source.images, source.masks, found)
-        stems = {path.stem for path in images}
-        wanted = stems
-        if source.split is None:
-            chosen = _choose(source.lists, split, stems, found, skip_invalid)
-            wanted = chosen[split]
-            held_out = chosen["val"] | chosen["test"] if split == "train" else set()
-            found.held_out |= {file_id(path): path for path in images if path.stem in held_out}
-        match(images, masks, wanted, found)
+    if None not in folders and split not in (*folders, "all"):
+        missing = (
+            f"holds no {_DUTS[split]}" if split in _DUTS else "the DUTS layout has no val split"
+        )
+        raise UserError(missing, "data_path", root)
+    for part, (image_dir, mask_dir) in folders.items():
+        if part in (None, split) or split == "all":
+            images, masks = list_files(image_dir, mask_dir, found)
+            wanted = {path.stem for path in images}
+            if part is None:
+                chosen = _choose(root, split, wanted, found, skip_invalid)
+                wanted = chosen[split]
+                held_out = chosen["val"] | chosen["test"] if split == "train" else set()
+                found.held_out |= {file_id(path): path for path in images if path.stem in held_out}
+            match(images, masks, wanted, found)
+        elif split == "train" and image_dir.is_dir():
+            found.held_out |= {file_id(path): path for path in list_images(image_dir)}
     if split == "train":
         found.faults += _leave_out(found, found.held_out)
     return found
@@ -237,15 +242,15 @@ def _find_split(sources: Sequence[_Source], split: str, skip_invalid: bool) -> I
 
 def _leave_out(found: Inventory, held_out: dict[FileId, Path]) -> list[UserError]:
     """Take images that are held out, under whatever name, out of the pairs to train on."""
-    ids = [file_id(pair.image) for pair in found.pairs] if held_out else []
-    faults = [
-        UserError(f"{pair.image}: the same file as {held_out[key]}, which is held out of training")
-        for pair, key in zip(found.pairs, ids, strict=False)
-        if key in held_out
-    ]
-    if faults:
-        kept = zip(found.pairs, ids, strict=True)
-        found.pairs = [pair for pair, key in kept if key not in held_out]
+    faults, kept = [], []
+    for pair in found.pairs:
+        other = held_out.get(file_id(pair.image))
+        if other is None:
+            kept.append(pair)
+        else:
+            text = f"{pair.image}: the same file as {other}, which is held out of training"
+            faults.append(UserError(text))
+    found.pairs = kept
     return faults
 
 
@@ -257,15 +262,13 @@ def _choose(
     No image is in two of ``train``, ``val`` and ``test``. Faults of the lists are added to
     ``found``, as far as they concern its split.
     """
-    named: dict[str, set[str]] = {}
-    for name in _LISTED:
-        path = folder / f"{name}.txt"
-        if path.is_file():
-            named[name] = _read_list(path, stems)
+    listed = [name for name in _LISTED if has_list(folder, name)]
+    named = {name: _read_list(folder / f"{name}.txt", stems) for name in listed}
     for one, other in combinations(named, 2):
-        both = named[one] & named[other]
+        both = sorted(named[one] & named[other])
         if both:
-            text = f"{folder}: {_listed(both)} in {one}.txt and in {other}.txt"
+            verb = "are" if len(both) > 1 else "is"
+            text = f"{folder}: {first_ten(both)} {verb} in {one}.txt and in {other}.txt"
             if skip_invalid:
                 found.notes.append(f"{text}: left out of {one}")
             else:
@@ -273,20 +276,19 @@ def _choose(
         named[one] = named[one] - named[other]
     if split == "val" and "val" not in named:
         raise UserError(f"{folder}: no val.txt in it, so there is no val split")
-    if not named:
-        if split != "all":
-            found.notes.append("no train.txt or test.txt: one image in ten is held out to test")
-        test = {stem for stem in stems if _hash(stem) % 10 == 0} or set(
-            sorted(stems, key=_hash)[:1]
-        )
-        return {"train": stems - test, "val": set(), "test": test, "all": stems}
     found.faults += [
         UserError(f"{folder / split}.txt: lists {stem}, which has no image")
         for stem in sorted(named.get(split, set()) - stems)
     ]
+    if not named:
+        if split != "all":
+            found.notes.append("no train.txt or test.txt: one image in ten is held out to test")
+        by_hash = sorted(stems, key=_hash)
+        named["test"] = {stem for stem in stems if _hash(stem) % 10 == 0} or set(by_hash[:1])
     rest = stems.difference(*named.values())
-    chosen = {name: named[name] & stems if name in named else rest for name in ("train", "test")}
-    return {**chosen, "val": named.get("val", set()) & stems, "all": stems}
+    chosen = {"train": set(), "val": set(), "test": set(), "all": stems}
+    chosen["test" if "train" in named else "train"] = rest
+    return chosen | {name: names & stems for name, names in named.items()}
 
 
 def _hash(stem: str) -> int:
@@ -312,27 +314,9 @@ def _resolve(line: str, stems: set[str]) -> str:
     if line in stems:
         return line
     name = Path(line.strip()).name
-    if name in stems or Path(name).suffix.lower() not in SUFFIXES:
+    if name in stems or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
         return name
     return Path(name).stem
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Names and their verb."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 10} more" if len(ordered) > 10 else ""
-    return f"{', '.join(ordered[:10])}{more} {'are' if len(ordered) > 1 else 'is'}"
-
-
-def _add_notes(found: Inventory) -> None:
-    if found.faults:
-        found.notes.append(_left_out(found.faults))
-    rescaled = sum(pair.rescaled for pair in found.pairs)
-    if rescaled:
-        found.notes.append(
-            f"{rescaled} masks of {len(found.pairs)} have another size than their image, of the "
-            "same aspect: scaled to it for training, scored at their own"
-        )
 
 
 def _left_out(faults: Sequence[UserError]) -> str:

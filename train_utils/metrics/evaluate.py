@@ -4,9 +4,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from src.inference.predictor import Predictor
 from src.pictures.classes import most_probable
 
 from ..data.dataset import SegmentationDataset
-from ..data.loaders import Loader, LoadError
+from ..data.loaders import Loader
 from ..distributed import gather, is_main, sum_over_ranks
 from .saliency import PER_IMAGE, SaliencyMetrics, histogram, to_levels
 
@@ -113,21 +115,29 @@ def _scored(
 ) -> Iterator[Scored]:
     """``convert`` makes H×W uint8 of the probabilities C×H×W of each image."""
     for images, masks, indices in loader:
+        maps = _finite_maps(predictor, images, indices, loader)
+        if maps:
+            yield Scored(
+                [convert(predictor.resize(m, masks[i].shape[-2:])) for i, m in maps.items()],
+                [masks[i][0].to(predictor.device, non_blocking=True) for i in maps],
+                [indices[i] for i in maps],
+            )
+
+
+def _finite_maps(
+    predictor: Predictor, images: Tensor, indices: list[int], loader: ImageLoader
+) -> dict[int, Tensor]:
+    """Probabilities by place in the batch; images whose maps are not finite become errors."""
+    with suppress(UserError):
+        return dict(enumerate(_probabilities(predictor, images, loader.batch_size)))
+    maps, errors = {}, {}
+    for place, index in enumerate(indices):
         try:
-            maps = _probabilities(predictor, images, loader.batch_size)
-        except UserError as error:  # some of its values are not finite
-            finite = _finite_images(predictor, images, indices, loader, error)
-            if not finite:
-                continue
-            images, masks = images[finite], [masks[place] for place in finite]
-            indices = [indices[place] for place in finite]
-            maps = _probabilities(predictor, images, loader.batch_size)
-        levels = [
-            convert(predictor.resize(one, mask.shape[-2:]))
-            for one, mask in zip(maps, masks, strict=True)
-        ]
-        masks = [mask[0].to(predictor.device, non_blocking=True) for mask in masks]
-        yield Scored(levels, masks, indices)
+            maps[place] = _probabilities(predictor, images[[place]], loader.batch_size)[0]
+        except UserError as error:
+            errors[index] = UserError(f"{loader.dataset.pairs[index].image}: {error}")
+    loader.report(errors)
+    return maps
 
 
 @torch.inference_mode()
@@ -141,23 +151,6 @@ def _probabilities(predictor: Predictor, images: Tensor, batch_size: int) -> Ten
     missing = max(0, size - len(images))
     full = torch.cat((images, images[:1].expand(missing, -1, -1, -1)))
     return predictor.probabilities(full)[: len(images)]
-
-
-def _finite_images(
-    predictor: Predictor, images: Tensor, indices: list[int], loader: ImageLoader, error: UserError
-) -> list[int]:
-    """The places in a batch of the images whose maps are finite; the others become errors."""
-    errors: dict[int, LoadError] = {}
-    for place, index in enumerate(indices):
-        try:
-            _probabilities(predictor, images[place : place + 1], loader.batch_size)
-        except UserError as reason:
-            path = loader.dataset.pairs[index].image
-            errors[place] = LoadError(index, UserError(f"{path}: {reason}"))
-    if not errors:
-        raise error
-    loader.report(errors.values())
-    return [place for place in range(len(indices)) if place not in errors]
 
 
 def evaluate(
@@ -185,10 +178,25 @@ def evaluate(
     """
     metrics = SaliencyMetrics(stretch)
     indices: list[int] = []
-    bar = progress(batches, total)
-    for histograms, measured, which in _measure(bar, stretch, structure):
-        metrics.update(histograms, measured)
-        indices += which
+    pending: deque[tuple[list[Tensor], list[Future[tuple[float, float]]]]] = deque()
+
+    def finish_one() -> None:
+        histograms, futures = pending.popleft()
+        metrics.update(histograms, [f.result() for f in futures] if structure else None)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for levels, masks, which in progress(batches, total):
+            pairs = list(zip(levels, masks, strict=True))
+            futures = [
+                pool.submit(_structural, s.cpu().numpy(), m.cpu().numpy(), stretch)
+                for s, m in (pairs if structure else ())
+            ]
+            pending.append(([histogram(s, m) for s, m in pairs], futures))
+            indices += which
+            if len(pending) > _IN_FLIGHT:
+                finish_one()
+        while pending:
+            finish_one()
     own = dict(zip(indices, metrics.rows, strict=True))
     rows = {index: row for part in gather(own) for index, row in part.items()}
     metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
@@ -209,34 +217,11 @@ def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
     return tqdm(batches, "scoring", total, leave=False, disable=hide, unit="batch")
 
 
-def _measure(
-    batches: Iterable[Scored], stretch: bool, structure: bool
-) -> Iterator[tuple[list[Tensor], list[tuple[float, float]] | None, list[int]]]:
-    """Histograms, structure (or None) and indices of each batch."""
-    if not structure:
-        for levels, masks, indices in batches:
-            yield [histogram(s, m) for s, m in zip(levels, masks, strict=True)], None, indices
-        return
-    import cv2
+def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, float]:
+    """As :func:`~.structure.structural`, in one thread of many."""
+    import cv2  # takes a while, and only this needs it
 
     from .structure import structural
 
-    pending: deque[tuple[list[Tensor], list[Future[tuple[float, float]]], list[int]]] = deque()
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        for levels, masks, indices in batches:
-            pairs = list(zip(levels, masks, strict=True))
-            futures = [
-                pool.submit(structural, s.cpu().numpy(), m.cpu().numpy(), stretch) for s, m in pairs
-            ]
-            pending.append(([histogram(s, m) for s, m in pairs], futures, indices))
-            if len(pending) > _IN_FLIGHT:
-                yield _result(*pending.popleft())
-        while pending:
-            yield _result(*pending.popleft())
-
-
-def _result(
-    histograms: list[Tensor], futures: list[Future[tuple[float, float]]], indices: list[int]
-) -> tuple[list[Tensor], list[tuple[float, float]], list[int]]:
-    return histograms, [future.result() for future in futures], indices
+    cv2.setNumThreads(1)
+    return structural(levels, mask, stretch)

@@ -1,6 +1,5 @@
 """Maps that exist already as files: found for each image, read, resized to their masks."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.errors import UserError
@@ -17,8 +15,9 @@ from src.pictures.images import list_images, open_image, oriented_size, to_rgb
 
 from ..data.dataset import Sample
 from ..data.masks import MaskReader, is_colour, read_classes, read_mask
-from ..data.pairs import Pair, find_naming
+from ..data.pairs import Pair, find_naming, repeated_stems
 from .evaluate import Scored
+from .saliency import to_levels
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
     if not folder.is_dir():
         raise UserError("no such folder", "pred_dir", folder)
     files = list_images(folder)
-    doubled = [stem for stem, n in Counter(path.stem for path in files).items() if n > 1]
-    if doubled:
+    if doubled := repeated_stems(files):
         raise UserError(f"holds two maps called {doubled[0]}", "pred_dir", folder)
     by_stem = {path.stem: path for path in files}
     names = [pair.name for pair in pairs]
@@ -125,10 +123,10 @@ def read_map(path: str | Path) -> np.ndarray:
 
 
 class MapDataset(Dataset[Sample]):
-    """Map (H×W uint8, of its mask's size), mask (1×H×W uint8) and index of each image with a map.
+    """Map (H×W uint8, of its mask's size), mask (1×H×W uint8) and index of an image.
 
     Args:
-        maps: of :func:`find_maps`.
+        maps: of :func:`find_maps`; images that have none cannot be asked for.
         masks: the mask of each image.
         read: how masks are read.
         classes: above 2, maps hold class indices, and are resized without mixing them.
@@ -141,27 +139,27 @@ class MapDataset(Dataset[Sample]):
         read: MaskReader = read_mask,
         classes: int = 2,
     ) -> None:
-        self.masks, self.read, self.classes = masks, read, classes
-        self.items = [(i, path) for i, path in enumerate(maps.paths) if path is not None]
+        self.paths, self.masks, self.read, self.classes = maps.paths, masks, read, classes
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.paths)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Load a map and its mask, by position or (epoch, position) among the maps.
+        """Load map and mask, by the image's index or (epoch, index).
 
         Raises:
             UserError: one of them cannot be read.
         """
-        index, path = self.items[key[1] if isinstance(key, tuple) else key]
+        index = key[1] if isinstance(key, tuple) else key
+        path = self.paths[index]
+        assert path
         mask = torch.from_numpy(self.read(self.masks[index]))[None]
         if self.classes > 2:
             levels = torch.from_numpy(read_classes(path, self.classes))[None, None]
             return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index
         levels = torch.from_numpy(read_map(path))
         if levels.shape != mask.shape[-2:]:
-            resized = resize_map(levels / 255, mask.shape[-2:])
-            levels = resized.mul(255).round().to(torch.uint8)
+            levels = to_levels(resize_map(levels / 255, mask.shape[-2:]), stretch=False)
         return levels, mask, index
 
 
@@ -183,9 +181,5 @@ def stored_maps(
     """
     for levels, masks, indices in batches:
         if binary:
-            levels = [_binary(one) for one in levels]
+            levels = [(s > (127 if s.max() > 1 else 0)).to(torch.uint8) for s in levels]
         yield Scored([s.to(device) for s in levels], [m.to(device) for m in masks], indices)
-
-
-def _binary(levels: Tensor) -> Tensor:
-    return (levels > (127 if levels.max() > 1 else 0)).to(torch.uint8)

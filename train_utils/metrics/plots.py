@@ -4,7 +4,8 @@ matplotlib is imported where a figure is drawn; it takes a second, and its searc
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from src.files import atomic_path
 from src.pictures.classes import COLOURS
 from src.pictures.images import open_image, to_rgb
 
-from .report import all_conditions, conditions
+from .report import all_conditions, conditions, title
 from .score import ScoreResult, rescore_samples
 
 # Names of files and classes in Chinese, Japanese or Korean: the fonts of common systems.
@@ -36,10 +37,8 @@ def pyplot() -> Any:
     from matplotlib.font_manager import get_font_names
 
     available = set(get_font_names())
-    plt.rcParams["font.family"] = [
-        "DejaVu Sans",
-        *(name for name in _EAST_ASIAN if name in available),
-    ]
+    east_asian = [name for name in _EAST_ASIAN if name in available]
+    plt.rcParams["font.family"] = ["DejaVu Sans", *east_asian]
     return plt
 
 
@@ -50,33 +49,23 @@ def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
         path: of the figure, in any format that matplotlib writes.
         results: of saliency.
     """
-    sets: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for result in results:
-        lines = sets.setdefault(result.job.set_name, {})
-        lines[result.job.source.label] = result.evaluation.curves
-    figure, axes = pyplot().subplots(
-        len(sets), 2, figsize=(11, 4.6 * len(sets)), squeeze=False, layout="constrained"
-    )
-    for (left, right), (name, lines) in zip(axes, sets.items(), strict=True):
-        _draw_curves(left, right, name, lines)
-    figure.suptitle(all_conditions(results), fontsize=9)
-    save_figure(figure, path)
-
-
-def _draw_curves(
-    left: Any, right: Any, name: str, lines: Mapping[str, Mapping[str, Sequence[float]]]
-) -> None:
+    names = list(dict.fromkeys(result.job.set_name for result in results))
     thresholds = np.arange(255, -1, -1)
-    for label, line in lines.items():
-        left.plot(line["recall"], line["precision"], label=label)
-        right.plot(thresholds, line["f"], label=f"{label} (max {max(line['f']):.3f})")
-    left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
-    right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
-    for axes in (left, right):
-        axes.set_ylim(0, 1.02)
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower left" if axes is left else "lower center")
-    left.set_xlim(0, 1.02)
+    with _figure(path, len(names), 2, (11, 4.6 * len(names))) as (figure, axes):
+        for result in results:
+            label, curves = result.job.source.label, result.evaluation.curves
+            left, right = axes[names.index(result.job.set_name)]
+            left.plot(curves["recall"], curves["precision"], label=label)
+            right.plot(thresholds, curves["f"], label=f"{label} (max {max(curves['f']):.3f})")
+        for (left, right), name in zip(axes, names, strict=True):
+            left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
+            right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
+            left.set_xlim(0, 1.02)
+            for one, place in ((left, "lower left"), (right, "lower center")):
+                one.set_ylim(0, 1.02)
+                one.grid(alpha=0.3)
+                one.legend(loc=place)
+        figure.suptitle(all_conditions(results), fontsize=9)
 
 
 def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
@@ -87,23 +76,19 @@ def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
         results: of classes.
     """
     side = 2.2 + 0.55 * max(len(result.job.class_names) for result in results)
-    figure, axes = pyplot().subplots(
-        1, len(results), figsize=(side * len(results), side), squeeze=False, layout="constrained"
-    )
-    for one, result in zip(axes[0], results, strict=True):
-        names, confusion = result.job.class_names, result.evaluation.confusion
-        assert confusion is not None
-        matrix = confusion.numpy()
-        share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
-        one.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for (y, x), value in np.ndenumerate(share):
-            colour = "white" if value > 55 else "black"
-            one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-        one.set_yticks(range(len(names)), names, fontsize=8)
-        title = f"{result.job.source.label} on {result.job.set_name}"
-        one.set(title=title, xlabel="predicted", ylabel="true, % of its pixels")
-    save_figure(figure, path)
+    with _figure(path, 1, len(results), (side * len(results), side)) as (_, axes):
+        for one, result in zip(axes[0], results, strict=True):
+            names, confusion = result.job.class_names, result.evaluation.confusion
+            assert confusion is not None
+            matrix = confusion.numpy()
+            share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
+            one.imshow(share, cmap="Blues", vmin=0, vmax=100)
+            for (y, x), value in np.ndenumerate(share):
+                colour = "white" if value > 55 else "black"
+                one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+            one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+            one.set_yticks(range(len(names)), names, fontsize=8)
+            one.set(title=title(result), xlabel="predicted", ylabel="true, % of its pixels")
 
 
 class Panels(NamedTuple):
@@ -123,27 +108,26 @@ def plot_worst(path: Path, result: ScoreResult, count: int) -> None:
         result: whose images.
         count: how many.
     """
-    job, scores = result.job, result.evaluation.rows
-    semantic = job.options.semantic
+    job, options, scores = result.job, result.job.options, result.evaluation.rows
+    semantic = bool(options.classes)
     first, second = ("mean_iou", "pixel_accuracy") if semantic else ("mae", "max_f")
-    ordered = sorted(scores, key=lambda index: scores[index][first], reverse=not semantic)
+    worst = sorted(scores, key=lambda index: scores[index][first], reverse=not semantic)[:count]
     rows, present = [], set()
-    for index, found, mask in rescore_samples(job, ordered[:count]):
+    for index, found, mask in rescore_samples(job, worst):
         pair = job.data.pairs[index]
         image = np.asarray(to_rgb(open_image(pair.image)))
         if semantic:
-            panels = class_panels(image, mask, found, job.options.ignore_index)
+            panels = class_panels(image, mask, found, options.ignore_index)
             present |= {*np.unique(found).tolist(), *np.unique(mask).tolist()}
         else:
-            panels = saliency_panels(image, mask, found, job.options.stretch)
+            panels = saliency_panels(image, mask, found, options.stretch)
         values = ", ".join(f"{name} {scores[index][name]:.3f}" for name in (first, second))
         rows.append((f"{pair.name}: {values}", panels))
     order = "lowest mean IoU" if semantic else "highest MAE"
-    where = f"{job.source.label} on {job.set_name}"
-    title = f"{where}: the {len(rows)} of {order} ({conditions(result)})"
+    heading = f"{title(result)}: the {len(rows)} of {order} ({conditions(result)})"
     error = "wrong red, ignored grey" if semantic else "missed red, added blue"
     classes = {name: i for i, name in enumerate(job.class_names) if i in present}
-    draw_sheet(path, rows, title, error, classes)
+    draw_sheet(path, rows, heading, error, classes)
 
 
 def saliency_panels(
@@ -187,7 +171,7 @@ def class_panels(
 def draw_sheet(
     path: Path,
     rows: Sequence[tuple[str, Panels]],
-    title: str,
+    heading: str,
     error: str,
     classes: Mapping[str, int],
 ) -> None:
@@ -196,35 +180,39 @@ def draw_sheet(
     Args:
         path: of the sheet.
         rows: caption and panels of each.
-        title: above all.
+        heading: above all.
         error: what the colours of the last panel mean.
         classes: index by name, of those whose colours are explained below; none for saliency.
     """
-    heads = "image", "mask", "map", f"error: {error}"
-    figure, axes = pyplot().subplots(
-        len(rows), 4, figsize=(12, 2.6 * len(rows) + 0.6), squeeze=False, layout="constrained"
-    )
-    for row, (caption, panels) in zip(axes, rows, strict=True):
-        for one, content in zip(row, panels, strict=True):
-            one.imshow(content, cmap="gray", vmin=0, vmax=1)
-            one.axis("off")
-        row[0].set_title(caption, fontsize=8, loc="left")
-    for one, head in zip(axes[0, 1:], heads[1:], strict=True):
-        one.set_title(head, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    if classes:
-        from matplotlib.patches import Patch
+    heads = "mask", "map", f"error: {error}"
+    with _figure(path, len(rows), 4, (12, 2.6 * len(rows) + 0.6)) as (figure, axes):
+        for row, (caption, panels) in zip(axes, rows, strict=True):
+            for one, content in zip(row, panels, strict=True):
+                one.imshow(content, cmap="gray", vmin=0, vmax=1)
+                one.axis("off")
+            row[0].set_title(caption, fontsize=8, loc="left")
+        for one, head in zip(axes[0, 1:], heads, strict=True):
+            one.set_title(head, fontsize=8)
+        figure.suptitle(heading, fontsize=10)
+        if classes:
+            from matplotlib.patches import Patch
 
-        patches = [Patch(color=COLOURS[i] / 255, label=name) for name, i in classes.items()]
-        figure.legend(
-            handles=patches, loc="outside lower center", ncols=min(8, len(patches)), fontsize=8
-        )
-    save_figure(figure, path)
+            patches = [Patch(color=COLOURS[i] / 255, label=name) for name, i in classes.items()]
+            columns = min(8, len(patches))
+            figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure whole or not at all, in the format of its name's suffix, and close it."""
+@contextmanager
+def _figure(
+    path: Path, rows: int, columns: int, size: tuple[float, float]
+) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, rows × columns; after the block it is written whole or not at all, in
+    the format of its name's suffix.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    yield figure, axes
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
-        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
-    pyplot().close(figure)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=110)
+    plt.close(figure)

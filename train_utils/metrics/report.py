@@ -7,6 +7,7 @@ from typing import Any
 
 from src.files import atomic_path, save_json
 
+from ..data.pairs import first_ten
 from .score import ScoreResult
 
 COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones
@@ -41,24 +42,23 @@ def describe(results: Sequence[ScoreResult]) -> str:
     Returns:
         Notes, conditions and the table, in lines.
     """
-    notes = dict.fromkeys(note for result in results for note in _notes(result))
-    rows = [{"set": r.job.set_name, "maps": r.job.source.label, **r.scores} for r in results]
-    semantic = results[0].job.options.semantic
+    semantic = bool(results[0].job.options.classes)
     titles = {key: key for key in ("set", "maps", "images")}
-    table = markdown(rows, {**titles, **(SEMANTIC_COLUMNS if semantic else COLUMNS)})
-    lines = [*(f"note: {note}" for note in notes), all_conditions(results), table]
+    titles |= SEMANTIC_COLUMNS if semantic else COLUMNS
+    rows = [{"set": r.job.set_name, "maps": r.job.source.label, **r.scores} for r in results]
+    notes = dict.fromkeys(f"note: {note}" for result in results for note in _notes(result))
+    lines = [*notes, all_conditions(results), markdown(rows, titles)]
     for result in results if semantic else ():
-        lines += _class_lines(result)
+        for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
+            values = zip(result.job.class_names, result.scores[key], strict=True)
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+            lines.append(f"{measure} of {title(result)}: {listed}")
     return "\n".join(lines)
 
 
-def _class_lines(result: ScoreResult) -> list[str]:
-    lines = []
-    for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
-        values = zip(result.job.class_names, result.scores[key], strict=True)
-        listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
-        lines.append(f"{measure} of {result.job.source.label} on {result.job.set_name}: {listed}")
-    return lines
+def title(result: ScoreResult) -> str:
+    """Which source on which data set."""
+    return f"{result.job.source.label} on {result.job.set_name}"
 
 
 def conditions(result: ScoreResult) -> str:
@@ -87,22 +87,16 @@ def _notes(result: ScoreResult) -> list[str]:
     empty = result.scores.get("empty_masks")
     if empty:
         notes.append(f"{job.set_name}: {empty} empty masks, each counted with F = 0")
-    if job.maps:
-        where, maps = f"{job.maps.folder} for {job.set_name}", job.maps
+    if maps := job.maps:
+        where, missing, extra = f"{maps.folder} for {job.set_name}", maps.missing, maps.extra
         if maps.resized:
-            text = f"{maps.resized} maps resized, of another size than their mask"
-            notes.append(f"{where}: {text}")
-        if maps.missing:
-            notes.append(f"{where}: no map of {len(maps.missing)} images: {_first(maps.missing)}")
-        if maps.extra:
-            notes.append(f"{where}: no mask for {len(maps.extra)} maps: {_first(maps.extra)}")
+            resized = f"{maps.resized} maps resized, of another size than their mask"
+            notes.append(f"{where}: {resized}")
+        if missing:  # in a row that leaves room for the scores; the JSON has them all
+            notes.append(f"{where}: no map of {len(missing)} images: {first_ten(missing)}")
+        if extra:
+            notes.append(f"{where}: no mask for {len(extra)} maps: {first_ten(extra)}")
     return notes
-
-
-def _first(names: Sequence[str]) -> str:
-    """A list of names that leaves room for the scores; the JSON has them all."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
@@ -125,13 +119,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
     cells = [[titles[key] for key in keys]]
     cells += [[_cell(row.get(key, "–")) for key in keys] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [not isinstance(rows[0].get(key), str) for key in keys]
-    ends = [":" if right else "-" for right in numeric]
-    rule = ["-" * (width - 1) + end for width, end in zip(widths, ends, strict=True)]
+    aligns = ["<" if isinstance(rows[0].get(key), str) else ">" for key in keys]
+    rule = [
+        "-" * (width - 1) + ("-" if align == "<" else ":")
+        for align, width in zip(aligns, widths, strict=True)
+    ]
     lines = []
     for line in (cells[0], rule, *cells[1:]):
-        columns = zip(line, widths, numeric, strict=True)
-        padded = [cell.rjust(n) if right else cell.ljust(n) for cell, n, right in columns]
+        columns = zip(line, aligns, widths, strict=True)
+        padded = [f"{cell:{align}{width}}" for cell, align, width in columns]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
 
@@ -152,9 +148,8 @@ def write_json(path: Path, results: Sequence[ScoreResult]) -> None:
 
 
 def _json_row(result: ScoreResult) -> dict[str, Any]:
-    job, options = result.job, result.job.options
+    job, options, predictor = result.job, result.job.options, result.job.source.predictor
     row: dict[str, Any] = {"data": job.set_name, "split": job.data.split}
-    predictor = job.source.predictor
     if predictor is None:
         row["pred_dir"] = str(job.source.path)
     else:
@@ -162,8 +157,8 @@ def _json_row(result: ScoreResult) -> dict[str, Any]:
         row["network"] = predictor.model.config.name
         row["img_size"] = predictor.img_size
         row["precision"] = predictor.precision
-    if options.semantic:
-        row["num_classes"] = options.num_classes
+    if options.classes:
+        row["num_classes"] = options.classes
         row["ignore_index"] = options.ignore_index
     row["normalize"] = options.stretch
     row["unreadable"] = [job.data.pairs[index].name for index in result.errors]

@@ -1,7 +1,7 @@
 """Score networks and folders of maps on data sets: a job in, a result out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,11 @@ from src.errors import UserError
 from src.inference.predictor import Predictor
 
 from ..data.dataset import SegmentationDataset
-from ..data.loaders import Loader, collate_ragged, eval_loader
-from ..data.masks import MaskReader, mask_reader
+from ..data.loaders import Loader, OrderedSampler, collate_ragged
+from ..data.masks import mask_reader
 from ..data.pairs import Inventory
-from ..distributed import gather
-from .evaluate import (
-    Evaluation,
-    Scored,
-    evaluate,
-    predicted,
-    predicted_classes,
-    require_one_map,
-)
+from ..distributed import gather, rank, world_size
+from .evaluate import Evaluation, Scored, evaluate, predicted, predicted_classes, require_one_map
 from .maps import MapDataset, Maps, collate_maps, find_maps, stored_maps
 from .semantic import class_names, evaluate_classes
 
@@ -43,43 +36,28 @@ class Source:
     predictor: Predictor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
     """How to score.
 
     Args:
-        metrics: ``basic``; ``all``: weighted F and relaxed boundary F too; ``semantic``: those of
-            classes.
-        num_classes: semantic: how many; 2 is object and background.
-        ignore_index: semantic: a mask's value for pixels that count nowhere.
-        normalize: stretch each map by its own minimum and maximum; not of classes.
+        classes: how many there are, for the measures of classes (2: object and background); None
+            for those of saliency.
+        ignore_index: of classes: a mask's value for pixels that count nowhere.
+        structure: of saliency: weighted F and relaxed boundary F too.
+        stretch: stretch each map by its own minimum and maximum; not of classes.
         batch_size: images at once.
         workers: processes that load images.
         device: where to compute.
     """
 
-    metrics: str = "basic"
-    num_classes: int = 2
-    ignore_index: int | None = None
-    normalize: bool = True
-    batch_size: int = 8
-    workers: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def semantic(self) -> bool:
-        """Whether classes are scored."""
-        return self.metrics == "semantic"
-
-    @property
-    def stretch(self) -> bool:
-        """Whether maps are stretched."""
-        return self.normalize and not self.semantic
-
-    @property
-    def read_mask(self) -> MaskReader:
-        """How masks are read."""
-        return mask_reader(self.num_classes if self.semantic else None, self.ignore_index)
+    classes: int | None
+    ignore_index: int | None
+    structure: bool
+    stretch: bool
+    batch_size: int
+    workers: int
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,7 @@ class ScoreJob:
         data: its pairs.
         options: how to score.
         maps: of the data set, where the source is a folder.
-        class_names: semantic: of all classes.
+        class_names: of all classes; none for saliency.
     """
 
     source: Source
@@ -101,19 +79,6 @@ class ScoreJob:
     options: ScoreOptions
     maps: Maps | None = None
     class_names: tuple[str, ...] = ()
-
-    def dataset(self) -> SegmentationDataset | MapDataset:
-        """Images for the network, or maps that exist already, each with its mask."""
-        read = self.options.read_mask
-        if self.maps is not None:
-            classes = self.options.num_classes if self.options.semantic else 2
-            return MapDataset(self.maps, [pair.mask for pair in self.data.pairs], read, classes)
-        from ..data.transforms import EvalPreset  # imports torchvision
-
-        assert self.source.predictor
-        return SegmentationDataset(
-            self.data.pairs, EvalPreset(self.source.predictor.img_size), read=read
-        )
 
 
 @dataclass(frozen=True)
@@ -134,9 +99,8 @@ class ScoreResult:
     def scores(self) -> dict[str, Any]:
         """Of the data set, by the names of validation.py's JSON, with the number of images."""
         missing = len(self.job.maps.missing) if self.job.maps else 0
-        scores = dict(self.evaluation.results)
-        scores.setdefault("images", len(self.job.data.pairs) - len(self.errors) - missing)
-        return scores
+        count = len(self.job.data.pairs) - len(self.errors) - missing
+        return {**self.evaluation.results, "images": count}
 
     @property
     def complete(self) -> bool:
@@ -168,15 +132,13 @@ def find_sources(
     Raises:
         UserError: weights can't be used, or give several maps where one is to be scored.
     """
-    labels = unique_labels([*weights, *pred_dirs])
-    sources = []
-    for label, path in zip(labels, weights, strict=False):
-        predictor = Predictor(path, img_size, device, amp)
+    paths = [*weights, *pred_dirs]
+    predictors: list[Predictor | None] = [None] * len(paths)
+    for i, path in enumerate(weights):
+        predictors[i] = predictor = Predictor(path, img_size, device, amp)
         if not semantic:
             require_one_map(predictor, path)
-        sources.append(Source(label, path, predictor))
-    folders = zip(labels[len(weights) :], pred_dirs, strict=True)
-    return sources + [Source(label, path) for label, path in folders]
+    return list(map(Source, unique_labels(paths), paths, predictors))
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:
@@ -211,9 +173,8 @@ def make_jobs(
     jobs = []
     for name, found in data:
         names: tuple[str, ...] = ()
-        if options.semantic:
-            folder = found.pairs[0].image.parent.parent
-            names = tuple(class_names(folder, options.num_classes))
+        if options.classes:
+            names = tuple(class_names(found.pairs[0].image.parent.parent, options.classes))
         for source in sources:
             maps = None
             if source.predictor is None:  # the maps of all sets in folders by name, or of one
@@ -235,41 +196,59 @@ def score(job: ScoreJob) -> ScoreResult:
     Raises:
         UserError: no image could be scored, or the network does not fit.
     """
-    options, dataset = job.options, job.dataset()
-    loader = eval_loader(
-        dataset,
-        options.batch_size,
-        options.workers,
-        options.device.type == "cuda",
-        collate_maps if job.maps else None,
-        tolerant=True,
-    )
+    options, indices = job.options, range(len(job.data.pairs))
+    scored = [i for i in indices if not job.maps or job.maps.paths[i]]
+    share = scored[rank() :: world_size()]
+    loader = _make_loader(job, share, options.batch_size, options.workers, tolerant=True)
     batches, total = _batches(job, loader), len(loader)
     try:
-        if options.semantic:
+        if options.classes:
             evaluation = evaluate_classes(
-                batches, options.num_classes, options.ignore_index, options.device, total
+                batches, options.classes, options.ignore_index, options.device, total
             )
         else:
-            structure = options.metrics == "all"
-            evaluation = evaluate(batches, options.stretch, structure, options.device, total)
+            evaluation = evaluate(
+                batches, options.stretch, options.structure, options.device, total
+            )
     except UserError as error:
-        first = [str(failed.error) for failed in loader.errors[:1]]
+        first = [str(reason) for reason in loader.errors.values()][:1]
         raise UserError("; ".join([str(error), *first])) from None
-    failed = {error.index: error.error for part in gather(loader.errors) for error in part}
-    if isinstance(dataset, MapDataset):
-        failed = {dataset.items[place][0]: error for place, error in failed.items()}
-    return ScoreResult(job, evaluation, dict(sorted(failed.items())))
+    errors = {index: error for part in gather(loader.errors) for index, error in part.items()}
+    return ScoreResult(job, evaluation, dict(sorted(errors.items())))
+
+
+def _make_loader(
+    job: ScoreJob, indices: Sequence[int], batch_size: int, workers: int, tolerant: bool = False
+) -> Loader[Any]:
+    """Images for the network, or maps that exist already, each with its mask."""
+    options, predictor = job.options, job.source.predictor
+    read = mask_reader(options.classes, options.ignore_index)
+    dataset: SegmentationDataset | MapDataset
+    if predictor:
+        from ..data.transforms import EvalPreset  # imports torchvision
+
+        dataset = SegmentationDataset(job.data.pairs, EvalPreset(predictor.img_size), read=read)
+    else:
+        assert job.maps
+        masks = [pair.mask for pair in job.data.pairs]
+        dataset = MapDataset(job.maps, masks, read, options.classes or 2)
+    return Loader(
+        dataset,
+        OrderedSampler(indices, batch_size),
+        workers=workers,
+        pin=options.device.type == "cuda",
+        collate=collate_ragged if predictor else collate_maps,
+        tolerant=tolerant,
+    )
 
 
 def _batches(job: ScoreJob, loader: Loader[Any]) -> Iterator[Scored]:
     """Maps and masks as the measures take them."""
     options, predictor = job.options, job.source.predictor
     if predictor is None:
-        binary = options.semantic and options.num_classes == 2
-        return stored_maps(loader, options.device, binary)
-    if options.semantic:
-        return predicted_classes(predictor, loader, options.num_classes)
+        return stored_maps(loader, options.device, binary=options.classes == 2)
+    if options.classes:
+        return predicted_classes(predictor, loader, options.classes)
     return predicted(predictor, loader, options.stretch)
 
 
@@ -285,17 +264,6 @@ def rescore_samples(
     Yields:
         Index, map H×W uint8 and mask H×W uint8 of each.
     """
-    dataset = job.dataset()
-    places = {index: index for index in indices}
-    if isinstance(dataset, MapDataset):
-        places = {index: place for place, (index, _) in enumerate(dataset.items)}
-    loader = Loader(
-        dataset,
-        workers=0,
-        pin=False,
-        collate=collate_maps if job.maps else collate_ragged,
-        batch_size=1,
-        sampler=[(0, places[index]) for index in indices],
-    )
+    loader = _make_loader(job, indices, batch_size=1, workers=0)
     for (levels,), (mask,), (index,) in _batches(job, loader):
         yield index, levels.cpu().numpy(), mask.cpu().numpy()

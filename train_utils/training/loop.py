@@ -118,7 +118,7 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, with last.pt written.
         Diverged: too many bad steps in a row, or weights or scores that are not finite.
     """
-    sampler = train.batch_sampler
+    sampler = train.sampler
     with _signals_caught() as caught, _records(trainer, folder) as records:
         while trainer.epoch < epochs:
             # Start the epoch, or continue in the middle of it.
