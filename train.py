@@ -23,6 +23,7 @@ from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
 from train_utils.config import Settings
 from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
+from train_utils.data.splits import has_list
 from train_utils.distributed import is_main, launch_id, process_group, rank
 from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
@@ -44,6 +45,9 @@ def train(settings: Settings) -> int:
 
     # Data: what is trained on, and what chooses the best weights.
     train_set, test_set, lengths = build.make_datasets(settings)
+    first = settings.data_path[0] if settings.data_path else None
+    if has_list(first, "classes") and not settings.num_classes and is_main():
+        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
     sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
     on_gpu = device.type == "cuda"
     train_batches = train_loader(train_set, sampler, settings.workers, on_gpu)

@@ -129,6 +129,17 @@ def test_several_data_sets(tmp_path, first):
     assert not held_out & set().union(*map(real_files, training))
 
 
+def test_val_list_alone(tmp_path):
+    """What it leaves is trained on, and is no test split at the same time."""
+    make_pairs(tmp_path / "images", tmp_path / "masks", STEMS)
+    write_lists(tmp_path, val=STEMS[:2])
+    (train,), val = find_training_data([tmp_path])
+    assert [pair.name for pair in train.pairs] == STEMS[2:] and val.split == "val"
+    assert [pair.name for pair in val.pairs] == STEMS[:2]
+    with pytest.raises(UserError, match=r"no images for the test split.*val\.txt holds some"):
+        find_pairs(tmp_path, "test")
+
+
 def test_names_that_look_like_suffixes(tmp_path):
     """An image called p.png.jpg keeps its whole stem, beside one called p."""
     make_pairs(tmp_path / "images", tmp_path / "masks", ["p", "p.png", "q", " r"])

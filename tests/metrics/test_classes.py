@@ -264,7 +264,7 @@ def test_classes_without_their_number(call, folders):
     make_pairs(*folders, "abc")
     (folders[0].parent / "classes.txt").write_text("ground\nbox\n")
     _, said, _ = call(train.main, "--data-path", folders[0].parent, "--model", "none")
-    assert "classes.txt is ignored without num_classes" in said
+    assert "classes.txt is ignored without --num-classes" in said
 
 
 def test_classes_are_no_saliency(call, finished, duts):

@@ -104,16 +104,16 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
     if 2 * count >= len(stems) - count:
         names = {naming.mask_of(stem) for stem in stems}
         is_mask = {path for path in files if path.stem in names}
-    if files and not 0 < len(is_mask) < len(files):
+    image_files = [path for path in files if path not in is_mask]
+    mask_files = [path for path in files if path in is_mask]
+    if files and not (image_files and mask_files):
         found.faults.append(
             UserError(
                 f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
                 "be the only PNG files; put them into a folder of their own"
             )
         )
-    return [path for path in files if path not in is_mask], [
-        path for path in files if path in is_mask
-    ]
+    return image_files, mask_files
 
 
 def _list(folder: Path, found: Inventory) -> list[Path]:

@@ -161,17 +161,10 @@ def _measures(quarters: Tensor, stretch: bool) -> tuple[Tensor, Tensor]:
     adaptive_e = _e_measure(hit, chosen, objects, pixels)
 
     s = _s_measure(quarters, values)
-    rows = (
-        mae,
-        f.amax(-1),
-        f.mean(-1),
-        adaptive_f[:, 0],
-        s,
-        e.amax(-1),
-        e.mean(-1),
-        adaptive_e[:, 0],
-    )
-    return torch.stack(rows, dim=1), torch.stack((precision, recall, f, e), dim=1)
+    of_f = f.amax(-1), f.mean(-1), adaptive_f[:, 0]
+    of_e = e.amax(-1), e.mean(-1), adaptive_e[:, 0]
+    rows = torch.stack((mae, *of_f, s, *of_e), dim=1)
+    return rows, torch.stack((precision, recall, f, e), dim=1)
 
 
 def _levels(present: Tensor, stretch: bool) -> Tensor:

@@ -16,7 +16,7 @@ from ..config import Settings
 from ..data.dataset import SegmentationDataset
 from ..data.masks import balanced_weights, mask_reader
 from ..data.pairs import Pair
-from ..data.splits import find_training_data, has_list
+from ..data.splits import find_training_data
 from ..distributed import from_main, is_main, is_restarted, on_any_rank, world_size
 from .checkpoint import check_record, choose_folder, save_checkpoint
 from .losses import DeepSupervision
@@ -41,9 +41,6 @@ def make_datasets(
         settings.data_path or (), *folders, settings.skip_invalid, read
     )
     notes = [note for found in (sets[0], held_out, *sets[1:]) for note in found.notes]
-    first = settings.data_path[0] if settings.data_path else None
-    if has_list(first, "classes") and not settings.num_classes:
-        notes.append("classes.txt is ignored without num_classes: everything is one object")
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
