@@ -18,7 +18,6 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,46 +39,7 @@ from train_utils.distributed import from_main, gather, is_main, process_group, r
 PIPE = Path("-")
 
 
-@dataclass(frozen=True)
-class Files:
-    """Which files are read and written."""
-
-    inputs: tuple[Path, ...]
-    output: Path
-    suffix: str  # appended to each result's name
-    format: str  # the suffix of results in a folder, as .png
-    recursive: bool
-    skip_existing: bool
-    frames: bool  # of a video, write images
-
-    @property
-    def are_videos(self) -> bool:
-        """Whether the inputs are videos, which come alone."""
-        return any(path.suffix.lower() in VIDEO_SUFFIXES for path in self.inputs)
-
-    @property
-    def are_piped(self) -> bool:
-        """Whether an image comes from standard input or goes to standard output."""
-        return PIPE in (*self.inputs, self.output)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the flags say."""
-
-    files: Files
-    style: Style  # without its background, which is to be read
-    background: str
-    max_megapixels: int
-    weights: Path
-    img_size: int | None
-    device: str
-    amp: str
-    preset: str
-    tta: bool
-
-
-def parse_args(argv: Sequence[str] | None = None) -> Options:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of predict.py; ends the program where they do not go together."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
@@ -93,29 +53,16 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
     add_result_flags(parser)
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
+    args.videos = any(path.suffix.lower() in VIDEO_SUFFIXES for path in args.input)
+    args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     try:
-        files = check_flags(args)
+        check_flags(args)
+        if args.videos:
+            check_video_flags(args)
     except UserError as error:
         parser.error(str(error))
-    return Options(
-        files=files,
-        style=Style(
-            mode=args.mode,
-            threshold=args.threshold,
-            invert=args.invert,
-            crop=args.crop,
-            size=args.size,
-            refine=args.refine,
-        ),
-        background=args.background or "white",
-        max_megapixels=args.max_megapixels,
-        weights=args.weights,
-        img_size=args.img_size,
-        device=args.device,
-        amp=args.amp,
-        preset=args.preset,
-        tta=args.tta,
-    )
+    args.format = f".{args.format or 'png'}"
+    return args
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
@@ -158,79 +105,80 @@ def zero_to_one(text: str) -> float:
     return value
 
 
-def check_flags(args: argparse.Namespace) -> Files:
-    """The files that the flags name.
+def check_flags(args: argparse.Namespace) -> None:
+    """Check that the flags go together.
 
     Raises:
-        UserError: flags that do not go together.
+        UserError: they do not.
     """
     piped = PIPE in args.input
-    output = args.output or (PIPE if piped else Path("predictions"))
-    named = output.suffix.lower() if output.suffix.lower() in IMAGE_FORMATS else ""
-    files = Files(
-        inputs=tuple(args.input),
-        output=output,
-        suffix=args.suffix,
-        format=f".{args.format or 'png'}",
-        recursive=args.recursive,
-        skip_existing=args.skip_existing,
-        frames=args.frames,
-    )
-    if files.are_videos:
-        check_video_flags(files, args.format)
-    elif files.frames:
+    output, suffix = args.output, args.output.suffix.lower()
+    format = f".{args.format or 'png'}"
+    if args.frames and not args.videos:
         raise UserError("--frames goes with videos")
-    if piped and len(files.inputs) > 1:
+    if piped and len(args.input) > 1:
         raise UserError("- is one image, so it goes alone")
-    if piped and (files.recursive or files.skip_existing):
+    if piped and (args.recursive or args.skip_existing):
         raise UserError("--recursive and --skip-existing go with folders, not with -")
-    if piped and not named and output.suffix.lower() in IMAGE_SUFFIXES:
+    if suffix in IMAGE_FORMATS:
+        if args.format and IMAGE_FORMATS[suffix] != IMAGE_FORMATS[format]:
+            raise UserError(f"--format {args.format}: --output {output} says otherwise")
+        format = suffix
+    elif piped and suffix in IMAGE_SUFFIXES:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
-    if named and args.format and IMAGE_FORMATS[named] != IMAGE_FORMATS[files.format]:
-        raise UserError(f"--format {args.format}: --output {output} says otherwise")
-    if args.mode == "cutout" and (named or files.format) in (".jpg", ".jpeg"):
+    if args.mode == "cutout" and format in (".jpg", ".jpeg"):
         raise UserError("--mode cutout: a JPEG has no transparency; choose --format png or webp")
     if args.background and args.mode != "background":
         raise UserError("--background goes with --mode background")
-    if "/" in files.suffix or "\\" in files.suffix:
-        raise UserError(f"--suffix {files.suffix}: is a part of a name, not of a path")
-    return files
+    if "/" in args.suffix or "\\" in args.suffix:
+        raise UserError(f"--suffix {args.suffix}: is a part of a name, not of a path")
 
 
-def check_video_flags(files: Files, format: str | None) -> None:
-    """Of the flags, those that have another meaning for videos, or none."""
-    if not all(path.suffix.lower() in VIDEO_SUFFIXES for path in files.inputs):
+def check_video_flags(args: argparse.Namespace) -> None:
+    """Check the flags that have another meaning for videos, or none."""
+    if not all(path.suffix.lower() in VIDEO_SUFFIXES for path in args.input):
         raise UserError("videos and images go in two runs")
-    if files.recursive:
+    if args.recursive:
         raise UserError("--recursive goes with folders of images, not with videos")
-    if format and not files.frames:
+    if args.format and not args.frames:
         raise UserError("--format goes with --frames for videos; theirs is the suffix of --output")
-    if files.output == PIPE:
+    if args.output == PIPE:
         raise UserError("--output -: is for an image; name a video or a folder")
 
 
-def list_jobs(files: Files) -> list[Job]:
+def make_style(args: argparse.Namespace) -> Style:
+    """How the results look."""
+    text = args.background or "white"
+    background = open_image(text) if Path(text).is_file() else text
+    fields = ("mode", "threshold", "invert", "crop", "size", "refine")
+    return Style(background=background, **{name: getattr(args, name) for name in fields})
+
+
+def list_jobs(args: argparse.Namespace) -> list[Job]:
     """The jobs of all ranks; none for what comes from standard input."""
-    if files.inputs == (PIPE,):
+    if args.input == [PIPE]:
         return []
-    if files.are_videos:
-        return plan_videos(files.inputs, files.output, files.suffix, files.frames)
-    if files.output == PIPE:
-        return plan_images(files.inputs, PIPE)
+    if args.videos:
+        return plan_videos(args.input, args.output, args.suffix, args.frames)
+    if args.output == PIPE:
+        return plan_images(args.input, PIPE)
     return plan_images(
-        files.inputs,
-        files.output,
-        files.suffix,
-        files.format,
-        files.recursive,
-        files.skip_existing,
+        args.input, args.output, args.suffix, args.format, args.recursive, args.skip_existing
     )
 
 
-def predict_images(files: Files, jobs: list[Job], predictor: Predictor, style: Style) -> int:
-    """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
+def share_jobs(args: argparse.Namespace, jobs: list[Job]) -> tuple[list[Job], int]:
+    """This rank's share of the jobs, and how many more of them are done already."""
     share = jobs[rank() :: world_size()]
-    left = [job for job in share if not (files.skip_existing and job.target.exists())]
+    left = [job for job in share if not (args.skip_existing and job.target.exists())]
+    return left, len(share) - len(left)
+
+
+def predict_images(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
+) -> int:
+    """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
+    left, skipped = share_jobs(args, jobs)
 
     def pixels(job: Job) -> int:
         width, height = oriented_size(job.source)
@@ -243,61 +191,55 @@ def predict_images(files: Files, jobs: list[Job], predictor: Predictor, style: S
 
     failed = 0
     results = stream(predictor, left, load_image, write, pixels, len(left))
-    hidden = None if is_main() else True
-    for job, error in tqdm(results, "predicting", len(left), disable=hidden, unit="image"):
+    for job, error in tqdm(results, "predicting", len(left), disable=hidden(), unit="image"):
         if error is not None:
             failed += 1
             report_error(error, job)
-    return report_total(files, "images", len(jobs), failed, len(share) - len(left))
+    return report_total(args, "images", len(jobs), failed, skipped)
 
 
-def predict_videos(files: Files, jobs: list[Job], predictor: Predictor, style: Style) -> int:
+def predict_videos(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
+) -> int:
     """Predict this rank's share of the videos; returns the exit status, alike on all ranks."""
-    share = jobs[rank() :: world_size()]
-    left = [job for job in share if not (files.skip_existing and job.target.exists())]
+    left, skipped = share_jobs(args, jobs)
     failed = 0
-    hidden = None if is_main() else True
     for job in left:
-        if files.frames:
-            steps = convert_frames(predictor, job.source, job.target, style, files.format)
+        if args.frames:
+            steps = convert_frames(predictor, job.source, job.target, style, args.format)
         else:
             steps = convert_video(predictor, job.source, job.target, style)
         try:
-            with tqdm(desc=job.source.name, disable=hidden, unit="frame") as bar:
+            with tqdm(desc=job.source.name, disable=hidden(), unit="frame") as bar:
                 bar.reset(next(steps))
                 for step in steps:
                     bar.update(step)
         except (UserError, OSError) as error:
             failed += 1
             report_error(error, job)
-    return report_total(files, "videos", len(jobs), failed, len(share) - len(left))
+    return report_total(args, "videos", len(jobs), failed, skipped)
 
 
-def predict_pipe(files: Files, jobs: list[Job], predictor: Predictor, style: Style) -> int:
+def predict_pipe(
+    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
+) -> int:
     """One image, from standard input or to standard output."""
-    if files.inputs == (PIPE,):
-        name = "standard input"
-        try:
-            image = read_image(io.BytesIO(sys.stdin.buffer.read()))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-    else:
-        if len(jobs) > 1:
-            raise UserError(f"--output - is for one image, not for {len(jobs)}")
-        name = str(jobs[0].source)
-        image = load_image(jobs[0])
+    if len(jobs) > 1:
+        raise UserError(f"--output - is for one image, not for {len(jobs)}")
+    name = str(jobs[0].source) if jobs else "standard input"
     try:
+        image = load_image(jobs[0]) if jobs else read_image(io.BytesIO(sys.stdin.buffer.read()))
         result = render(image, predictor.map(image), style)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    if files.output == PIPE:
+        raise UserError(str(error) if name in str(error) else f"{name}: {error}") from None
+    target = args.output
+    if target == PIPE:
         file = io.BytesIO()  # some formats go back and forth in what they write
-        encode(result, file, files.format)
+        encode(result, file, args.format)
         sys.stdout.buffer.write(file.getvalue())
         return 0
-    target = files.output
     if target.suffix.lower() not in IMAGE_FORMATS:
-        target = target / f"stdin{files.suffix}{files.format}"
+        target = target / f"stdin{args.suffix}{args.format}"
     with atomic_path(target) as temporary:
         encode(result, temporary, target.suffix.lower())
     return 0
@@ -319,44 +261,41 @@ def report_error(error: UserError | OSError, job: Job) -> None:
     tqdm.write(f"error: {message}", file=sys.stderr)
 
 
-def report_total(files: Files, kind: str, count: int, failed: int, skipped: int) -> int:
+def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, skipped: int) -> int:
     """Print what all ranks together have done; returns the exit status."""
     failed, skipped = (sum(gather(n)) for n in (failed, skipped))
     if is_main():
         existing = f", {skipped} were there" if skipped else ""
-        print(f"{count - failed - skipped} of {count} {kind} written to {files.output}{existing}")
+        print(f"{count - failed - skipped} of {count} {kind} written to {args.output}{existing}")
     return 2 if failed else 0
+
+
+def hidden() -> bool | None:
+    """For tqdm: shown by one rank, where there is a terminal."""
+    return None if is_main() else True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict; under torchrun each rank takes its share of the images."""
-    options = parse_args(argv)
-    files = options.files
+    args = parse_args(argv)
     keep_freed_memory()
-    with process_group(options.device):
-        limit_pixels(options.max_megapixels * 1_000_000)
-        text = options.background
-        background = open_image(text) if Path(text).is_file() else text
-        style = replace(options.style, background=background)
+    with process_group(args.device):
+        limit_pixels(args.max_megapixels * 1_000_000)
+        style = make_style(args)
         # Listed by one rank: another might find what this one has written. Before the weights are
         # loaded, so that a wrong name is reported at once.
-        jobs = from_main(list_jobs(files) if is_main() else None)
+        jobs = from_main(list_jobs(args) if is_main() else None)
         predictor = Predictor(
-            options.weights,
-            options.img_size,
-            options.device,
-            options.amp,
-            options.preset,
-            options.tta,
+            args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
         )
         if predictor.classes:
             check_classes(style, predictor.classes)
         if is_main():
-            print(f"{options.weights}: {predictor.origin}", file=sys.stderr)
-        if files.are_piped:
-            return predict_pipe(files, jobs, predictor, style)
-        predict = predict_videos if files.are_videos else predict_images
-        return predict(files, jobs, predictor, style)
+            print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
+        if PIPE in (*args.input, args.output):
+            return predict_pipe(args, jobs, predictor, style)
+        predict = predict_videos if args.videos else predict_images
+        return predict(args, jobs, predictor, style)
 
 
 if __name__ == "__main__":

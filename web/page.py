@@ -80,7 +80,7 @@ class Form(NamedTuple):
         Raises:
             UserError: the background's image is missing or cannot be read.
         """
-        background: Background = (255, 255, 255)
+        background: Background = "white"
         if self.mode == "background":
             background = "blur" if self.behind == "blur" else _hex(self.colour)
             if self.behind == "image":
@@ -163,7 +163,7 @@ def _add_inputs(names: list[str]) -> list[gr.Component]:
     with gr.Group(visible=False) as backgrounds:
         behind = gr.Radio(BEHIND, value=BEHIND[0], label="Behind")
         colour = gr.ColorPicker("#30a030", label="Colour")
-        image_behind = gr.File(label="Image behind", height=120)
+        image = gr.File(label="Image behind", height=120)
     refine = gr.Checkbox(True, label="Edges where the image has them (hair, say)")
     hard_edge = gr.Checkbox(False, label="Hard edge at the threshold")
     threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
@@ -177,20 +177,7 @@ def _add_inputs(names: list[str]) -> list[gr.Component]:
         queue=False,
         api_visibility="private",
     )
-    chosen = {
-        "files": files,
-        "weights": weights,
-        "mode": mode,
-        "behind": behind,
-        "colour": colour,
-        "image_behind": image_behind,
-        "hard_edge": hard_edge,
-        "threshold": threshold,
-        "refine": refine,
-        "invert": invert,
-        "crop": crop,
-    }
-    return [chosen[field] for field in Form._fields]
+    return [files, weights, mode, behind, colour, image, hard_edge, threshold, refine, invert, crop]
 
 
 def _open(path: str) -> Image.Image:

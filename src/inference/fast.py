@@ -1,10 +1,7 @@
 """A network made ready for inference by torch: folded, rounded, laid out for its processor."""
 
-import copy
 import platform
-from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,44 +12,8 @@ from ..compat import (
     pack_weight,
     packed_convolution,
 )
-from ..device import pick_device, pick_dtype
 from ..networks.base import Network
 from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
-from ..weights.load import load_model
-
-
-class TorchBackend:
-    """A network that torch computes, on any device and in any of its precisions.
-
-    Args:
-        model: a network (copied), or the path of a weights file.
-        device: see :func:`~..device.pick_device`.
-        amp: see :func:`~..device.pick_dtype`.
-
-    Raises:
-        UserError: the file is no weights file, or device or precision are not to be had here.
-    """
-
-    def __init__(self, model: nn.Module | str | Path, device: str, amp: str) -> None:
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(amp, self.device)
-        network: Any = model  # a Network, or what has the same attributes
-        if isinstance(model, str | Path):
-            network = load_model(model)
-        else:
-            network = model.plain() if isinstance(model, Network) else copy.deepcopy(model)
-        self.img_size: int = network.img_size
-        self.origin: str = getattr(network, "origin", network.config.name)
-        self.model: Any = prepare(network, self.device, self.dtype)
-
-    @property
-    def precision(self) -> str:
-        """``float32``, ``bfloat16`` or ``float16``."""
-        return str(self.dtype).removeprefix("torch.")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalised images N×3×S×S to probabilities N×out_ch×S×S float32."""
-        return self.model(images)
 
 
 def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -72,6 +33,9 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     """
     model = model.fuse() if isinstance(model, Network) else model.eval()
     model = model.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, RSU):
+            module.in_place = True
     if dtype != torch.float32:
         _to_half(model, dtype)
     if device.type == "cpu" and has_onednn():

@@ -38,8 +38,6 @@ class OnnxBackend:
         UserError: the file is torn or not made by ``export.py --int8``, or the runtime is missing.
     """
 
-    device, dtype, precision = torch.device("cpu"), torch.float32, "int8"
-
     def __init__(self, path: str | Path, runtime: str = "auto") -> None:
         _, metadata = read_graph(path)
         if not isinstance(metadata.get("config"), dict):
@@ -57,11 +55,6 @@ class OnnxBackend:
         maps = "1 map" if self.config.out_ch == 1 else f"{self.config.out_ch} maps"
         self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
-
-    @property
-    def model(self) -> "OnnxBackend":
-        """Itself: it has the config of the network that the file holds."""
-        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised images N×3×H×W float32, on the CPU, to probabilities N×out_ch×H×W."""

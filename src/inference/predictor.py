@@ -1,54 +1,25 @@
 """Image in, map out. Validation, prediction and the benchmarks all go through this."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..device import per_core
+from ..device import per_core, pick_device, pick_dtype
 from ..errors import UserError
-from ..networks.base import MIN_SIZE
+from ..networks.base import MIN_SIZE, Network
 from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
+from ..weights.load import load_model
 from ..weights.onnx import is_quantized, read_graph
-from .fast import TorchBackend
+from .fast import prepare
 from .int8 import OnnxBackend
 from .preprocess import pick_preset
-
-
-class Backend(Protocol):
-    """What computes: a network and the runtime that it is ready to run on. Threads share it."""
-
-    @property
-    def model(self) -> Any:
-        """The network itself, with its ``config``."""
-
-    @property
-    def img_size(self) -> int:
-        """Side in pixels of the square that the network was trained at."""
-
-    @property
-    def origin(self) -> str:
-        """What kind of weights they were, for people."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What its input must be."""
-
-    @property
-    def precision(self) -> str:
-        """What it computes in: ``float32``, ``bfloat16``, ``float16`` or ``int8``."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalised images N×3×S×S on the device to probabilities N×out_ch×S×S float32."""
 
 
 class Predictor:
@@ -87,11 +58,23 @@ class Predictor:
     ) -> None:
         self.preset = pick_preset(preset)
         self.tta = tta
-        self.backend = _load_backend(model, str(device), amp, self.preset.exact)
-        self.img_size = img_size or self.backend.img_size
+        if _is_int8(model):
+            _check_int8(str(device), amp)
+            self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
+            network: Any = OnnxBackend(model)
+        else:
+            self.device = pick_device(str(device))
+            amp = "off" if amp == "auto" and self.preset.exact else amp
+            self.dtype = pick_dtype(amp, self.device)
+            self.precision = str(self.dtype).removeprefix("torch.")
+            network = prepare(_load(model), self.device, self.dtype)
+        # With its ``config``; it can no longer be trained or saved.
+        self.model = network
+        config = network.config
+        self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
+        self.img_size: int = img_size or network.img_size
         if self.img_size < MIN_SIZE:
             raise UserError(f"expected at least {MIN_SIZE} pixels", "img_size", self.img_size)
-        config = self.model.config
         if config.in_ch != 3:
             raise UserError(f"{self.origin}: takes {config.in_ch} channels, images have 3")
         self.channel: int | None = config.object_map  # the map of the object
@@ -100,31 +83,6 @@ class Predictor:
             raise UserError(
                 f"is for one map; these weights are of {self.classes} classes", "preset", preset
             )
-
-    @property
-    def model(self) -> Any:
-        """The network, with its ``config``; prepared, so it can no longer be trained or saved."""
-        return self.backend.model
-
-    @property
-    def origin(self) -> str:
-        """What kind of weights they were, for people."""
-        return self.backend.origin
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.backend.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network's input is."""
-        return self.backend.dtype
-
-    @property
-    def precision(self) -> str:
-        """What it computes in: ``int8``, ``float32``, ``bfloat16`` or ``float16``."""
-        return self.backend.precision
 
     @overload
     def __call__(self, image: str | Path | np.ndarray) -> np.ndarray: ...
@@ -244,9 +202,9 @@ class Predictor:
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True)
-        maps = self.backend(self.preset.normalize(images, self.dtype))
+        maps = self.model(self.preset.normalize(images, self.dtype))
         if self.tta:
-            mirrored = self.backend(self.preset.normalize(images.flip(-1), self.dtype))
+            mirrored = self.model(self.preset.normalize(images.flip(-1), self.dtype))
             maps = (maps + mirrored.flip(-1)) / 2
         # One number to look at instead of a mask: a sum is finite only where all its terms are.
         if not torch.isfinite(maps.sum()):
@@ -254,19 +212,24 @@ class Predictor:
         return self.preset.finish(maps)
 
 
-def _load_backend(model: nn.Module | str | Path, device: str, amp: str, exact: bool) -> Backend:
-    """The backend for a network or a file; ``exact``: float32, unless another was asked for."""
-    if isinstance(model, nn.Module) or not _is_int8(Path(model)):
-        return TorchBackend(model, device, "off" if exact and amp == "auto" else amp)
+def _load(model: nn.Module | str | Path) -> nn.Module:
+    """A network of the predictor's own."""
+    if isinstance(model, nn.Module):
+        return model.plain() if isinstance(model, Network) else copy.deepcopy(model)
+    return load_model(model)
+
+
+def _is_int8(model: nn.Module | str | Path) -> TypeGuard[str | Path]:
+    if isinstance(model, nn.Module) or Path(model).suffix.lower() != ".onnx":
+        return False
+    return is_quantized(read_graph(model)[0])
+
+
+def _check_int8(device: str, amp: str) -> None:
     if device not in ("auto", "cpu"):
         raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)
     if amp != "auto":
         raise UserError("an int8 file has its own precision; leave it at auto", "amp", amp)
-    return OnnxBackend(model)
-
-
-def _is_int8(path: Path) -> bool:
-    return path.suffix.lower() == ".onnx" and is_quantized(read_graph(path)[0])
 
 
 def _to_levels(images: Tensor) -> Tensor:

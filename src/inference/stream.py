@@ -1,11 +1,12 @@
 """Many images through one network: reading, computing and writing at the same time."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
-from threading import Event, Lock, Semaphore
-from typing import Generic, TypeVar
+from functools import partial
+from threading import Event, Lock
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from .predictor import Predictor
 
 T = TypeVar("T")
 R = TypeVar("R")
-Maps = list[Tensor | UserError]  # of one batch: H×W each, or what is wrong with it
+Loaded = tuple[Image.Image, Tensor]  # an image, and what the network sees of it
 _MAX_PIXELS = 48_000_000  # of all images in memory; a larger image goes through alone
 _GPU_BATCH = 8  # images
-_PATIENCE = 5.0  # seconds until a batch takes no more images, though it is not full
+_PATIENCE = 5.0  # seconds that a batch waits for more images to come
 
 
 def stream(
@@ -62,16 +63,16 @@ def stream(
     """
     on_cpu = predictor.device.type == "cpu"
     cores = torch.get_num_threads()
-    inside: dict[Future[R | UserError], _Admission[T]] = {}
+    files = ThreadPoolExecutor(max(2, cores), initializer=torch.set_num_threads, initargs=(1,))
+    inside: dict[Future[list[tuple[T, R | UserError]]], _Batch[T]] = {}
     batch_size = 1 if on_cpu else _GPU_BATCH
+    batch: _Batch[T] = _Batch(0)
     with (
+        files,
         per_core((total or cores) if on_cpu else 1) as (networks, width),
-        ThreadPoolExecutor(
-            limit := 2 * width * batch_size + 2, initializer=torch.set_num_threads, initargs=(1,)
-        ) as threads,
+        ThreadPoolExecutor(limit := 2 * width + 1) as batches,
     ):
-        stages = _Stages(predictor, load, finish, batch_size, Semaphore(max(2, cores)), Event())
-        batch = _Batch(networks, stages.compute)
+        steps = _Steps(predictor, load, finish, files, networks, batch_size)
         try:
             for item in items:
                 try:
@@ -79,151 +80,123 @@ def stream(
                 except UserError as error:
                     yield item, error
                     continue
-                while inside and not _has_room(inside, size, limit):
-                    yield from _collect(inside, batch)
-                if not batch.expect():
-                    batch = _Batch(networks, stages.compute)
-                    batch.expect()
-                inside[threads.submit(stages.run, item, batch)] = _Admission(item, size, batch)
-                if batch.expected == batch_size:
+                while inside and sum(b.pixels for b in inside.values()) + size > _MAX_PIXELS:
                     batch.close()
+                    yield from _collect(inside)
+                if batch.add(item, size):
+                    continue
+                while len(inside) >= limit:
+                    yield from _collect(inside)
+                batch = _Batch(batch_size)
+                batch.add(item, size)
+                inside[batches.submit(steps.run, batch)] = batch
             batch.close()
             while inside:
-                yield from _collect(inside, batch)
+                yield from _collect(inside)
         finally:
-            stages.stopped.set()
             batch.close()
+            files.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass
-class _Admission(Generic[T]):
-    """An item that has been let in and whose result has not been handed out."""
+class _Batch(Generic[T]):
+    """Items that go through the network together."""
 
-    item: T
-    pixels: int
-    batch: "_Batch"
-
-
-def _has_room(inside: dict[Future[R], _Admission[T]], pixels: int, limit: int) -> bool:
-    used = sum(admission.pixels for admission in inside.values())
-    return len(inside) < limit and used + pixels <= _MAX_PIXELS
-
-
-def _collect(inside: dict[Future[R], _Admission[T]], batch: "_Batch") -> Iterator[tuple[T, R]]:
-    """Wait for at least one item, and yield all that are done."""
-    if all(admission.batch is batch for admission in inside.values()):
-        batch.close()  # nothing else is under way that could make room for one more
-    for future in wait(inside, return_when=FIRST_COMPLETED).done:
-        yield inside.pop(future).item, future.result()
-
-
-class _Batch:
-    """Images that go through the network together, as soon as the last of them is loaded."""
-
-    def __init__(self, pool: ThreadPoolExecutor, compute: Callable[[list[Tensor]], Maps]) -> None:
-        self.expected = 0
-        self._pool, self._compute = pool, compute
+    def __init__(self, limit: int) -> None:
+        self.items: list[T] = []
+        self.pixels = 0
+        self._limit = limit
         self._lock = Lock()
-        self._open = True
-        self._images: list[Tensor] = []
-        self._failed = 0  # items that were expected, but have no image
-        self._maps: Future[Maps] = Future()
-        self._begun = Event()
+        self._closed = Event()
 
-    def expect(self) -> bool:
-        """One image more will come; False where the batch is closed."""
+    def add(self, item: T, pixels: int) -> bool:
+        """Whether the item still comes with this batch."""
         with self._lock:
-            self.expected += self._open
-            return self._open
+            # Of large images, some are loaded and finished while others are computed.
+            full = len(self.items) >= self._limit or self.pixels > _MAX_PIXELS // 4
+            if full or self._closed.is_set():
+                return False
+            self.items.append(item)
+            self.pixels += pixels
+        if len(self.items) == self._limit:
+            self.close()
+        return True
 
     def close(self) -> None:
-        """No more images will come."""
+        """No more items come."""
         with self._lock:
-            self._open = False
-            self._begin_if_complete()
+            self._closed.set()
 
-    def fail(self) -> None:
-        """An image that was expected does not come."""
-        with self._lock:
-            self._failed += 1
-            self._begin_if_complete()
+    def take(self) -> list[T]:
+        """The items, when all are there or the next one does not come for a while."""
+        self._closed.wait(_PATIENCE)
+        self.close()
+        return self.items
 
-    def predict(self, image: Tensor) -> Tensor | UserError:
-        """The map of an expected image; waits for the others of the batch."""
-        with self._lock:
-            place = len(self._images)
-            self._images.append(image)
-            self._begin_if_complete()
-        # Items may come slowly, or no more at all: this must not wait for ever.
-        if not self._begun.wait(_PATIENCE):
-            self.close()
-            self._begun.wait()
-        return self._maps.result()[place]
 
-    def _begin_if_complete(self) -> None:
-        if self._open or len(self._images) + self._failed < self.expected or self._begun.is_set():
-            return
-        try:
-            if self._images:
-                self._maps = self._pool.submit(self._compute, self._images)
-        except RuntimeError as error:  # the interpreter is ending
-            self._maps.set_exception(error)
-        self._begun.set()
+def _collect(inside: dict[Future[list[R]], _Batch[T]]) -> Iterator[R]:
+    """Wait for a batch, and yield the results of all that are done."""
+    for future in wait(inside, return_when=FIRST_COMPLETED).done:
+        del inside[future]
+        yield from future.result()
 
 
 @dataclass
-class _Stages(Generic[T, R]):
-    """What happens to each item."""
+class _Steps(Generic[T, R]):
+    """What happens to the items of a batch, in a thread of the batch's own."""
 
     predictor: Predictor
     load: Callable[[T], Image.Image]
     finish: Callable[[T, Image.Image, np.ndarray], R]
+    files: Executor  # loads and finishes
+    networks: Executor
     batch_size: int
-    cores: Semaphore  # how many threads may load and finish at once
-    stopped: Event  # nobody wants the results any more
 
-    def run(self, item: T, batch: _Batch) -> R | UserError:
-        """Load, predict, finish, in a thread of the item's own; what this raises ends the run."""
-        try:
-            with self.cores:
-                if self.stopped.is_set():
-                    raise UserError("stopped")
-                image = self.load(item)
-                prepared = self.predictor.prepare(image)
-        except BaseException as error:
-            batch.fail()
-            return _blame_item(error)
-        saliency = batch.predict(prepared)
-        if isinstance(saliency, UserError):
-            return saliency
-        try:
-            with self.cores:
-                if self.stopped.is_set():
-                    raise UserError("stopped")
-                resized = self.predictor.resize(saliency, (image.height, image.width))
-                return self.finish(item, image, resized.numpy())
-        except Exception as error:
-            return _blame_item(error)
+    def run(self, batch: _Batch[T]) -> list[tuple[T, R | UserError]]:
+        """Each item's result; what this raises ends the run."""
+        items = batch.take()
+        loaded = list(self.files.map(partial(_attempt, self._load), items))
+        maps = self.networks.submit(self._predict, loaded).result()
+        results = self.files.map(partial(_attempt, self._finish), items, loaded, maps)
+        return list(zip(items, results, strict=True))
 
-    def compute(self, images: list[Tensor]) -> Maps:
+    def _load(self, item: T) -> Loaded:
+        image = self.load(item)
+        return image, self.predictor.prepare(image)
+
+    def _predict(self, loaded: list[Loaded | UserError]) -> list[Tensor | UserError]:
+        prepared = [entry[1] for entry in loaded if not isinstance(entry, UserError)]
+        maps = iter(self._compute(prepared) if prepared else ())
+        return [entry if isinstance(entry, UserError) else next(maps) for entry in loaded]
+
+    def _compute(self, images: list[Tensor]) -> list[Tensor | UserError]:
         """The maps of prepared images, filled up to a full batch; where that fails, one by one."""
-        if self.stopped.is_set():
-            return [UserError("stopped")] * len(images)
         filled = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
         try:
             return list(self.predictor.maps(filled)[: len(images)].cpu())
         except UserError as error:
             if len(images) == 1:
                 return [error]
-            return [self.compute([image])[0] for image in images]
+            return [self._compute([image])[0] for image in images]
+
+    def _finish(self, item: T, loaded: Loaded | UserError, saliency: Tensor | UserError) -> R:
+        if isinstance(loaded, UserError):
+            raise loaded
+        if isinstance(saliency, UserError):
+            raise saliency
+        image, _ = loaded
+        resized = self.predictor.resize(saliency, (image.height, image.width))
+        return self.finish(item, image, resized.numpy())
 
 
-def _blame_item(error: BaseException) -> UserError:
-    """What is wrong with one item; raises what would meet all others too."""
-    if isinstance(error, UserError):
+def _attempt(step: Callable[..., R], *args: Any) -> R | UserError:
+    """A step's result, or what is wrong with the item; raises what would meet all others too."""
+    try:
+        return step(*args)
+    except UserError as error:
         return error
-    if isinstance(error, OSError) and error.errno not in (ENOSPC, EDQUOT):
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            raise
         return UserError(f"{error.filename or 'output'}: {error.strerror or error}")
-    if isinstance(error, OSError) or not isinstance(error, Exception):
-        raise error
-    return UserError(f"cannot be predicted ({type(error).__name__}: {error})")
+    except Exception as error:
+        return UserError(f"cannot be predicted ({type(error).__name__}: {error})")

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError
 from .formats import DECODERS, IMAGE_SUFFIXES
 
-SUFFIXES = IMAGE_SUFFIXES
 _ORIENTATION = 0x0112  # EXIF's tag
 
 

@@ -6,16 +6,13 @@ needed: to predict takes none of it.
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ..errors import UserError
 from ..networks.base import Network
 from .storage import FOLDER, load_state, read_file, save_folder
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelHubMixin
 
 _N = TypeVar("_N", bound=Network)
 _CARD = """---
@@ -36,12 +33,12 @@ result = Predictor(network)("photo.jpg")  # in [0, 1]: H×W, or K×H×W of K cla
 
 def save_pretrained(network: Network, folder: str | Path, **options: Any) -> str | None:
     """See :meth:`Network.save_pretrained`."""
-    return _hub_model(network).save_pretrained(folder, **options)
+    return _mixin()(network).save_pretrained(folder, **options)
 
 
 def push_to_hub(network: Network, name: str, **options: Any) -> str:
     """See :meth:`Network.push_to_hub`."""
-    return _hub_model(network).push_to_hub(name, **options)
+    return _mixin()(network).push_to_hub(name, **options)
 
 
 def from_pretrained(network_class: type[_N], name: str | Path, **options: Any) -> _N:
@@ -60,12 +57,8 @@ def from_pretrained(network_class: type[_N], name: str | Path, **options: Any) -
     return model.eval()
 
 
-def _hub_model(network: Network) -> "ModelHubMixin":
-    return _mixin()(network)
-
-
 @cache
-def _mixin() -> type:
+def _mixin() -> Any:
     """A class that gives huggingface_hub's mixin a network's files; no base of the networks
     themselves, as every start would import huggingface_hub then."""
     from huggingface_hub import ModelCard, ModelHubMixin

@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from ..networks.base import Network
 from ..networks.registry import build_model
-from .layouts import recognise
+from .layouts import StateDict, recognise
 from .onnx import check_onnx, read_onnx
 from .storage import is_state, load_state, read_file, save_model
 
@@ -38,45 +38,37 @@ def load_model(path: str | Path) -> Network:
     Example:
         >>> net = load_model("runs/lite/best.pt")  # doctest: +SKIP
     """
-    if Path(path).suffix.lower() == ".onnx":
-        return _load_onnx(path)
-    content = read_file(path)
     config: Any
-    if isinstance(content.get("model"), Mapping) and isinstance(content.get("config"), Mapping):
-        # A checkpoint with an exponential moving average was scored by it.
-        config, state = dict(content["config"]), content.get("ema")
-        state = content["model"] if state is None else state
-        kind = "folder of save_pretrained" if Path(path).is_dir() else "checkpoint of this toolkit"
-        if not is_state(state):
-            raise UserError(f"{path}: its weights are not tensors by name")
+    is_onnx = Path(path).suffix.lower() == ".onnx"
+    if is_onnx:
+        kind = "ONNX file"
+        config, state, img_size = read_onnx(path)
     else:
-        kind, config, state = recognise(content, path)
-    model = _build(config, path)
-    model.img_size = content.get("img_size", model.img_size)
-    load_state(model, state, path)
-    return _finish(model, kind)
-
-
-def _load_onnx(path: str | Path) -> Network:
-    config, state, img_size = read_onnx(path)
-    model = _build(config, path)
-    model.img_size = img_size
-    load_state(model, state, path)
-    check_onnx(model, path)
-    return _finish(model, "ONNX file")
-
-
-def _build(config: Any, path: str | Path) -> Network:
-    """The network without memory for its weights, so that a huge table costs nothing before the
-    file's tensors are found to fit it."""
+        content = read_file(path)
+        kind, config, state = _find_state(content, path)
+        img_size = content.get("img_size", Network.img_size)
     try:
+        # Without memory for its weights: a huge table costs nothing before the file's tensors fit.
         with torch.device("meta"):
-            return build_model(config)
+            model = build_model(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _finish(model: Network, kind: str) -> Network:
+    model.img_size = img_size
+    load_state(model, state, path)
+    if is_onnx:
+        check_onnx(model, path)
     maps = "1 map" if model.config.out_ch == 1 else f"{model.config.out_ch} maps"
     model.origin = f"{kind}, {model.config.name}, {maps}"
     return model.eval()
+
+
+def _find_state(content: dict[str, Any], path: str | Path) -> tuple[str, Any, StateDict]:
+    """What kind of weights these are, the table of their network, and its tensors."""
+    if not all(isinstance(content.get(key), Mapping) for key in ("model", "config")):
+        return recognise(content, path)
+    # A checkpoint with an exponential moving average was scored by it.
+    state = content["model"] if content.get("ema") is None else content["ema"]
+    if not is_state(state):
+        raise UserError(f"{path}: its weights are not tensors by name")
+    kind = "folder of save_pretrained" if Path(path).is_dir() else "checkpoint of this toolkit"
+    return kind, dict(content["config"]), state

@@ -49,8 +49,6 @@ def test_a_network_that_gives_no_numbers_for_some_inputs(images, tmp_path, monke
 class SpoiltBackend:
     """A backend, one column of whose maps has another value."""
 
-    precision = "int8"
-
     def __init__(self, backend, value):
         self.backend, self.value = backend, value
 
@@ -71,7 +69,8 @@ def test_an_int8_file_that_gives_no_numbers(images, tmp_path, monkeypatch, value
         if not isinstance(model, Path):
             return Predictor(model, **options)
         predictor = Predictor(make_varied_network(SMALL), device="cpu", amp="off")
-        predictor.backend = SpoiltBackend(predictor.backend, value)
+        predictor.model = SpoiltBackend(predictor.model, value)
+        predictor.precision = "int8"
         return predictor
 
     monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path: None)

@@ -334,7 +334,7 @@ def test_refused_where_too_much_is_lost(call, made, pictures, tmp_path, monkeypa
         (["--output", "x.pt2", "--int8", "--calibrate", "x"], "--format onnx"),
         (["--output", "x.onnx", "--int8", "--calibrate", "x", "--half"], "--half"),
         (["--output", "x.onnx", "--int8", "--calibrate", "nowhere"], "nowhere"),
-        (["--output", "x.onnx", "--int8", "--calibrate", "."], "0 pictures"),
+        (["--output", "x.onnx", "--int8", "--calibrate", "."], "0 images"),
     ],
 )
 def test_wrong_flags(call, argv, named, tmp_path, monkeypatch):

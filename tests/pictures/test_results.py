@@ -232,11 +232,11 @@ def test_strips_are_not_seen(monkeypatch):
 
 def test_backgrounds_by_name():
     assert parse_background("#102030") == (16, 32, 48) and parse_background("blur") == "blur"
-    with pytest.raises(UserError, match="--background"):
+    with pytest.raises(UserError, match="^background no such colour: "):
         parse_background("no such colour")
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "magic"}, {"threshold": 1.1}])
 def test_styles_that_are_none(wrong):
-    with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} "):
         Style(**wrong)
