@@ -121,7 +121,7 @@ def check_rembg(model: Network, weights: Path) -> None:
     if model.config.out_ch != 1:
         raise UserError(f"is for one map; {weights}: {model.origin}", "preset", "rembg")
     if model.img_size != REMBG_SIZE:
-        print(f"trained at {model.img_size}², but rembg shows it {REMBG_SIZE}²: expect less of it")
+        print(f"trained at {model.img_size}², but rembg runs it at {REMBG_SIZE}²: expect less")
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, s
     """Print what all ranks together have done; returns the exit status."""
     failed, skipped = (sum(gather(n)) for n in (failed, skipped))
     if is_main():
-        existing = f", {skipped} were there" if skipped else ""
+        existing = f", {skipped} already existed" if skipped else ""
         print(f"{count - failed - skipped} of {count} {kind} written to {args.output}{existing}")
     return 2 if failed else 0
 

@@ -235,7 +235,7 @@ def _check_int8(device: str, amp: str) -> None:
 def _to_levels(images: Tensor) -> Tensor:
     """A user's tensor as N×3×H×W uint8, rounded as :func:`~.images.from_array` does."""
     if images.layout != torch.strided or images.is_meta:
-        raise UserError("a tensor without its values at hand; give a plain one")
+        raise UserError("sparse and meta tensors are not supported; pass a dense tensor")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise UserError(f"a tensor of {list(images.shape)}; give 3×H×W or N×3×H×W")
     images = images.detach()

@@ -48,8 +48,8 @@ def stream(
         total: how many items there are; if they are fewer than the cores, each gets several.
 
     Yields:
-        Item and result, in the order in which they are done. One bad image ends no run: where
-        ``load``, ``pixels``, ``finish`` or the network raised, the result is a UserError.
+        Item and result, in the order in which they are done. A bad image does not stop the run:
+        where ``load``, ``pixels``, ``finish`` or the network raised, the result is a UserError.
 
     Raises:
         OSError: the disk is full.

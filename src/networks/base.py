@@ -54,7 +54,7 @@ class Network(nn.Module):
         return 1
 
     def plain(self) -> "Network":
-        """A copy, without what a subclass changes in names and outputs for other people's code."""
+        """A copy with this toolkit's own names and outputs, whatever a subclass changes in them."""
         return copy.deepcopy(self)
 
     def plain_state(self) -> dict[str, Tensor]:

@@ -125,7 +125,7 @@ def check_classes(style: Style, classes: int) -> None:
     Raises:
         UserError: the style needs an object, and none of the classes is that.
     """
-    reason = f"these weights are of {classes} classes, none of which is the object"
+    reason = f"these weights predict {classes} classes, so there is no map of the object"
     if style.mode not in ("mask", "overlay"):
         raise UserError(f"{reason}; choose mask or overlay", "mode", style.mode)
     if style.threshold is not None or style.invert or style.crop or style.refine:

@@ -93,5 +93,5 @@ def _download(name: str, options: dict[str, Any]) -> Path:
     except (*absent, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{name}: no such folder, and not to be had from the Hugging Face Hub ({reason})"
+            f"{name}: no such folder, and not found on the Hugging Face Hub ({reason})"
         ) from None

@@ -144,7 +144,7 @@ def load_state(model: Network, state: Mapping[str, Tensor], path: str | Path) ->
     _check_fit(model, state, path)
     for name, tensor in state.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds values that are not finite; its training broke")
+            raise UserError(f"{path}: {name} contains NaN or Inf; its training has diverged")
     own = model.state_dict()
     on_meta = any(tensor.is_meta for tensor in own.values())
     if on_meta:  # to_empty would import sympy; copies, as tensors of a file may share memory

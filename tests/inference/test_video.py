@@ -98,7 +98,7 @@ def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
     assert run(*argv)[0] == 2 and not (tmp_path / "out/a").exists()
     monkeypatch.undo()
     assert run(*argv)[0] == 0 and len(list((tmp_path / "out/a").iterdir())) == 8
-    assert "1 were there" in run(*argv)[1]
+    assert "1 already existed" in run(*argv)[1]
 
 
 def test_frames(run, tmp_path):

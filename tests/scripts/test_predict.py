@@ -98,7 +98,7 @@ def test_skip_existing(run, album, tmp_path):
     written = (out / "a.png").stat().st_mtime_ns
     save_image(album / "b.PNG", make_scene()[0])
     status, said, _ = run(album, "--output", out, "--skip-existing")
-    assert status == 0 and "1 of 2" in said and "1 were there" in said
+    assert status == 0 and "1 of 2" in said and "1 already existed" in said
     assert (out / "a.png").stat().st_mtime_ns == written and (out / "b.png").exists()
 
 

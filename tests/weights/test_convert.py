@@ -268,7 +268,7 @@ def test_from_the_hub(model, tmp_path, monkeypatch):
 def test_nothing_on_the_hub(tmp_path):
     for name in ("owner/nothing", "no/such/folder"):
         with pytest.raises(
-            UserError, match="no such folder, and not to be had from the Hugging Face Hub"
+            UserError, match="no such folder, and not found on the Hugging Face Hub"
         ):
             U2Net.from_pretrained(name, local_files_only=True, cache_dir=tmp_path)
 

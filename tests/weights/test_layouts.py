@@ -157,8 +157,8 @@ def stage(**changed):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda: first(lambda t: t.fill_(torch.nan)), f"{FIRST} holds values that are not finite"),
-        (lambda: first(lambda t: t.fill_(torch.inf)), f"{FIRST} holds values that are not finite"),
+        (lambda: first(lambda t: t.fill_(torch.nan)), f"{FIRST} contains NaN or Inf"),
+        (lambda: first(lambda t: t.fill_(torch.inf)), f"{FIRST} contains NaN or Inf"),
         (lambda: first(torch.Tensor.long), "torch.int64"),
         (lambda: first(torch.Tensor.to_sparse), "not tensors"),
         (lambda: first(lambda t: t.to("meta")), "not tensors"),

@@ -78,7 +78,7 @@ def _threshold(values: np.ndarray, path: str | Path) -> np.ndarray:
     white = 255 if highest <= 255 else 65535
     if highest <= white // 2:
         raise UserError(
-            f"{path}: the brightest value is {highest:g}, so nothing in it is object; a mask must "
+            f"{path}: the maximum is {highest:g}, so the mask would be empty; a mask must "
             "be 0 and 1, or 0 and 255 (object where > 127)",
             advice=f"for class indices pass {{num_classes}} {highest + 1:g}"
             if highest < 64
@@ -144,7 +144,7 @@ def _to_classes(
     wrong = [i for i in present if i >= classes and i != ignore_index]
     if wrong and set(present) <= {0, 255}:
         raise UserError(
-            f"{path}: holds 0 and 255 alone, as a mask of object and background does, not indices "
+            f"{path}: contains only 0 and 255 (a mask of object and background), expected indices "
             f"below {classes}",
             advice="leave {num_classes} out",
         )

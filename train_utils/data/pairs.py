@@ -29,7 +29,7 @@ class Pair:
     Args:
         image: the image file.
         mask: the mask file.
-        rescaled: the mask has another size than the image, of the same aspect.
+        rescaled: the mask differs in size from the image, with the same aspect ratio.
     """
 
     image: Path
@@ -118,7 +118,7 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
 
 def _list(folder: Path, found: Inventory) -> list[Path]:
     if not folder.is_dir():
-        advice = "name the two folders by {image_dir} and {mask_dir}"
+        advice = "name the two folders with {image_dir} and {mask_dir}"
         found.faults.append(UserError(f"{folder}: no such folder", advice=advice))
         return []
     files = list_images(folder)
@@ -266,7 +266,7 @@ def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | UserError:
         return pair
     if abs(mask_width * height / (mask_height * width) - 1) > _ASPECT_TOLERANCE:
         sizes = f"is {mask_width}×{mask_height}, its image {width}×{height}"
-        return UserError(f"{pair.mask}: {sizes}: another aspect")
+        return UserError(f"{pair.mask}: {sizes}: the aspect ratios differ")
     return Pair(pair.image, pair.mask, rescaled=True)
 
 

@@ -176,7 +176,7 @@ def _find_folders(
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
             raise UserError(
-                "one of the folders of images and masks is missing, or a data set is named too",
+                "the folders of images and masks go together, and not with a data set",
                 advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
                 "holds both), without {data_path}",
             )

@@ -66,7 +66,7 @@ def require_one_map(predictor: Predictor, name: object) -> None:
     """
     maps = predictor.model.config.out_ch
     if maps != 1:
-        advice = f"score it by {{metrics}} semantic {{num_classes}} {maps}"
+        advice = f"score it with {{metrics}} semantic {{num_classes}} {maps}"
         raise UserError(f"{name}: gives {maps} maps, not one", advice=advice)
 
 
