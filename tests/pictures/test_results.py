@@ -232,7 +232,7 @@ def test_strips_are_not_seen(monkeypatch):
 
 def test_backgrounds_by_name():
     assert parse_background("#102030") == (16, 32, 48) and parse_background("blur") == "blur"
-    with pytest.raises(UserError, match="^background no such colour: "):
+    with pytest.raises(UserError, match=r"^background no such colour: "):
         parse_background("no such colour")
 
 
