@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_weights_flags(parser, several=True)
     text = "score the maps in these folders; for a set called NAME, those in DIR/NAME if it exists"
     parser.add_argument("--pred-dir", type=Path, nargs="+", default=[], metavar="DIR", help=text)
-    cli.add_data_flags(parser, several=True)
+    cli.add_data_flags(parser)
     _add_score_flags(parser)
     _add_output_flags(parser)
     cli.add_device_flags(parser)

@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Container
-from dataclasses import replace
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,17 +17,15 @@ from src.networks.base import MIN_SIZE
 from src.weights.load import SHIPPED
 from src.weights.storage import MAX_SIZE
 
-from .config import DECLARATIONS, GROUPS, Settings, declared_default
+from .config import DECLARATIONS, GROUPS, Settings
 from .config import default_workers as default_workers
-from .distributed import (
-    is_first_report,
-    is_launched,
-    launched_rank,
-    rank,
-    record_errors,
-    world_size,
-)
-from .kinds import FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, Declaration, Kind, read_recipe
+from .distributed import is_first_report, is_launched, launched_rank, record_errors
+from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, Kind, read_recipe
+
+# For argparse: integers ≥ 1 and ≥ 0, the side of a network's input in pixels, finite numbers ≥ 0,
+# and numbers in 0 … 1, 1 excluded.
+positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
+side = Kind(int, "PX", MIN_SIZE, MAX_SIZE + 1)
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,51 +75,27 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
         if args.config:
             parser.set_defaults(**read_recipe(args.config, DECLARATIONS))
             args = parser.parse_args(argv)
-        values = {name: getattr(args, name) for name in DECLARATIONS}
-        return Settings(**{name: value for name, value in values.items() if value is not None})
+        return Settings(**{name: getattr(args, name) for name in DECLARATIONS})
     except UserError as error:
         parser.error(error.describe(flag))
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser,
-    group: str,
-    names: Container[str] = DECLARATIONS,
-    single: Container[str] = (),
-) -> argparse._ArgumentGroup:
-    """A flag for each setting of a group that is among ``names``; those in ``single`` take one
-    value where a run takes several.
-    """
+    parser: argparse.ArgumentParser, group: str, names: Container[str] = DECLARATIONS
+) -> None:
+    """A flag for each setting of a group that is among ``names``."""
     flags = parser.add_argument_group(group)
-    exclusive: dict[frozenset[str], argparse._MutuallyExclusiveGroup] = {}
     for name, declared in DECLARATIONS.items():
         if declared.group != group or name not in names:
             continue
-        target: argparse._ActionsContainer = flags
-        if declared.excludes:
-            pair = frozenset((name, declared.excludes))
-            if pair not in exclusive:
-                exclusive[pair] = flags.add_mutually_exclusive_group()
-            target = exclusive[pair]
-        options = _options(replace(declared, several=declared.several and name not in single))
-        target.add_argument(flag(name), help=declared.help, **options)
-        flags.set_defaults(**{name: declared_default(name)})
-    return flags
-
-
-def _options(declared: Declaration) -> dict[str, Any]:
-    """What argparse is told of a flag beside its name and help."""
-    kind = declared.kind
-    if kind.type is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if kind.type is str and kind.words:
-        return {"choices": kind.words}
-    options: dict[str, Any] = {"type": _reader(kind), "metavar": declared.placeholder}
-    if declared.several:
-        options["nargs"] = "+"
-    if declared.alone is not None:
-        options |= {"nargs": "?", "const": declared.alone}
-    return options
+        options: dict[str, Any] = {"type": declared.kind, "metavar": declared.kind.metavar}
+        if declared.kind.type is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif declared.several:
+            options["nargs"] = "+"
+        elif declared.alone is not None:
+            options |= {"nargs": "?", "const": declared.alone}
+        flags.add_argument(flag(name), default=declared.default(), help=declared.help, **options)
 
 
 def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -137,41 +110,19 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
     parser.add_argument("--img-size", type=side, metavar="PX", help=text)
 
 
-def add_data_flags(
-    parser: argparse.ArgumentParser, several: bool = False
-) -> argparse._ArgumentGroup:
-    """Where images and masks are; ``several``: --data-path names one set or more."""
-    names = ("data_path", "image_dir", "mask_dir", "skip_invalid")
-    return _add_settings(parser, "data", names, single=() if several else ("data_path",))
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where images and masks are."""
+    _add_settings(parser, "data", ("data_path", "image_dir", "mask_dir", "skip_invalid"))
 
 
-def add_device_flags(
-    parser: argparse.ArgumentParser, workers: bool = True
-) -> argparse._ArgumentGroup:
+def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
     """Where and how to compute; ``workers``: the script loads images in other processes."""
-    return _add_settings(parser, "device", ("device", "amp", *(["workers"] if workers else [])))
+    _add_settings(parser, "device", ("device", "amp", "workers")[: 3 if workers else 2])
 
 
 def flag(parameter: str) -> str:
     """The flag of a parameter: ``img_size`` is ``--img-size``."""
     return f"--{parameter.replace('_', '-')}"
-
-
-def _reader(kind: Kind) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return kind.parse(text)
-        except ValueError as error:  # argparse would put words of its own in place of these
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
-
-
-# For argparse: integers ≥ 1 and ≥ 0, the side of a network's input in pixels, finite numbers ≥ 0,
-# and numbers in 0 … 1, 1 excluded.
-positive, natural = _reader(POSITIVE), _reader(NATURAL)
-side = _reader(Kind(int, MIN_SIZE, MAX_SIZE + 1))
-not_negative, fraction = _reader(NOT_NEGATIVE), _reader(FRACTION)
 
 
 def file_named(*suffixes: str) -> Callable[[str], Path]:
@@ -201,39 +152,31 @@ def run(main: Callable[[], int | None]) -> None:
         if not message:
             raise
         if is_first_report(message):
-            source = f"rank {rank()}: " if world_size() > 1 else ""
+            source = f"rank {launched_rank()}: " if is_launched() else ""
             print(f"error: {source}{message}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """What the user reads in place of a traceback, and the exit status; no text for a bug."""
+    first_line = str(error).strip().partition("\n")[0].rstrip(". ")
+    on_gpu = isinstance(error, torch.OutOfMemoryError)
     match error:
         case UserError():
             return error.describe(flag), 2
-        case torch.OutOfMemoryError():
-            advice = "lower {img_size}, or, to train, {batch_size} (and raise {accum})"
-            return UserError("out of GPU memory", advice=advice).describe(flag), 2
-        case RuntimeError():
-            return _explain_torch(error)
-        case OSError():  # a full disk, say
-            return f"{error.filename or 'input or output'}: {error.strerror or error}", 2
         case KeyboardInterrupt():
             return "interrupted", 130
-    return "", 1
-
-
-def _explain_torch(error: RuntimeError) -> tuple[str, int]:
-    """As :func:`_explain`, of conditions for which torch has no class of their own."""
-    first_line = str(error).strip().partition("\n")[0].rstrip(". ")
-    if is_compile_error(error):
-        problem = f"torch cannot build here ({first_line})"
-        return UserError(problem, "compile", advice="leave it out").describe(flag), 2
-    if "alloc_cpu" in first_line:  # of the allocator of the CPU: the place in its source
-        advice = "lower {img_size}, or, to train, {batch_size}"
-        return UserError("out of memory", advice=advice).describe(flag), 2
-    # A loader's process was killed. Errors that it raised itself have another beginning.
-    if first_line.startswith("DataLoader worker (pid"):
-        advice = "lower {workers}; continue a training with {resume} auto"
-        return UserError(f"{first_line}: out of memory?", advice=advice).describe(flag), 1
+        case OSError():  # a full disk, say
+            return f"{error.filename or 'input or output'}: {error.strerror or error}", 2
+        case RuntimeError() if is_compile_error(error):
+            problem = f"torch cannot build here ({first_line})"
+            return UserError(problem, "compile", advice="leave it out").describe(flag), 2
+        # torch has no classes for errors of the CPU's allocator and of a loader's killed process.
+        case RuntimeError() if on_gpu or "alloc_cpu" in first_line:
+            memory = "GPU memory" if on_gpu else "memory"
+            advice = "lower {img_size}, or, to train, {batch_size} (and raise {accum})"
+            return UserError(f"out of {memory}", advice=advice).describe(flag), 2
+        case RuntimeError() if first_line.startswith("DataLoader worker (pid"):
+            advice = "lower {workers}; continue a training with {resume} auto"
+            return UserError(f"{first_line}: out of memory?", advice=advice).describe(flag), 1
     return "", 1

@@ -6,6 +6,7 @@ made from :class:`Settings`.
 """
 
 import os
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -18,22 +19,13 @@ from src import NETWORKS, UserError
 from src.device import AMP_CHOICES
 from src.networks.base import MIN_SIZE
 
-from .kinds import (
-    FRACTION,
-    NATURAL,
-    NOT_NEGATIVE,
-    PATH,
-    POSITIVE,
-    SWITCH,
-    TEXT,
-    Kind,
-    declarations,
-    setting,
-)
+from .kinds import FRACTION, NATURAL, NUMBER, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
 from .training.losses import PARTS
 
-GROUPS = ("data", "network", "recipe", "device", "run")
-_data, _network, _recipe, _device, _run = (partial(setting, group) for group in GROUPS)
+_data, _network, _recipe, _device = (
+    partial(setting, group) for group in ("data", "network", "recipe", "device")
+)
+_run = partial(setting, "run", may_change=True)
 
 
 def default_workers() -> int:
@@ -46,7 +38,7 @@ class Settings:
     """All settings of a run. Those whose default follows from others are filled in.
 
     A resumed run must agree with its checkpoint in every setting that is not marked
-    ``may_change``; ``compared_as`` names what stands for a setting in that comparison.
+    ``may_change``; ``fact`` names what stands for a setting in that comparison.
 
     Raises:
         UserError: a value is of another kind, or settings contradict each other.
@@ -58,196 +50,124 @@ class Settings:
     """
 
     data_path: tuple[Path, ...] | None = _data(
-        None,
         PATH,
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
         "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line)",
         several=True,
-        compared_as="pictures",
+        fact="pictures",
     )
-    image_dir: Path | None = _data(  # noqa: RUF009 a dataclass field
-        None, PATH, "the images, in place of --data-path", compared_as="pictures"
-    )
-    mask_dir: Path | None = _data(  # noqa: RUF009 a dataclass field
-        None, PATH, "the masks that belong to --image-dir", compared_as="pictures"
-    )
+    image_dir: Path | None = _data(PATH, "images, in place of --data-path", fact="pictures")
+    mask_dir: Path | None = _data(PATH, "their masks", fact="pictures")
     skip_invalid: bool = _data(
-        False,
-        SWITCH,
-        "leave invalid pairs out instead of stopping; decodes every file once to find them",
-        compared_as="pictures",
+        SWITCH, "leave invalid pairs out; decodes every file once", False, fact="pictures"
     )
     data_shares: tuple[float, ...] | None = _data(
-        None,
-        NOT_NEGATIVE,
-        "how often an epoch uses each image of each --data-path: 2 twice, 0.5 every other one, "
-        "chosen anew each time (default: 1 for each). The first set selects the best weights, by "
-        "its val.txt if there is one, else by its test images",
+        NUMBER,
+        "uses of each image of each --data-path an epoch: 2 twice, 0.5 every other one (default: "
+        "1). The first set selects the best weights, by its val.txt or else its test images",
         several=True,
     )
     num_classes: int | None = _data(
-        None,
-        Kind(int, 2, 256),
+        Kind(int, "K", 2, 256),
         "masks hold class indices below K, grey or palette, and the network gives a map for each "
         "(default: masks of object and background, one map)",
-        metavar="K",
     )
     ignore_index: int | None = _data(
-        None,
-        Kind(int, 0, 256),
-        "with --num-classes: pixels whose mask holds this value count nowhere",
-        metavar="I",
+        Kind(int, "I", 0, 256), "with --num-classes: the value of pixels that count nowhere"
     )
 
     model: str | None = _network(
-        None,
-        TEXT,
-        f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)",
-        metavar="NAME",
-        compared_as="network",
+        TEXT, f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)", fact="network"
     )
-    pretrained: Path | None = _network(  # noqa: RUF009 a dataclass field
-        None,
-        PATH,
-        "start from these weights, of any kind that is read",
-        metavar="W",
-        excludes="backbone",
-        compared_as="start",
+    pretrained: Path | None = _network(
+        Kind(Path, "W"), "start from these weights, of any kind that is read", fact="start"
     )
     backbone: str | None = _network(
-        None,
-        TEXT,
-        "fcn8s, segnet: start from torchvision's VGG-16, which it downloads, or from that file",
-        metavar="imagenet|W",
-        excludes="pretrained",
-        compared_as="start",
+        Kind(str, "imagenet|W"), "fcn8s, segnet: VGG-16 of torchvision, or a file", fact="start"
     )
     img_size: tuple[int, ...] = _network(
-        (320,),
-        POSITIVE,
-        "images are resized to this square, in pixels; several: one after another (default: 320)",
-        several=True,
+        POSITIVE, "side of the square input; several: in turn (default: 320)", (320,), several=True
     )
     crop_size: tuple[int, ...] = _network(
-        (), POSITIVE, "of the random crop (default: 9/10 of --img-size)", several=True
+        POSITIVE, "of the random crop (default: 9/10 of --img-size)", (), several=True
     )
     grow_at: tuple[float, ...] = _network(
-        (),
         FRACTION,
-        "the shares of the run after which the next --img-size holds (default: evenly spaced)",
+        "shares of the run after which the next size holds (default: even)",
+        (),
         several=True,
     )
 
-    epochs: int = _recipe(360, POSITIVE, "passes over the training split")
-    batch_size: int = _recipe(16, POSITIVE, "images per step and process")
-    accum: int = _recipe(1, POSITIVE, "batches per optimizer step")
-    lr: float = _recipe(1e-3, NOT_NEGATIVE, "peak learning rate")
+    epochs: int = _recipe(POSITIVE, "passes over the training split", 360)
+    batch_size: int = _recipe(POSITIVE, "images per step and process", 16)
+    accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
+    lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
     warmup_epochs: int = _recipe(
-        2,
-        NATURAL,
-        "in which the learning rate rises, half the run at most; then a cosine to the end",
+        NATURAL, "of rising learning rate, half the run at most; then a cosine to the end", 2
     )
-    weight_decay: float = _recipe(1e-4, NOT_NEGATIVE, "of weights, not of norms and biases")
-    clip_grad: float = _recipe(0.0, NOT_NEGATIVE, "largest gradient norm; 0 for none")
+    weight_decay: float = _recipe(NUMBER, "of weights, not of norms and biases", 1e-4)
+    clip_grad: float = _recipe(NUMBER, "largest gradient norm; 0 for none", 0.0)
     loss_weights: tuple[float, ...] | None = _recipe(
-        None,
-        NOT_NEGATIVE,
-        "a weight per map, fused first, then side maps from fine to coarse (default: 1 for each)",
-        several=True,
-        metavar="W",
+        NUMBER, "of each map: fused, then sides from fine to coarse (default: 1)", several=True
     )
     loss: str = _recipe(
-        "",
         TEXT,
         f"of each map: {', '.join(PARTS)}, or a sum such as bce+iou+ssim (default: bce, the "
         "published one; ce with --num-classes)",
-        metavar="NAME",
+        "",
     )
     class_weights: tuple[float | str, ...] | None = _recipe(
-        None,
-        Kind(float, 0, words=("balanced",)),
-        "in bce and ce: one for each class (without --num-classes: background, object), or "
-        "balanced, the median frequency balancing of the training masks (default: none)",
+        Kind(float, "X", 0, words=("balanced",)),
+        "in bce and ce: of each class (without --num-classes: background, object), or balanced, "
+        "the median frequency balancing of the training masks (default: none)",
         several=True,
-        metavar="W",
     )
     augment: str = _recipe(
-        "basic",
-        Kind(str, words=("basic", "strong")),
+        one_of("basic", "strong"),
         "basic: crop and flip, as published; strong: scale, aspect, colour, blur, noise, JPEG "
         "artefacts and pasted objects too",
+        "basic",
     )
     ema: float = _recipe(
-        0.0,
-        FRACTION,
-        "keep a moving average of the weights, evaluate and ship that; 0.999 if no number is "
-        "given, 0 for none",
-        alone=0.999,
-        metavar="DECAY",
+        FRACTION, "decay of averaged weights, which are then shipped; 0 for none", 0.0, alone=0.999
     )
-    seed: int = _recipe(0, NATURAL, "of weights, order and crops")
-    sync_bn: bool = _recipe(
-        False,
-        SWITCH,
-        "batch norm over the batches of all GPUs together; for small ones, under torchrun",
-    )
+    seed: int = _recipe(NATURAL, "of weights, order and crops", 0)
+    sync_bn: bool = _recipe(SWITCH, "batch norm over the batches of all GPUs together", False)
     freeze_bn: bool | None = _recipe(
-        None,
-        SWITCH,
-        "batch norm keeps its statistics and uses them in training too (default: with"
-        " --pretrained)",
+        SWITCH, "batch norm keeps and uses its statistics (default: with --pretrained)"
     )
 
-    device: str = _device("auto", TEXT, "auto, cpu, cuda, cuda:1, mps", compared_as="device")
+    device: str = _device(TEXT, "auto, cpu, cuda, cuda:1, mps", "auto", fact="device")
     amp: str = _device(
-        "auto",
-        Kind(str, words=AMP_CHOICES),
-        "precision; auto is bf16 where the hardware computes in it, else float32",
-        compared_as="precision",
+        one_of(*AMP_CHOICES), "precision; auto: bf16 where it is fast", "auto", fact="precision"
     )
     workers: int = _device(
-        default_workers,
-        NATURAL,
-        "processes that load images; 0 loads them in the main one",
-        may_change=True,
+        NATURAL, "processes that load images; 0: the main one", default_workers, may_change=True
     )
-    compile: bool = _device(False, SWITCH, "build the step with torch.compile", may_change=True)
+    compile: bool = _device(SWITCH, "build the step with torch.compile", False, may_change=True)
     checkpoint_activations: bool = _device(
-        False,
-        SWITCH,
-        "compute what lies inside a stage again for the gradient: less memory, more time",
-        may_change=True,
+        SWITCH, "recompute stages for the gradient: less memory, more time", False, may_change=True
     )
 
-    output_dir: Path | None = _run(  # noqa: RUF009 a dataclass field
-        None, PATH, "the run's folder (default: runs/MODEL-1, -2, ...)", may_change=True
-    )
+    output_dir: Path | None = _run(PATH, "the run's folder (default: runs/MODEL-1, -2, ...)")
     resume: str | None = _run(
-        None,
-        TEXT,
+        Kind(str, "PATH"),
         "continue from a last.pt; auto: from the newest intact checkpoint in --output-dir (by "
         "default of the newest run of this --model), or start a new run if there is none",
-        metavar="PATH",
-        may_change=True,
     )
-    eval_interval: int = _run(10, POSITIVE, "epochs between evaluations", may_change=True)
+    eval_interval: int = _run(POSITIVE, "epochs between evaluations", 10)
     save_every: int = _run(
-        0,
-        NATURAL,
-        "optimizer steps between checkpoints; 0: only after each epoch",
-        may_change=True,
+        NATURAL, "optimizer steps between checkpoints; 0: only after each epoch", 0
     )
-    keep: int = _run(
-        2, POSITIVE, "checkpoints to keep: last.pt, last-1.pt before it, ...", may_change=True
-    )
+    keep: int = _run(POSITIVE, "checkpoints to keep: last.pt, last-1.pt before it, ...", 2)
 
     def __post_init__(self) -> None:
         for name, declared in DECLARATIONS.items():
             value = getattr(self, name)
             if value not in (None, ()):  # which stand for a default that follows from others
                 try:
-                    self._set(name, declared.check(value))
-                except ValueError as error:
+                    self._set(name, declared.read(value))
+                except ArgumentTypeError as error:
                     raise UserError(str(error), name) from None
         self._complete()
         self._check()
@@ -281,7 +201,7 @@ class Settings:
         starts = self.first_epochs
         if any(a >= b for a, b in pairwise([*starts, self.epochs])):
             raise UserError(
-                f"each size needs an epoch of its own, but they begin after {_listed(starts)}",
+                f"each size needs an epoch of its own, but they begin after {str(starts)[1:-1]}",
                 "epochs",
                 self.epochs,
                 advice="pass more epochs, fewer values of {img_size}, or a rising {grow_at}",
@@ -316,20 +236,14 @@ class Settings:
         return {
             name: _plain(getattr(self, name))
             for name, declared in DECLARATIONS.items()
-            if not (declared.may_change or declared.compared_as)
+            if not (declared.may_change or declared.fact)
         }
 
     def default(self, name: str) -> Any:
         """What a setting would be, had it not been given; as :meth:`record` has it."""
         if name == "freeze_bn":  # None only until it is known what the run starts from
             return False
-        return _plain(getattr(replace(self, **{name: declared_default(name)}), name))
-
-
-def declared_default(name: str) -> Any:
-    """The default of a setting; empty or None where it follows from others."""
-    field = next(field for field in fields(Settings) if field.name == name)
-    return field.default_factory() if callable(field.default_factory) else field.default
+        return _plain(getattr(replace(self, **{name: DECLARATIONS[name].default()}), name))
 
 
 def _check_count(name: str, values: tuple[float, ...], count: int, what: str) -> None:
@@ -337,12 +251,9 @@ def _check_count(name: str, values: tuple[float, ...], count: int, what: str) ->
         raise UserError(f"expected {count} values, got {len(values)}", name, advice=what)
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-DECLARATIONS = declarations(Settings)
+DECLARATIONS = {field.name: field.metadata["declaration"] for field in fields(Settings)}
+GROUPS = tuple(dict.fromkeys(declared.group for declared in DECLARATIONS.values()))

@@ -103,12 +103,9 @@ def _own_gpu(device: str) -> int:
     if "SLURM_STEP_ID" in os.environ and count == 1:
         local = 0  # srun shows each task its own GPU alone
     if ":" in device or local >= count:
-        raise UserError(
-            f"process {local} of this machine needs a GPU of its own; start as many processes as "
-            f"there are GPUs ({count}), with device auto",
-            "device",
-            device,
-        )
+        problem = f"process {local} of this machine needs a GPU of its own"
+        advice = f"start as many processes as there are GPUs ({count}), with {{device}} auto"
+        raise UserError(problem, "device", device, advice)
     return local
 
 
@@ -124,7 +121,7 @@ def _join(backend: str) -> None:
         dist.init_process_group(backend, store=_store, rank=number, world_size=count)
     except (RuntimeError, ValueError) as error:  # a wrong address, a port that is taken
         reason = str(error).splitlines()[0]
-        raise UserError(f"rank {launched_rank()} cannot join the others: {reason}") from None
+        raise UserError(f"cannot join the others: {reason}") from None
 
 
 def _attempt() -> str:

@@ -2,8 +2,10 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,68 +15,59 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Kind:
-    """What one value of a setting may be.
+    """What one value of a setting may be. Called with a value or its text, it gives the value.
 
     Args:
         type: bool, int, float, str or Path.
+        metavar: what stands for a value in the help.
         least, below: the range of a number; ``below`` is excluded.
         words: the only values of a str; of a number, what may stand in its place.
+
+    Raises:
+        ArgumentTypeError: the value is of another type, or out of range.
+
+    Example:
+        >>> POSITIVE("3"), NUMBER(2)
+        (3, 2.0)
     """
 
     type: type
+    metavar: str | None = None
     least: float = -math.inf
     below: float = math.inf
     words: tuple[str, ...] = ()
 
+    def __call__(self, value: object) -> Any:
+        if value in self.words:
+            return value
+        number = self.type in (int, float)
+        accepted = {int: int | str, float: int | float | str, Path: Path | str}
+        is_bool = isinstance(value, bool)  # which is an int too
+        if isinstance(value, accepted.get(self.type, self.type)) and is_bool == (self.type is bool):
+            with suppress(ValueError):
+                converted = self.type(value)
+                if self.least <= converted < self.below if number else not self.words:
+                    return converted
+        raise ArgumentTypeError(f"{value!r} is not {self}")
+
     def __str__(self) -> str:
-        if self.type is str and self.words:
-            return f"one of {', '.join(self.words)}"
         if self.type is int:
             return f"an integer from {self.least:g} to {self.below - 1:.0f}"
         if self.type is float:
             limit = "finite" if math.isinf(self.below) else f"< {self.below:g}"
             return f"a number ≥ {self.least:g} and {limit}"
-        return {bool: "true or false", Path: "a path"}.get(self.type, "text")
-
-    def check(self, value: object) -> Any:
-        """``value``, as this kind's type.
-
-        Raises:
-            ValueError: it is of another type, or out of range.
-        """
-        if value in self.words:
-            return value
-        allowed = {float: int | float, Path: str | Path}.get(self.type, self.type)
-        if isinstance(value, bool) == (self.type is bool) and isinstance(value, allowed):
-            converted = self.type(value)
-            number = self.type in (int, float)
-            if self.least <= converted < self.below if number else not self.words:
-                return converted
-        raise ValueError(f"{value!r} is not {self}")
-
-    def parse(self, text: str) -> Any:
-        """The value that the text of a flag means.
-
-        Raises:
-            ValueError: it means none of this kind.
-        """
-        value: object = text
-        if self.type is int and text.isascii() and text.isdigit():
-            value = int(text)
-        if self.type is float and text not in self.words:
-            try:
-                value = float(text)
-            except ValueError:
-                value = text
-        try:
-            return self.check(value)
-        except ValueError:
-            raise ValueError(f"{text!r} is not {self}") from None
+        one_of = f"one of {', '.join(self.words)}" if self.words else "text"
+        return {bool: "true or false", Path: "a path"}.get(self.type, one_of)
 
 
-SWITCH, TEXT, PATH = Kind(bool), Kind(str), Kind(Path)
-POSITIVE, NATURAL = Kind(int, 1, 2**31), Kind(int, 0, 2**31)
-NOT_NEGATIVE, FRACTION = Kind(float, 0), Kind(float, 0, 1)
+SWITCH, TEXT, PATH = Kind(bool), Kind(str, "NAME"), Kind(Path, "DIR")
+POSITIVE, NATURAL = Kind(int, "N", 1, 2**31), Kind(int, "N", 0, 2**31)
+NUMBER, FRACTION = Kind(float, "X", 0), Kind(float, "X", 0, 1)
+
+
+def one_of(*words: str) -> Kind:
+    """The kind of a setting that is one of these words."""
+    return Kind(str, "|".join(words), words=words)
 
 
 @dataclass(frozen=True)
@@ -83,56 +76,43 @@ class Declaration:
 
     Args:
         group: under which heading its flag is listed, and its table in a recipe file.
+        default: gives it; None or () where it follows from other settings.
         kind: of each value.
         help: of its flag.
         several: it holds a tuple of values, one or more.
-        metavar: what stands for a value in the help, where that is not N, X or DIR.
         alone: its value where the flag stands without one.
-        excludes: the setting that cannot be given with it.
         may_change: a resumed run may have another value.
-        compared_as: what a resumed run is compared by instead, which follows from this setting.
+        fact: of the run, that stands for this setting where a resumed run is compared.
     """
 
     group: str
+    default: Callable[[], Any]
     kind: Kind
     help: str
     several: bool = False
-    metavar: str | None = None
     alone: float | None = None
-    excludes: str | None = None
     may_change: bool = False
-    compared_as: str | None = None
+    fact: str | None = None
 
-    @property
-    def placeholder(self) -> str | None:
-        """What stands for a value in the help."""
-        return self.metavar or {int: "N", float: "X", Path: "DIR"}.get(self.kind.type)
-
-    def check(self, value: object) -> Any:
-        """``value``, as the setting holds it. Raises ValueError where it is none."""
+    def read(self, value: object) -> Any:
+        """``value`` as the setting holds it. Raises ArgumentTypeError where it is none."""
         if not self.several:
-            return self.kind.check(value)
+            return self.kind(value)
         values = value if isinstance(value, list | tuple) else [value]
         if not values:
-            raise ValueError("expected one value or more")
-        return tuple(self.kind.check(one) for one in values)
+            raise ArgumentTypeError("expected one value or more")
+        return tuple(map(self.kind, values))
 
 
-def setting(group: str, default: Any, kind: Kind, help: str, **more: Any) -> Any:
+def setting(group: str, kind: Kind, help: str, default: Any = None, **more: Any) -> Any:
     """The field of a dataclass with a :class:`Declaration`; see there for the arguments.
 
     Args:
         default: the value, or a function without arguments that gives it.
     """
-    metadata = {"declaration": Declaration(group, kind, help, **more)}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def declarations(cls: type) -> Mapping[str, Declaration]:
-    """The declared settings of a dataclass by name, in order."""
-    return {f.name: f.metadata["declaration"] for f in fields(cls)}
+    make = default if callable(default) else lambda: default
+    declaration = Declaration(group, make, kind, help, **more)
+    return field(default_factory=make, metadata={"declaration": declaration})
 
 
 def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
@@ -146,30 +126,30 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
         UserError: it cannot be read, or holds an unknown name or a value of the wrong kind.
     """
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, or of its encoding
         raise UserError(f"{path}: not TOML ({error})") from None
+    groups = list(dict.fromkeys(declared.group for declared in known.values()))
     values = {}
     for group, table in tables.items():
-        names = [name for name, declared in known.items() if declared.group == group]
-        if not names or not isinstance(table, dict):
-            groups = ", ".join(f"[{g}]" for g in dict.fromkeys(d.group for d in known.values()))
-            raise UserError(f"{path}: {group}: settings stand in the tables {groups}")
+        if group not in groups or not isinstance(table, dict):
+            listed = ", ".join(f"[{name}]" for name in groups)
+            raise UserError(f"{path}: {group}: settings stand in the tables {listed}")
         for name, value in table.items():
-            if name not in names:
-                raise UserError(f"{path}: [{group}] {name}: {_misplaced(name, names, known)}")
             try:
-                values[name] = known[name].check(value)
-            except ValueError as error:
+                values[name] = _find(name, group, known).read(value)
+            except ArgumentTypeError as error:
                 raise UserError(f"{path}: [{group}] {name}: {error}") from None
     return values
 
 
-def _misplaced(name: str, names: list[str], known: Mapping[str, Declaration]) -> str:
-    if name in known:
-        return f"belongs in [{known[name].group}]"
-    near = get_close_matches(name, names, 1)
-    return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
+def _find(name: str, group: str, known: Mapping[str, Declaration]) -> Declaration:
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ArgumentTypeError(f"no such setting{hint}")
+    if known[name].group != group:
+        raise ArgumentTypeError(f"belongs in [{known[name].group}]")
+    return known[name]

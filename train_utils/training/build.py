@@ -15,7 +15,6 @@ from src.weights.backbone import load_backbone
 from ..config import Settings
 from ..data.dataset import SegmentationDataset
 from ..data.masks import balanced_weights, mask_reader
-from ..data.pairs import Pair
 from ..data.splits import find_training_data
 from ..distributed import from_main, is_main, is_restarted, on_any_rank, world_size
 from .checkpoint import check_record, choose_folder, save_checkpoint
@@ -48,7 +47,7 @@ def make_datasets(
     starts = settings.first_epochs
     growing = Growing([TrainPreset(*size, strong, classes) for size in sizes], starts)
     growing_test = Growing([EvalPreset(size) for size in settings.img_size], starts)
-    pairs: list[Pair] = [pair for found in sets for pair in found.pairs]
+    pairs = [pair for found in sets for pair in found.pairs]
     return (
         SegmentationDataset(pairs, growing, settings.seed, read),
         SegmentationDataset(held_out.pairs, growing_test, read=read),
@@ -121,11 +120,8 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
     path = Path(source)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            with file.open("rb") as content:
-                while block := content.read(2**20):
-                    digest.update(block)
+    for file in filter(Path.is_file, files):
+        digest.update(file.read_bytes())
     return f"sha256 {digest.hexdigest()}"
 
 
@@ -217,12 +213,11 @@ def make_trainer(
         record: what the run's result depends on.
     """
     optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
+    warmup, total = settings.warmup_epochs * steps, settings.epochs * steps
     return Trainer(
         model=model,
         optimizer=optimizer,
-        scheduler=make_scheduler(
-            optimizer, settings.warmup_epochs * steps, settings.epochs * steps
-        ),
+        scheduler=make_scheduler(optimizer, warmup, total),
         scaler=make_scaler(next(model.parameters()).device, dtype),
         loss=loss,
         dtype=dtype,
@@ -256,24 +251,16 @@ def _check_fit(settings: Settings, model: Network) -> None:
     """Compare what the settings ask for with what the network can take."""
     name, smallest = model.config.name, min(settings.crop_size)
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
-        expected = f"{name} has {model.num_maps} maps; expected one for each"
-        raise UserError(expected, "loss_weights")
+        raise UserError(f"expected one for each of {name}'s {model.num_maps} maps", "loss_weights")
     if settings.batch_size == 1 and smallest <= model.stride:
-        raise UserError(
-            f"with crops of {smallest} pixels the coarsest maps have one pixel, and batch norm "
-            "needs more than one value",
-            "batch_size",
-            settings.batch_size,
-            advice="raise {batch_size} or {crop_size}",
+        problem = (
+            f"batch norm needs more than the one pixel of the coarsest maps of crops of {smallest}"
         )
+        raise UserError(problem, "batch_size", 1, advice="raise {batch_size} or {crop_size}")
     if smallest <= 2 * model.margin:
-        raise UserError(
-            f"{name} learns a crop without {model.margin} pixels on each side, as its convolutions "
-            f"are unpadded; expected more than {2 * model.margin}",
-            "crop_size",
-            smallest,
-            advice="pass a larger one, or {model} unet_bn",
-        )
+        problem = f"the unpadded convolutions of {name} need more than {2 * model.margin} pixels"
+        advice = "pass a larger one, or {model} unet_bn"
+        raise UserError(problem, "crop_size", smallest, advice)
 
 
 def _structure(model: Network) -> tuple[Any, ...]:

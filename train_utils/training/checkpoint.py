@@ -60,14 +60,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
         raise UserError("is a folder", "resume", path, advice)
     state = read_file(path)
-    absent = [part for part in _PARTS if part not in state]
-    if absent:
-        raise UserError(
-            f"holds weights, not the state of a run (no {', '.join(absent[:2])})",
-            "resume",
-            path,
-            advice="pass the last.pt of a run, or start from these weights with {pretrained}",
-        )
+    if absent := [part for part in _PARTS if part not in state]:
+        problem = f"holds weights, not the state of a run (no {', '.join(absent[:2])})"
+        advice = "pass the last.pt of a run, or start from these weights with {pretrained}"
+        raise UserError(problem, "resume", path, advice)
     return state
 
 
@@ -86,9 +82,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         else:
             return path, faults
     if faults:
-        listed = "".join(f"\n  {fault}" for fault in faults)
-        advice = "start a new run in another {output_dir}"
-        raise UserError(f"{folder}: no usable checkpoint found:{listed}", advice=advice)
+        problem = "\n  ".join([f"{folder}: no usable checkpoint found:", *faults])
+        raise UserError(problem, advice="start a new run in another {output_dir}")
     return None, faults
 
 
@@ -171,13 +166,12 @@ def choose_folder(
 
 
 def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:
+    folder = checkpoint.parent
     if not checkpoint.is_file():
-        advice = "pass auto, or the last.pt of a run"
-        raise UserError("no such file", "resume", checkpoint, advice)
-    if output_dir and output_dir.resolve() != checkpoint.parent.resolve():
-        advice = "omit {output_dir}"
-        raise UserError(f"its run is in {checkpoint.parent}", "resume", checkpoint, advice)
-    return checkpoint.parent
+        raise UserError("no such file", "resume", checkpoint, "pass auto, or the last.pt of a run")
+    if output_dir and output_dir.resolve() != folder.resolve():
+        raise UserError(f"its run is in {folder}", "resume", checkpoint, "omit {output_dir}")
+    return folder
 
 
 def _newest_number(name: str) -> int:

@@ -38,22 +38,14 @@ class TurnedConv2d(Conv2d):
         wanted = torch.is_grad_enabled() and weight.requires_grad
         if not wanted or min(weight.shape[:2]) < _MIN_CHANNELS:
             return super().convolve(x, weight, bias)
-        return _Turned.apply(x, weight, bias, self.stride, self.padding, self.dilation)
+        return _Turned.apply(x, weight, bias, (self.stride, self.padding, self.dilation))
 
 
 class _Turned(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding, dilation
+        ctx.geometry = stride, padding, dilation = geometry
         ctx.bias_sizes = None if bias is None else [len(bias)]
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, (0, 0), 1)
 
@@ -72,4 +64,4 @@ class _Turned(torch.autograd.Function):
             torch.channels_last, ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]
         )
         _, to_weight, _ = gradients(torch.contiguous_format, False, True, False)
-        return to_x, to_weight, to_bias, None, None, None
+        return to_x, to_weight, to_bias, None

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src import Network, Predictor, UserError, save_model
+from src import Predictor, UserError, save_model
 from src.device import amp_name
 from src.pictures.classes import COLOURS, most_probable
 
@@ -81,9 +81,8 @@ class Task:
 
     def draw_map(self, probabilities: Tensor) -> Tensor:
         """Probabilities C×H×W as an image 3×H×W in [0, 1]; classes in their colours."""
-        if self.classes is None:
-            return probabilities.expand(3, -1, -1)
-        return self.draw_mask(most_probable(probabilities)[None])
+        chosen = probabilities if self.classes is None else most_probable(probabilities)[None]
+        return self.draw_mask(chosen)
 
 
 def fit(
@@ -119,7 +118,10 @@ def fit(
         Diverged: too many bad steps in a row, or weights or scores that are not finite.
     """
     sampler = train.sampler
-    with _signals_caught() as caught, _records(trainer, folder) as records:
+    written = (
+        closing(Records(folder, trainer.epoch, trainer.updates)) if is_main() else nullcontext()
+    )
+    with _signals_caught() as caught, written as records:
         while trainer.epoch < epochs:
             # Start the epoch, or continue in the middle of it.
             trainer.train_mode()
@@ -127,13 +129,13 @@ def fit(
             if not trainer.batches_done:
                 trainer.sums.zero_()
             batches = iter(train)
-            with Progress(trainer, len(sampler), epochs, records) as progress:
+            with closing(Progress(trainer, len(sampler), epochs, records)) as progress:
                 while True:
                     # Stop at a signal, before scoring too: a job's last seconds may not suffice.
                     at_end = trainer.batches_done >= len(sampler)
-                    if _is_stopped(caught, trainer, at_end):
+                    if stop := _received(caught, trainer, at_end):
                         _save(trainer, folder, keep)
-                        raise Interrupted(_signal(caught))
+                        raise Interrupted(stop)
                     if at_end:
                         break
 
@@ -165,8 +167,8 @@ def fit(
                 records.epoch(row, trainer.updates)
                 tqdm.write(f"{_line(row, epochs, task)}, {progress.speed():.1f} images/s")
             _save(trainer, folder, keep)
-            if trainer.epoch < epochs and on_any_rank(bool(caught), trainer.device):
-                raise Interrupted(_signal(caught))
+            if trainer.epoch < epochs and (stop := _received(caught, trainer, True)):
+                raise Interrupted(stop)
 
 
 @contextmanager
@@ -189,28 +191,14 @@ def _signals_caught() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _is_stopped(caught: list[int], trainer: Trainer, at_end: bool) -> bool:
-    """Whether a signal came, on any rank: they must stop together. Asking makes a GPU wait, so GPUs
-    ask now and then.
+def _received(caught: list[int], trainer: Trainer, now: bool) -> int:
+    """The signal that came, on any rank, as all must stop together; 0 for none. Asking makes a GPU
+    wait, so GPUs ask now and then, or where it has to be known ``now``.
     """
-    if trainer.device.type == "cuda" and trainer.updates % _ASK_EVERY and not at_end:
-        return False
-    return on_any_rank(bool(caught), trainer.device)
-
-
-def _signal(caught: list[int]) -> int:
-    return caught[0] if caught else signal.SIGTERM  # which another rank got
-
-
-@contextmanager
-def _records(trainer: Trainer, folder: Path) -> Iterator[Records | None]:
-    """What rank 0 writes beside checkpoints; None on the others."""
-    records = Records(folder, trainer.epoch, trainer.updates) if is_main() else None
-    try:
-        yield records
-    finally:
-        if records:
-            records.close()
+    if trainer.device.type == "cuda" and trainer.updates % _ASK_EVERY and not now:
+        return 0
+    stopped = on_any_rank(bool(caught), trainer.device)
+    return (caught or [signal.SIGTERM])[0] if stopped else 0
 
 
 def _save(trainer: Trainer, folder: Path, keep: int) -> None:
@@ -270,23 +258,17 @@ def _evaluate(
     if records:
         samples = _samples(predictors[chosen], test.dataset, epoch, task)
         records.samples(samples, trainer.epoch, trainer.updates)
-    _keep_best(trainer, trainer.networks[chosen], scores[chosen], folder, task)
-    return {prefix + name: scores[prefix][name] for prefix in scores for name in task.logged}
-
-
-def _keep_best(
-    trainer: Trainer, network: Network, scores: dict[str, Any], folder: Path, task: Task
-) -> None:
-    values = {name: scores[name] for name in task.shown}
+    values = {name: scores[chosen][name] for name in task.shown}
     if not all(map(math.isfinite, values.values())):
         raise Diverged(
             f"epoch {trainer.epoch}: scores that are not finite; checkpoints stay as they were"
         )
-    criterion = task.shown[0]
-    if values[criterion] > trainer.best.get(criterion, -1.0):
+    if values[task.shown[0]] > trainer.best.get(task.shown[0], -1.0):
         trainer.best = {**values, "epoch": trainer.epoch}
         if is_main():
-            save_model(network, folder / "best.pt", epoch=trainer.epoch, scores=scores)
+            best, name = trainer.networks[chosen], folder / "best.pt"
+            save_model(best, name, epoch=trainer.epoch, scores=scores[chosen])
+    return {prefix + name: scores[prefix][name] for prefix in scores for name in task.logged}
 
 
 def _samples(

@@ -1,6 +1,7 @@
 """Losses of one map, sums of them, and deep supervision: the same sum on every map."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import torch
@@ -18,6 +19,7 @@ def map_names(count: int) -> list[str]:
     return ["fused", *(f"side{i}" for i in range(1, count))]
 
 
+@dataclass(eq=False)
 class Target:
     """A mask in the forms that losses need, float32.
 
@@ -28,18 +30,17 @@ class Target:
         weights: of each class (background and object for one map) in ``bce`` and ``ce``.
     """
 
-    def __init__(
-        self,
-        mask: Tensor,
-        classes: int = 1,
-        ignore_index: int | None = None,
-        weights: Tensor | None = None,
-    ) -> None:
-        self.mask, self.classes, self.weights = mask, classes, weights
-        counts = torch.ones_like(mask, dtype=torch.bool)
-        if classes > 1 and ignore_index is not None:
-            counts = mask.ne(ignore_index)
-        self.counts = counts.float()
+    mask: Tensor
+    classes: int = 1
+    ignore_index: int | None = None
+    weights: Tensor | None = None
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """N×1×H×W: 1, and 0 where pixels count in no loss."""
+        if self.classes == 1 or self.ignore_index is None:
+            return torch.ones_like(self.mask, dtype=torch.float32)
+        return self.mask.ne(self.ignore_index).float()
 
     @cached_property
     def index(self) -> Tensor:

@@ -94,11 +94,11 @@ class Records:
 
     def __init__(self, folder: Path, epoch: int, update: int) -> None:
         self.folder = folder
-        for written in (folder, folder / "samples"):
-            clear_temporary(written)
-        self.log = Log(folder / "log.csv", epoch)
         from torch.utils.tensorboard import SummaryWriter
 
+        clear_temporary(folder)
+        clear_temporary(folder / "samples")
+        self.log = Log(folder / "log.csv", epoch)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
@@ -170,7 +170,7 @@ class Log:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add an epoch's row; floats keep six significant digits."""
-        known = {name: value for name, value in row.items() if value == value}  # nan: left empty
+        known = {k: v for k, v in row.items() if v == v}  # nan: left empty
         self.rows.append(
             {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in known.items()}
         )
@@ -226,8 +226,6 @@ def mean_losses(sums: Tensor) -> dict[str, float]:
 class Progress:
     """The bar of an epoch, and TensorBoard's curves within it: the ranks' mean of the last steps.
 
-    Use it in a ``with`` block, which ends the bar.
-
     Args:
         trainer: what trains.
         total: batches of an epoch.
@@ -237,9 +235,8 @@ class Progress:
 
     def __init__(self, trainer: Trainer, total: int, epochs: int, records: Records | None) -> None:
         self.trainer, self.records = trainer, records
-        self.images, self.all_images = 0, 0
-        self.start = time.perf_counter()
-        self._restart()
+        self.images, self.start = 0, time.perf_counter()  # of the epoch
+        self.shown = self.images, self.start, trainer.sums.clone()  # as they were then
         self.bar = tqdm(
             desc=f"epoch {trainer.epoch + 1}/{epochs}",
             total=total,
@@ -248,30 +245,23 @@ class Progress:
             leave=False,
         )
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the bar."""
         self.bar.close()
 
     def advance(self, batches: list[Batch]) -> None:
         """Show an optimizer step; on all ranks."""
-        images = sum(len(batch[0]) for batch in batches) * world_size()
-        self.images, self.all_images = self.images + images, self.all_images + images
+        self.images += sum(len(batch[0]) for batch in batches) * world_size()
         self.bar.update(len(batches))
         if self.trainer.updates % _SHOWN_EVERY == 0:
             self._show()
-            self._restart()
-
-    def _restart(self) -> None:
-        """Begin to average anew."""
-        self.sums_before, self.images = self.trainer.sums.clone(), 0
-        self.began = time.perf_counter()
 
     def _show(self) -> None:
-        device, lr = self.trainer.device, self.trainer.last_lr
-        losses = mean_losses(sum_over_ranks(self.trainer.sums - self.sums_before, device))
-        rate = self.images / (time.perf_counter() - self.began)
+        device, lr, now = self.trainer.device, self.trainer.last_lr, time.perf_counter()
+        images, then, sums = self.shown
+        self.shown = self.images, now, self.trainer.sums.clone()
+        losses = mean_losses(sum_over_ranks(self.shown[2] - sums, device))
+        rate = (self.images - images) / (now - then)
         self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
         if self.records:
             values = {"lr": lr, "pictures per s": rate, "peak MiB": peak_memory(device)}
@@ -280,4 +270,4 @@ class Progress:
 
     def speed(self) -> float:
         """Images per second of all ranks since the epoch began, or was continued."""
-        return self.all_images / (time.perf_counter() - self.start)
+        return self.images / (time.perf_counter() - self.start)
