@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, overload
+from typing import Any, Protocol, TypeGuard, cast, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,18 @@ from ..weights.onnx import is_quantized, read_graph
 from .fast import prepare
 from .int8 import OnnxBackend
 from .preprocess import pick_preset
+
+
+class Backend(Protocol):
+    """What computes the maps: a prepared network, or a runtime with its ONNX file.
+
+    Called with normalised images N×3×S×S on its device, it gives probabilities N×out_ch×S×S.
+    """
+
+    config: Any
+    img_size: int
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
 class Predictor:
@@ -61,15 +73,14 @@ class Predictor:
         if _is_int8(model):
             _check_int8(str(device), amp)
             self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
-            network: Any = OnnxBackend(model)
+            network: Backend = OnnxBackend(model)
         else:
             self.device = pick_device(str(device))
             amp = "off" if amp == "auto" and self.preset.exact else amp
             self.dtype = pick_dtype(amp, self.device)
             self.precision = str(self.dtype).removeprefix("torch.")
-            network = prepare(_load(model), self.device, self.dtype)
-        # With its ``config``; it can no longer be trained or saved.
-        self.model = network
+            network = cast(Backend, prepare(_load(model), self.device, self.dtype))
+        self.model = network  # it can no longer be trained or saved
         config = network.config
         self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
         self.img_size: int = img_size or network.img_size
@@ -235,7 +246,7 @@ def _check_int8(device: str, amp: str) -> None:
 def _to_levels(images: Tensor) -> Tensor:
     """A user's tensor as N×3×H×W uint8, rounded as :func:`~.images.from_array` does."""
     if images.layout != torch.strided or images.is_meta:
-        raise UserError("sparse and meta tensors are not supported; pass a dense tensor")
+        raise UserError("sparse and meta tensors are not supported; give a dense one")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise UserError(f"a tensor of {list(images.shape)}; give 3×H×W or N×3×H×W")
     images = images.detach()
