@@ -129,7 +129,7 @@ class Settings:
         "basic",
     )
     ema: float = _recipe(
-        FRACTION, "decay of averaged weights, which are then shipped; 0 for none", 0.0, alone=0.999
+        FRACTION, "decay of averaged weights, 0.999 if left out; 0 for none", 0.0, alone=0.999
     )
     seed: int = _recipe(NATURAL, "of weights, order and crops", 0)
     sync_bn: bool = _recipe(SWITCH, "batch norm over the batches of all GPUs together", False)

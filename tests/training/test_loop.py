@@ -1,6 +1,7 @@
 """The training loop's parts: what it tells within an epoch, and what signals do."""
 
 import signal
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ def test_curves_within_an_epoch(monkeypatch):
     monkeypatch.setattr(records, "world_size", lambda: 3)
     told = {}
     board = SimpleNamespace(scalars=lambda curves, step: told.update({step: curves}))
-    with records.Progress(trainer, 20, 1, board) as progress:
+    with closing(records.Progress(trainer, 20, 1, board)) as progress:
         for loss in [4.0] * 10 + [2.0] * 10:
             trainer.updates += 1
             trainer.sums += torch.tensor([1, loss, loss / 2])
