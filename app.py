@@ -36,10 +36,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser, several=True)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    add("--port", type=cli.positive, default=7860, help="to listen on")
-    add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="of an upload")
-    add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="of an image")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    add("--port", type=cli.positive, default=7860, help="port to listen on")
+    add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="largest upload")
+    add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="largest image")
     text = "requests that wait for their turn with their images in memory; more are refused"
     add("--max-waiting", type=cli.positive, default=64, metavar="N", help=text)
     cli.add_device_flags(parser, workers=False)

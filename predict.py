@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "images, folders of them, patterns in quotes, or - for standard input"
     add("input", type=Path, nargs="+", metavar="INPUT", help=text)
     cli.add_weights_flags(parser)
-    text = "rembg gives that program's masks: Lanczos, stretched by minimum and maximum"
+    text = "rembg: masks as that program makes them (Lanczos, stretched to the full range)"
     add("--preset", choices=tuple(PRESETS), default="default", help=text)
     add("--tta", action="store_true", help="average with the mirrored image; twice the time")
     add_file_flags(parser)
@@ -73,9 +73,9 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
         "(default: predictions/, or - where INPUT is -)"
     )
     add("--output", type=Path, metavar="DIR|FILE", help=text)
-    add("--recursive", action="store_true", help="folders with all below them; their tree is kept")
+    add("--recursive", action="store_true", help="search folders recursively; their tree is kept")
     add("--skip-existing", action="store_true", help="continue an interrupted run")
-    text = "of results in a folder, and of a video's --frames (default: png)"
+    text = "format of results in a folder, and of a video's --frames (default: png)"
     add("--format", choices=[suffix[1:] for suffix in IMAGE_FORMATS], help=text)
     add("--frames", action="store_true", help="of a video, write each frame as an image")
     add("--suffix", default="", metavar="TEXT", help="appended to each result's name")
@@ -92,9 +92,9 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     text = "object where the map is T or more, nothing below (default: soft; 0.5 for binary)"
     add("--threshold", type=zero_to_one, metavar="T", help=text)
     add("--invert", action="store_true", help="keep what is not the object")
-    add("--crop", action="store_true", help="to the object, where there is one")
+    add("--crop", action="store_true", help="crop to the object, if there is one")
     add("--size", type=cli.positive, metavar="PX", help="shrink to PX along the longer side")
-    add("--refine", action="store_true", help="put edges where the image has them: hair, say")
+    add("--refine", action="store_true", help="refine edges by the image's own (hair, for example)")
 
 
 def zero_to_one(text: str) -> float:

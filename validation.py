@@ -100,7 +100,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "error"
     )
     group.add_argument("--worst", type=cli.positive, metavar="K", help=text)
-    text = "for them; with several sets or weights, their names are added"
+    text = "file for --worst; with several sets or weights, their names are added"
     sheet, default = cli.file_named(".png", ".pdf"), Path("worst.png")
     group.add_argument("--worst-file", type=sheet, default=default, metavar="F", help=text)
 

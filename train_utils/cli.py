@@ -66,7 +66,7 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
         "--config",
         type=Path,
         metavar="FILE.toml",
-        help="a recipe: settings by group, as recipes/ has them; flags stand above it",
+        help="a TOML file of settings, see recipes/; flags override it",
     )
     for group in GROUPS:
         _add_settings(parser, group)

@@ -73,14 +73,14 @@ class Settings:
         "(default: masks of object and background, one map)",
     )
     ignore_index: int | None = _data(
-        Kind(int, "I", 0, 256), "with --num-classes: the value of pixels that count nowhere"
+        Kind(int, "I", 0, 256), "with --num-classes: the mask value to ignore"
     )
 
     model: str | None = _network(
         TEXT, f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)", fact="network"
     )
     pretrained: Path | None = _network(
-        Kind(Path, "W"), "start from these weights, of any kind that is read", fact="start"
+        Kind(Path, "W"), "start from these weights, in any supported format", fact="start"
     )
     backbone: str | None = _network(
         Kind(str, "imagenet|W"), "fcn8s, segnet: VGG-16 of torchvision, or a file", fact="start"
@@ -89,7 +89,7 @@ class Settings:
         POSITIVE, "side of the square input; several: in turn (default: 320)", (320,), several=True
     )
     crop_size: tuple[int, ...] = _network(
-        POSITIVE, "of the random crop (default: 9/10 of --img-size)", (), several=True
+        POSITIVE, "size of the random crop (default: 9/10 of --img-size)", (), several=True
     )
     grow_at: tuple[float, ...] = _network(
         FRACTION,
@@ -105,7 +105,7 @@ class Settings:
     warmup_epochs: int = _recipe(
         NATURAL, "of rising learning rate, half the run at most; then a cosine to the end", 2
     )
-    weight_decay: float = _recipe(NUMBER, "of weights, not of norms and biases", 1e-4)
+    weight_decay: float = _recipe(NUMBER, "weight decay, of all but norms and biases", 1e-4)
     clip_grad: float = _recipe(NUMBER, "largest gradient norm; 0 for none", 0.0)
     loss_weights: tuple[float, ...] | None = _recipe(
         NUMBER, "of each map: fused, then sides from fine to coarse (default: 1)", several=True
@@ -131,7 +131,7 @@ class Settings:
     ema: float = _recipe(
         FRACTION, "decay of averaged weights, 0.999 if left out; 0 for none", 0.0, alone=0.999
     )
-    seed: int = _recipe(NATURAL, "of weights, order and crops", 0)
+    seed: int = _recipe(NATURAL, "random seed of weights, order and crops", 0)
     sync_bn: bool = _recipe(SWITCH, "batch norm over the batches of all GPUs together", False)
     freeze_bn: bool | None = _recipe(
         SWITCH, "batch norm keeps and uses its statistics (default: with --pretrained)"
@@ -214,7 +214,9 @@ class Settings:
             raise UserError("only masks of classes have one", "ignore_index", advice=advice)
         if self.pretrained and self.backbone:
             advice = "pass either that or {pretrained}"
-            raise UserError("excludes other weights", "backbone", self.backbone, advice)
+            raise UserError(
+                "cannot be combined with other start weights", "backbone", self.backbone, advice
+            )
         weights, classes = self.class_weights, self.num_classes or 2
         if weights and not {"bce", "ce"} & set(self.loss.split("+")):
             raise UserError(f"only bce and ce use them, the loss is {self.loss}", "class_weights")

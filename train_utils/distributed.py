@@ -1,4 +1,4 @@
-"""The process group, where there is one; alone, every function here does the plain thing."""
+"""The process group, if there is one; without it, all functions here act for one process."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
         if not _is_lost_peer(error):
             raise
         reason = str(error).splitlines()[0]
-        raise SystemExit(f"rank {rank()}: stops, as another process has ended ({reason})") from None
+        raise SystemExit(f"rank {rank()}: stopping, another process has ended ({reason})") from None
     dist.destroy_process_group()
 
 
@@ -195,7 +195,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_any_rank(condition: bool, device: torch.device) -> bool:
-    """Whether it holds on one rank or more, so that all take the same turn."""
+    """Whether it holds on one rank or more, so that all ranks take the same branch."""
     if world_size() == 1:
         return condition
     return bool(sum_over_ranks(torch.tensor(float(condition)), device) > 0)

@@ -136,7 +136,7 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
     for group, table in tables.items():
         if group not in groups or not isinstance(table, dict):
             listed = ", ".join(f"[{name}]" for name in groups)
-            raise UserError(f"{path}: {group}: settings stand in the tables {listed}")
+            raise UserError(f"{path}: {group}: unknown table; expected {listed}")
         for name, value in table.items():
             try:
                 values[name] = _find(name, group, known).read(value)

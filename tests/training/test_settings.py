@@ -59,8 +59,8 @@ def test_flags_stand_above_the_recipe(tmp_path):
         ("[device]\namp = 'int8'", r"\[device\] amp: 'int8' is not one of auto, bf16"),
         ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
         ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
-        ("lr = 1", r"lr: settings stand in the tables \[data\], \[network\]"),
-        ("[speed]\nlr = 1", r"speed: settings stand in the tables"),
+        ("lr = 1", r"lr: unknown table; expected \[data\], \[network\]"),
+        ("[speed]\nlr = 1", r"speed: unknown table; expected"),
         ("lr = ", "not TOML"),
         (None, "cannot be read"),
     ],
@@ -122,8 +122,8 @@ def test_what_a_resumed_run_may_change():
     other = replace(begun, workers=3, compile=True, eval_interval=1, save_every=9, keep=1)
     check_record(other, begun.record(), other.record())
     message = refused(replace(begun, lr=0.5, augment="strong"), begun.record())
-    assert "--lr was 0.001, is 0.5; --augment was 'basic', is 'strong'" in message
-    assert "start weights (--pretrained or --backbone) was 'sha256 a', is None" in refused(
+    assert "--lr was 0.001, now 0.5; --augment was 'basic', now 'strong'" in message
+    assert "start weights (--pretrained or --backbone) was 'sha256 a', now None" in refused(
         begun, begun.record() | {"start": "sha256 a"}, start=None
     )
 
@@ -137,7 +137,7 @@ def test_an_older_checkpoint_lacks_settings():
     before |= {"eval_interval": 3, "compile": True}  # which were in the record once
     check_record(settings, before, settings.record() | {"start": None})
     changed = replace(settings, clip_grad=1.0, crop_size=(48, 48))
-    assert "--crop-size was [57, 86], is [48, 48]; --clip-grad was 0.0, is 1.0" in refused(
+    assert "--crop-size was [57, 86], now [48, 48]; --clip-grad was 0.0, now 1.0" in refused(
         changed, before
     )
 
@@ -176,9 +176,9 @@ def test_other_start_weights_are_refused(pretrained_run, tmp_path):
     flags, root, start = pretrained_run
     resume = ["--output-dir", str(root / "second"), "--resume", "auto"]
     assert train.main([*flags, *start, *resume]) == 0
-    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', is None"):
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now None"):
         train.main([*flags, *resume, "--freeze-bn"])
-    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', is 'sha256 "):
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now 'sha256 "):
         train.main([*flags, "--pretrained", str(root / "first/last.pt"), *resume])
 
 

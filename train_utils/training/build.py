@@ -239,7 +239,7 @@ def restore(settings: Settings, trainer: Trainer, state: dict[str, Any], path: P
         path: of its file. If that is not last.pt, it becomes the newest state of the run.
 
     Raises:
-        UserError: it is of a run with other settings.
+        UserError: it is from a run with different settings.
     """
     check_record(settings, state["flags"], trainer.record)
     trainer.load_state_dict(state)

@@ -106,10 +106,10 @@ def check_record(settings: Settings, before: Mapping[str, Any], now: Mapping[str
         old = before.get(name, missing)
         if old != value:
             shown = f"{{{name}}}" if is_setting else _SHOWN.get(name, name)
-            changes.append(f"{shown} was {old!r}, is {value!r}")
+            changes.append(f"{shown} was {old!r}, now {value!r}")
     if changes:
         raise UserError(
-            "the checkpoint is of a run with other settings",
+            "the checkpoint is from a run with different settings",
             "resume",
             settings.resume,
             advice=f"{'; '.join(changes)}; pass the settings that it was started with, or start a "
@@ -161,7 +161,7 @@ def choose_folder(
         return _make_folder(name, newest + 1), None
     if has_checkpoint(output_dir):
         advice = "continue it with {resume} auto, or choose another {output_dir}"
-        raise UserError("holds a run", "output_dir", output_dir, advice)
+        raise UserError("already contains a run", "output_dir", output_dir, advice)
     return output_dir, None
 
 

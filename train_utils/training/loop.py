@@ -42,7 +42,7 @@ class Task:
 
     Args:
         classes: how many; None for object and background, one map.
-        ignore_index: the mask's value of pixels that count nowhere; of classes only.
+        ignore_index: the mask value to ignore; of classes only.
     """
 
     classes: int | None = None

@@ -248,7 +248,7 @@ def test_an_error_on_one_rank_ends_all(on):
     told = ranks(2, fail, loop.UserError("--flag: wrong"), on)
     assert told[on][1:] == (2, f"error: rank {on}: --flag: wrong\n")
     assert told[1 - on][1] == 1
-    message = rf"rank {1 - on}: stops, as another process has ended \(.*\)\n"
+    message = rf"rank {1 - on}: stopping, another process has ended \(.*\)\n"
     assert re.fullmatch(message, told[1 - on][2])
 
 

@@ -192,7 +192,7 @@ def test_which_folder(numbered):
     given = numbered / "net-2"
     assert folder_of("--resume", str(given / "last.pt")) == (given, given / "last.pt")
     (given / "last.pt").rename(given / "last-1.pt")  # killed between two renames
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UserError, match="already contains a run"):
         folder_of("--output-dir", str(given))
     with pytest.raises(UserError, match=r"nowhere/last\.pt: no such file"):
         folder_of("--output-dir", str(given), "--resume", "nowhere/last.pt")
@@ -226,7 +226,7 @@ def test_a_restart_finds_its_own_run_alone(numbered, monkeypatch):
     """Not one that was there before, nor one that the first attempt was refused."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ours")
     assert folder_of(restarted=True) == (numbered / "net-5", None)
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UserError, match="already contains a run"):
         folder_of("--output-dir", str(numbered / "net-4"), restarted=True)
     write_args(numbered / "net-4", {}, "ours")
     assert folder_of(restarted=True)[1] == numbered / "net-4/last.pt"
