@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.data import SMALL, make_pairs, make_varied_network
 
+import export
 import src.export.int8
 from src import Predictor, UserError
 from src.export.int8 import export_int8
@@ -89,3 +90,20 @@ def test_folders_that_cannot_calibrate(tmp_path):
     make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
     with pytest.raises(UserError, match=r"calibrate .*images: holds 3 images; expected at least 5"):
         export_int8(model, tmp_path / "net.onnx", tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--output", "x.onnx", "--int8"], "--calibrate"),
+        (["--output", "x.onnx", "--calibrate", "x"], "--int8"),
+        (["--output", "x.pt2", "--int8", "--calibrate", "x"], "--format onnx"),
+        (["--output", "x.onnx", "--int8", "--calibrate", "x", "--half"], "--half"),
+        (["--output", "x.onnx", "--int8", "--calibrate", "nowhere"], "nowhere"),
+        (["--output", "x.onnx", "--int8", "--calibrate", "."], "0 images"),
+    ],
+)
+def test_wrong_flags(call, argv, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call(export.main, *argv)
+    assert status == 2 and named in err and "Traceback" not in err

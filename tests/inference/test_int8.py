@@ -326,23 +326,6 @@ def test_refused_where_too_much_is_lost(call, made, pictures, tmp_path, monkeypa
     assert status == 0 and "10 images; maps of 2 others" in said and out.exists(), err
 
 
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["--output", "x.onnx", "--int8"], "--calibrate"),
-        (["--output", "x.onnx", "--calibrate", "x"], "--int8"),
-        (["--output", "x.pt2", "--int8", "--calibrate", "x"], "--format onnx"),
-        (["--output", "x.onnx", "--int8", "--calibrate", "x", "--half"], "--half"),
-        (["--output", "x.onnx", "--int8", "--calibrate", "nowhere"], "nowhere"),
-        (["--output", "x.onnx", "--int8", "--calibrate", "."], "0 images"),
-    ],
-)
-def test_wrong_flags(call, argv, named, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    status, _, err = call(export.main, *argv)
-    assert status == 2 and named in err and "Traceback" not in err
-
-
 @needs_shared
 def test_published_weights(call, tmp_path):
     """Layers whose constants drown all else stay in floats, so that the limit is kept."""

@@ -1,10 +1,7 @@
 """The run as a whole, on a small generated set: what it writes, how it stops and goes on."""
 
-import csv
 import json
-import math
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import SMALL_TABLE, make_scene, save_image
+from helpers.runs import SIZES, rows, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,27 +18,10 @@ import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
 from train_utils import cli
-from train_utils.data import synthetic
 from train_utils.metrics.evaluate import Evaluation
-from train_utils.training import build, loop
-from train_utils.training.losses import DeepSupervision
+from train_utils.training import build
 from train_utils.training.records import git_commit
 from train_utils.training.trainer import Trainer
-
-SIZES = ["--img-size", "48", "--crop-size", "40", "--batch-size", "4"]
-RECIPE = ["--model", str(SMALL_TABLE), "--epochs", "3", "--eval-interval", "1", "--ema", "0.9"]
-FLAGS = [*SIZES, *RECIPE, "--workers", "0", "--device", "cpu", "--amp", "off"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("synthetic")
-    synthetic.write_dataset(folder, train=18, test=5, size=64, seed=0)
-    return folder
-
-
-def run(data, folder, *flags):
-    return train.main(["--data-path", str(data), "--output-dir", str(folder), *FLAGS, *flags])
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +29,6 @@ def finished(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "whole"
     assert run(data, folder) == 0
     return folder
-
-
-def rows(folder):
-    with (folder / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_folder(finished):
@@ -262,61 +238,6 @@ def test_interrupted_and_resumed_equals_unbroken(
         assert ours == theirs
 
 
-def poison(monkeypatch, first, last):
-    """The losses of these steps, counted from 0, are nan."""
-    calls, original = [], DeepSupervision.forward
-
-    def forward(self, *args):
-        calls.append(None)
-        factor = torch.nan if first <= len(calls) - 1 <= last else 1.0
-        return tuple(value * factor for value in original(self, *args))
-
-    monkeypatch.setattr(DeepSupervision, "forward", forward)
-
-
-def test_a_poisoned_batch_is_skipped(data, tmp_path, monkeypatch, capsys):
-    """One or two bad steps are named and leave no trace but in the schedule."""
-    poison(monkeypatch, 4, 5)
-    assert run(data, tmp_path / "run") == 0
-    output = capsys.readouterr().out
-    assert re.search(r"epoch 2, batch 1: loss nan, .*rate of 0.00.*: synthetic.*Skipped", output)
-    assert output.count("Skipped") == 2
-    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    for part in ("model", "ema"):
-        assert all(torch.isfinite(value).all() for value in state[part].values())
-    assert state["bad_steps"] == 0 and state["sums"][0].isfinite().all()
-    assert all(math.isfinite(float(row["loss"])) for row in rows(tmp_path / "run"))
-
-
-def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
-    """The step, the rate and the pictures are named; the checkpoint of before stays as it was."""
-    poison(monkeypatch, 4, 99)
-    folder, saved = tmp_path / "run", []
-    original = loop.save_checkpoint
-    monkeypatch.setattr(
-        loop, "save_checkpoint", lambda *a: (original(*a), saved.append(a[0] / "last.pt"))
-    )
-    message = (
-        r"epoch 2, batch 3: loss nan, gradient norm nan .*rate of 0.0.*images: "
-        r"(synthetic[-\w]+,? ?)+"
-    )
-    with pytest.raises(UserError, match=message + r"\. 3 such steps.*last\.pt.*--lr"):
-        run(data, folder)
-    assert len(saved) == 1
-    state = torch.load(folder / "last.pt", weights_only=True)
-    assert (state["epoch"], state["step"]) == (1, 0)
-
-
-def test_divergence_ends_the_run(data, tmp_path):
-    """A learning rate far too high, and nothing bad becomes best or last."""
-    folder = tmp_path / "run"
-    with pytest.raises(UserError, match=r"batch \d: loss (nan|inf).*images: synthetic.*--lr"):
-        run(data, folder, "--lr", "1e30", "--ema", "0")
-    for path in folder.glob("*.pt"):
-        state = torch.load(path, weights_only=True)["model"]
-        assert all(torch.isfinite(value).all() for value in state.values()), path.name
-
-
 def test_resume_rebuilds_its_network(data, tmp_path, finished):
     """Neither --model nor the pretrained file is needed again; another --model is refused."""
     start = load_model(finished / "best.pt")
@@ -345,48 +266,3 @@ def test_weights_of_a_run_are_its_average(finished):
     loaded = load_model(finished / "last.pt").state_dict()
     assert torch.equal(loaded["out_conv.weight"], state["ema"]["out_conv.weight"])
     assert not torch.equal(loaded["out_conv.weight"], state["model"]["out_conv.weight"])
-
-
-def test_what_a_diverged_run_leaves_can_be_used(data, tmp_path):
-    """At a learning rate where loss and gradient of a step are finite and batch norm's statistics
-    are not, no file holds what no script would read."""
-    flags = ["--model", "u2net_lite", "--lr", "1e8", "--warmup-epochs", "0", "--epochs", "1"]
-    flags += ["--loss", "bce+dice", "--ema", "0", "--save-every", "1", "--keep", "9"]
-    with pytest.raises(UserError, match=r"gradient norm nan.*3 such steps.*last\.pt.*--lr"):
-        run(data, tmp_path / "run", *flags)
-    written = sorted((tmp_path / "run").glob("*.pt"))
-    assert written
-    for path in written:
-        load_model(path)  # refuses what is not finite
-
-
-def test_scores_that_are_not_finite_end_the_run(data, tmp_path, monkeypatch):
-    """No best.pt comes of them, and the checkpoint of before stays."""
-    scores = iter([0.5, math.nan])
-
-    def evaluate(*_, **__):
-        return Evaluation({"mae": 0.1, "mean_f": 0.1, "max_f": next(scores), "images": 1}, {}, {})
-
-    monkeypatch.setattr("train_utils.metrics.evaluate.evaluate", evaluate)
-    with pytest.raises(UserError, match=r"epoch 2: scores that are not finite.*--lr"):
-        run(data, tmp_path / "run", "--ema", "0")
-    for name in ("last.pt", "best.pt"):
-        assert torch.load(tmp_path / "run" / name, weights_only=True)["epoch"] == 1
-
-
-def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
-    """As of an optimizer's overflow in the last step before a checkpoint."""
-    original = Trainer.step
-
-    def step(self, batches):
-        taken = original(self, batches)
-        if self.updates == 6:
-            self.model.out_conv.weight.data.fill_(torch.inf)
-        return taken
-
-    monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(UserError, match=r"weights that are not finite.*--lr"):
-        run(data, tmp_path / "run", "--save-every", "2")
-    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    assert (state["epoch"], state["step"]) == (1, 0)
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
