@@ -19,7 +19,13 @@ from src.weights.storage import MAX_SIZE
 
 from .config import DECLARATIONS, GROUPS, Settings
 from .config import default_workers as default_workers
-from .distributed import is_first_report, is_launched, launched_rank, record_errors
+from .distributed import (
+    is_first_report,
+    is_launched,
+    launched_rank,
+    record_errors,
+    wait_for_reports,
+)
 from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, Kind, read_recipe
 
 # For argparse: integers ≥ 1 and ≥ 0, the side of a network's input in pixels, finite numbers ≥ 0,
@@ -154,6 +160,7 @@ def run(main: Callable[[], int | None]) -> None:
         if is_first_report(message):
             source = f"rank {launched_rank()}: " if is_launched() else ""
             print(f"error: {source}{message}", file=sys.stderr, flush=True)
+        wait_for_reports()
     sys.exit(status)
 
 

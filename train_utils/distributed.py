@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -152,9 +153,22 @@ def is_first_report(message: str) -> bool:
     if _store is None:
         return True
     try:
+        _store.add("reports", 1)
         return _store.add(f"error/{message}", 1) == 1
     except RuntimeError:  # the store went with the process that held it
         return True
+
+
+def wait_for_reports(seconds: float = 5) -> None:
+    """Keep the store, where this process holds it, until the others have asked
+    :func:`is_first_report`; at most for a time, as they may be waiting for this process to end.
+    """
+    held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if _store is None or held_by_torchrun or launched_rank():
+        return
+    end = time.monotonic() + seconds
+    while _store.add("reports", 0) < world_size() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

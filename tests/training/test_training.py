@@ -255,7 +255,7 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
 
 
 def test_changed_flags_are_named(data, finished):
-    with pytest.raises(UserError, match="with other settings") as refused:
+    with pytest.raises(UserError, match="with different settings") as refused:
         run(data, finished, "--resume", "auto", "--lr", "0.01", "--seed", "3")
     assert "--lr was 0.001, now 0.01; --seed was 0, now 3" in refused.value.describe(cli.flag)
 
