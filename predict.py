@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "images, folders of them, patterns in quotes, or - for standard input"
     add("input", type=Path, nargs="+", metavar="INPUT", help=text)
     cli.add_weights_flags(parser)
-    text = "rembg: masks as that program makes them (Lanczos, stretched to the full range)"
+    text = "rembg: masks as that program makes them, by Lanczos and stretched to the full range"
     add("--preset", choices=tuple(PRESETS), default="default", help=text)
     add("--tta", action="store_true", help="average with the mirrored image; twice the time")
     add_file_flags(parser)

@@ -133,7 +133,7 @@ def test_batches_of_a_step(duts, tmp_path, monkeypatch):
 def test_a_resumed_run_keeps_what_its_result_depends_on(duts, begun, flags):
     with pytest.raises(UserError) as refused:
         run(duts, begun, "--resume", "auto", *flags)
-    assert re.search(f"{flags[0]} was .*, is ", refused.value.describe(cli.flag))
+    assert re.search(f"{flags[0]} was .*, now ", refused.value.describe(cli.flag))
 
 
 def test_a_run_that_passes_over_a_torn_checkpoint_writes_it_anew(duts, begun, tmp_path, prepared):
