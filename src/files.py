@@ -1,13 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and never onto what a run reads."""
 
+import errno
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -54,41 +59,119 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``; after the block it is synced and renamed to ``path``.
 
     A reader sees the old file or the new one, never a part of it, even if the process is killed.
-    The temporary file is removed whatever happens inside the block, except by a kill.
+    The temporary file is removed whatever happens inside the block, except by a kill. A file that
+    was there keeps its permissions. A link stays, and the file that it leads to is written. A FIFO
+    or a device, such as ``/dev/null`` or ``/dev/stdout``, gets the content when the block ends.
 
     Raises:
-        UserError: the folder cannot be made or written to, or the name is too long.
+        UserError: the folder cannot be made or written to, the file is read-only, or the name is
+            too long.
 
     Example:
         >>> with atomic_path("scores.txt") as temporary:  # doctest: +SKIP
         ...     temporary.write_text("0.95")
     """
-    path = Path(path)
-    if len(os.fsencode(path.name)) > 255:  # bytes that most systems allow
-        raise UserError(f"{path}: the name is too long; choose a shorter one")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
+    place, status = _find_place(Path(path))
+    if _is_stream(place, status):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / f"result{place.suffix}"
+            temporary.touch()
+            yield temporary
+            with _open_stream(place) as stream, temporary.open("rb") as content:
+                shutil.copyfileobj(content, stream)
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         # Shortened, as 50 characters may take 200 of the 255 bytes that systems allow.
-        temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
+        temporary = place.with_name(f".{place.name[:50]}.{secrets.token_hex(4)}.tmp")
+        temporary.touch(0o600 if status else 0o666, exist_ok=False)
+        mode = stat.S_IMODE((status or temporary.stat()).st_mode)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+        raise _unwritable(path, error) from None
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
+        if status:
+            with suppress(OSError, AttributeError):  # only root may give files away
+                os.chown(temporary, status.st_uid, status.st_gid)
         temporary.chmod(mode)  # safetensors, for one, replaces the file by one of its own
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        _replace(temporary, place)
+        _sync_folder(place.parent)
     except OSError as error:  # a full disk, say
         if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _find_place(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Where ``path`` leads to by its links, and what is there, if anything.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    place = path
+    if len(os.fsencode(path.name)) > 255:  # bytes that most systems allow
+        raise UserError(f"{path}: the name is too long; choose a shorter one")
+    try:
+        for _ in range(40):  # as many as Linux follows
+            if _descriptor(place) is not None or not place.is_symlink():
+                break
+            place = place.parent / os.readlink(place)
+        else:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        status = place.stat()
+    except FileNotFoundError:
+        return place, None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise _unwritable(path, error) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a folder; name a file")
+    if stat.S_ISBLK(status.st_mode):
+        raise UserError(f"{path}: is a disk; name a file")
+    if _descriptor(place) is None and not os.access(place, os.W_OK):
+        raise UserError(f"{path}: cannot be written (it is read-only); choose another")
+    return place, status
+
+
+def _unwritable(path: str | Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be written ({reason}); choose another")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of an open file of this process, if the path names one."""
+    match = re.fullmatch(r"/dev/(std(?:in|out|err))|(?:/dev|/proc/self)/fd/(\d+)", str(path))
+    if match is None:
+        return None
+    return ("stdin", "stdout", "stderr").index(match[1]) if match[1] else int(match[2])
+
+
+def _is_stream(path: Path, status: os.stat_result | None) -> bool:
+    """Whether it takes what is written, but can't be replaced: a FIFO, a device, an open file."""
+    regular = status is None or stat.S_ISREG(status.st_mode)
+    return not regular or (status is not None and _descriptor(path) is not None)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    """A FIFO, a device or an open file of this process, to write to."""
+    number = _descriptor(path)
+    if number is None:
+        return path.open("wb")
+    sys.stdout.flush()  # what was printed before comes before
+    return os.fdopen(os.dup(number), "wb")  # opened by name, a file would be cut to nothing
+
+
+def _replace(temporary: Path, place: Path) -> None:
+    """Rename; a file that is a mount point (of a container) can only be written in place."""
+    try:
+        temporary.replace(place)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, place)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -104,11 +187,108 @@ def _sync_folder(folder: Path) -> None:
 def check_writable(path: str | Path) -> None:
     """Check that ``path`` can be written, before long work whose result goes there.
 
+    Nothing is left of the attempt.
+
     Raises:
         UserError: it is a folder, or its folder cannot be made or written to.
     """
-    with suppress(_NotWritten), atomic_path(path):
-        raise _NotWritten
+    place, status = _find_place(Path(path))
+    if _is_stream(place, status):  # a FIFO would wait for its reader
+        return
+    above = place.absolute().parents
+    made = [folder for folder in above if not os.path.lexists(folder)]
+    try:
+        with suppress(_NotWritten), atomic_path(place):
+            raise _NotWritten
+    except UserError as error:
+        raise UserError(error.args[0].replace(str(place), str(path), 1)) from None
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def find_overwritten(
+    outputs: Iterable[str | Path], inputs: Iterable[str | Path]
+) -> tuple[Path, Path] | None:
+    """An output of a run that is one of its inputs, under whatever name, by links too.
+
+    Args:
+        outputs: files that will be written.
+        inputs: files that are read; of a folder, the files in it are meant.
+
+    Returns:
+        The output and the input that it would overwrite; None where all is well.
+
+    Example:
+        >>> find_overwritten(["mask.png"], ["photo.jpg"])
+    """
+    written = {}
+    for path in map(Path, outputs):
+        with suppress(OSError):  # what is not there yet is no input
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                written[status.st_dev, status.st_ino] = path
+    for path in map(Path, inputs) if written else ():
+        with suppress(OSError):
+            for file in path.iterdir() if path.is_dir() else (path,):
+                status = file.stat()
+                if output := written.get((status.st_dev, status.st_ino)):
+                    return output, file
+    return None
+
+
+def check_outputs(
+    outputs: Mapping[str, str | Path | Iterable[str | Path] | None],
+    inputs: Iterable[str | Path] = (),
+) -> None:
+    """Check all files that a run will write, before its work.
+
+    Args:
+        outputs: the files of each parameter: one, several, or None.
+        inputs: all files that the run reads; of a folder, the files in it are meant.
+
+    Raises:
+        UserError: an output cannot be written, is an input, or is written twice.
+
+    Example:
+        >>> check_outputs({"json": "a", "csv": "a"})
+        Traceback (most recent call last):
+        src.errors.UserError: csv a: two results in one file; name another, as json is written there
+    """
+    several = {
+        parameter: [Path(paths)] if isinstance(paths, str | Path) else list(map(Path, paths or ()))
+        for parameter, paths in outputs.items()
+    }
+    places: dict[Path, str] = {}
+    for parameter, paths in several.items():
+        for path in paths:
+            check_writable(path)
+            place, status = _find_place(path)
+            if _is_stream(place, status):
+                continue
+            other = places.setdefault(place.resolve(), parameter)
+            if other != parameter:
+                advice = f"name another, as {{{other}}} is written there"
+                raise UserError("two results in one file", parameter, path, advice)
+    inputs = list(inputs)
+    for parameter, paths in several.items():
+        if found := find_overwritten(paths, inputs):
+            output, file = found
+            same = "" if str(output) == str(file) else f", {file}"
+            raise UserError(
+                f"would overwrite an input of this run{same}; name another file", parameter, output
+            )
+
+
+def printable(name: object) -> str:
+    """A file's name as text that every writer takes; what is not UTF-8 in it becomes an escape.
+
+    Example:
+        >>> print(printable(os.fsdecode(b"caf\\xe9.png")))
+        caf\\udce9.png
+    """
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 class _NotWritten(Exception):
