@@ -2,14 +2,36 @@
 
 from typing import Any, NamedTuple
 
+from PIL import Image
+
+_NOT_READ = {
+    "BUFR", "GRIB", "HDF5", "WMF",  # known by name only: Pillow has no decoder
+    "EPS",  # starts another program
+    "MPEG", "PCD", "IPTC",  # videos; point clouds by the same suffix; text about images
+}  # fmt: skip
+
+
+def _list_decoders() -> dict[str, list[str]]:
+    """Pillow's names of what it decodes by itself, and the suffixes of each."""
+    Image.init()
+    found: dict[str, list[str]] = {}
+    for suffix, name in Image.registered_extensions().items():
+        if name in Image.OPEN and name not in _NOT_READ:
+            found.setdefault(name, []).append(suffix)
+    weakest = ("ICO", "CUR", "TGA")  # told by a few zeros, so after all others
+    return dict(sorted(found.items(), key=lambda item: (item[0] in weakest, item[0])))
+
+
+_BY_DECODER = _list_decoders()
+
+DECODERS = tuple(_BY_DECODER)
+"""Pillow's names of what is read, whatever a file is called."""
+
 IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    {suffix for suffixes in _BY_DECODER.values() for suffix in suffixes}
+    | {".heic", ".heics", ".heif", ".heifs", ".hif"}  # with pillow-heif
 )
 """Which files of a folder are images."""
-
-DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
-"""Pillow's names of what is read, whatever a file is called. Pillow knows more formats, some of
-which start other programs (EPS does)."""
 
 
 class ImageFormat(NamedTuple):
@@ -52,5 +74,9 @@ VIDEO_FORMATS: dict[str, VideoFormat] = {
 }
 """The videos that are written."""
 
-VIDEO_SUFFIXES = frozenset(VIDEO_FORMATS) | {".avi"}
-"""The videos that are read; AVI cannot keep the times of frames."""
+VIDEO_SUFFIXES = frozenset(VIDEO_FORMATS) | {
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".mjpeg"),
+    *(".mjpg", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb"),
+    *(".ts", ".vob", ".wmv", ".y4m"),
+}
+"""The videos that are read; what is not written becomes mp4."""

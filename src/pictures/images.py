@@ -14,19 +14,39 @@ from .formats import DECODERS, IMAGE_SUFFIXES
 _ORIENTATION = 0x0112  # EXIF's tag
 
 
+_MANY = ("AVIF", "DCX", "FLI", "GIF", "PNG", "TIFF", "WEBP")
+"""Formats whose files may hold several images. Not those in a phone's JPEG (MPO) or HEIC, which are
+other views of one scene, nor the layers of a PSD or the sizes of an icon."""
+
+MAX_PIXELS = 200_000_000
+"""Of an image, unless :func:`limit_pixels` says otherwise."""
+
+_advice = "shrink it"  # for an image that is too large
+
+
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder, sorted; without hidden files (macOS writes ._NAME.jpg)."""
     files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in files if path.name[0] != "." and path.is_file())
 
 
-def limit_pixels(count: int) -> None:
+def limit_pixels(count: int, advice: str = "shrink it") -> None:
     """Refuse images of more pixels in this process, as a small file can unpack to all memory.
 
-    Without this, Pillow's own limit of 179 million holds.
+    Args:
+        count: width × height; without this function it is :data:`MAX_PIXELS`.
+        advice: what to do about a larger image; parameters in braces, as for
+            :class:`~src.UserError`.
     """
-    Image.MAX_IMAGE_PIXELS = count
-    warnings.simplefilter("error", Image.DecompressionBombWarning)  # it refuses only from twice on
+    global _advice
+    _advice = advice
+    # Pillow warns from its limit on, and refuses from twice on. The latter needs no filter.
+    Image.MAX_IMAGE_PIXELS = count / 2  # type: ignore[assignment]
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+if Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3:  # Pillow's own, which no other program has changed
+    limit_pixels(MAX_PIXELS)
 
 
 def open_image(path: str | Path, decode: bool = True) -> Image.Image:
@@ -34,7 +54,8 @@ def open_image(path: str | Path, decode: bool = True) -> Image.Image:
 
     Args:
         path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, recognised by their content;
-            HEIC where pillow-heif is installed. Of several frames, the first is read.
+            HEIC where pillow-heif is installed. Of several frames, the first is read
+            (:func:`count_frames`).
         decode: False reads only the header; the image is then not turned upright.
 
     Raises:
@@ -46,7 +67,7 @@ def open_image(path: str | Path, decode: bool = True) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error.args[0]}", advice=error.advice) from None
     except (OSError, ValueError) as error:  # a folder, no permission, a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
@@ -63,8 +84,9 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
     except (UserError, FileNotFoundError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UserError(f"refused, as it has more than {limit:g} million pixels") from None
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        text = f"refused, as it has more than {limit:g} million pixels"
+        raise UserError(text, advice=_advice) from None
     except UnidentifiedImageError:
         raise UserError("not an image in a known format") from None
     except MemoryError:
@@ -102,9 +124,11 @@ def _is_heif(file: str | Path | BinaryIO) -> bool:
 
 
 def count_frames(image: Image.Image) -> int:
-    """How many frames or pages the file has."""
-    # The further images in a phone's JPEG (MPO) or HEIC are other views of the same scene.
-    return getattr(image, "n_frames", 1) if image.format in ("GIF", "PNG", "WEBP", "TIFF") else 1
+    """How many frames or pages the file has of which :func:`open_image` reads the first."""
+    try:
+        return getattr(image, "n_frames", 1) if image.format in _MANY else 1
+    except Exception:  # what comes after a sound first frame may be torn in any way
+        return 1
 
 
 def oriented_size(path: str | Path) -> tuple[int, int]:
@@ -130,7 +154,8 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     try:
         turned = ImageOps.exif_transpose(image)
-        turned.format = image.format  # Pillow drops it
+        turned.format = image.format  # Pillow drops both
+        turned.n_frames = count_frames(image)  # type: ignore[attr-defined]
         return turned
     except Exception as error:
         raise UserError(f"garbled EXIF data ({error})") from None

@@ -1,17 +1,20 @@
 """Pictures that need more than Pillow, or another way of reading."""
 
 import builtins
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
-from helpers.data import make_scene
+from helpers.data import ROOT, make_scene
 from PIL import Image
 
 from src import UserError
 from src.inference.preprocess import resize_input
-from src.pictures.images import open_image, oriented_size, to_8_bits, to_rgb
+from src.pictures.formats import DECODERS, IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from src.pictures.images import count_frames, open_image, oriented_size, to_8_bits, to_rgb
 
 PICTURE = Image.fromarray(make_scene(3, 64, 48)[0]).resize((128, 96))
 
@@ -95,3 +98,64 @@ def test_resized_as_torchvision_does(height, width):
     pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
     for picture in (pixels.permute(2, 0, 1), pixels.permute(2, 0, 1).contiguous()):
         assert torch.equal(resize_input(picture, 96), TF.resize(picture, [96, 96], antialias=True))
+
+
+def test_what_pillow_decodes_is_a_picture(tmp_path):
+    """In a folder too; not what it knows by name alone, nor videos and programs."""
+    suffixes = "jfif jpg jpe jp2 ppm pgm tga dib pcx sgi ico icns qoi dds apng"
+    for suffix in suffixes.split():
+        assert f".{suffix}" in IMAGE_SUFFIXES
+        PICTURE.save(tmp_path / f"b.{suffix}", sizes=[(64, 48)] if suffix == "ico" else None)
+        assert open_image(tmp_path / f"b.{suffix}").width >= 64
+    assert not {".pdf", ".eps", ".ps", ".h5", ".hdf", ".mpg", ".wmf", ".txt"} & IMAGE_SUFFIXES
+    assert not {"EPS", "HDF5", "MPEG", "WMF"} & {*DECODERS}
+    assert not IMAGE_SUFFIXES & VIDEO_SUFFIXES
+    assert {".ts", ".mpg", ".wmv", ".3gp", ".mp4"} <= VIDEO_SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tiff", "png", "avif"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_frames_are_counted(tmp_path, suffix, orientation):
+    """Of pictures that are turned too."""
+    others = [PICTURE.rotate(90 * i) for i in (1, 2)]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = suffix not in ("gif", "avif")  # Pillow crashes where it writes frames of such an AVIF
+    options = {"exif": exif} if turned else {}
+    path = tmp_path / f"a.{suffix}"
+    PICTURE.save(path, save_all=True, append_images=others, **options)
+    found = open_image(path)
+    assert count_frames(found) == 3
+    if suffix in ("webp", "tiff"):
+        assert (found.height > found.width) == (orientation == 6)
+
+
+READ_SIZE = """
+import sys
+from src.pictures.images import oriented_size
+try:
+    print(oriented_size(sys.argv[1]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("width", "words"), [(10_000, "(10000, 15000)"), (13_334, "200 million")])
+def test_one_limit_everywhere(tmp_path, width, words):
+    """Whoever reads: 200 million pixels, without Pillow's own warning from 89.5 million on."""
+    Image.new("1", (width, 15_000)).save(tmp_path / "large.png")
+    done = subprocess.run(
+        [sys.executable, "-c", READ_SIZE, tmp_path / "large.png"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert words in done.stdout and done.stderr == ""
+    assert (
+        "large.png: refused, as it has more than 200 million pixels; shrink it" in done.stdout
+    ) == (width > 13_333)
+
+
+def test_a_program_keeps_its_own_limit():
+    script = "from PIL import Image; Image.MAX_IMAGE_PIXELS = None; import src.pictures.images; "
+    script += "print(Image.MAX_IMAGE_PIXELS)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
