@@ -6,12 +6,13 @@
     python predict.py - < photo.jpg > mask.png
     python predict.py video.mp4 --mode background --background green --output video-green.mp4
 
-Images: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC (with pillow-heif), upright by their EXIF data;
-of several frames the first. A mask is 8-bit grey of the image's own size, 255 where the network is
-sure of the object; it is not stretched, so an empty scene stays dark. What is transparent in an
-image lies on white for the network, and stays transparent in what shows the image. A file that
-cannot be read is named and passed over; the exit status is then 2. Under torchrun each process
-takes its share. Videos (with PyAV) become videos with their sound, or a folder of frames.
+Images: what Pillow decodes (JPEG, PNG, WebP, TIFF, AVIF, JPEG 2000 …), HEIC with pillow-heif;
+upright by their EXIF data, of several frames the first. What else lies in a folder is named. A mask
+is 8-bit grey of the image's own size, 255 where the network is sure of the object; it is not
+stretched, so an empty scene stays dark. What is transparent in an image lies on white for the
+network, and stays transparent in what shows the image. A file that cannot be read is named and
+passed over; the exit status is then 2. Under torchrun each process takes its share. Videos (with
+PyAV) become videos with their sound, or a folder of frames.
 """
 
 import argparse
@@ -28,11 +29,12 @@ from src import Predictor, Style, UserError, render, stream
 from src.device import keep_freed_memory
 from src.files import atomic_path
 from src.inference.preprocess import PRESETS
-from src.inference.video import convert_frames, convert_video
-from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from src.inference.video import convert_frames, convert_video, has_all_frames
+from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
-from src.pictures.plan import Job, plan_images, plan_videos
+from src.pictures.plan import Job, check_targets, plan_images, plan_videos
 from src.pictures.render import MODES, check_classes, encode
+from src.pictures.search import LeftOut, is_video
 from train_utils import cli
 from train_utils.distributed import from_main, gather, is_main, process_group, rank, world_size
 
@@ -53,7 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_result_flags(parser)
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
-    args.videos = any(path.suffix.lower() in VIDEO_SUFFIXES for path in args.input)
+    args.videos = any(map(is_video, args.input))
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
     try:
         check_flags(args)
@@ -136,7 +138,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def check_video_flags(args: argparse.Namespace) -> None:
     """Check the flags that have another meaning for videos, or none."""
-    if not all(path.suffix.lower() in VIDEO_SUFFIXES for path in args.input):
+    if not all(map(is_video, args.input)):
         raise UserError("videos and images go in two runs")
     if args.recursive:
         raise UserError("--recursive goes with folders of images, not with videos")
@@ -154,24 +156,42 @@ def make_style(args: argparse.Namespace) -> Style:
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
 
-def list_jobs(args: argparse.Namespace) -> list[Job]:
-    """The jobs of all ranks; none for what comes from standard input."""
-    if args.input == [PIPE]:
-        return []
-    if args.videos:
-        return plan_videos(args.input, args.output, args.suffix, args.frames)
-    if args.output == PIPE:
-        return plan_images(args.input, PIPE)
-    return plan_images(
-        args.input, args.output, args.suffix, args.format, args.recursive, args.skip_existing
-    )
+def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
+    """The jobs of all ranks, checked, and how many folders cannot be read."""
+    left_out = LeftOut()
+    inputs, output = args.input, args.output
+    if inputs == [PIPE]:
+        cli.require_stream("stdin")
+        jobs = [Job(PIPE, pipe_target(args))]
+    elif args.videos:
+        jobs = plan_videos(inputs, output, args.suffix, args.frames, left_out)
+    else:
+        skip = args.skip_existing and output != PIPE
+        jobs = plan_images(inputs, output, args.suffix, args.format, args.recursive, skip, left_out)
+    if output == PIPE:
+        cli.require_stream("stdout")
+        if len(jobs) > 1:
+            raise UserError(f"--output - is for one image, not for {len(jobs)}")
+    else:
+        to_do = [job for job in jobs if not (args.skip_existing and is_done(args, job))]
+        check_targets(to_do, [args.background or "", args.weights], args.frames and args.format)
+    for error in left_out.errors:
+        print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
+    for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):
+        print(line, file=sys.stderr)
+    return jobs, len(left_out.errors)
 
 
 def share_jobs(args: argparse.Namespace, jobs: list[Job]) -> tuple[list[Job], int]:
     """This rank's share of the jobs, and how many more of them are done already."""
     share = jobs[rank() :: world_size()]
-    left = [job for job in share if not (args.skip_existing and job.target.exists())]
+    left = [job for job in share if not (args.skip_existing and is_done(args, job))]
     return left, len(share) - len(left)
+
+
+def is_done(args: argparse.Namespace, job: Job) -> bool:
+    """Whether an earlier run has made the whole result."""
+    return has_all_frames(job.target, args.format) if args.frames else job.target.exists()
 
 
 def predict_images(
@@ -181,6 +201,8 @@ def predict_images(
     left, skipped = share_jobs(args, jobs)
 
     def pixels(job: Job) -> int:
+        if not job.source.is_file():  # a pipe, which cannot be read twice
+            return 0
         width, height = oriented_size(job.source)
         return width * height
 
@@ -206,7 +228,7 @@ def predict_videos(
     failed = 0
     for job in left:
         if args.frames:
-            steps = convert_frames(predictor, job.source, job.target, style, args.format)
+            steps = convert_frames(predictor, job.source, job.target, style, args.format, tell)
         else:
             steps = convert_video(predictor, job.source, job.target, style)
         try:
@@ -220,37 +242,46 @@ def predict_videos(
     return report_total(args, "videos", len(jobs), failed, skipped)
 
 
-def predict_pipe(
-    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
-) -> int:
+def pipe_target(args: argparse.Namespace) -> Path:
+    """Where the result of standard input goes."""
+    if args.output == PIPE or args.output.suffix.lower() in IMAGE_FORMATS:
+        return args.output
+    return args.output / f"stdin{args.suffix}{args.format}"
+
+
+def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style: Style) -> int:
     """One image, from standard input or to standard output."""
-    if len(jobs) > 1:
-        raise UserError(f"--output - is for one image, not for {len(jobs)}")
-    name = str(jobs[0].source) if jobs else "standard input"
     try:
-        image = load_image(jobs[0]) if jobs else read_image(io.BytesIO(sys.stdin.buffer.read()))
+        image = load_image(job)
         result = render(image, predictor.map(image), style)
     except UserError as error:
-        raise UserError(str(error) if name in str(error) else f"{name}: {error}") from None
-    target = args.output
-    if target == PIPE:
+        name = "standard input" if job.source == PIPE else str(job.source)
+        about = "" if name in error.args[0] else f"{name}: "
+        raise UserError(about + error.args[0], advice=error.advice) from None
+    if args.output == PIPE:
         file = io.BytesIO()  # some formats go back and forth in what they write
         encode(result, file, args.format)
         sys.stdout.buffer.write(file.getvalue())
         return 0
-    if target.suffix.lower() not in IMAGE_FORMATS:
-        target = target / f"stdin{args.suffix}{args.format}"
-    with atomic_path(target) as temporary:
-        encode(result, temporary, target.suffix.lower())
+    with atomic_path(job.target) as temporary:
+        encode(result, temporary, job.target.suffix.lower())
     return 0
 
 
 def load_image(job: Job) -> Image.Image:
     """The image; says so where it is one of several."""
-    image = open_image(job.source)
+    if job.source == PIPE:
+        image, name = read_image(io.BytesIO(sys.stdin.buffer.read())), "standard input"
+    else:
+        image, name = open_image(job.source), str(job.source)
     if (count := count_frames(image)) > 1:
-        tqdm.write(f"{job.source}: the first of its {count} images is used", file=sys.stderr)
+        tqdm.write(f"{name}: the first of its {count} images is used", file=sys.stderr)
     return image
+
+
+def tell(message: str) -> None:
+    """Print a message beside the progress bar."""
+    tqdm.write(message, file=sys.stderr)
 
 
 def report_error(error: UserError | OSError, job: Job) -> None:
@@ -280,22 +311,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     keep_freed_memory()
     with process_group(args.device):
-        limit_pixels(args.max_megapixels * 1_000_000)
+        limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
         # Listed by one rank: another might find what this one has written. Before the weights are
         # loaded, so that a wrong name is reported at once.
-        jobs = from_main(list_jobs(args) if is_main() else None)
+        jobs, unreadable = from_main(list_jobs(args) if is_main() else None)
+        piped = PIPE in (*args.input, args.output)
+        if piped and not is_main():
+            return 0  # there is one image, and one stream
         predictor = Predictor(
             args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
         )
         if predictor.classes:
             check_classes(style, predictor.classes)
         if is_main():
-            print(f"{args.weights}: {predictor.origin}", file=sys.stderr)
-        if PIPE in (*args.input, args.output):
-            return predict_pipe(args, jobs, predictor, style)
+            computing = cli.describe_computing(predictor.device, predictor.precision)
+            about = cli.describe_weights(args.weights, predictor.origin)
+            print(f"{about}; {computing}", file=sys.stderr)
+        if piped:
+            return predict_pipe(args, jobs[0], predictor, style)
         predict = predict_videos if args.videos else predict_images
-        return predict(args, jobs, predictor, style)
+        return predict(args, jobs, predictor, style) or (2 if unreadable else 0)
 
 
 if __name__ == "__main__":

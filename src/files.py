@@ -155,6 +155,14 @@ def _is_stream(path: Path, status: os.stat_result | None) -> bool:
     return not regular or (status is not None and _descriptor(path) is not None)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a FIFO, a device or an open file, whatever its name's suffix."""
+    try:
+        return _is_stream(*_find_place(path))
+    except UserError:
+        return False
+
+
 def _open_stream(path: Path) -> BinaryIO:
     """A FIFO, a device or an open file of this process, to write to."""
     number = _descriptor(path)
@@ -245,7 +253,8 @@ def check_outputs(
     """Check all files that a run will write, before its work.
 
     Args:
-        outputs: the files of each parameter: one, several, or None.
+        outputs: the files of each parameter: one, several, or None. Of those in one folder, the one
+            with the longest name is tried.
         inputs: all files that the run reads; of a folder, the files in it are meant.
 
     Raises:
@@ -262,8 +271,10 @@ def check_outputs(
     }
     places: dict[Path, str] = {}
     for parameter, paths in several.items():
-        for path in paths:
+        by_length = sorted(paths, key=lambda path: len(path.name))
+        for path in {path.parent: path for path in by_length}.values():
             check_writable(path)
+        for path in paths:
             place, status = _find_place(path)
             if _is_stream(place, status):
                 continue

@@ -1,8 +1,10 @@
 """What every script's command line shares: flags, and how errors reach the user."""
 
 import argparse
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Container
 from difflib import get_close_matches
 from io import TextIOWrapper
@@ -13,8 +15,10 @@ import torch
 
 from src import UserError
 from src.compat import is_compile_error
+from src.files import is_stream
 from src.networks.base import MIN_SIZE
 from src.weights.load import SHIPPED
+from src.weights.named import PUBLISHED
 from src.weights.storage import MAX_SIZE
 
 from .config import DECLARATIONS, GROUPS, Settings
@@ -108,17 +112,21 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
     """Which network to use (``several``: none, one or more), and at which size."""
     number: dict[str, Any] = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
     text = (
-        "weights of any kind: a checkpoint of train.py, .safetensors, the official U-2-Net layout, "
-        ".onnx, a folder of save_pretrained (default: weights/u2net_lite.safetensors, ours)"
+        f"a name, {', '.join(PUBLISHED)}, whose weights are fetched once; or weights of any kind: a "
+        "checkpoint of train.py, .safetensors, the official U-2-Net layout, .onnx, a folder of "
+        "save_pretrained (default: lite, those that come with the toolkit)"
     )
     parser.add_argument("--weights", type=Path, **number, metavar="W", help=text)
     text = "side of the square that the network sees (default: as trained, 320 if unknown)"
     parser.add_argument("--img-size", type=side, metavar="PX", help=text)
 
 
+_PAIRS = "data_path", "image_dir", "mask_dir", "skip_invalid", "masks", "mask_threshold"
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Where images and masks are."""
-    _add_settings(parser, "data", ("data_path", "image_dir", "mask_dir", "skip_invalid"))
+    _add_settings(parser, "data", _PAIRS)
 
 
 def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
@@ -131,12 +139,16 @@ def flag(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
 
 
-def file_named(*suffixes: str) -> Callable[[str], Path]:
-    """A path to write to, for argparse; the suffix keeps it off weights and images."""
+def file_named(*suffixes: str, streams: bool = False) -> Callable[[str], Path]:
+    """A path to write to, for argparse; the suffix keeps it off weights and images.
+
+    ``streams``: devices and pipes too, under any name (``/dev/stdout``).
+    """
 
     def parse(text: str) -> Path:
         path = Path(text)
-        if path.suffix.lower() not in suffixes or path.is_dir():
+        named = path.suffix.lower() in suffixes and not path.is_dir()
+        if not named and not (streams and is_stream(path)):
             kinds = " or ".join(dict.fromkeys(suffixes))
             raise argparse.ArgumentTypeError(f"{text!r} is not the name of a {kinds} file")
         return path
@@ -146,9 +158,11 @@ def file_named(*suffixes: str) -> Callable[[str], Path]:
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of files, whose errors are reported
     if not is_launched():  # else it may come while others are waited for, without end
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
@@ -161,7 +175,58 @@ def run(main: Callable[[], int | None]) -> None:
             source = f"rank {launched_rank()}: " if is_launched() else ""
             print(f"error: {source}{message}", file=sys.stderr, flush=True)
         wait_for_reports()
-    sys.exit(status)
+    sys.exit(_flush_output() or status)
+
+
+_closed: set[str] = set()  # standard streams that the caller has closed
+
+
+def _open_streams() -> None:
+    """Let closed standard streams (``<&- >&- 2>&-``) lead nowhere: tqdm and others write to them
+    unasked, and the next file to be opened would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            _closed.add(name)
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+
+
+def _flush_output() -> int:
+    """Write what print holds back, and 2 where that fails; Python would end with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 2
+    return 0
+
+
+def describe_weights(weights: Path, origin: str) -> str:
+    """Which weights a script uses: ``best.pt: checkpoint of this toolkit, u2net_lite, 1 map``."""
+    better = f"; for better masks: {flag('weights')} u2net" if weights == SHIPPED else ""
+    return f"{weights}: {origin}{better}"
+
+
+def describe_computing(device: torch.device, *precisions: str) -> str:
+    """Where a script computes, and in what: ``computing on cpu in bfloat16``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    named = f" ({name})" if name else ""
+    return f"computing on {device}{named} in {' and '.join(dict.fromkeys(precisions))}"
+
+
+def require_stream(name: str) -> None:
+    """Check that ``stdin`` or ``stdout``, which is to be used, is open.
+
+    Raises:
+        UserError: the caller has closed it.
+    """
+    if name in _closed:
+        raise UserError(f"standard {name.removeprefix('std')}put is closed; name a file")
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

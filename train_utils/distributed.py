@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from src import UserError
+from src.files import printable
 
 
 def is_launched() -> bool:
@@ -154,7 +155,7 @@ def is_first_report(message: str) -> bool:
         return True
     try:
         _store.add("reports", 1)
-        return _store.add(f"error/{message}", 1) == 1
+        return _store.add(f"error/{printable(message)}", 1) == 1
     except RuntimeError:  # the store went with the process that held it
         return True
 

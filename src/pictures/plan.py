@@ -1,14 +1,14 @@
 """Which images or videos are meant, and the file to write for each."""
 
-import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import check_outputs, find_overwritten
 from .formats import IMAGE_FORMATS, IMAGE_SUFFIXES, VIDEO_FORMATS, VIDEO_SUFFIXES
-from .images import list_images
+from .search import LeftOut, describe_kind, find_images, match_pattern, named_after_others
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ def plan_images(
     format: str = ".png",
     recursive: bool = False,
     skip_existing: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Job]:
     """A job for each image, in order, each image once.
 
@@ -37,19 +38,14 @@ def plan_images(
         recursive: read folders with all below them, and make the same folders in ``output``.
         skip_existing: images among the inputs that have a result's name are results of an earlier
             run, and no inputs.
+        left_out: gets what lies in folders and patterns and is not used.
 
     Raises:
         UserError: an input is missing, holds no image, or a result would overwrite an image or
             another result.
     """
-    places: dict[Path, Path] = {}  # of each image, its place below the output
-    known: set[Path] = set()
-    for path in inputs:
-        for image, place in _find_images(path, output, recursive).items():
-            spelt = image.parent.resolve() / image.name  # a link to a file is an image of its own
-            if spelt not in known:
-                known.add(spelt)
-                places[image] = place
+    left_out = LeftOut() if left_out is None else left_out
+    places = _find_places(inputs, left_out, recursive, output)
     if output.suffix.lower() in IMAGE_FORMATS and not output.is_dir():
         if len(places) > 1:
             raise UserError(
@@ -69,26 +65,64 @@ def plan_images(
             "is the images' own folder; choose another", "output", output, "or give a {suffix}"
         )
     named = {path for path in inputs if path.is_file()}
-    return _check_overwriting(jobs, set(places) - named if suffix and skip_existing else set())
+    jobs = _check_overwriting(
+        jobs, set(places) - named if suffix and skip_existing else set(), left_out
+    )
+    _note_results(jobs, left_out)
+    return jobs
+
+
+def _find_places(
+    inputs: Sequence[Path], left_out: LeftOut, recursive: bool, output: Path
+) -> dict[Path, Path]:
+    """Of each image, its place below the output."""
+    places: dict[Path, Path] = {}
+    known: set[Path] = set()
+    for path in inputs:
+        for image, place in find_images(path, left_out, recursive, output.resolve()).items():
+            spelt = image.parent.resolve() / image.name  # a link to a file is an image of its own
+            if spelt not in known:
+                known.add(spelt)
+                places[image] = place
+    if not places and left_out.errors:
+        raise left_out.errors[0]
+    return places
+
+
+def _note_results(jobs: Sequence[Job], left_out: LeftOut) -> None:
+    """Say which images, where results lie beside them, may be results of a run before."""
+    here = {job.target.parent.resolve() for job in jobs}
+    beside = [job.source for job in jobs if job.source.parent.resolve() in here]
+    if likely := named_after_others(beside):
+        result, original = next(iter(likely.items()))
+        images, are = ("image", "is") if len(likely) == 1 else ("images", "are")
+        left_out.notes.append(
+            f"{len(likely)} {images} named after others, such as {result} beside {original}, {are} "
+            "predicted too; if these are earlier results, leave them out by a pattern, or write "
+            "results into a folder of their own"
+        )
 
 
 def plan_videos(
-    inputs: Sequence[Path], output: Path, suffix: str = "", frames: bool = False
+    inputs: Sequence[Path],
+    output: Path,
+    suffix: str = "",
+    frames: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Job]:
     """A job for each video: to a video, or with ``frames`` to a folder.
 
     Args:
-        inputs: the videos.
+        inputs: the videos, or patterns.
         output: a folder; for a single video also a file, in one of :data:`~.formats.VIDEO_FORMATS`.
         suffix: appended to each name.
         frames: results are folders of images.
+        left_out: gets what patterns match and is no video.
 
     Raises:
         UserError: one is missing, or a result would overwrite a video or another result.
     """
-    for path in inputs:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+    inputs = _find_videos(inputs, LeftOut() if left_out is None else left_out)
     if output.suffix.lower() in VIDEO_FORMATS and not frames:
         if len(inputs) > 1:
             raise UserError(
@@ -105,6 +139,23 @@ def plan_videos(
     return _check_overwriting(jobs)
 
 
+def check_targets(jobs: Iterable[Job], inputs: Iterable[str | Path], frames: str = "") -> None:
+    """Check, before anything is computed, that the results of jobs can be written.
+
+    Args:
+        jobs: those to be done.
+        inputs: files that the run reads beside the sources: weights, a background.
+        frames: of videos, the suffix of single frames; ``target`` is a folder then.
+
+    Raises:
+        UserError: a result cannot be written, or would overwrite an input.
+    """
+    targets = [job.target / f"000001{frames}" if frames else job.target for job in jobs]
+    if frames:  # any of what is in the folder may be a frame
+        targets += [path for job in jobs if job.target.is_dir() for path in job.target.iterdir()]
+    check_outputs({"output": targets}, inputs)
+
+
 def _unique_names(places: Sequence[Path]) -> list[Path]:
     """Each image's place without its suffix; the suffix stays where two would be the same."""
     whole: set[Path] = set()
@@ -117,59 +168,46 @@ def _unique_names(places: Sequence[Path]) -> list[Path]:
         whole |= clashing
 
 
-def _find_images(path: Path, output: Path, recursive: bool) -> dict[Path, Path]:
-    """The images of one input, and the place of each below the output."""
-    if path.is_dir():
-        images = _walk(path, output.resolve()) if recursive else list_images(path)
-        if not images:
-            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            advice = None if recursive else "{recursive} searches its folders"
-            raise UserError(f"{path}: holds no images ({kinds})", advice=advice)
-        return {image: image.relative_to(path) for image in images}
-    if path.exists():
-        return {path: Path(path.name)}
-    if not glob.has_magic(str(path)):
-        raise UserError(f"{path}: no such file or folder")
-    # Where the pattern leads through folders, they are kept below its last literal one.
-    parts = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
-    above = Path(*parts)
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise UserError(f"{path}: matches no image")
-    return {image: image.relative_to(above) for image in images}
+def _find_videos(inputs: Sequence[Path], left_out: LeftOut) -> list[Path]:
+    """The videos of all inputs, each once."""
+    videos: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name the videos, or give a pattern")
+        for match in [path] if path.exists() else match_pattern(path):
+            kind = describe_kind(match)
+            if kind == "video" or match == path:
+                videos.append(match)
+            else:
+                left_out.add(match, kind)
+    if not videos:
+        raise UserError(f"{inputs[0]}: matches no video")
+    return list(dict.fromkeys(videos))
 
 
-def _walk(folder: Path, output: Path) -> list[Path]:
-    """All images below a folder, without earlier results and hidden folders."""
-    images = list_images(folder)
-    for inner in sorted(folder.iterdir()):
-        # A link to a folder may lead round in a circle.
-        hidden = inner.name.startswith(".") or inner.is_symlink()
-        if inner.is_dir() and not hidden and inner.resolve() != output:
-            images += _walk(inner, output)
-    return images
-
-
-def _check_overwriting(jobs: list[Job], earlier: set[Path] | None = None) -> list[Job]:
+def _check_overwriting(
+    jobs: list[Job], earlier: set[Path] | None = None, left_out: LeftOut | None = None
+) -> list[Job]:
     """The jobs, if none overwrites an input or another's result.
 
     ``earlier``: inputs that are left out if they turn out to be results of an earlier run.
     """
-    targets = {job.target.resolve() for job in jobs}
-    earlier = earlier or set()
-    jobs = [job for job in jobs if job.source not in earlier or job.source.resolve() not in targets]
+    if earlier:
+        targets = {job.target.resolve() for job in jobs}
+        results = {path for path in earlier if path.resolve() in targets}
+        jobs = [job for job in jobs if job.source not in results]
+        for path in sorted(results):
+            (left_out or LeftOut()).add(path, "result of an earlier run")
     doubled = [name for name, n in Counter(job.target for job in jobs).items() if n > 1]
     if doubled:
         raise UserError(
             f"two images are called {doubled[0].stem}; predict their folders one by one"
         )
-    originals = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in originals:
-            raise UserError(
-                f"{job.target} would overwrite an image; name another folder",
-                "output",
-                advice="if it is an earlier result, {skip_existing} leaves it as it is",
-            )
+    found = find_overwritten((job.target for job in jobs), (job.source for job in jobs))
+    if found:
+        raise UserError(
+            f"{found[0]} would overwrite an image; name another folder",
+            "output",
+            advice="if it is an earlier result, {skip_existing} leaves it as it is",
+        )
     return jobs
