@@ -1,6 +1,7 @@
 """Videos in, videos or single frames out, by PyAV; the sound is copied as it is."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..files import atomic_path
-from ..pictures.formats import VIDEO_FORMATS
+from ..files import atomic_path, clear_temporary
+from ..pictures.formats import IMAGE_FORMATS, VIDEO_FORMATS
 from ..pictures.images import to_rgb
 from ..pictures.render import Style, encode, render
 from .predictor import Predictor
@@ -51,11 +52,11 @@ def convert_video(
         raise UserError(
             f"{target}: all frames of a video have one size", advice="{crop} goes with {frames}"
         )
-    av = _av()
-    with _readable(source), av.open(str(source)) as video, atomic_path(target) as temporary:
+    with _open_video(source) as video, atomic_path(target) as temporary:
         yield _count_frames(video, source)
         container = VIDEO_FORMATS[target.suffix.lower()].container
-        with av.open(str(temporary), "w", format=container) as out:
+        # An open file, as FFmpeg takes names for addresses: 12:30.mp4, http:…
+        with temporary.open("wb") as file, _av().open(file, "w", format=container) as out:
             writer = _Writer(out, video, target)
             for index, (time, result) in _results_in_order(predictor, video, writer, style):
                 writer.write(index, time, result)
@@ -64,20 +65,86 @@ def convert_video(
 
 
 def convert_frames(
-    predictor: Predictor, source: Path, folder: Path, style: Style, suffix: str
+    predictor: Predictor,
+    source: Path,
+    folder: Path,
+    style: Style,
+    suffix: str,
+    report: Callable[[str], None],
 ) -> Iterator[int | None]:
     """As :func:`convert_video`, with each frame as an image ``folder/000001.png`` and so on.
 
-    Any mode. A new folder has another name until the last frame is in it.
+    Any mode. Frames are in another folder until the last one is written. Then they take the place
+    of the folder's earlier frames, if it has any: what is left of those, of a longer video, is
+    removed, and reported. Other files in the folder stay as they are.
+
+    Args:
+        predictor: of the maps.
+        source: the video.
+        folder: of the frames.
+        style: of each frame.
+        suffix: of each frame, one of :data:`~..pictures.formats.IMAGE_FORMATS`.
+        report: gets a sentence about earlier frames.
+
+    Yields:
+        As :func:`convert_video`.
     """
-    part = folder if folder.exists() else folder.with_name(f"{folder.name}.part")
-    with _readable(source), _av().open(str(source)) as video:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; frames need a folder of that name")
+    part = _part(folder)
+    with _open_video(source) as video:
         yield _count_frames(video, source)
+        count = 0
         for index, (_, result) in _results_in_order(predictor, video, None, style):
-            with atomic_path(part / f"{index + 1:06}{suffix}") as temporary:
+            count = index + 1
+            with atomic_path(part / f"{count:06}{suffix}") as temporary:
                 encode(result, temporary, suffix)
             yield 1
-    part.rename(folder)
+    _remove_frames(part, suffix, count, report)  # of a run that was killed
+    clear_temporary(part)
+    if folder.exists():
+        _remove_frames(folder, suffix, count, report)
+        others = sorted({p.suffix[1:] for p in _frames(folder, ".*") if p.suffix != suffix})
+        if others:
+            report(f"{folder}: holds earlier frames in other formats too ({', '.join(others)})")
+        for frame in _frames(part, suffix):
+            frame.replace(folder / frame.name)
+        part.rmdir()
+    else:
+        part.rename(folder)
+
+
+def has_all_frames(folder: Path, suffix: str) -> bool:
+    """Whether :func:`convert_frames` has come to its end in this folder, with no frame missing.
+
+    Args:
+        folder: of the frames; it need not exist.
+        suffix: of each frame.
+    """
+    numbers = sorted(int(frame.stem) for frame in _frames(folder, suffix))
+    whole = numbers == list(range(1, len(numbers) + 1))
+    return bool(numbers) and whole and not _part(folder).exists()
+
+
+def _part(folder: Path) -> Path:
+    """Where frames are until all are written."""
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _frames(folder: Path, suffix: str) -> list[Path]:
+    """The frames in a folder; ``.*`` for those in any format."""
+    kinds = IMAGE_FORMATS if suffix == ".*" else (suffix,)
+    files = folder.iterdir() if folder.is_dir() else ()
+    return [p for p in files if re.fullmatch(r"\d{6,}", p.stem, re.ASCII) and p.suffix in kinds]
+
+
+def _remove_frames(folder: Path, suffix: str, count: int, report: Callable[[str], None]) -> None:
+    """Remove earlier frames after the last of ``count``."""
+    leftover = [frame for frame in _frames(folder, suffix) if int(frame.stem) > count]
+    for frame in leftover:
+        frame.unlink()
+    if leftover:
+        report(f"{folder}: removed {len(leftover)} earlier frames, as this video has {count}")
 
 
 class _Writer:
@@ -208,10 +275,14 @@ def _av() -> Any:
 
 
 @contextmanager
-def _readable(source: Path) -> Iterator[None]:
-    """FFmpeg's errors with the video's name."""
+def _open_video(source: Path) -> Iterator[Any]:
+    """The video in this very file; FFmpeg's errors get its name."""
     av = _av()
+    # Not the name, which FFmpeg would take for an address (12:30.mp4, http:…, concat:…); and a
+    # playlist inside the file may not lead to other files or to the network.
+    sealed = {"protocol_whitelist": "none"}
     try:
-        yield
+        with source.open("rb") as file, av.open(file, options=sealed) as video:
+            yield video
     except av.FFmpegError as error:
         raise UserError(f"{source}: cannot be read as a video ({error.strerror})") from None

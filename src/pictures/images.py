@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from .formats import DECODERS, IMAGE_SUFFIXES
+from .metadata import raw_exif, upright_exif
 
 _ORIENTATION = 0x0112  # EXIF's tag
 
@@ -156,6 +157,8 @@ def upright(image: Image.Image) -> Image.Image:
         turned = ImageOps.exif_transpose(image)
         turned.format = image.format  # Pillow drops both
         turned.n_frames = count_frames(image)  # type: ignore[attr-defined]
+        if exif := raw_exif(image):  # Pillow writes it anew, with less
+            turned.info["exif"] = upright_exif(exif, turned.size)
         return turned
     except Exception as error:
         raise UserError(f"garbled EXIF data ({error})") from None
@@ -163,14 +166,17 @@ def upright(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, 8 bits, for the network: transparency on white, colour profiles not applied."""
-    image = to_8_bits(image)
-    if image.mode in ("La", "RGBa"):  # colours times alpha
-        image = image.convert(image.mode.upper())
+    image = to_straight(to_8_bits(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_straight(image: Image.Image) -> Image.Image:
+    """Colours that are times alpha (modes La and RGBa) as they are without; others unchanged."""
+    return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
 """From a coarse map to a cut-out: edges at the picture's resolution, colours without background.
 
-Both work in strips of rows, so that memory stays bounded for images of any size.
+All work in strips of rows, so that memory stays bounded for images of any size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 _SIDE = 1024  # edges are refined in an image of at most this side first
 _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
 _RADII = (6, 2, 1)  # of the windows that follow at the image's own size, in pixels
 _STRIP = 1 << 19  # pixels that are worked on at once at full size
+_VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
+_REACH = 2  # pixels by which colours go on under what is transparent
 _PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
 
@@ -120,8 +122,10 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
         alpha: H×W in [0, 1], of the image's size.
 
     Returns:
-        RGB; where alpha is 1, the image's pixels as they are.
+        RGB; where alpha is 1 or 0, the image's pixels as they are.
     """
+    if not _mixed(alpha).any():
+        return image.copy()
     small, coarse = _shrink(image, alpha, _COLOUR_SIDE)
     pixels, weight = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
@@ -129,13 +133,8 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     result = np.array(image)
     margin = 2 * sum(_RADII)
     for rows, outer in _strips(*image.size, margin):
-        mixed = alpha[rows] < 1
-        if not mixed.any():
-            continue
-        # Where nothing of the object is seen, the estimate from afar is good enough.
-        box = (0, rows.start, image.width, rows.stop)
-        result[rows][mixed] = np.asarray(_stretch(near, image.size, box))[mixed]
-        seen = np.flatnonzero((mixed & (alpha[rows] > 0)).any(0))
+        mixed = _mixed(alpha[rows])
+        seen = np.flatnonzero(mixed.any(0))
         if not seen.size:
             continue
         left, right = max(0, seen[0] - margin), min(image.width, int(seen[-1]) + 1 + margin)
@@ -150,6 +149,70 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
         part = mixed[:, left:right]
         result[rows, left:right][part] = np.asarray(_image(fused))[inner][part]
+    return Image.fromarray(result)
+
+
+def _mixed(alpha: np.ndarray) -> np.ndarray:
+    """Which pixels show some of the object, and some of the background."""
+    return (alpha >= _VISIBLE) & (alpha < 1)
+
+
+def fill_hidden(image: Image.Image) -> Image.Image:
+    """The colours of an image, continued smoothly where it is wholly transparent.
+
+    What lies hidden there has no influence, on windows that reach into it neither.
+
+    Args:
+        image: RGBA.
+
+    Returns:
+        RGB; black if nothing is visible.
+    """
+    alpha = image.getchannel("A")
+    colours = Image.merge("RGB", image.split()[:3])
+    if alpha.getextrema()[0]:
+        return colours
+    if max(image.size) == 1:
+        return Image.new("RGB", image.size)
+    # Pillow weighs the colours by alpha here.
+    half = image.resize([(n + 1) // 2 for n in image.size], Image.Resampling.BOX)
+    around = fill_hidden(half).resize(image.size, Image.Resampling.BILINEAR)
+    return Image.composite(colours, around, alpha.point(lambda level: 255 if level else 0))
+
+
+def clear_hidden(image: Image.Image) -> Image.Image:
+    """A cut-out under whose transparent pixels nothing is left of what was removed.
+
+    Programs that ignore alpha would show it. Next to visible pixels their own colours go on, so
+    that no dark line appears where programs resize colours and alpha apart; further off it is
+    black.
+
+    Args:
+        image: RGBA.
+
+    Returns:
+        RGBA.
+    """
+    if image.getchannel("A").getextrema()[0]:
+        return image
+    result = np.array(image)
+    for rows, outer in _strips(*image.size, _REACH):
+        part = result[outer].astype(np.float32)
+        part[..., :3] *= part[..., 3:]
+        visible = Image.fromarray((part[..., 3] > 0).astype(np.uint8) * 255)
+        near = np.asarray(visible.filter(ImageFilter.BoxBlur(_REACH))) > 0
+        hidden = part[..., 3] == 0
+        y, x = np.nonzero(hidden & near)
+        sums = np.zeros((len(y), 4), np.float32)
+        for down in range(-_REACH, _REACH + 1):
+            for right in range(-_REACH, _REACH + 1):
+                sums += part[
+                    (y + down).clip(0, len(part) - 1), (x + right).clip(0, image.width - 1)
+                ]
+        part[hidden] = 0
+        part[y, x, :3] = (sums[:, :3] / sums[:, 3:].clip(min=1e-3)).round()
+        inner = slice(rows.start - outer.start, rows.stop - outer.start)
+        result[rows][hidden[inner]] = part[inner][hidden[inner]].astype(np.uint8)
     return Image.fromarray(result)
 
 

@@ -1,6 +1,7 @@
 """Results made of an image and its map: masks, cut-outs, overlays, other backgrounds."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -9,14 +10,18 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter, ImageOps
 
 from ..errors import UserError
+from . import metadata
 from .classes import coloured
 from .formats import IMAGE_FORMATS
-from .images import to_8_bits, to_grey, to_rgb
-from .matting import foreground, refine
+from .images import to_8_bits, to_grey, to_rgb, to_straight
+from .matting import clear_hidden, fill_hidden, foreground, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
+VISIBLE = 3  # of 255: what is less opaque nobody sees, and networks are seldom surer of nothing
 Background = tuple[int, int, int] | str | Image.Image
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,23 @@ class Style:
     Args:
         mode: ``mask``, grey, 255 where the network is sure; ``binary``, 0 and 255; ``cutout``, the
             image with the map as its alpha; ``overlay``, the image with the object tinted;
-            ``background``, the object in front of another background.
+            ``background``, the object in front of another background, which is opaque.
         background: for that mode: a colour, by its RGB levels, name or ``#rrggbb``; an image; or
             ``blur``, the image's own background blurred.
         threshold: in [0, 1]; pixels are object where the map is at least this, and nothing below;
             None leaves the map soft (for ``binary``: 0.5).
         invert: keep what is not the object.
-        crop: to the box around the object; an image without an object stays whole.
+        crop: to the box around all that is visible of the object, faint parts too (3 of 255 and
+            more); an image without an object stays whole.
+        margin: left around that box, within the image: pixels, as ``20`` or ``"20px"``, or a share
+            of the box's longer side, as ``"5%"``.
         size: shrink the result to at most this many pixels along its longer side.
         refine: put edges where the image has them, see :func:`~.matting.refine`.
+        strip: leave out EXIF, GPS, XMP, comments and the resolution; the colour profile stays, as
+            colours would be others without it.
 
     Raises:
-        UserError: an unknown mode or colour, or a threshold outside [0, 1].
+        UserError: an unknown mode, colour or margin, or a threshold outside [0, 1].
 
     Example:
         >>> Style("background", "#20a040").threshold is None
@@ -51,6 +61,8 @@ class Style:
     crop: bool = False
     size: int | None = None
     refine: bool = False
+    margin: int | str = 0
+    strip: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -59,6 +71,28 @@ class Style:
             raise UserError("choose one from 0 to 1", "threshold", self.threshold)
         if isinstance(self.background, str):
             parse_background(self.background)
+        margin_pixels(self.margin, 100)
+
+
+def margin_pixels(margin: int | str, side: int) -> int:
+    """A margin in pixels.
+
+    Args:
+        margin: pixels, or text: ``20``, ``20px`` or ``5%``.
+        side: the longer side of the box, in pixels.
+
+    Raises:
+        UserError: the margin is neither.
+
+    Example:
+        >>> margin_pixels("5%", 400)
+        20
+    """
+    number = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?(px|%|)", str(margin).strip(), re.ASCII)
+    if not number:
+        reason = "choose pixels, as 20, or a share of the object's longer side, as 5%"
+        raise UserError(reason, "margin", margin)
+    return round(float(number[1]) * (side / 100 if number[2] == "%" else 1))
 
 
 def parse_background(text: str) -> tuple[int, int, int] | str:
@@ -83,7 +117,10 @@ def parse_background(text: str) -> tuple[int, int, int] | str:
 
 
 def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Image:
-    """The result for one image. What is transparent in the image stays so.
+    """The result for one image.
+
+    What is transparent in the image stays so in ``cutout`` and ``overlay``; another background
+    fills it. What lies hidden there has no influence on any result.
 
     Args:
         image: upright, any mode.
@@ -91,9 +128,10 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
         style: what to make of them.
 
     Returns:
-        Mode L for ``mask`` and ``binary``; RGBA for ``cutout``; RGB for the others, or RGBA where
-        the image has transparent parts. With the image's colour profile, if it shows colours.
-        Of classes, ``mask`` is a palette image of their indices.
+        Mode L for ``mask`` and ``binary``; RGBA for ``cutout``; RGB for ``background``; for
+        ``overlay`` RGB, or RGBA where the image has transparent parts. With the image's colour
+        profile and metadata, if it shows colours; with its resolution in any case. Of classes,
+        ``mask`` is a palette image of their indices.
 
     Raises:
         UserError: a mode that is of no use for classes.
@@ -102,21 +140,56 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
         >>> render(Image.new("RGB", (60, 40)), np.ones((40, 60), np.float32), Style("cutout")).mode
         'RGBA'
     """
+    return render_with_box(image, saliency, style)[0]
+
+
+def render_with_box(
+    image: Image.Image, saliency: np.ndarray, style: Style
+) -> tuple[Image.Image, Box | None]:
+    """As :func:`render`, and the box to which ``crop`` crops, with its margin.
+
+    The box is None where nothing of the object is visible, and for networks of classes.
+    """
+    shows_colours = style.mode not in ("mask", "binary")
     if saliency.ndim == 3:
-        return _render_classes(image, saliency, style)
+        result, box = _render_classes(image, saliency, style), None
+    else:
+        saliency = _final_map(image, saliency, style)
+        mask = to_grey(saliency)
+        box = _object_box(image, mask, style)
+        result = _render_colours(image, saliency, mask, style) if shows_colours else mask
+        if style.crop and box:
+            result = result.crop(box)
+    profile = result.info.get("icc_profile")
+    result = _shrink(result, style)
+    if result.mode == "RGBA":
+        result = clear_hidden(result)
+    result.info = {} if style.strip else metadata.carried(image, shows_colours)
+    if profile:
+        result.info["icc_profile"] = profile
+    return result, box
+
+
+def _final_map(image: Image.Image, saliency: np.ndarray, style: Style) -> np.ndarray:
     if style.refine:
         saliency = refine(to_rgb(image), saliency)
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
     if threshold is not None:
         saliency = (saliency >= threshold).astype(np.float32)
-    if style.invert:
-        saliency = 1 - saliency
-    result = to_grey(saliency)
-    if style.mode not in ("mask", "binary"):
-        result = _render_colours(image, saliency, result, style)
-    if style.crop:
-        result = _crop(result, saliency)
-    return _shrink(result, style)
+    return 1 - saliency if style.invert else saliency
+
+
+def _object_box(image: Image.Image, mask: Image.Image, style: Style) -> Box | None:
+    """The box of what is visible of the object, with its margin, within the image."""
+    alpha = _own_alpha(image)
+    visible = mask if alpha is None else ImageChops.multiply(mask, alpha)
+    box = visible.point([0] * VISIBLE + [255] * (256 - VISIBLE)).getbbox()
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    margin = margin_pixels(style.margin, max(right - left, bottom - top))
+    inside = min(image.width, right + margin), min(image.height, bottom + margin)
+    return (max(0, left - margin), max(0, top - margin), *inside)
 
 
 def check_classes(style: Style, classes: int) -> None:
@@ -142,7 +215,7 @@ def _render_classes(image: Image.Image, probabilities: np.ndarray, style: Style)
         if alpha is not None:
             result.putalpha(alpha)
         result.info = dict(rgb.info)
-    return _shrink(result, style)
+    return result
 
 
 def _shrink(result: Image.Image, style: Style) -> Image.Image:
@@ -165,11 +238,12 @@ def _render_colours(
         result = Image.composite(Image.blend(rgb, Image.new("RGB", rgb.size, TINT), 0.5), rgb, mask)
         alpha = own_alpha
     else:
-        hard = ((saliency == 0) | (saliency == 1)).all()
-        result = rgb.copy() if hard else foreground(rgb, saliency)
+        result = foreground(rgb, saliency)
         alpha = mask if own_alpha is None else ImageChops.multiply(mask, own_alpha)
         if style.mode == "background":
-            result = Image.composite(result, _backdrop(style.background, rgb, mask), alpha)
+            shown = ImageChops.invert(mask)
+            shown = shown if own_alpha is None else ImageChops.multiply(shown, own_alpha)
+            result = Image.composite(result, _backdrop(style.background, rgb, shown), alpha)
             alpha = None
     if alpha is not None:
         result.putalpha(alpha)
@@ -177,8 +251,11 @@ def _render_colours(
     return result
 
 
-def _backdrop(background: Background, rgb: Image.Image, mask: Image.Image) -> Image.Image:
-    """What is seen behind the object, of the image's size."""
+def _backdrop(background: Background, rgb: Image.Image, shown: Image.Image) -> Image.Image:
+    """What is seen behind the object, of the image's size.
+
+    ``shown``: how much of the image's own background each pixel shows, mode L.
+    """
     if isinstance(background, Image.Image):
         return ImageOps.fit(to_rgb(background), rgb.size, Image.Resampling.LANCZOS)
     if isinstance(background, str):
@@ -187,29 +264,21 @@ def _backdrop(background: Background, rgb: Image.Image, mask: Image.Image) -> Im
         return Image.new("RGB", rgb.size, background)
     # Colours weighted by how much they are background: the object must not shine out of the blur.
     weighted = rgb.copy()
-    weighted.putalpha(ImageChops.invert(mask).point([max(1, n) for n in range(256)]))
+    weighted.putalpha(shown.point([max(1, n) for n in range(256)]))
     radius = max(2, max(rgb.size) / 40)
     blurred = weighted.convert("RGBa").filter(ImageFilter.GaussianBlur(radius))
     return blurred.convert("RGBA").convert("RGB")
-
-
-def _crop(result: Image.Image, saliency: np.ndarray) -> Image.Image:
-    is_object = saliency >= 0.5
-    rows, columns = np.flatnonzero(is_object.any(1)), np.flatnonzero(is_object.any(0))
-    if not rows.size:
-        return result
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-    return result.crop((int(left), int(top), int(right), int(bottom)))
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """The colours of an image as RGB, and its alpha, if any.
 
     Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
+    Where the image is wholly transparent, the colours around it go on.
     """
-    image = to_8_bits(image)
+    image = to_straight(to_8_bits(image))
     profile = image.info.get("icc_profile")
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    alpha = _own_alpha(image)
     space = _profile_mode(profile)
     # Grey with alpha, as LA or as PNG's one transparent level, has the profile of the grey.
     inks = image.convert("L") if image.mode == "LA" else image
@@ -219,12 +288,26 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
             srgb = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
             assert converted is not None  # as it is not done in place
-            return converted, alpha
+            return _without_hidden(converted, alpha), alpha
         except (ImageCms.PyCMSError, OSError):
             profile = None  # torn: the colours as they would be without it
     rgb = image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB")
+    rgb = _without_hidden(rgb, alpha)
     rgb.info = {"icc_profile": profile} if space == "RGB" else {}
     return rgb, alpha
+
+
+def _own_alpha(image: Image.Image) -> Image.Image | None:
+    image = to_straight(to_8_bits(image))
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
+def _without_hidden(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    if alpha is None:
+        return rgb
+    whole = rgb.copy()
+    whole.putalpha(alpha)
+    return fill_hidden(whole)
 
 
 def _profile_mode(profile: bytes | None) -> str | None:
@@ -240,7 +323,8 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
     """Write a result.
 
     Args:
-        image: of any mode; in a format without transparency it lies on white.
+        image: of any mode; in a format without transparency it lies on white. What
+            :func:`render` has kept of its metadata is written too, as far as the format holds it.
         file: a path or an open file.
         suffix: chooses the format, one of :data:`~.formats.IMAGE_FORMATS`.
 
@@ -248,13 +332,14 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
         UserError: the format cannot hold an image of this size.
     """
     name, options = IMAGE_FORMATS[suffix]
+    info = image.info
     if image.mode == "P" and name not in ("PNG", "TIFF"):  # the others have no palettes
         image = image.convert("RGB")
     if name == "JPEG" and image.mode == "RGBA":
-        info, image = image.info, to_rgb(image)
-        image.info = info
+        image = to_rgb(image)
+    image.info = info
     try:
-        image.save(file, name, icc_profile=image.info.get("icc_profile"), **options)
+        metadata.save(image, file, name, **options)
     except OSError as error:
         if error.errno:  # a full disk
             raise

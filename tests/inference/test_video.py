@@ -1,6 +1,9 @@
 """Videos, made where they are needed."""
 
+import socket
 from fractions import Fraction
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -99,6 +102,127 @@ def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert run(*argv)[0] == 0 and len(list((tmp_path / "out/a").iterdir())) == 8
     assert "1 already existed" in run(*argv)[1]
+    (tmp_path / "out/a/000003.png").unlink()
+    assert "1 of 1 videos" in run(*argv)[1] and len(list((tmp_path / "out/a").iterdir())) == 8
+    for frame in (tmp_path / "out/a").iterdir():
+        frame.unlink()
+    assert "1 of 1 videos" in run(*argv)[1]  # an empty folder is no result
+
+
+def frame_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_frames_of_a_longer_video_do_not_join(run, tmp_path, monkeypatch):
+    """They are removed, and it is said; until the new ones are complete, nothing changes."""
+    out = tmp_path / "out"
+    argv = (tmp_path / "a.mp4", "--frames", "--output", out)
+    make_video(tmp_path / "a.mp4")
+    assert run(*argv)[0] == 0
+    assert run(*argv, "--format", "webp")[0] == 0  # frames in another format are of use beside
+    for name in ("notes.txt", "cover.png", "0009.png"):
+        (out / "a" / name).write_text("mine")
+    make_video(tmp_path / "a.mp4", times=range(3))
+    before = {path: path.read_bytes() for path in (out / "a").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(src.inference.video, "encode", Mock(side_effect=UserError("disk is full")))
+        assert run(*argv)[0] == 2
+    assert {path: path.read_bytes() for path in (out / "a").iterdir()} == before
+    status, _, err = run(*argv)
+    png = [f"{i:06}.png" for i in (1, 2, 3)]
+    webp = [f"{i:06}.webp" for i in range(1, 9)]
+    assert status == 0 and frame_names(out / "a") == sorted(
+        [*png, *webp, "0009.png", "cover.png", "notes.txt"]
+    )
+    assert f"{out / 'a'}: removed 5 earlier frames, as this video has 3" in err
+    assert "earlier frames in other formats too (webp)" in err
+    assert frame_names(out) == ["a"]
+
+
+def test_frames_of_a_killed_run_do_not_join(run, tmp_path):
+    source = make_video(tmp_path / "a.mp4", times=range(3))
+    part = tmp_path / "out/a.part"
+    part.mkdir(parents=True)
+    for name in ("000002.png", "000007.png", ".000008.png.0123abcd.tmp"):
+        (part / name).write_text("of another video")
+    status, _, err = run(source, "--frames", "--output", tmp_path / "out")
+    assert status == 0 and "removed 1 earlier frames" in err
+    assert frame_names(tmp_path / "out/a") == [f"{i:06}.png" for i in (1, 2, 3)]
+    assert np.array(Image.open(tmp_path / "out/a/000002.png")).shape == (48, 64)
+
+
+def test_a_file_in_the_place_of_frames(run, tmp_path):
+    source = make_video(tmp_path / "a.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").write_text("mine")
+    status, _, err = run(source, "--frames", "--output", tmp_path / "out")
+    assert status == 2 and str(tmp_path / "out/a") in err and "Traceback" not in err
+    assert (tmp_path / "out/a").read_text() == "mine"
+
+
+@pytest.fixture
+def server():
+    """Its port, and who has connected."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0)
+
+        def connected():
+            try:
+                listening.accept()[0].close()
+            except BlockingIOError:
+                return False
+            return True
+
+        yield listening.getsockname()[1], connected
+
+
+NAMES = ["12:30.mp4", "pipe:0.mp4", "file:b.mp4", "concat:a.mp4|b.mp4", "subfile,,start,0:b.mkv"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "http:/127.0.0.1:{port}/a.mp4", "crypto:a%03d.mov"])
+def test_names_that_look_like_addresses(run, tmp_path, monkeypatch, server, name):
+    """They are files like any other, as input and as output, relative or not."""
+    port, connected = server
+    monkeypatch.chdir(tmp_path)
+    source = Path(name.format(port=port))
+    source.parent.mkdir(parents=True, exist_ok=True)
+    made = make_video(tmp_path / f"made{source.suffix}")
+    made.rename(source)
+    target = "out" / source
+    for output in (target, target.parent / f"{target.stem}{target.suffix}"):
+        assert run(source, "--output", output)[0] == 0
+        with target.open("rb") as file, av.open(file) as video:
+            assert len(list(video.decode(video=0))) == 8
+        target.unlink()
+    status, _, err = run(source, "--output", source.with_stem(f"{source.stem}-b"))
+    assert status == 0 and source.with_stem(f"{source.stem}-b").stat().st_size, err
+    assert run(source, "--frames", "--output", "frames")[0] == 0
+    assert len(frame_names(Path("frames") / source.stem)) == 8
+    assert not connected()
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{there}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile {there}\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "address": "{there}\n",
+}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_playlists_lead_nowhere(run, tmp_path, server, kind, suffix):
+    """A file that is called a video, and holds the place of another."""
+    port, connected = server
+    other = make_video(tmp_path / "other.ts", sound=None)
+    for there in (f"http://127.0.0.1:{port}/a.ts", f"tcp://127.0.0.1:{port}", other, "other.ts"):
+        source = tmp_path / f"a.{suffix}"
+        source.write_text(PLAYLISTS[kind].format(there=there, port=port))
+        status, _, err = run(source, "--output", tmp_path / "out.mp4")
+        assert status == 2 and f"{source}: cannot be read as a video" in err
+        assert "Traceback" not in err and not (tmp_path / "out.mp4").exists()
+    assert not connected()
 
 
 def test_frames(run, tmp_path):
