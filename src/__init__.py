@@ -4,8 +4,16 @@ from .errors import UserError
 from .inference.predictor import Predictor
 from .inference.stream import stream
 from .networks.base import Network
-from .networks.config import FULL, LITE, NetworkConfig, StageConfig, U2NetConfig
-from .networks.registry import NETWORKS, build_model, u2net_full, u2net_lite
+from .networks.config import NetworkConfig, StageConfig, StemConfig, U2NetConfig
+from .networks.registry import (
+    NETWORKS,
+    build_model,
+    isnet,
+    isnet_lite,
+    u2net_full,
+    u2net_lite,
+)
+from .networks.tables import FULL, GT_ENCODER, ISNET, ISNET_LITE, LITE
 from .networks.u2net import RSU, RSU4F, U2Net
 from .networks.unet import UNet, UNetBN
 from .networks.vgg import FCN8s, SegNet
@@ -15,6 +23,9 @@ from .weights.load import load_model, save_model
 
 __all__ = [
     "FULL",
+    "GT_ENCODER",
+    "ISNET",
+    "ISNET_LITE",
     "LITE",
     "NETWORKS",
     "RSU",
@@ -25,6 +36,7 @@ __all__ = [
     "Predictor",
     "SegNet",
     "StageConfig",
+    "StemConfig",
     "Style",
     "U2Net",
     "U2NetConfig",
@@ -33,6 +45,8 @@ __all__ = [
     "UserError",
     "build_model",
     "coloured",
+    "isnet",
+    "isnet_lite",
     "load_model",
     "render",
     "save_model",

@@ -4,7 +4,8 @@
     from u2net.official import U2NET, U2NETP  # here; in the clone: from src.official import …
 
 State_dicts load and save under the official names, and ``forward`` returns the seven maps, the
-fused one first, after the sigmoid, as a tuple.
+fused one first, after the sigmoid, as a tuple. IS-Net's classes return what they do in
+``xuebinqin/DIS``: a list of the six maps after the sigmoid, and a list of the six features.
 """
 
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .networks.config import FULL, LITE, U2NetConfig
+from .networks.config import U2NetConfig
+from .networks.tables import FULL, GT_ENCODER, ISNET, LITE
 from .networks.u2net import RSU, ConvBNReLU, U2Net
 from .weights.layouts import from_official, official_state, to_official
 
@@ -84,10 +86,10 @@ class _Official(U2Net):
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
         """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
         source = U2Net.from_pretrained(name, **options)
-        stages = (source.config.encoder[1:], source.config.decoder)
-        if stages != (cls.table.encoder[1:], cls.table.decoder):
-            raise UserError(f"{name}: holds a {source.config.name}, not a {cls.__name__}")
-        network = cls(source.config.in_ch, source.config.out_ch).eval()
+        config = source.config
+        network = cls(config.in_ch, config.out_ch).eval()
+        if network.config.structure != config.replace(conv_bias=True).structure:
+            raise UserError(f"{name}: holds a {config.name}, not a {cls.__name__}")
         network.load_state_dict(official_state(source))
         network.img_size = source.img_size
         return network
@@ -106,6 +108,25 @@ class U2NETP(_Official):
     """The small network, lite here."""
 
     table = LITE
+
+
+class ISNetDIS(_Official):
+    """IS-Net."""
+
+    table = ISNET
+
+    def forward(self, x: Tensor) -> Any:
+        maps, features = self.maps_and_features(x)
+        return [torch.sigmoid(logits) for logits in maps], features
+
+
+class ISNetGTEncoder(ISNetDIS):
+    """The encoder of masks whose features supervise those of IS-Net."""
+
+    table = GT_ENCODER
+
+    def __init__(self, in_ch: int = 1, out_ch: int = 1) -> None:
+        super().__init__(in_ch, out_ch)
 
 
 def _rename_saved(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

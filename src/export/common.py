@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..compat import allow_even_sizes
 from ..errors import UserError
-from ..inference.preprocess import MEAN, STD
 from ..networks.base import Network
 
 TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
@@ -56,8 +55,8 @@ def describe_network(model: Network) -> dict[str, str]:
         "config": model.config.to_dict(),
         "img_size": model.img_size,
         "object_map": model.config.object_map,
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(model.config.mean),
+        "std": list(model.config.std),
         "version": version,
     }
     return {name: json.dumps(value) for name, value in values.items()}

@@ -4,12 +4,16 @@ ranges of its values come from images, and the loss is measured on others before
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
@@ -17,17 +21,20 @@ from ..files import atomic_path
 from ..inference.predictor import Predictor
 from ..networks.base import Network
 from ..pictures.images import list_images, open_image
-from .onnx import export_onnx
+from .onnx import IR_VERSION, export_onnx
 
 LIMIT = 0.01  # of Loss.mean, which bounds how much the MAE of the maps can change
 CALIBRATED, HELD_OUT = 128, 32  # images
 _MIN_IMAGES = 5  # four to calibrate with, one to measure on
+_MIN_SPREAD = 0.03  # standard deviation of a map that says something; photos have .3, plain ones 0
+_SCENES = 8  # made images that calibrate too
 _MAX_BIAS = 32  # a larger one stands for a constant beside which 8 bits leave too few levels
 _PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # pass on the values that come in
 
 
 class Loss(NamedTuple):
-    """How far the quantised network's maps are from the float32 network's, on held-out images."""
+    """How far the quantised network's maps are from the float32 network's, on held-out images
+    whose maps vary: where they do not, any file would pass."""
 
     mean: float  # absolute difference of a pixel's probability
     worst: float  # the same, of the worst image
@@ -44,7 +51,8 @@ def export_int8(
         model: a network of :func:`build_model`, not fused; it stays as it is.
         path: where to write; nothing is left there if more is lost than allowed.
         calibrate: a folder of images such as the network will see; at most 160, evenly spaced by
-            name, are used: four of five to find the ranges of values, the fifth to measure.
+            name, are used: four of five to find the ranges of values, the fifth to measure. A few
+            made scenes widen the ranges, for what the images lack.
         allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
 
     Returns:
@@ -52,7 +60,7 @@ def export_int8(
 
     Raises:
         UserError: a package is missing, the folder holds too few images or one that cannot be
-            read, a map is not finite, or more is lost than allowed.
+            read, a map is not finite, hardly any map says something, or more is lost than allowed.
 
     Example:
         >>> from src import load_model
@@ -60,10 +68,9 @@ def export_int8(
         0.0021
     """
     images = _choose_images(Path(calibrate))
-    held_out = images[2::5]
-    calibration = [image for image in images if image not in held_out]
     predictor = Predictor(model, device="cpu", amp="off")
-    expected = [_predict(predictor, predictor, image) for image in held_out]
+    held_out = _hold_out(predictor, images, calibrate)
+    calibration = [image for image in images if image not in held_out]
     with tempfile.TemporaryDirectory() as temporary, atomic_path(path) as target:
         floats = Path(temporary) / "float.onnx"
         quantised = Path(temporary) / "int8.onnx"
@@ -73,8 +80,10 @@ def export_int8(
             raise UserError(str(error).replace(str(floats), str(path))) from None
         _quantise(floats, quantised, _Inputs(predictor, calibration))
         integers = Predictor(quantised)
-        found = [_predict(integers, predictor, image) for image in held_out]
-        losses = [float((a - b).abs().mean()) for a, b in zip(expected, found, strict=True)]
+        losses = [
+            float((_predict(integers, predictor, image) - maps).abs().mean())
+            for image, maps in held_out.items()
+        ]
         loss = Loss(float(np.mean(losses)), max(losses), len(calibration), len(held_out))
         if not loss.mean <= allow_loss:  # NaN is not
             raise UserError(
@@ -99,7 +108,42 @@ def _choose_images(folder: Path) -> list[Path]:
             folder,
         )
     count = min(len(found), CALIBRATED + HELD_OUT)
-    return [found[i * len(found) // count] for i in range(count)]
+    chosen = [found[i * len(found) // count] for i in range(count)]
+    distinct = {sha256(path.read_bytes()).digest(): path for path in reversed(chosen)}
+    if len(distinct) < _MIN_IMAGES:
+        raise UserError(
+            f"holds copies: {len(distinct)} of {count} images differ; expected at least "
+            f"{_MIN_IMAGES} different ones",
+            "calibrate",
+            folder,
+        )
+    return sorted(distinct.values())
+
+
+def _hold_out(
+    predictor: Predictor, images: Sequence[Path], folder: str | Path
+) -> dict[Path, Tensor]:
+    """Every fifth image and its maps; in place of one whose maps are the same everywhere, another.
+
+    Raises:
+        UserError: there are hardly any others.
+    """
+    wanted = images[2::5]
+    found: dict[Path, Tensor] = {}
+    for image in [*wanted, *(image for image in images if image not in wanted)]:
+        maps = _predict(predictor, predictor, image)
+        if maps.flatten(2).std(2).max() >= _MIN_SPREAD:
+            found[image] = maps
+        if len(found) == len(wanted):
+            return found
+    if 4 * len(found) < len(wanted) or not found:
+        raise UserError(
+            f"the network sees something in {len(found)} of its {len(images)} images; on maps that "
+            "are the same everywhere, nothing can be measured: give images such as it will see",
+            "calibrate",
+            folder,
+        )
+    return found
 
 
 def _predict(predictor: Predictor, exact: Predictor, image: Path) -> Tensor:
@@ -140,6 +184,7 @@ def _quantise(floats: Path, quantised: Path, inputs: "_Inputs") -> None:
     finally:
         logging.disable(disabled)
     file = onnx.load(quantised)
+    file.ir_version = min(file.ir_version, IR_VERSION)
     onnx.helper.set_model_props(file, metadata)  # drops what the tool has added
     onnx.save(file, quantised)
 
@@ -160,17 +205,50 @@ def _find_float_nodes(graph: Any, to_array: Any) -> set[str]:
     return found
 
 
+def make_scene(seed: int, size: int = 256) -> Image.Image:
+    """A made image: a coloured ellipse before another colour, both uneven in several scales.
+
+    Its values spread as those of photos do. Ranges found on images that are plain or alike would
+    cut off those of all others: the maps of photos would be .12 off, instead of .003.
+
+    Args:
+        seed: of what is random in it.
+        size: side in pixels.
+
+    Returns:
+        RGB, the same for a seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*scales: tuple[int, float]) -> Tensor:
+        grids = [(torch.randn(1, 3, n, n, generator=generator), amount) for n, amount in scales]
+        return sum(  # type: ignore[return-value]
+            amount * F.interpolate(grid, (size, size), mode="bicubic")[0] for grid, amount in grids
+        )
+
+    background, colour = 255 * torch.rand(2, 3, 1, 1, generator=generator)
+    background = background + noise((3, 60), (9, 30), (40, 20), (size, 8))
+    colour = colour + noise((4, 40), (20, 20))
+    y, x, height, width = torch.rand(4, generator=generator)
+    line = torch.linspace(-1, 1, size)
+    inside = ((line[:, None] - y + 0.5) / (0.25 + 0.4 * height)) ** 2
+    inside = inside + ((line - x + 0.5) / (0.25 + 0.4 * width)) ** 2 < 1
+    levels = torch.where(inside, colour, background).clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
 class _Inputs:
-    """Prepared images, in the form of onnxruntime's ``CalibrationDataReader``."""
+    """Prepared images and made ones, in the form of onnxruntime's ``CalibrationDataReader``."""
 
     def __init__(self, predictor: Predictor, images: Sequence[Path]) -> None:
         self.predictor = predictor
-        self.remaining = iter(images)
+        self.remaining: Iterator[Path | int] = chain(images, range(_SCENES))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next image, None after the last."""
         if (image := next(self.remaining, None)) is None:
             return None
-        prepared = self.predictor.prepare(open_image(image))[None]
-        x = self.predictor.preset.normalize(prepared, torch.float32)
+        opened = make_scene(image) if isinstance(image, int) else open_image(image)
+        prepared = self.predictor.prepare(opened)[None]
+        x = self.predictor.preset.normalize(prepared, torch.float32, self.predictor.model.config)
         return {"pictures": x.contiguous().numpy()}

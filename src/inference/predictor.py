@@ -210,12 +210,15 @@ class Predictor:
         with per_core(len(images)) as (pool, _):
             return torch.cat(list(pool.map(self._probabilities, images.split(1))))
 
+    def _normalize(self, images: Tensor) -> Tensor:
+        return self.preset.normalize(images, self.dtype, self.model.config)
+
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True)
-        maps = self.model(self.preset.normalize(images, self.dtype))
+        maps = self.model(self._normalize(images))
         if self.tta:
-            mirrored = self.model(self.preset.normalize(images.flip(-1), self.dtype))
+            mirrored = self.model(self._normalize(images.flip(-1)))
             maps = (maps + mirrored.flip(-1)) / 2
         # One number to look at instead of a mask: a sum is finite only where all its terms are.
         if not torch.isfinite(maps.sum()):

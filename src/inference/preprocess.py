@@ -14,10 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from ..networks.config import MEAN, STD, Preprocessing
 from ..pictures.images import to_rgb
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet: the official code and all published weights use it
-STD = (0.229, 0.224, 0.225)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -51,25 +49,31 @@ def resize_input(images: Tensor, size: int) -> Tensor:
     return resized[0] if single else resized
 
 
-def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a network reads: divided by 255, ImageNet's mean and std, channels last.
+def normalize(
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Tensor:
+    """What a network reads: divided by 255, minus the mean, divided by std; channels last.
 
     Args:
         images: N×3×H×W, uint8 or floats in [0, 255].
         dtype: of the result; the arithmetic is float32.
+        mean, std: of the network's config; ImageNet's by default.
 
     Returns:
         N×3×H×W of ``dtype``.
     """
-    mean, std = _mean_and_std(images.device)
+    shift, scale = _mean_and_std(images.device, mean, std)
     floats = images.to(torch.float32, memory_format=torch.channels_last)
-    return floats.div_(255).sub_(mean).div_(std).to(dtype)
+    return floats.div_(255).sub_(shift).div_(scale).to(dtype)
 
 
 @lru_cache
-def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+def _mean_and_std(device: torch.device, *both: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """3×1×1 each; made once per device, because a copy to a GPU makes the program wait for it."""
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in both)
     return mean, std
 
 
@@ -92,6 +96,9 @@ def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
     return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
+_IMAGENET = Preprocessing()
+
+
 class Preset:
     """All that happens around a network; this one is what training and validation do too."""
 
@@ -105,9 +112,11 @@ class Preset:
         """As :meth:`prepare`, N×3×H×W uint8 RGB to N×3×size×size, on the same device."""
         return resize_input(images, size)
 
-    def normalize(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """Prepared images N×3×S×S uint8 to what the network reads."""
-        return normalize(images, dtype)
+    def normalize(
+        self, images: Tensor, dtype: torch.dtype, network: Preprocessing = _IMAGENET
+    ) -> Tensor:
+        """Prepared images N×3×S×S uint8 to what the network with this config reads."""
+        return normalize(images, dtype, network.mean, network.std)
 
     def finish(self, maps: Tensor) -> Tensor:
         """The network's probabilities N×C×S×S float32, in [0, 1], as they are."""
@@ -138,10 +147,12 @@ class Rembg(Preset):
         prepared = [self.prepare(Image.fromarray(array), size) for array in arrays]
         return torch.stack(prepared).to(images.device)
 
-    def normalize(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+    def normalize(
+        self, images: Tensor, dtype: torch.dtype, network: Preprocessing = _IMAGENET
+    ) -> Tensor:
         """As :func:`normalize`, with each image's maximum in place of 255."""
         highest = images.float().amax((1, 2, 3), keepdim=True).clamp_(min=1e-6)
-        return normalize(images.float() * (255 / highest), dtype)
+        return normalize(images.float() * (255 / highest), dtype, network.mean, network.std)
 
     def finish(self, maps: Tensor) -> Tensor:
         """Each map stretched, in 256 steps rounded down; a constant one becomes 0."""

@@ -31,7 +31,7 @@ class Network(nn.Module):
 
     config_class: ClassVar[type[NetworkConfig] | type[U2NetConfig]] = NetworkConfig
     config: NetworkConfig | U2NetConfig
-    img_size: int = 320  # the side that images are resized to; kept with the weights
+    img_size: int  # the side that images are resized to; kept with the weights
     origin: str  # where the weights came from, for people; set by load_model
     fused = False
     recompute = False  # training keeps only what leaves a stage, see run
@@ -42,11 +42,17 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig | U2NetConfig) -> None:
         super().__init__()
         self.config = config
+        self.img_size = config.img_size
+
+    @property
+    def map_names(self) -> list[str]:
+        """What the maps of training mode are called in logs, in their order."""
+        return ["fused"]
 
     @property
     def num_maps(self) -> int:
         """How many maps training mode returns."""
-        return 1
+        return len(self.map_names)
 
     @property
     def stride(self) -> int:

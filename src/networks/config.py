@@ -1,9 +1,9 @@
-"""What a network is made of: checked tables, to and from dict and JSON.
-
-The two published stage tables (Qin et al. 2020, Table 1) are :data:`FULL` and :data:`LITE`.
+"""What a network is made of: checked tables, to and from dict and JSON; ``tables.py`` has the
+published ones.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,12 +13,31 @@ from ..errors import UserError
 
 MAX_CHANNELS = 8192  # of a map: beyond, one convolution alone takes gigabytes
 MAX_HEIGHT = 16  # levels of a block; 14 halvings take images of 16384 pixels to one
+MAX_SIZE = 8192  # pixels a side that images are resized to
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet: the official U²-Net and all its weights use it
+STD = (0.229, 0.224, 0.225)
 
+_ADDED = {"img_size", "mean", "std", "stem", "fuse_sides"}  # fields, see Table.to_dict
 Activation = Literal["sigmoid", "softmax"]
 _T = TypeVar("_T")
 
 
-class Table:
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What happens to an RGB image before a network sees it; part of every table.
+
+    Args:
+        img_size: the side in pixels that images are resized to, where weights give no other.
+        mean: of red, green and blue in [0, 1], subtracted.
+        std: of the same, divided by afterwards.
+    """
+
+    img_size: int = 320
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+
+class Table(Preprocessing):
     """What the frozen dataclasses that describe a network share."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -46,8 +65,16 @@ class Table:
         return 0 if self.out_ch == 1 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON or a checkpoint."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain lists, strings and numbers, ready for JSON or a checkpoint.
+
+        What IS-Net added to tables is left out where it has its default, so that older versions
+        can read all that they can build.
+        """
+        values = asdict(self)
+        for field in fields(self):
+            if field.name in _ADDED and getattr(self, field.name) == field.default:
+                del values[field.name]
+        return json.loads(json.dumps(values))
 
     def _check(self, *positive: str) -> None:
         """Check the fields named, which are channels, and those that all tables have."""
@@ -59,6 +86,12 @@ class Table:
             raise UserError(
                 f"{self.name}: activation must be sigmoid or softmax, got {self.activation!r}"
             )
+        _check_integer(self.name, "img_size", self.img_size, maximum=MAX_SIZE)
+        for field in ("mean", "std"):
+            values = _three_numbers(self.name, field, getattr(self, field))
+            object.__setattr__(self, field, values)  # JSON has lists alone
+        if min(self.std) <= 0:
+            raise UserError(f"{self.name}: std must be above 0, got {list(self.std)}")
 
 
 @dataclass(frozen=True)
@@ -123,6 +156,21 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class StemConfig:
+    """A 3×3 convolution of stride 2 before the first stage, as IS-Net has it.
+
+    Args:
+        in_ch: channels of the image.
+        out_ch: channels going out.
+        norm: batch norm and ReLU follow (IS-Net's encoder of masks); nothing does in IS-Net itself.
+    """
+
+    in_ch: int
+    out_ch: int
+    norm: bool = False
+
+
+@dataclass(frozen=True)
 class U2NetConfig(Table):
     """A whole network: encoder stages from fine to coarse, decoder stages from coarse to fine.
 
@@ -130,11 +178,14 @@ class U2NetConfig(Table):
         name: the network's name, kept in checkpoints.
         encoder: n ≥ 2 stages; each but the first works on a map of half the size.
         decoder: n − 1 stages; each reads the stage before it, concatenated with the encoder
-            stage of its own size.
+            stage of its own size. None at all make an encoder with side outputs.
         out_ch: channels of every map (1 for a saliency map).
-        activation: what turns the fused logits into probabilities in eval mode.
+        activation: what turns the first map's logits into probabilities in eval mode.
         conv_bias: the convolutions before batch norm have a bias too, as in the official weights;
             redundant, so off for new networks.
+        stem: a convolution that halves the image before the first stage; None for none.
+        fuse_sides: a 1×1 convolution of all side maps is the answer; false: the finest side map is.
+        img_size, mean, std: see :class:`Preprocessing`.
 
     Raises:
         UserError: the channels of two stages do not match, or a value is not valid; the message
@@ -151,28 +202,37 @@ class U2NetConfig(Table):
     out_ch: int = 1
     activation: Activation = "sigmoid"
     conv_bias: bool = False
+    stem: StemConfig | None = None
+    fuse_sides: bool = True
 
     def __post_init__(self) -> None:
         _check_stages(self)
         self._check()
-        if not isinstance(self.conv_bias, bool):
-            raise UserError(f"{self.name}: conv_bias must be true or false")
+        for field in ("conv_bias", "fuse_sides"):
+            _check_truth(self.name, field, getattr(self, field))
         _check_channels(self)
 
     @property
     def in_ch(self) -> int:
         """Channels of the image."""
-        return self.encoder[0].in_ch
+        return (self.stem or self.encoder[0]).in_ch
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What two tables share whose networks take the same weights."""
+        return self.encoder, self.decoder, self.out_ch, self.conv_bias, self.stem, self.fuse_sides
 
     @property
     def stride(self) -> int:
         """How much smaller than the image the coarsest map inside the network is, per side."""
         pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]
-        return 2 ** max(pools)
+        return 2 ** (max(pools) + (self.stem is not None))
 
     def replace(self, **changes: Any) -> Self:
-        """As :meth:`Table.replace`; ``in_ch`` changes the first stage."""
-        if "in_ch" in changes:
+        """As :meth:`Table.replace`; ``in_ch`` changes the stem or the first stage."""
+        if "in_ch" in changes and (stem := changes.get("stem", self.stem)):
+            changes["stem"] = replace(stem, in_ch=changes.pop("in_ch"))
+        elif "in_ch" in changes:
             first = replace(self.encoder[0], in_ch=changes.pop("in_ch"))
             changes["encoder"] = (first, *changes.get("encoder", self.encoder)[1:])
         return super().replace(**changes)
@@ -191,27 +251,13 @@ class U2NetConfig(Table):
             if not isinstance(parts.get(part), list):
                 raise UserError(f"the network table needs {part!r}, a list of stages")
             parts[part] = tuple(_from_fields(StageConfig, s, f"{part} stage") for s in parts[part])
+        if parts.get("stem") is not None:
+            parts["stem"] = _from_fields(StemConfig, parts["stem"], "stem")
         return _from_fields(cls, parts, "network table")
 
     def to_json(self, path: str | Path) -> None:
         """Write the table to a file that :func:`build_model` reads."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-
-def read_json(path: str | Path, parse: Callable[[Any], _T]) -> _T:
-    """The content of a JSON file, passed through ``parse``.
-
-    Raises:
-        UserError: the file cannot be read, or ``parse`` refuses it; the message names the path.
-    """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON network table ({error})") from None
-    try:
-        return parse(table)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _from_fields(cls: Callable[..., _T], values: Any, kind: str) -> _T:
@@ -237,13 +283,25 @@ def _check_integer(
         )
 
 
+def _check_truth(owner: str, field: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{owner}: {field} must be true or false")
+
+
+def _three_numbers(owner: str, field: str, values: Any) -> tuple[float, ...]:
+    numbers = tuple(values) if isinstance(values, list | tuple) else ()
+    if len(numbers) != 3 or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise UserError(f"{owner}: {field} must be three numbers, got {repr(values)[:40]}")
+    return tuple(map(float, numbers))
+
+
 def _check_stages(config: U2NetConfig) -> None:
     n = len(config.encoder)
     if n < 2:
         raise UserError(f"{config.name}: expected at least 2 encoder stages, got {n}")
-    if len(config.decoder) != n - 1:
+    if len(config.decoder) not in (0, n - 1):
         raise UserError(
-            f"{config.name}: {n} encoder stages need {n - 1} decoder stages, "
+            f"{config.name}: {n} encoder stages need {n - 1} decoder stages (or none at all), "
             f"got {len(config.decoder)}"
         )
     stages = (*config.encoder, *config.decoder)
@@ -253,8 +311,11 @@ def _check_stages(config: U2NetConfig) -> None:
         for field in ("in_ch", "mid_ch", "out_ch"):
             _check_integer(owner, field, getattr(stage, field))
         for field in ("dilated", "side"):
-            if not isinstance(getattr(stage, field), bool):
-                raise UserError(f"{owner}: {field} must be true or false")
+            _check_truth(owner, field, getattr(stage, field))
+    if (stem := config.stem) is not None:
+        _check_integer("stem", "in_ch", stem.in_ch)
+        _check_integer("stem", "out_ch", stem.out_ch)
+        _check_truth("stem", "norm", stem.norm)
     if not any(stage.side for stage in stages):
         raise UserError(
             f"stage {stages[-1].name}: expected at least 1 stage with a side output, got 0"
@@ -268,51 +329,12 @@ def _check_channels(config: U2NetConfig) -> None:
                 f"stage {stage.name}: in_ch is {stage.in_ch}, expected {channels} ({source})"
             )
 
+    if config.stem:
+        expect(config.encoder[0], config.stem.out_ch, "the out_ch of the stem")
     for before, stage in zip(config.encoder, config.encoder[1:], strict=False):
         expect(stage, before.out_ch, f"the out_ch of {before.name}")
     before = config.encoder[-1]
-    for stage, skip in zip(config.decoder, config.encoder[-2::-1], strict=True):
+    for stage, skip in zip(config.decoder, config.encoder[-2::-1], strict=False):
         source = f"{before.out_ch} of {before.name} + {skip.out_ch} of {skip.name}"
         expect(stage, before.out_ch + skip.out_ch, source)
         before = stage
-
-
-FULL = U2NetConfig(
-    name="u2net_full",
-    # name, height, in_ch, mid_ch, out_ch
-    encoder=(
-        StageConfig("En1", 7, 3, 32, 64),
-        StageConfig("En2", 6, 64, 32, 128),
-        StageConfig("En3", 5, 128, 64, 256),
-        StageConfig("En4", 4, 256, 128, 512),
-        StageConfig("En5", 4, 512, 256, 512, dilated=True),
-        StageConfig("En6", 4, 512, 256, 512, dilated=True, side=True),
-    ),
-    decoder=(
-        StageConfig("De5", 4, 1024, 256, 512, dilated=True, side=True),
-        StageConfig("De4", 4, 1024, 128, 256, side=True),
-        StageConfig("De3", 5, 512, 64, 128, side=True),
-        StageConfig("De2", 6, 256, 32, 64, side=True),
-        StageConfig("De1", 7, 128, 16, 64, side=True),
-    ),
-)
-
-LITE = U2NetConfig(
-    name="u2net_lite",
-    # name, height, in_ch, mid_ch, out_ch
-    encoder=(
-        StageConfig("En1", 7, 3, 16, 64),
-        StageConfig("En2", 6, 64, 16, 64),
-        StageConfig("En3", 5, 64, 16, 64),
-        StageConfig("En4", 4, 64, 16, 64),
-        StageConfig("En5", 4, 64, 16, 64, dilated=True),
-        StageConfig("En6", 4, 64, 16, 64, dilated=True, side=True),
-    ),
-    decoder=(
-        StageConfig("De5", 4, 128, 16, 64, dilated=True, side=True),
-        StageConfig("De4", 4, 128, 16, 64, side=True),
-        StageConfig("De3", 5, 128, 16, 64, side=True),
-        StageConfig("De2", 6, 128, 16, 64, side=True),
-        StageConfig("De1", 7, 128, 16, 64, side=True),
-    ),
-)

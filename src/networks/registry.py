@@ -1,5 +1,6 @@
 """Networks by name, by table, or by what a checkpoint kept of them."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 from ..errors import UserError
 from .base import Network
-from .config import FULL, LITE, NetworkConfig, U2NetConfig, read_json
+from .config import NetworkConfig, U2NetConfig
+from .tables import FULL, ISNET, ISNET_LITE, LITE
 from .u2net import U2Net
 from .unet import UNet, UNetBN
 from .vgg import FCN8s, SegNet
@@ -15,12 +17,14 @@ from .vgg import FCN8s, SegNet
 _REGISTRY: dict[str, tuple[Callable[[Any], Network], U2NetConfig | NetworkConfig]] = {
     "u2net_full": (U2Net, FULL),
     "u2net_lite": (U2Net, LITE),
+    "isnet": (U2Net, ISNET),
+    "isnet_lite": (U2Net, ISNET_LITE),
     "unet": (UNet, NetworkConfig("unet")),
     "unet_bn": (UNetBN, NetworkConfig("unet_bn")),
     "fcn8s": (FCN8s, NetworkConfig("fcn8s")),
     "segnet": (SegNet, NetworkConfig("segnet")),
 }
-_OFFICIAL_NAMES = {"u2net": "u2net_full", "u2netp": "u2net_lite"}
+_OFFICIAL_NAMES = {"u2net": "u2net_full", "u2netp": "u2net_lite", "isnetdis": "isnet"}
 
 
 def build_model(
@@ -48,7 +52,7 @@ def build_model(
     config: Any = name_or_config
     if isinstance(config, str | Path):
         if str(config).lower().endswith(".json"):
-            config = read_json(config, parse_config)
+            config = _read_json(config)
         elif str(config) in _REGISTRY:
             config = _REGISTRY[str(config)][1]
     elif isinstance(config, dict):
@@ -88,6 +92,29 @@ def u2net_lite(**overrides: Any) -> Network:
     return build_model("u2net_lite", **overrides)
 
 
+def isnet(**overrides: Any) -> Network:
+    """IS-Net as published: 44,046,790 parameters; the answer is the finest side map, at half the
+    resolution, and images have 1024².
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+
+    Example:
+        >>> isnet().img_size
+        1024
+    """
+    return build_model("isnet", **overrides)
+
+
+def isnet_lite(**overrides: Any) -> Network:
+    """IS-Net with the channels of U²-Net†: 1,165,254 parameters.
+
+    Args:
+        **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
+    """
+    return build_model("isnet_lite", **overrides)
+
+
 NETWORKS: dict[str, Callable[..., Network]] = {
     name: partial(build_model, name) for name in _REGISTRY
 }
@@ -104,6 +131,18 @@ def parse_config(table: Any) -> U2NetConfig | NetworkConfig:
     if isinstance(table, dict) and "encoder" not in table and _has_no_stages(table.get("name")):
         return NetworkConfig.from_dict(table)
     return U2NetConfig.from_dict(table)
+
+
+def _read_json(path: str | Path) -> U2NetConfig | NetworkConfig:
+    """The table of a JSON file; errors name it."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON network table ({error})") from None
+    try:
+        return parse_config(table)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _has_no_stages(name: object) -> bool:

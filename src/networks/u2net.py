@@ -1,8 +1,9 @@
 """U²-Net (Qin et al. 2020, "U²-Net: Going deeper with nested U-structure for salient object
-detection"): RSU blocks and the network built from a stage table.
+detection"): RSU blocks and the network built from a stage table, which makes IS-Net too (Qin et al.
+2022, "Highly accurate dichotomous image segmentation").
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvBNReLU(nn.Module):
-    """3×3 convolution, batch norm, ReLU; keeps height and width.
+    """3×3 convolution, batch norm, ReLU; keeps height and width, or halves them (rounded up).
 
     Called with a second input, it works on the two concatenated.
 
@@ -41,11 +42,14 @@ class ConvBNReLU(nn.Module):
         out_ch: channels out.
         dilation: of the convolution; padding is the same number.
         bias: give the convolution a bias beside that of the batch norm.
+        stride: of the convolution, 1 or 2.
     """
 
-    def __init__(self, in_ch: int, out_ch: int, dilation: int = 1, bias: bool = False) -> None:
+    def __init__(
+        self, in_ch: int, out_ch: int, dilation: int = 1, bias: bool = False, stride: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_ch, out_ch, 3, padding=dilation, dilation=dilation, bias=bias)
+        self.conv = Conv2d(in_ch, out_ch, 3, stride, dilation, dilation, bias=bias)
         self.bn: nn.Module = nn.BatchNorm2d(out_ch)
         self.relu: nn.Module = nn.ReLU(inplace=True)
 
@@ -147,9 +151,10 @@ class U2Net(Network):
 
     Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
 
-    Returns (forward): in training mode a list of logits, the fused map first, then the side maps
-    from the finest to the coarsest, each N×out_ch×H×W. In eval mode the fused map as float32
-    probabilities, N×out_ch×H×W in [0, 1].
+    Returns (forward): in training mode a list of logits, the fused map first (not where the table
+    has none: IS-Net's answer is the finest side map), then the side maps from the finest to the
+    coarsest, each N×out_ch×H×W. In eval mode the first map as float32 probabilities,
+    N×out_ch×H×W in [0, 1].
 
     Example:
         >>> from src import LITE
@@ -160,6 +165,7 @@ class U2Net(Network):
 
     config_class: ClassVar[type[U2NetConfig]] = U2NetConfig
     config: U2NetConfig
+    with_features = False  # training mode gives (maps, features), as maps_and_features does
 
     def __init__(self, config: U2NetConfig) -> None:
         super().__init__(config)
@@ -167,6 +173,7 @@ class U2Net(Network):
         def block(s: StageConfig) -> RSU:
             return RSU(s.height, s.in_ch, s.mid_ch, s.out_ch, s.dilated, config.conv_bias)
 
+        self.stem = _make_stem(config)
         self.encoder = nn.ModuleList(block(stage) for stage in config.encoder)
         self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
         self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
@@ -180,12 +187,14 @@ class U2Net(Network):
         self.sides = nn.ModuleList(
             nn.Conv2d(stages[i].out_ch, config.out_ch, 3, padding=1) for *_, i in self._sides
         )
-        self.out_conv = nn.Conv2d(len(self.sides) * config.out_ch, config.out_ch, 1)
+        if config.fuse_sides:
+            self.out_conv = nn.Conv2d(len(self.sides) * config.out_ch, config.out_ch, 1)
 
     @property
-    def num_maps(self) -> int:
-        """How many maps training mode returns: the fused one and the sides."""
-        return 1 + len(self.sides)
+    def map_names(self) -> list[str]:
+        """What the maps are called: ``fused`` if there is one, ``side1`` (finest), ``side2`` …"""
+        sides = [f"side{i}" for i in range(1, 1 + len(self.sides))]
+        return ["fused", *sides] if self.config.fuse_sides else sides
 
     @property
     def stride(self) -> int:
@@ -193,18 +202,49 @@ class U2Net(Network):
         return self.config.stride
 
     def logits(self, x: Tensor) -> list[Tensor]:
-        """The list that training mode returns, in either mode: fused map, then side maps."""
+        """The list that training mode returns, in either mode."""
+        return self.maps_and_features(x)[0]
+
+    def maps_and_features(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The maps of :meth:`logits`, and what the side outputs read, from the finest to the
+        coarsest: each N×C×h×w as its stage gave it. IS-Net's supervision compares these.
+
+        Example:
+            >>> from src import LITE
+            >>> _, features = U2Net(LITE).maps_and_features(torch.zeros(2, 3, 64, 64))
+            >>> [tuple(f.shape[1:]) for f in features[:2]]
+            [(64, 64, 64), (64, 32, 32)]
+        """
         outputs: list[Tensor] = []
-        h = x
+        h = x if self.stem is None else self.stem(x)
         for stage in self.encoder:
             h = self.run(stage, self.pool(h) if outputs else h)
             outputs.append(h)
-        skips = outputs[-2::-1]
-        for stage, skip in zip(self.decoder, skips, strict=True):
+        # An encoder alone has no decoder stages.
+        for stage, skip in zip(self.decoder, outputs[-2::-1], strict=False):
             h = self.run(stage, self.upsample(h, skip), skip)
             outputs.append(h)
-        sides = []
-        for conv, (level, _, i) in zip(self.sides, self._sides, strict=True):
-            side = conv(outputs[i])
-            sides.append(self.upsample(side, x) if level else side)
-        return [self.out_conv(torch.cat(sides, dim=1)), *sides]
+        features = [outputs[i] for *_, i in self._sides]
+        whole = [not level and self.stem is None for level, *_ in self._sides]
+        sides = [conv(feature) for conv, feature in zip(self.sides, features, strict=True)]
+        maps = [
+            side if full else self.upsample(side, x)
+            for side, full in zip(sides, whole, strict=True)
+        ]
+        if self.config.fuse_sides:
+            maps = [self.out_conv(torch.cat(maps, dim=1)), *maps]
+        return maps, features
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training and self.with_features:
+            return self.maps_and_features(x)
+        return super().forward(x)
+
+
+def _make_stem(config: U2NetConfig) -> nn.Module | None:
+    stem = config.stem
+    if stem is None:
+        return None
+    if stem.norm:
+        return ConvBNReLU(stem.in_ch, stem.out_ch, bias=config.conv_bias, stride=2)
+    return Conv2d(stem.in_ch, stem.out_ch, 3, stride=2, padding=1)

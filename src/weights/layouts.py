@@ -1,11 +1,13 @@
 """The names that other code gives to the same tensors, and our names for them.
 
 - official: github.com/xuebinqin/U-2-Net and what was trained with it (full, lite, human
-  segmentation, portrait, cloth): ``stage1.rebnconvin.conv_s1.weight``.
+  segmentation, portrait, cloth), and xuebinqin/DIS (IS-Net and its encoder of masks):
+  ``stage1.rebnconvin.conv_s1.weight``.
 - tutorial: the config-driven rewrite of many courses: ``encode_modules.0.conv_in.conv.weight``.
 - ours: ``encoder.0.conv_in.conv.weight``.
 
-Each may be part of a checkpoint's dict, and carry the prefixes of DDP and torch.compile.
+Each may be part of a checkpoint's dict, Lightning's for one, beside other tensors, and carry any
+prefix, such as those of DDP, torch.compile and of the attribute that holds a network (``model.``).
 """
 
 import re
@@ -17,12 +19,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..networks.base import Network
-from ..networks.config import FULL, LITE, U2NetConfig
+from ..networks.config import U2NetConfig
+from ..networks.tables import FULL, GT_ENCODER, ISNET, ISNET_LITE, LITE
 from .storage import is_state
 
 StateDict = dict[str, Tensor]
-_CONTAINERS = ("model", "state_dict", "model_state_dict", "net")
-_PREFIXES = ("module.", "_orig_mod.")  # of DDP and of torch.compile
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
+# What wraps a network, or a part of one, adds to its names: DDP (and torch's averages), FSDP,
+# torch.compile, checkpointing of activations.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _HEIGHTS = {  # of full and lite alike
     **{f"encoder.{i}": stage.height for i, stage in enumerate(FULL.encoder)},
     **{f"decoder.{i}": stage.height for i, stage in enumerate(FULL.decoder)},
@@ -50,35 +55,80 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
     Raises:
         UserError: not the weights of a U²-Net in any layout.
     """
-    state = next((content[key] for key in _CONTAINERS if is_state(content.get(key))), content)
-    if not is_state(state):
-        raise _unrecognised(content, path)
-    state = without_prefixes(state)
+    state, source = _find_state(content)
+    names: list[str] = []
     for kind, (first, rename) in _LAYOUTS.items():
-        if first in state:
-            ours = {rename(name): tensor for name, tensor in state.items()}
+        prefixes = sorted(name.removesuffix(first) for name in state if _ends_with(name, first))
+        if len(prefixes) > 1:
+            found = ", ".join(prefix or "no prefix" for prefix in prefixes)
+            raise UserError(
+                f"{path}: holds {len(prefixes)} networks, under the prefixes {found}; save one"
+            )
+        if prefixes:
+            ours, names = {}, prefixes
+            for name, tensor in state.items():
+                if name.startswith(prefixes[0]):
+                    ours[rename(name.removeprefix(prefixes[0]))] = tensor
+                else:
+                    names.append(name)
             try:
-                return kind, _table(ours), ours
+                table = _table(ours)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
+            return f"{kind}{_describe(content, source, *names)}", table, ours
     raise _unrecognised(state, path)
 
 
-def without_prefixes(state: Mapping[str, Tensor]) -> StateDict:
-    """The tensors by name, without the prefixes of DDP and torch.compile, in any order."""
-    for prefix in _PREFIXES * 2:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)
+def _find_state(content: Mapping[str, Any]) -> tuple[StateDict, str]:
+    """The tensors by name, without what wrappers add to them, and what kind of dict held them."""
+    is_lightning = any(str(key).startswith("pytorch-lightning") for key in content)
+    state: Mapping[str, Any] = content
+    for _ in range(2):  # checkpoints lie in other dicts too
+        found = (state[key] for key in _CONTAINERS if isinstance(state.get(key), Mapping))
+        state = next((s for s in found if s), state)
+    if not is_state(state):
+        return {}, ""
+    plain = {}
+    for name, tensor in state.items():
+        plain[".".join(part for part in name.split(".") if part not in _WRAPPERS)] = tensor
+    return plain, "Lightning checkpoint" if is_lightning else ""
+
+
+def _ends_with(name: str, first: str) -> bool:
+    return name == first or name.endswith(f".{first}")
+
+
+def _describe(content: Mapping[str, Any], source: str, prefix: str, *unused: str) -> str:
+    """What a user may not expect of the file, in brackets; nothing of ordinary ones."""
+    notes = [source] if source else []
+    if prefix:
+        notes.append(f"names without {prefix}")
+    for kind, names in (("tensors", unused), ("objects", getattr(content, "left_out", ()))):
+        if names:
+            more = ", …" if len(names) > 3 else ""
+            notes.append(f"without {len(names)} other {kind}: {', '.join(names[:3])}{more}")
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _table(ours: StateDict) -> U2NetConfig:
-    first, last = ours.get("encoder.0.conv_in.conv.weight"), ours.get("out_conv.weight")
-    inside = ours.get("encoder.0.encoder.0.conv.weight")
-    lite = inside is not None and inside.ndim == 4 and len(inside) <= LITE.encoder[0].mid_ch
-    in_ch = first.shape[1] if first is not None and first.ndim == 4 else 3
-    out_ch = last.shape[0] if last is not None and last.ndim == 4 else 1
-    return (LITE if lite else FULL).replace(
+    def find(*names: str) -> Tensor | None:
+        """The first of these that is a convolution's weight."""
+        found = (ours.get(f"{name}.weight") for name in names)
+        return next((tensor for tensor in found if tensor is not None and tensor.ndim == 4), None)
+
+    inside = find("encoder.0.encoder.0.conv")
+    lite = inside is not None and len(inside) <= LITE.encoder[0].mid_ch
+    if find("stem.conv") is not None:
+        table = GT_ENCODER
+    elif find("stem") is not None:
+        table = ISNET_LITE if lite else ISNET
+    else:
+        table = LITE if lite else FULL
+    first = find("stem", "stem.conv", "encoder.0.conv_in.conv")
+    last = find("out_conv" if table.fuse_sides else "sides.0")
+    in_ch = first.shape[1] if first is not None else table.in_ch
+    out_ch = last.shape[0] if last is not None else 1
+    return table.replace(
         in_ch=in_ch,
         out_ch=out_ch,
         activation="softmax" if out_ch > 1 else "sigmoid",
@@ -105,6 +155,8 @@ def from_official(name: str) -> str:
         return f"sides.{int(side[1]) - 1}.{side[2]}"
     if out := re.fullmatch(r"outconv\.(\w+)", name):
         return f"out_conv.{out[1]}"
+    if stem := re.fullmatch(r"conv_in\.(\w+(\.\w+)?)", name):
+        return f"stem.{stem[1]}"
     match = re.fullmatch(r"(stage\dd?)\.rebnconv(in|\d)(d?)\.(conv|bn)_s1\.(\w+)", name)
     if not match or match[1] not in _OFFICIAL_STAGES:
         return name
@@ -131,6 +183,8 @@ def to_official(name: str) -> str:
         return f"side{int(side[1]) + 1}.{side[2]}"
     if out := re.fullmatch(r"out_conv\.(\w+)", name):
         return f"outconv.{out[1]}"
+    if stem := re.fullmatch(r"stem\.(.+)", name):
+        return f"conv_in.{stem[1]}"
     match = re.fullmatch(r"((?:en|de)coder\.\d)\.(\w+)(?:\.(\d))?\.(conv|bn)\.(\w+)", name)
     if not match:
         return name
@@ -155,10 +209,12 @@ def official_state(model: Network) -> StateDict:
     Raises:
         UserError: the official repository has no such network.
     """
-    found, config = _table(model.state_dict()), model.config
-    known = found.replace(name=config.name, activation=config.activation)
-    if config != known:
-        raise UserError(f"{config.name}: the official layout exists for full and lite alone")
+    known, config = _table(model.state_dict()), model.config
+    if not isinstance(config, U2NetConfig) or config.structure != known.structure:
+        raise UserError(
+            f"{config.name}: the official layout exists for full and lite alone, of U²-Net and "
+            "IS-Net, and for IS-Net's encoder of masks"
+        )
     state: StateDict = {}
     for name, tensor in model.state_dict().items():
         state[to_official(name)] = tensor

@@ -39,6 +39,7 @@ def load_model(path: str | Path) -> Network:
         >>> net = load_model("runs/lite/best.pt")  # doctest: +SKIP
     """
     config: Any
+    img_size: int | None  # None where the file does not say
     is_onnx = Path(path).suffix.lower() == ".onnx"
     if is_onnx:
         kind = "ONNX file"
@@ -46,14 +47,14 @@ def load_model(path: str | Path) -> Network:
     else:
         content = read_file(path)
         kind, config, state = _find_state(content, path)
-        img_size = content.get("img_size", Network.img_size)
+        img_size = content.get("img_size")
     try:
         # Without memory for its weights: a huge table costs nothing before the file's tensors fit.
         with torch.device("meta"):
             model = build_model(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    model.img_size = img_size
+    model.img_size = img_size or model.img_size
     load_state(model, state, path)
     if is_onnx:
         check_onnx(model, path)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..networks.base import Network
-from ..networks.config import FULL, LITE, U2NetConfig
+from ..networks.config import U2NetConfig
+from ..networks.tables import FULL, ISNET, ISNET_LITE, LITE
 from ..networks.u2net import ConvBNReLU, U2Net
 from .layouts import StateDict
 from .storage import MAX_SIZE
@@ -61,7 +62,7 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
             "networks cannot be read"
         ) from None
     config = config.replace(conv_bias=True)
-    return config, _state(config, convs, path), about.get("img_size", U2Net.img_size)
+    return config, _state(config, convs, path), about.get("img_size", config.img_size)
 
 
 def read_graph(path: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -176,9 +177,15 @@ def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
 
 
 def _guess_table(convs: list[_Conv]) -> U2NetConfig:
-    """Full or lite, with as many channels in and out as the first and last convolution have."""
-    inner = convs[1].weight.shape[0] if len(convs) > 1 else 0
-    table = LITE if inner == LITE.encoder[0].mid_ch else FULL
+    """Full or lite, of U²-Net or of IS-Net, by the first convolutions; with as many channels in and
+    out as the first and last convolution have."""
+    first, second, third, *_ = [*(len(conv.weight) for conv in convs[:3]), 0, 1, 2]
+    if second == LITE.encoder[0].mid_ch:
+        table = LITE
+    elif first != second:
+        table = FULL
+    else:  # a stem, then a block's first convolution, of as many channels
+        table = ISNET_LITE if third == ISNET_LITE.encoder[0].mid_ch else ISNET
     maps = convs[-1].weight.shape[0]
     activation = "softmax" if maps > 1 else "sigmoid"
     return table.replace(in_ch=convs[0].weight.shape[1], out_ch=maps, activation=activation)

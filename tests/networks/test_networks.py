@@ -52,8 +52,9 @@ def test_shapes(network, size):
     sides = sum(s.side for s in stages)
     maps = network.train()(picture)
     seen = (4, 4) if network.margin else size
-    assert [tuple(m.shape) for m in maps] == [(2, config.out_ch, *seen)] * (1 + sides)
-    assert network.num_maps == len(maps)
+    count = sides + getattr(config, "fuse_sides", True)  # IS-Net's answer is the finest side map
+    assert [tuple(m.shape) for m in maps] == [(2, config.out_ch, *seen)] * count
+    assert network.num_maps == len(maps) == len(set(network.map_names))
     assert min(m.min() for m in maps) < 0, "training must give logits"
     with torch.no_grad():
         fused = network.eval()(picture)
@@ -73,7 +74,7 @@ def test_gradient_reaches_every_parameter(network):
     assert not dead
 
 
-@pytest.mark.parametrize("name", ["custom table", *NARROW])
+@pytest.mark.parametrize("name", ["custom table", "isnet_lite", *NARROW])
 def test_recomputed_stages_give_the_same_step(name):
     """To the bit: maps, gradients, batch norm's statistics, dropout and all; and less is kept."""
     all_kept, plain = _step(name, recompute=False)

@@ -266,7 +266,7 @@ def _check_fit(settings: Settings, model: Network) -> None:
 def _structure(model: Network) -> tuple[Any, ...]:
     config = model.config
     if isinstance(config, U2NetConfig):
-        return config.encoder, config.decoder
+        return config.encoder, config.decoder, config.stem, config.fuse_sides
     return config.name, config.width
 
 

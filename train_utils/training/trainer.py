@@ -150,7 +150,9 @@ class Trainer:
         alone = isinstance(self.net, DistributedDataParallel) and not exchange
         quiet = self.net.no_sync() if alone else nullcontext()  # type: ignore[operator]
         with quiet, torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-            total, terms = self.loss(self.net(normalize(images)), masks)
+            config = self.model.config
+            images = normalize(images, mean=config.mean, std=config.std)
+            total, terms = self.loss(self.net(images), masks)
             # What is not finite spoils the gradient for certain, and by the ranks' mean that of
             # each: all of them then see it without asking.
             finite = total.detach().isfinite()
