@@ -2,6 +2,7 @@
 
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local")              # random weights
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local", pretrained=True)
+torch.hub.load("path/to/this/clone", "load_model", "u2net", source="local")     # fetched once
 torch.hub.load("path/to/this/clone", "load_model", "u2netp.pth", source="local")
 torch.hub.load("path/to/this/clone", "predictor", "u2netp.pth", source="local")("photo.jpg")
 """
@@ -38,21 +39,23 @@ def _library() -> ModuleType:
 
 
 def u2net_full(pretrained: bool = False, **overrides: Any) -> "Network":
-    """The full network with random weights; ``overrides`` such as ``out_ch=4``."""
-    if pretrained:
-        raise ValueError(
-            'its weights are not in this repository: call load_model with the path of "u2net.pth"'
-        )
-    return _library().u2net_full(**overrides)
+    """The full network with random weights (``overrides`` such as ``out_ch=4``), or
+    (``pretrained``) with the published ones, which are fetched once."""
+    _check_overrides(pretrained, overrides)
+    return load_model("u2net") if pretrained else _library().u2net_full(**overrides)
 
 
 def u2net_lite(pretrained: bool = False, **overrides: Any) -> "Network":
     """The lite network with random weights, or (``pretrained``) with those of this repository."""
+    _check_overrides(pretrained, overrides)
+    return load_model() if pretrained else _library().u2net_lite(**overrides)
+
+
+def _check_overrides(pretrained: bool, overrides: dict[str, Any]) -> None:
     if pretrained and overrides:
         raise ValueError(
             f"pretrained weights fit the published table alone; leave out {list(overrides)}"
         )
-    return load_model() if pretrained else _library().u2net_lite(**overrides)
 
 
 def build_model(name: str, **overrides: Any) -> "Network":
@@ -61,7 +64,7 @@ def build_model(name: str, **overrides: Any) -> "Network":
 
 
 def load_model(path: str | None = None) -> "Network":
-    """The network of a weights file of any kind; by default of this repository's own."""
+    """The network of named weights or of a file of any kind; by default this repository's own."""
     library = _library()
     return library.load_model(path or library.weights.load.SHIPPED)
 

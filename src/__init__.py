@@ -21,6 +21,8 @@ from .pictures.classes import coloured
 from .pictures.render import Style, render
 from .weights.load import load_model, save_model
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FULL",
     "GT_ENCODER",

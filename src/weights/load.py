@@ -1,43 +1,122 @@
-"""A network from a weights file of any kind: those of ``storage.py`` and ONNX, in any layout of
-``layouts.py``.
+"""A network from weights of any kind: a name of ``named.py``, a file of ``storage.py`` or ONNX, in
+any layout of ``layouts.py``.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from ..networks.base import Network
 from ..networks.registry import build_model
 from .layouts import StateDict, recognise
+from .named import PUBLISHED, Published, alone, fetch_onnx
 from .onnx import check_onnx, read_onnx
-from .storage import is_state, load_state, read_file, save_model
+from .storage import FOLDER, find_file, is_state, load_state, read_file, save_model
 
-__all__ = ["SHIPPED", "load_model", "save_model"]
+__all__ = ["SHIPPED", "find_weights", "is_converted", "load_model", "save_model"]
 
-SHIPPED = Path(__file__).resolve().parents[2] / "weights" / "u2net_lite.safetensors"
-"""The weights that scripts use by default; ``weights/README.md`` says how they were made."""
+_FILE = "u2net_lite.safetensors"
+_LIBRARY = Path(__file__).resolve().parents[1]
+_INSTALLED = _LIBRARY / "shipped" / _FILE
+SHIPPED = _INSTALLED if _INSTALLED.is_file() else _LIBRARY.parent / "weights" / _FILE
+"""The weights called ``lite``, which scripts use by default; see ``weights/README.md``."""
 
 
-def load_model(path: str | Path) -> Network:
-    """Build the network of a weights file.
+def load_model(weights: str | Path) -> Network:
+    """Build the network of some weights.
 
     Args:
-        path: a checkpoint or weights of this toolkit, a folder of ``save_pretrained``, a file in
-            the official U-2-Net layout, or an ``.onnx`` file of a U²-Net.
+        weights: a checkpoint or weights of this toolkit, a folder of ``save_pretrained`` or of a
+            run, a file in the official U-2-Net layout, an ``.onnx`` file of a U²-Net, or a name such as ``u2net``
+            (:func:`find_weights`).
 
     Returns:
         The network on the CPU, in eval mode; ``origin`` says what kind of weights it has, and
         ``img_size`` the size in pixels that it was trained at.
 
     Raises:
-        UserError: the file is missing, truncated, unsafe to read, or fits no known network.
+        UserError: the file is missing, truncated, unsafe to read, or fits no known network; or
+            named weights cannot be fetched.
 
     Example:
         >>> net = load_model("runs/lite/best.pt")  # doctest: +SKIP
+        >>> load_model("lite").config.name
+        'u2net_lite'
     """
+    path = find_weights(weights)
+    file = find_file(path)
+    model = _load_file(file)
+    if file != path:
+        model.origin = f"{model.origin}, {file.name} of the run"
+    if entry := PUBLISHED.get(str(weights)):
+        kind, _, rest = model.origin.partition(", ")
+        if path == entry.converted:
+            classes = f": {', '.join(entry.classes)}" if entry.classes else ""
+            model.origin = f"published weights, {rest}{classes}"
+        else:
+            model.origin = f"{kind} of that name, not the published weights, {rest}"
+    return model
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file or folder that holds some weights. Those with a name are fetched once.
+
+    Args:
+        weights: a path, or a name of :data:`~.named.PUBLISHED`, or ``lite``, the weights that come
+            with this toolkit. A file, or a folder of weights, takes precedence over its name.
+
+    Returns:
+        A path. That of weights which are neither there nor have a name is returned as it is, for
+        the reader to complain of.
+
+    Raises:
+        UserError: named weights cannot be fetched, or nothing has this name.
+
+    Example:
+        >>> find_weights("lite") == SHIPPED
+        True
+    """
+    path, name = Path(weights), str(weights)
+    if path.is_file() or any((path / part).is_file() for part in FOLDER):
+        return path
+    if name == "lite":
+        return SHIPPED
+    if entry := PUBLISHED.get(name):
+        return _find_published(entry)
+    if path.suffix or path.name != name or path.exists():
+        return path
+    names = ", ".join([*PUBLISHED, "lite"])
+    raise UserError(f"{name}: no such weights file, nor a name of published weights ({names})")
+
+
+def _find_published(entry: Published) -> Path:
+    """Those of a name as safetensors, so that only the first start parses ONNX."""
+    if not is_converted(entry):
+        with alone(entry):
+            if not is_converted(entry):  # by the process that was waited for
+                model = _load_file(fetch_onnx(entry))
+                model.config = model.config.replace(**entry.preprocessing)
+                model.img_size = model.config.img_size
+                source = {"name": entry.name, "md5": entry.md5, "url": entry.url}
+                save_model(model, entry.converted, source=source, classes=entry.classes)
+    return entry.converted
+
+
+def is_converted(entry: Published) -> bool:
+    """Whether the cache holds the network made of this very file, whole."""
+    try:
+        with safe_open(entry.converted, framework="pt") as file:
+            return bool(json.loads(file.metadata()["source"])["md5"] == entry.md5)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _load_file(path: Path) -> Network:
     config: Any
     img_size: int | None  # None where the file does not say
     is_onnx = Path(path).suffix.lower() == ".onnx"

@@ -1,38 +1,190 @@
-"""The library in other people's environments: built, installed elsewhere, imported as u2net."""
+"""Wheel and sdist in other people's environments: built, installed, used without a clone."""
 
+import ast
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from email.parser import Parser
 
 import pytest
-from helpers.data import ROOT
+from helpers.data import ROOT, make_duts, make_scene, save_image
+
+import src
+import src.__main__ as commands
+
+PARTS = (
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    "src",
+    "train_utils",
+    "web",
+    "weights",
+)
+SCRIPTS = (*(script for script, _ in commands.COMMANDS.values()), "my_dataset", "transforms")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy, so that nothing is left in the clone."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "src"):
-        subprocess.run(["cp", "-r", ROOT / name, source], check=True)
-    target = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", target, source]
+def built(tmp_path_factory):
+    """A copy of the clone, its sdist, and the wheel made of that; nothing is left in the clone."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in (*PARTS, *(f"{script}.py" for script in SCRIPTS)):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    (source / "scratch.py").write_text("print('of a user')\n")
+    command = [sys.executable, "-m", "build", "--outdir", target, source]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return next(target.glob("*.whl"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return source, next(target.glob("*.tar.gz")), next(target.glob("*.whl"))
 
 
-def test_what_is_in_it(wheel):
-    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    modules = {f"u2net/{path.relative_to(ROOT / 'src')}" for path in (ROOT / "src").rglob("*.py")}
-    assert names == modules | {"u2net/py.typed"}, "a subpackage is missing in pyproject.toml"
-    assert len({name.split("/")[1] for name in modules if name.count("/") > 1}) >= 5
-
-
-def test_it_works_alone(wheel, tmp_path):
-    """Where neither the clone nor its tools are to be found."""
+@pytest.fixture(scope="module")
+def u2net(built, tmp_path_factory):
+    """``u2net(*words, cwd=…)`` runs the command where the wheel, but not the clone, is found."""
+    site = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    subprocess.run([*install, tmp_path / "site", wheel], check=True, capture_output=True)
+    subprocess.run([*install, site, built[2]], check=True, capture_output=True)
+    program = [sys.executable, site / "bin/u2net"]
+
+    def u2net(*words, cwd, program=program):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(site),
+            "U2NET_TOOLKIT_CACHE": str(site / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [*program, *map(str, words)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+
+    return u2net
+
+
+def test_what_is_in_them(built):
+    source, sdist, wheel = built
+    expected = {
+        f"u2net/{path.relative_to(source)}".replace("u2net/src/", "u2net/")
+        for folder in ("src", "train_utils", "web")
+        for path in (source / folder).rglob("*.py")
+    }
+    expected |= {f"u2net/scripts/{script}.py" for script in SCRIPTS} | {"u2net/py.typed"}
+    expected |= {f"u2net/shipped/{name}" for name in ("README.md", "u2net_lite.safetensors")}
+    assert {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n} == expected
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "predict.py", "weights/u2net_lite.safetensors", "LICENSE"} <= inside
+    assert "scratch.py" not in inside
+
+
+def test_one_version(built):
+    wheel = zipfile.ZipFile(built[2])
+    (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    assert Parser().parsestr(wheel.read(name).decode())["Version"] == src.__version__
+
+
+def test_nothing_imports_a_name_of_the_clone(built):
+    """Nor tells people to run one of its files."""
+    wheel, ours = zipfile.ZipFile(built[2]), {"src", "train_utils", "web", *SCRIPTS}
+    for name in wheel.namelist():
+        if not name.endswith(".py"):
+            continue
+        text = wheel.read(name).decode()
+        tree = ast.parse(text)
+        imported = [
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        ] + [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level]
+        assert not {module.partition(".")[0] for module in imported} & ours, name
+        for script, _ in commands.COMMANDS.values():
+            assert f"python {script}.py" not in text and f"{script}.py: " not in text, name
+
+
+def test_an_image(u2net, tmp_path):
+    """``u2net photo.jpg`` is short for predict, as is a flag in the first place."""
+    save_image(tmp_path / "photo.png", make_scene()[0])
+    done = u2net("photo.png", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0 and "--weights u2net" in done.stderr, done.stderr
+    assert "1 of 1 images written to predictions" in done.stdout
+    same = [sys.executable, "-m", "u2net"]
+    for words in (["--device", "cpu", "photo.png"], ["predict", "photo.png", "--device", "cpu"]):
+        done = u2net(*words, "--output", f"{words[0]}.png", cwd=tmp_path, program=same)
+        assert done.returncode == 0, done.stderr
+        result = (tmp_path / f"{words[0]}.png").read_bytes()
+        assert result == (tmp_path / "predictions/photo.png").read_bytes()
+
+
+def test_from_training_to_scores(u2net, tmp_path):
+    make_duts(tmp_path / "D")
+    size = ["--img-size", 32, "--device", "cpu"]
+    train = ["--data-path", "D", "--model", "u2net_lite", "--epochs", 1, "--crop-size", 32]
+    train += ["--warmup-epochs", 0, "--batch-size", 2, "--workers", 0, "--output-dir", "run"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1"]
+    launched = [*torchrun, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "u2net"]
+    done = u2net("train", *train, *size, cwd=tmp_path, program=launched)
+    assert done.returncode == 0, done.stderr
+    score = ["--weights", "run/best.pt", "--data-path", "D", "--json", "s.json", "--workers", 0]
+    done = u2net("validate", *score, *size, cwd=tmp_path)
+    assert done.returncode == 0 and "run/best.pt" in done.stdout, done.stderr
+    done = u2net("convert", "run/best.pt", "lite.safetensors", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "lite.safetensors").exists(), done.stderr
+
+
+def test_commands_and_weights(u2net, tmp_path):
+    done = u2net("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(f"\n  {command} " in done.stdout for command in commands.COMMANDS)
+    assert u2net("--version", cwd=tmp_path).stdout == f"u2net-toolkit {src.__version__}\n"
+    assert u2net(cwd=tmp_path).returncode == 2
+    for command in commands.COMMANDS:
+        done = u2net(command, "--help", cwd=tmp_path)
+        assert done.returncode == 0 and f"usage: u2net {command}" in done.stdout, done.stderr
+    done = u2net("weights", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[0] == "lite" and "included" in lines[1]
+    assert any(line.startswith("u2net_cloth_seg") and "to be fetched" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian", "--data-path", "D"], "did you mean u2net train?"),
+        (["nowhere.jpg"], "nowhere.jpg"),
+        (["weights", "--fetch", "u2nett"], "invalid choice: 'u2nett'"),
+    ],
+)
+def test_what_is_misspelt(monkeypatch, capsys, tmp_path, words, message):
+    """In one line, as everywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["u2net"])
+    with pytest.raises(SystemExit) as left:
+        commands.main(words)
+    err = capsys.readouterr().err
+    assert left.value.code == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["u2net"])
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "train", raising=False)
+
+    def main(argv):
+        import cv2  # noqa: F401
+
+    monkeypatch.setattr("train.main", main)
+    with pytest.raises(SystemExit) as left:
+        commands.main(["train", "--data-path", "D"])
+    err = capsys.readouterr().err
+    assert left.value.code == 2 and "pip install 'u2net-toolkit[train]'" in err
+
+
+def test_the_library_alone(u2net, tmp_path):
+    """What other people's code imports."""
     script = """
 import sys
 import torch, u2net
@@ -40,17 +192,17 @@ from PIL import Image
 from u2net import Predictor, load_model, save_model, u2net_full, u2net_lite
 from u2net.export.onnx import export_onnx
 from u2net.official import U2NETP
+from u2net.scripts.my_dataset import find_pairs
+from u2net.train_utils.data.transforms import TrainPreset
 from u2net.weights.hub import from_pretrained
 assert "site" in u2net.__file__, u2net.__file__
-assert "src" not in sys.modules and "train_utils" not in sys.modules
+assert not {"src", "train_utils", "web", "my_dataset"} & set(sys.modules)
 save_model(u2net_lite(), "w.safetensors")
 saliency = Predictor("w.safetensors", img_size=64)(Image.new("RGB", (50, 40)))
 assert saliency.size == (50, 40) and saliency.mode == "L"
+assert load_model("lite").origin.startswith("checkpoint")
 print(sum(p.numel() for p in u2net_full().parameters()))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )  # fmt: skip
+    done = u2net("-c", script, cwd=tmp_path, program=[sys.executable])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "43995469"

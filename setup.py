@@ -1,0 +1,68 @@
+"""How the folders of the clone become the one package u2net; pyproject.toml has the rest.
+
+In the clone the library is called src, and train_utils, web and the scripts lie beside it. Other
+people's environments must not get top-level names as common as these, so all of it is installed
+inside u2net: the files are copied, and what they call each other is renamed in the copies.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+COMMANDS = {  # a script, and what it is called behind u2net
+    "predict": "predict",
+    "train": "train",
+    "validation": "validate",
+    "export": "export",
+    "convert": "convert",
+    "app": "serve",
+    "fetch_weights": "weights",
+}
+FOLDERS = {"src": "u2net", "train_utils": "u2net.train_utils", "web": "u2net.web"}
+DATA_SETS = ("my_dataset", "transforms")  # what scripts and users import
+MODULES = {name: f"u2net.scripts.{name}" for name in (*COMMANDS, *DATA_SETS)}
+PACKAGES = {
+    FOLDERS[top] + rest: (top + rest).replace(".", "/")
+    for name in find_packages(include=[pattern for top in FOLDERS for pattern in (top, f"{top}.*")])
+    for top, rest in [(name.partition(".")[0], name.removeprefix(name.partition(".")[0]))]
+}
+
+
+def rename(source: str) -> str:
+    """The text of a file as it is in the package: its imports, and the commands that it names."""
+    for name, new in (FOLDERS | MODULES).items():
+        source = re.sub(
+            rf"^([ >]*from ){name}(?=[. ][\w. ]*import )", rf"\1{new}", source, flags=re.M
+        )
+    source = re.sub(r"python -m (?=train_utils\.)", "python -m u2net.", source)
+    source = source.replace("train_multi_GPU.py", "-m u2net train")
+    scripts = "|".join(COMMANDS)
+    source = re.sub(
+        rf"(?:python )?\b({scripts})\.py\b", lambda found: f"u2net {COMMANDS[found[1]]}", source
+    )
+    return re.sub(r"'\.\[(\w+)\]'", r"'u2net-toolkit[\1]'", source)
+
+
+class BuildPackage(build_py):
+    """Copies with other names inside."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        return [entry for entry in found if package != "u2net.scripts" or entry[1] in MODULES]
+
+    def build_module(self, module: str, module_file: str, package: str) -> tuple[str, bool]:
+        target, copied = super().build_module(module, module_file, package)
+        path = Path(target)
+        path.write_text(rename(path.read_text(encoding="utf-8")), encoding="utf-8")
+        return target, copied
+
+
+setup(
+    cmdclass={"build_py": BuildPackage},
+    package_dir={**PACKAGES, "u2net.scripts": ".", "u2net.shipped": "weights"},
+    packages=[*PACKAGES, "u2net.scripts", "u2net.shipped"],
+    package_data={"u2net": ["py.typed"], "u2net.shipped": ["*.safetensors", "README.md"]},
+    include_package_data=False,
+)

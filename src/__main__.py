@@ -1,0 +1,97 @@
+"""The toolkit's commands; each is a script of the clone, and has its own --help.
+
+u2net photo.jpg                        the same as u2net predict photo.jpg
+u2net predict photos --weights u2net
+u2net train --data-path DUTS
+torchrun --nproc_per_node=4 -m u2net train --data-path DUTS
+"""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from . import UserError, __version__
+
+COMMANDS = {
+    "predict": ("predict", "masks of images and videos, cut-outs, new backgrounds"),
+    "train": ("train", "train a network"),
+    "validate": ("validation", "score weights, or maps, on data sets"),
+    "export": ("export", "write ONNX, torch.export and AOTInductor files"),
+    "convert": ("convert", "convert weights files"),
+    "serve": ("app", "a web page and an HTTP API"),
+    "weights": ("fetch_weights", "list the weights that have a name, or fetch them"),
+}
+EXTRAS = {  # that bring a package
+    **dict.fromkeys(("cv2", "matplotlib", "tensorboard"), "train"),
+    **dict.fromkeys(("fastapi", "gradio", "uvicorn"), "app"),
+    "onnxscript": "export",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command, and exit with its status.
+
+    Args:
+        argv: the command and its arguments; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(describe())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(f"u2net-toolkit {__version__}")
+        sys.exit(0)
+    command = arguments.pop(0) if arguments[0] in COMMANDS else "predict"
+    sys.argv = [f"u2net {command}", *arguments]  # for --help and for messages
+
+    def run() -> int | None:
+        if command == "predict":
+            _check_command(arguments[:1])
+        try:
+            return _script(COMMANDS[command][0]).main(arguments)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            install = f"pip install 'u2net-toolkit[{EXTRAS[error.name]}]'"
+            raise UserError(f"u2net {command} needs {error.name}: {install}") from None
+
+    _script("train_utils.cli").run(run)
+
+
+def describe() -> str:
+    """The text of ``u2net --help``."""
+    listed = [f"  {name:9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [
+        "usage: u2net [COMMAND] ... | --version", "", __doc__, "commands:", *listed, "",
+        "u2net COMMAND --help lists the flags of one.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _check_command(first: list[str]) -> None:
+    """Tell a misspelt command from an image.
+
+    Raises:
+        UserError: it is one.
+    """
+    for word in first:
+        near = get_close_matches(word, COMMANDS, 1)
+        if near and not Path(word).exists():
+            raise UserError(f"{word}: no such command or image; did you mean u2net {near[0]}?")
+
+
+def _script(name: str) -> ModuleType:
+    """A module of the toolkit: a part of the package where it is installed, and a file beside the
+    library in the clone (and where pip has installed the clone itself by ``--editable``)."""
+    library = Path(__file__).resolve().parent
+    if (library / "scripts").is_dir():
+        return import_module(f"u2net.{name}" if "." in name else f"u2net.scripts.{name}")
+    if str(library.parent) not in sys.path:
+        sys.path.insert(0, str(library.parent))
+    return import_module(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Published weights by name: fetched once, checked by their sum, and kept in the user's cache.
+
+pooch fetches them. Of the well-kept libraries it is the one that knows md5, the only sums that are
+published, and it has time limits; torch.hub's loader has neither, and no library resumes a file.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+CACHE, MIRROR = "U2NET_TOOLKIT_CACHE", "U2NET_TOOLKIT_URL"
+RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+TIMEOUT = 30.0  # seconds without a byte
+_U2NET = "Qin et al., github.com/xuebinqin/U-2-Net"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is known of weights that have a name.
+
+    Args:
+        name: of the weights, and of their file: ``NAME.onnx``.
+        md5: the sum of that file.
+        megabytes: its size.
+        network: what it holds, a name of :data:`~u2net.NETWORKS`.
+        purpose: what it finds in an image.
+        authors: who trained it, and where.
+        licence: under which they published it.
+        preprocessing: what differs from the default: ``img_size``, ``mean`` and ``std``, as in the
+            network's table. It is that of the authors' own code.
+        classes: what its maps stand for, in their order; none for one map of the object.
+    """
+
+    name: str
+    md5: str
+    megabytes: float
+    network: str
+    purpose: str
+    authors: str = _U2NET
+    licence: str = "Apache-2.0"
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """The file's address, at a mirror if the environment names one."""
+        return f"{os.environ.get(MIRROR, RELEASE).rstrip('/')}/{self.name}.onnx"
+
+    @property
+    def path(self) -> Path:
+        """Where the file is kept; put there by hand, it need not be fetched."""
+        return cache_folder() / f"{self.name}.onnx"
+
+    @property
+    def converted(self) -> Path:
+        """Where the network made of it is kept, which is quicker to read."""
+        return self.path.with_suffix(".safetensors")
+
+
+PUBLISHED = {
+    entry.name: entry
+    for entry in (
+        Published(
+            name="u2net",
+            md5="60024c5c889badc19c04ad937298a77b",
+            megabytes=176,
+            network="u2net_full",
+            purpose="salient objects, the best masks",
+        ),
+        Published(
+            name="u2netp",
+            md5="8e83ca70e441ab06c318d82300c84806",
+            megabytes=4.6,
+            network="u2net_lite",
+            purpose="salient objects, small and fast",
+        ),
+        Published(
+            name="u2net_human_seg",
+            md5="c09ddc2e0104f800e3e1bb4652583d1f",
+            megabytes=176,
+            network="u2net_full",
+            purpose="people",
+        ),
+        Published(
+            name="u2net_cloth_seg",
+            md5="2434d1f3cb744e0e49386c906e5a08bb",
+            megabytes=176,
+            network="u2net_full",
+            purpose="clothes, by classes",
+            authors="L. Abhishek, github.com/levindabhi/cloth-segmentation",
+            licence="MIT",
+            preprocessing={"img_size": 768, "mean": (0.5,) * 3, "std": (0.5,) * 3},
+            classes=("background", "upper body", "lower body", "full body"),
+        ),
+    )
+}
+"""By name; the files are those that rembg released, as their authors' own have no fixed address."""
+
+
+def cache_folder() -> Path:
+    """Where published weights are kept: ``U2NET_TOOLKIT_CACHE``, or the platform's place."""
+    if folder := os.environ.get(CACHE):
+        return Path(folder).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("u2net-toolkit", appauthor=False)
+
+
+def find_onnx(entry: Published) -> Path | None:
+    """The published file on this machine, in the cache or where rembg keeps it, with the right sum.
+    What is rembg's is only read."""
+    return next((path for path in (entry.path, *_of_rembg(entry)) if _is_right(path, entry)), None)
+
+
+def fetch_onnx(entry: Published) -> Path:
+    """The published file, fetched if it is not on this machine. Call it under :func:`alone`.
+
+    Raises:
+        UserError: it cannot be had; the message says what was tried and what else can be done.
+    """
+    if found := find_onnx(entry):
+        return found
+    folder = entry.path.with_suffix(".part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    try:
+        folder.mkdir()
+        os.replace(_download(entry, folder), entry.path)
+    except Exception as error:
+        kept = f"{entry.path} is not the published file; " if entry.path.exists() else ""
+        raise UserError(
+            f"{entry.name}: {kept}cannot be fetched from {entry.url} ({_reason(error)}); download "
+            f"it elsewhere and put it at {entry.path}, or use the weights called lite, which come "
+            "with this toolkit"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return entry.path
+
+
+@contextmanager
+def alone(entry: Published) -> Iterator[None]:
+    """Let one process at a time fetch and convert an entry; the others wait.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(entry.path.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            print(f"{entry.name}: waiting for another process to fetch it", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: published weights are kept there, but it cannot be written "
+            f"({error.strerror or error}); set {CACHE} to another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _of_rembg(entry: Published) -> Iterator[Path]:
+    """Where rembg may have the file: its folder of today, and the one of older versions."""
+    env, file = os.environ, f"{entry.name}.onnx"
+    data = env.get("XDG_DATA_HOME")
+    new = env.get("REMBG_HOME") or (f"{data}/rembg" if data else "~/.rembg")
+    old = env.get("U2NET_HOME") or f"{data or '~'}/.u2net"
+    for folder in (old, new):
+        home = Path(folder).expanduser()
+        yield from (home / file, home / "models" / entry.name / file)
+
+
+def _is_right(path: Path, entry: Published) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == entry.md5
+    except OSError:
+        return False
+
+
+def _download(entry: Published, folder: Path) -> Path:
+    """Into ``folder``, with a bar where there is a terminal; its sum is checked."""
+    import pooch
+    from tqdm import tqdm
+
+    pooch.get_logger().setLevel("WARNING")  # it would say the same as the next line
+    print(f"Fetching {entry.name} ({entry.megabytes:g} MB) from {entry.url}", file=sys.stderr)
+    size = round(entry.megabytes * 1e6)  # until the server tells it
+    with tqdm(desc=entry.name, total=size, unit="B", unit_scale=True, disable=None) as bar:
+        fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
+        known = f"md5:{entry.md5}"
+        return Path(pooch.retrieve(entry.url, known, entry.path.name, folder, downloader=fetch))
+
+
+def _reason(error: Exception) -> str:
+    """In a few words; the text of requests' errors is a page."""
+    from requests import exceptions as kinds
+
+    match error:
+        case kinds.HTTPError() if error.response is not None:
+            return f"{error.response.status_code} {error.response.reason}"
+        case kinds.ProxyError():
+            return "the proxy cannot be reached, or refuses"
+        case kinds.SSLError():
+            return "its certificate is not valid"
+        case kinds.Timeout():
+            return f"no answer within {TIMEOUT:g} seconds"
+        case kinds.ChunkedEncodingError() | kinds.ContentDecodingError():
+            return "the connection broke off"
+        case kinds.ConnectionError():
+            timed_out = "timed out" in str(error)
+            return f"no answer within {TIMEOUT:g} seconds" if timed_out else "no connection"
+        case kinds.RequestException():
+            return str(error)
+        case OSError():
+            return error.strerror or str(error)
+        case ValueError():
+            return "what came has another md5 sum"
+    raise error
