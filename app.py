@@ -12,23 +12,29 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.pictures.images import limit_pixels
 from src.weights.load import SHIPPED
 from train_utils import cli
+from train_utils.kinds import Kind
 
 try:
     import gradio as gr
-    import uvicorn
+    from fastapi import FastAPI
 
     from web.api import build_api
+    from web.cors import parse_origin
     from web.guard import Guard
+    from web.listen import address_of, bind, serve
     from web.networks import Networks
     from web.page import build_page
 except ImportError as missing:
     print(f"error: app.py needs {missing.name}: pip install '.[app]'", file=sys.stderr)
     sys.exit(2)
+
+PORT = Kind(int, "N", 0, 2**16)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +43,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_weights_flags(parser, several=True)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    add("--port", type=cli.positive, default=7860, help="port to listen on")
+    add("--port", type=PORT, default=7860, metavar="N", help="port to listen on; 0 for a free one")
+    text = "let pages of this origin use the API from a browser; * for all; may be repeated"
+    add("--cors", type=parse_origin, action="append", default=[], metavar="ORIGIN", help=text)
     add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="largest upload")
     add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="largest image")
     text = "requests that wait for their turn with their images in memory; more are refused"
@@ -49,7 +57,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_server(
-    networks: Networks, folder: Path, *, max_megabytes: int, max_waiting: int
+    networks: Networks,
+    folder: Path,
+    *,
+    max_megabytes: int,
+    max_waiting: int,
+    origins: Sequence[str] = (),
 ) -> Guard:
     """Page and API as one ASGI application.
 
@@ -58,29 +71,38 @@ def build_server(
         folder: where uploads and results lie.
         max_megabytes: of an image's file.
         max_waiting: requests that may wait.
+        origins: whose pages may use the API.
     """
-    page = build_page(networks, max_waiting)
-    api = build_api(networks, max_megabytes, max_waiting)
-    limit = f"{max_megabytes}mb"
-    both = gr.mount_gradio_app(api, page, path="/", max_file_size=limit, footer_links=[])
-    return Guard(both, folder, max_megabytes * 1_000_000)
+    page = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        build_page(networks, max_waiting),
+        path="/",
+        max_file_size=f"{max_megabytes}mb",
+        footer_links=[],
+    )
+    api = build_api(networks, max_megabytes * 1_000_000, max_waiting, origins)
+    return Guard(page, api, folder, max_megabytes * 1_000_000)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, load the networks, serve until interrupted."""
     args = parse_args(argv)
     limit_pixels(args.max_megapixels * 1_000_000)
-    networks = Networks(args.weights, args.img_size, args.device, args.amp)
-    with tempfile.TemporaryDirectory(prefix="u2net-") as folder:
+    with (
+        bind(args.host, args.port) as listener,  # before the networks are loaded, which takes long
+        tempfile.TemporaryDirectory(prefix="u2net-") as folder,
+    ):
+        networks = Networks(args.weights, args.img_size, args.device, args.amp)
         os.environ["GRADIO_TEMP_DIR"] = folder
         server = build_server(
             networks,
             Path(folder),
             max_megabytes=args.max_megabytes,
             max_waiting=args.max_waiting,
+            origins=args.cors,
         )
-        print(f"http://{args.host}:{args.port}  (API: /api/docs)", flush=True)
-        uvicorn.run(server, host=args.host, port=args.port, log_level="warning")
+        print(f"{address_of(listener, args.host)}  (API: /api/docs)", flush=True)
+        serve(server, listener)
     return 0
 
 

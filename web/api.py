@@ -3,118 +3,261 @@
 import asyncio
 import io
 import os
-from typing import Annotated
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import anyio
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from PIL import Image
-from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
+from PIL import Image, ImageColor
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from src import Style, UserError
 from src.pictures.formats import IMAGE_FORMATS
 from src.pictures.images import read_image
-from src.pictures.render import encode
+from src.pictures.render import MODES, encode
 
-from .guard import refusal
+from .arrival import Application, Arrivals, Refused, refusal
+from .cors import Cors
 from .networks import Networks
 
-PATIENCE = 60  # seconds for an image to arrive
+_FORM = 10_000  # bytes of a form beside its image
+_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # curl's default
+_FORMATS = [suffix[1:] for suffix in IMAGE_FORMATS]
+_FILE = {"type": "string", "format": "binary"}
+_COLOURS = {"enum": ["blur", *ImageColor.colormap]}
+_BACKGROUND = {"type": "string", "anyOf": [_COLOURS, {"pattern": "^#([0-9a-fA-F]{3}){1,2}$"}]}
 
 
 class Wanted(BaseModel, extra="forbid"):
     """The result that is asked for, by the fields of a Style; file format and weights."""
 
-    mode: str = "mask"
-    background: str | None = None  # a colour or blur
-    threshold: float | None = None
-    refine: bool = False
-    invert: bool = False
-    crop: bool = False
-    size: int | None = None
-    format: str = "png"
+    mode: Annotated[str, WithJsonSchema({"type": "string", "enum": list(MODES)})] = "mask"
+    background: Annotated[str | None, WithJsonSchema(_BACKGROUND)] = Field(
+        None, description="for mode=background: a colour (white, #00ff00), or blur"
+    )
+    threshold: Annotated[
+        float | None, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
+    ] = Field(None, description="pixels are object where the map is at least this")
+    refine: bool = Field(False, description="put edges where the image has them")
+    invert: bool = Field(False, description="keep what is not the object")
+    crop: bool = Field(False, description="to the box around the object")
+    size: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
+        None, description="shrink the result to this many pixels along its longer side"
+    )
+    format: Annotated[str, WithJsonSchema({"type": "string", "enum": _FORMATS})] = "png"
     weights: str | None = None
 
 
-def build_api(networks: Networks, max_megabytes: int, max_waiting: int) -> FastAPI:
+class Problem(BaseModel):
+    """Every error's body."""
+
+    error: str = Field(description="what is wrong, and what to do")
+
+
+class Health(BaseModel):
+    """That the server answers, and what it computes with."""
+
+    status: str
+    network: str = Field(description="the default")
+    networks: list[str] = Field(description="the choices of weights")
+    device: str
+    precision: str
+
+
+def build_api(
+    networks: Networks, max_bytes: int, max_waiting: int, origins: Sequence[str] = ()
+) -> Application:
     """The API as an ASGI application.
 
     Args:
         networks: to choose from.
-        max_megabytes: of an image's file.
-        max_waiting: requests that may hold their images in memory; more are refused.
+        max_bytes: of an image's file.
+        max_waiting: requests that may wait for their turn, or compute; more are refused.
+        origins: whose pages may use it from a browser.
     """
     api = FastAPI(
-        title="U²-Net", docs_url="/api/docs", openapi_url="/api/openapi.json", redoc_url=None
+        title="U²-Net",
+        version="1",
+        docs_url="/api/docs",
+        openapi_url="/api/openapi.json",
+        redoc_url=None,
+        redirect_slashes=False,
     )
+    for kind, handler in _HANDLERS.items():
+        api.add_exception_handler(kind, handler)
+    _add_routes(api, networks, max_bytes, max_waiting)
+    full = "too many images are arriving; come back in a minute"
+    return Cors(Arrivals(api, max_bytes + _FORM, (max_waiting + 1) * max_bytes, full), origins)
+
+
+def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: int) -> None:
+    choices = WithJsonSchema({"type": "string", "enum": networks.names})
+
+    class Chosen(Wanted):
+        weights: Annotated[str | None, choices] = Field(None, description="the first by default")
+
     turn = asyncio.Semaphore(max(1, min(4, os.cpu_count() or 1)))
     waiting = 0
 
-    @api.exception_handler(RequestValidationError)
-    async def wrong(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
+    @api.head("/api/health", include_in_schema=False)
+    @api.get("/api/health")
+    async def health() -> Health:
+        """That the server answers, and what it computes with."""
+        return Health(status="ok", **networks.describe())
 
-    @api.post("/api/predict")
-    async def predict(request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
-        """The body is the image's file; the answer is the result's, or {"error": …}."""
+    @api.post(
+        "/api/predict",
+        response_class=Response,
+        responses={200: _RESULT, **_errors(400, 408, 409, 413, 415, 422, 500, 503)},
+        openapi_extra={"requestBody": _body(Chosen)},
+    )
+    async def predict(request: Request, wanted: Annotated[Chosen, Query()]) -> Response:
+        """An image's file in, as the body or as the field `file` of a form; the result's file out.
+
+        In a form, the parameters may be fields too.
+        """
         nonlocal waiting
-        if request.headers.get("content-type", "").startswith("multipart/"):
-            return refusal(415, "send the file itself as the body (curl --data-binary @FILE)")
+        image, fields = await _read(request)
+        chosen = Chosen.model_validate(wanted.model_dump(exclude_unset=True) | fields)
+        if len(image) > max_bytes:
+            raise Refused(413, f"more than {max_bytes // 1_000_000} MB")
         if waiting >= max_waiting:
-            return refusal(503, "too many are waiting; come back in a minute")
+            raise Refused(503, "too many are waiting; come back in a minute")
         waiting += 1
         try:
-            # Received before its turn, or a slow sender would take the turns of others.
-            body = await _receive(request, max_megabytes * 1_000_000)
             async with turn:
-                content = await anyio.to_thread.run_sync(_answer, networks, body, wanted)
-            return Response(content, media_type=Image.MIME[IMAGE_FORMATS[f".{wanted.format}"].name])
-        except UserError as error:
-            return refusal(400, str(error))
-        except OverflowError:
-            return refusal(413, f"more than {max_megabytes} MB")
-        except ClientDisconnect:
-            return refusal(400, "the image did not arrive whole")
-        except TimeoutError:
-            return refusal(408, f"the image took more than {PATIENCE} s to arrive")
+                start = time.perf_counter()
+                content = await anyio.to_thread.run_sync(_answer, networks, image, chosen)
+                milliseconds = round(1000 * (time.perf_counter() - start))
         finally:
             waiting -= 1
+        media_type = Image.MIME[IMAGE_FORMATS[f".{chosen.format}"].name]
+        return Response(
+            content, headers={"X-Milliseconds": str(milliseconds)}, media_type=media_type
+        )
 
-    return api
 
-
-async def _receive(request: Request, limit: int) -> bytes:
-    """The whole body.
+async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The image's file, and the parameters that a form holds beside it.
 
     Raises:
-        OverflowError: it is longer than ``limit`` bytes.
-        TimeoutError: it does not arrive.
+        Refused: the body is of another kind, a field is missing, or a parameter is given twice.
     """
-    body = bytearray()
-    async with asyncio.timeout(PATIENCE):
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise OverflowError
-    return bytes(body)
+    given = [name for name, _ in request.query_params.multi_items()]
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    image, fields = b"", {}
+    if kind == "multipart/form-data":
+        async with request.form(max_files=2) as form:
+            for name, value in form.multi_items():
+                given.append(name)
+                if isinstance(value, UploadFile) and name == "file":
+                    image = await value.read()
+                elif isinstance(value, UploadFile) or name == "file":
+                    raise Refused(422, f"{name}: send the image in the field file (-F file=@FILE)")
+                else:
+                    fields[name] = value
+        if "file" not in given:
+            raise Refused(422, "file: the form has no such field; send the image in it")
+    elif not kind or kind.startswith(_RAW):
+        image = await request.body()
+    else:
+        advice = "send the image's file as the body, or as the field file of multipart/form-data"
+        raise Refused(415, f"{kind}: {advice}")
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice:
+        raise Refused(409, f"{twice}: given twice")
+    return image, fields
 
 
 def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
     """The result's file."""
     format, background = wanted.format, wanted.background
-    if f".{format}" not in IMAGE_FORMATS or (format in ("jpg", "jpeg") and wanted.mode == "cutout"):
-        kinds = "png, or webp, tiff, avif, jpeg (not for cut-outs)"
-        raise UserError(f"format={format}: choose {kinds}")
+    if f".{format}" not in IMAGE_FORMATS:
+        raise UserError(f"format={format}: choose {', '.join(_FORMATS)}")
+    if format in ("jpg", "jpeg") and wanted.mode == "cutout":
+        raise Refused(409, f"format={format} holds no cut-out; choose png, webp, tiff or avif")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
     if background is not None and wanted.mode != "background":
-        raise UserError("background goes with mode=background")
+        raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
+    if not body:
+        raise UserError("not an image, but nothing; send its file as the body, or in a form")
     fields = wanted.model_dump(exclude={"format", "weights", "background"})
     style = Style(**fields, background=background or "white")
     result = networks.result(read_image(io.BytesIO(body)), wanted.weights, style)
     file = io.BytesIO()
     encode(result, file, f".{format}")
     return file.getvalue()
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """Every error as ``{"error": …}``."""
+    match error:
+        case Refused():
+            return refusal(error.status, error.message)
+        case UserError():
+            return refusal(400, str(error))
+        case RequestValidationError() | ValidationError():
+            first = error.errors()[0]
+            return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
+        case HTTPException(status_code=404):
+            return refusal(404, "there is no such page")
+        case HTTPException(status_code=405, headers={"Allow": methods}):
+            text = f"{request.method} does not work here; use {methods}"
+            return refusal(405, text, {"Allow": methods})
+        case HTTPException():
+            return refusal(error.status_code, str(error.detail))
+    return refusal(500, "the server has failed; its log says why")
+
+
+_HANDLED = (RequestValidationError, ValidationError, UserError, Refused, HTTPException, Exception)
+_HANDLERS = dict.fromkeys(_HANDLED, _explain)
+
+_RESULT = {
+    "description": "The result's file",
+    "content": {Image.MIME[name]: {"schema": _FILE} for name, _ in IMAGE_FORMATS.values()},
+    "headers": {
+        "X-Milliseconds": {
+            "description": "that reading, computing and writing the image took",
+            "schema": {"type": "integer"},
+        }
+    },
+}
+_REASONS = {
+    400: "The image cannot be read, or a value is of no use",
+    408: "The request arrived too slowly",
+    409: "Parameters contradict each other, or one is given twice",
+    413: "The image's file is too large",
+    415: "The body is neither an image's file nor a form",
+    422: "A parameter is unknown or of the wrong type, or the form has no file",
+    500: "The server has failed",
+    503: "Too many are waiting",
+}
+
+
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The documented errors of a route."""
+    return {code: {"model": Problem, "description": _REASONS[code]} for code in codes}
+
+
+def _body(parameters: type[BaseModel]) -> dict[str, Any]:
+    """What the document says of a request's body."""
+    form = {
+        "type": "object",
+        "properties": {"file": _FILE, **parameters.model_json_schema()["properties"]},
+        "required": ["file"],
+        "additionalProperties": False,
+    }
+    encoding = {"file": {"contentType": "image/*"}}
+    return {
+        "required": True,
+        "content": {
+            "image/*": {"schema": _FILE},
+            "multipart/form-data": {"schema": form, "encoding": encoding},
+        },
+    }

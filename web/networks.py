@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,6 +20,13 @@ class Networks:
             name = path.stem if path.stem not in self.by_name else str(path)
             self.by_name[name] = Predictor(path, img_size, device, amp)
         self.names = list(self.by_name)
+
+    def describe(self) -> dict[str, Any]:
+        """Which networks there are, the default first, and where they compute."""
+        default = self.by_name[self.names[0]]
+        device, precision = str(default.device), default.precision
+        names = {"network": self.names[0], "networks": self.names}
+        return {**names, "device": device, "precision": precision}
 
     def result(self, image: Image.Image, name: str | None, style: Style) -> Image.Image:
         """What ``style`` makes of an upright image.

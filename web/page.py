@@ -1,5 +1,6 @@
 """The page, made with Gradio: images from the browser, results to look at and to download."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ class Page(gr.Blocks):
         for name in _named_files(inputs):
             path = Path(name)
             # A folder would break Gradio's clean-up, which takes every name for that of a file.
-            if not (lies_in(path, uploaded) and path.is_file()):
+            if not (lies_in(path, uploaded) and os.path.isfile(path)):
                 raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
         return await super().preprocess_data(block_fn, inputs, *rest)
 
@@ -41,7 +42,10 @@ def lies_in(path: Path, folder: Path) -> bool:
 
     An address is no absolute path, even where its dots lead into the folder.
     """
-    return path.is_absolute() and path.resolve().is_relative_to(folder)
+    try:
+        return path.is_absolute() and path.resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # a zero byte, or half a character, which no file's name holds
+        return False
 
 
 def _named_files(value: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import io
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ from helpers.processes import PATIENCE
 from src import build_model, save_model
 
 WAITING = 50
+ORIGIN = "https://example.com"
 # app.py, but what Gradio would download or copy into its folder is only told, in the log; so is
 # every connection that it opens.
 SPIED = """
@@ -44,10 +45,6 @@ class Server:
     """app.py as a process of its own, on a free port."""
 
     def __init__(self, root, *flags):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
         torch.manual_seed(5)
         self.weights = root / "net.pt"
         save_model(build_model("u2net_lite"), self.weights)
@@ -55,27 +52,36 @@ class Server:
         self.temporary.mkdir()
         self.log = root / "log.txt"
         argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
-        argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", self.port, *flags]
+        argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", 0, *flags]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SPIED, *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
             stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
         )  # fmt: skip
         for _ in range(10 * PATIENCE):
-            with socket.socket() as there:
-                if there.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            told = re.search(
+                r"^(http://\S+:(\d+))  \(API: /api/docs\)$", self.log.read_text(), re.M
+            )
+            if told:
+                self.url, self.port = told[1], int(told[2])
+                return
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.1)
         raise TimeoutError(self.log.read_text())
 
-    def post(self, body, query=""):
+    def post(self, body, query="", kind="application/x-www-form-urlencoded"):
         """Status and body of the API's answer."""
-        request = urllib.request.Request(f"{self.url}/api/predict?{query}", body, method="POST")
+        headers = {"Content-Type": kind}
+        status, _, answer = self.ask("POST", f"/api/predict?{query}", body, headers)
+        return status, answer
+
+    def ask(self, method, path, body=None, headers=None):
+        """Status, headers and body of any answer."""
+        request = urllib.request.Request(self.url + path, body, headers or {}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, answer.read()
+                return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            return error.code, error.headers, error.read()
 
     def memory(self):
         """Of the process at its highest, in MB."""
@@ -91,6 +97,7 @@ class Server:
 def serving(root):
     """A server with small limits, and nothing of it left behind."""
     flags = ["--max-megabytes", 1, "--max-megapixels", 2, "--max-waiting", WAITING]
+    flags += ["--cors", ORIGIN]
     server = Server(root, *flags)
     try:
         yield server

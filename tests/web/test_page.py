@@ -7,20 +7,12 @@ import numpy as np
 import pytest
 from helpers.data import make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE
-from helpers.server import serving
 from PIL import Image
 
 from src import Predictor
 from src.pictures.render import Style, render
 
-pytest.importorskip("gradio", reason="gradio is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("app")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,219 @@
+"""The API of a running server: answers, errors, forms, and the document that describes it."""
+
+import io
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from helpers.processes import PATIENCE
+from helpers.server import ORIGIN, photo
+from PIL import Image
+
+from src import Predictor
+from src.pictures.render import MODES, Style, render
+
+
+def test_answers_are_the_librarys(server):
+    picture = Image.open(io.BytesIO(photo()))
+    saliency = Predictor(server.weights, 64, "cpu", "off").map(picture)
+    for query, style in {
+        "": Style(),
+        "mode=cutout&refine=true": Style("cutout", refine=True),
+        "mode=background&background=%2300ff00": Style("background", (0, 255, 0)),
+        "mode=binary&threshold=0.4&invert=1&crop=1": Style(
+            "binary", threshold=0.4, invert=True, crop=True
+        ),
+        "size=30": Style(size=30),
+    }.items():
+        status, body = server.post(photo(), query)
+        assert status == 200, body
+        found, expected = Image.open(io.BytesIO(body)), render(picture, saliency, style)
+        assert found.mode == expected.mode and np.array_equal(found, expected)
+    other = server.post(photo(), "weights=u2net_lite")[1]
+    assert other != server.post(photo(), "weights=net")[1]
+
+
+@pytest.mark.parametrize(("form", "kind"), [("png", "png"), ("jpg", "jpeg"), ("tif", "tiff")])
+def test_media_type(server, form, kind):
+    """As IANA has it registered."""
+    request = urllib.request.Request(f"{server.url}/api/predict?format={form}", photo())
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers.get_content_type() == f"image/{kind}"
+        assert Image.open(io.BytesIO(answer.read())).format == kind.upper()
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "words"),
+    [
+        (b"no picture", "", 400, "not an image"),
+        (b"", "", 400, "not an image"),
+        (photo()[:300], "", 400, "cannot be read"),
+        (b"0" * 1_000_001, "", 413, "more than 1 MB"),
+        ("large", "", 400, "more than 2 million pixels"),
+        (photo(), "mode=magic", 400, "mode magic"),
+        (photo(), "threshold=7", 400, "threshold"),
+        (photo(), "mode=background&background=/etc/passwd", 400, "neither a colour"),
+        (photo(), "mode=background&background=http://127.0.0.1/a.png", 400, "neither a colour"),
+        (photo(), "background=blur", 409, "mode=background"),
+        (photo(), "weights=../net.pt", 400, "choose one of net, u2net_lite"),
+        (photo(), "format=exe", 400, "format=exe"),
+        (photo(), "format=jpg&mode=cutout", 409, "format=jpg"),
+        (photo(), "size=0", 400, "size=0"),
+        (photo(), "size=much", 422, "size"),
+        (photo(), "tresh=0.5", 422, "tresh"),
+        (photo(), "size=1&size=2", 409, "size: given twice"),
+        (photo(), "weights=%00", 400, "choose one of"),
+    ],
+)
+def test_what_is_refused(server, body, query, status, words):
+    if body == "large":
+        file = io.BytesIO()
+        Image.new("L", (2001, 1000)).save(file, "PNG")
+        body = file.getvalue()
+    found, answer = server.post(body, query)
+    assert found == status and words in json.dumps(json.loads(answer), ensure_ascii=False)
+
+
+def test_an_image_lies_as_its_exif_says(server):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(photo())).convert("RGB").save(file, "JPEG", exif=exif)
+    status, body = server.post(file.getvalue())
+    assert status == 200 and Image.open(io.BytesIO(body)).size == (40, 60)
+
+
+def make_form(*fields):
+    """A form's body; bytes are files, and text is text."""
+    parts = b""
+    for name, value in fields:
+        kind = b'; filename="a.png"' if isinstance(value, bytes) else b""
+        content = value if isinstance(value, bytes) else value.encode()
+        head = b'--a\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n'
+        parts += head % (name.encode(), kind) + content + b"\r\n"
+    return parts + b"--a--\r\n"
+
+
+FORM = "multipart/form-data; boundary=a"
+
+
+def test_a_form_is_answered_as_a_body_is(server):
+    """Its parameters may be fields, or stand in the address."""
+    expected = server.post(photo(), "mode=cutout&size=30")
+    form = make_form(("mode", "cutout"), ("file", photo()), ("size", "30"))
+    assert server.post(form, kind=FORM) == expected and expected[0] == 200
+    form = make_form(("file", photo()))
+    assert server.post(form, "mode=cutout&size=30", kind=FORM) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "status", "words"),
+    [
+        ([], "", 422, "file: the form has no such field"),
+        ([("image", photo())], "", 422, "image: send the image in the field file"),
+        ([("file", "a.png")], "", 422, "file: send the image"),
+        ([("file", photo()), ("file", photo())], "", 409, "file: given twice"),
+        ([("file", photo()), ("mode", "mask")], "mode=mask", 409, "mode: given twice"),
+        ([("file", photo()), ("tresh", "1")], "", 422, "tresh"),
+        ([("file", photo()), ("size", "much")], "", 422, "size"),
+        ([("file", b"0" * 1_000_001)], "", 413, "more than 1 MB"),
+        ([("file", b"0" * 3_000_000)], "", 413, "more than 1 MB"),
+        ([("file", b"")], "", 400, "not an image"),
+        ([("file", photo()[:300])], "", 400, "cannot be read"),
+    ],
+)
+def test_forms_that_are_refused(server, fields, query, status, words):
+    found, answer = server.post(make_form(*fields), query, FORM)
+    assert found == status and words in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 415),
+        ("text/plain", 415),
+        ("multipart/mixed; boundary=a", 415),
+        ("multipart/form-data", 400),  # without a boundary
+        ("image/heic", 200),  # what it is, the content says
+        ("application/octet-stream", 200),
+        ("application/x-www-form-urlencoded", 200),  # curl's --data-binary
+    ],
+)
+def test_kinds_of_bodies(server, kind, status):
+    found, answer = server.post(photo(), kind=kind)
+    assert found == status and (status == 200 or json.loads(answer)["error"])
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "status", "allowed"),
+    [
+        ("GET", "predict", 405, "POST"),
+        ("PUT", "predict", 405, "POST"),
+        ("OPTIONS", "predict", 405, "POST"),
+        ("DELETE", "predict", 405, "POST"),
+        ("POST", "openapi.json", 405, "GET, HEAD"),
+        ("GET", "", 404, None),
+        ("GET", "predict/", 404, None),
+        ("POST", "other", 404, None),
+        ("GET", "%00", 404, None),
+    ],
+)
+def test_errors_have_one_form(server, method, route, status, allowed):
+    found, headers, body = server.ask(method, f"/api/{route}")
+    assert found == status and headers["Allow"] == allowed
+    assert headers.get_content_type() == "application/json" and list(json.loads(body)) == ["error"]
+
+
+def test_health(server):
+    status, _, body = server.ask("GET", "/api/health")
+    told = json.loads(body)
+    assert status == 200 and told["status"] == "ok" and told["device"] == "cpu"
+    assert (told["network"], told["networks"]) == ("net", ["net", "u2net_lite"])
+    assert server.ask("HEAD", "/api/health")[0] == 200
+
+
+def test_milliseconds(server):
+    status, headers, _ = server.ask("POST", "/api/predict", photo())
+    assert status == 200 and int(headers["X-Milliseconds"]) >= 0
+
+
+@pytest.mark.parametrize(("origin", "status"), [(ORIGIN, 200), ("https://other.example", 403)])
+def test_pages_of_other_origins(server, origin, status):
+    asked = {"Access-Control-Request-Method": "POST", "Origin": origin}
+    found, headers, body = server.ask("OPTIONS", "/api/predict", headers=asked)
+    allowed = headers["Access-Control-Allow-Origin"]
+    assert found == status and allowed == (origin if status == 200 else None)
+    assert status == 200 or "--cors" in json.loads(body)["error"]
+    for content in (photo(), b"", b"0" * 3_000_000):  # errors too can be read
+        _, headers, _ = server.ask("POST", "/api/predict", content, {"Origin": origin})
+        assert headers["Access-Control-Allow-Origin"] == allowed
+
+
+def test_document(server):
+    """It says how to send an image, which values there are, and what errors look like."""
+    document = json.loads(server.ask("GET", "/api/openapi.json")[2])
+    route = document["paths"]["/api/predict"]["post"]
+    content = route["requestBody"]["content"]
+    assert content["image/*"]["schema"]["format"] == "binary"
+    fields = content["multipart/form-data"]["schema"]["properties"]
+    assert fields["file"]["format"] == "binary"
+    parameters = {one["name"]: one["schema"] for one in route["parameters"]}
+    assert fields.keys() - {"file"} == parameters.keys()
+    assert parameters["mode"]["enum"] == list(MODES)
+    assert parameters["weights"]["enum"] == ["net", "u2net_lite"]
+    assert parameters["threshold"]["maximum"] == 1 and parameters["size"]["minimum"] == 1
+    reference = route["responses"]["422"]["content"]["application/json"]["schema"]["$ref"]
+    problem = document["components"]["schemas"][reference.rpartition("/")[2]]
+    assert list(problem["properties"]) == ["error"]
+
+
+def test_schemathesis_finds_no_fault(server):
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis as st; st()", "run"]
+    command += [f"{server.url}/api/openapi.json", "--max-examples", "20", "--seed", "1"]
+    command += ["--request-timeout", str(PATIENCE), "--no-color"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr

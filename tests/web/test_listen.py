@@ -1,0 +1,182 @@
+"""The server's port, its connections, and its end."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+import urllib.request
+from argparse import ArgumentTypeError
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+from helpers.processes import PATIENCE
+from helpers.server import photo
+
+import app as script
+from src import UserError
+from web import listen
+from web.api import build_api
+from web.cors import parse_origin
+from web.listen import PatientProtocol, address_of, bind
+
+
+@pytest.mark.parametrize("port", [99999, 65536, -1, "http"])
+def test_ports_that_there_are_not(call, port):
+    status, _, told = call(script.main, f"--port={port}")
+    assert status == 2 and "--port" in told and "65535" in told and told.count("\n") == 1
+
+
+def test_a_port_that_is_taken(call):
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        status, out, told = call(script.main, "--port", port)
+    assert status == 2 and told.count("\n") == 1 and f"--port {port}: in use" in told
+    assert not out  # no address that is not ours
+
+
+def test_port_0_is_a_free_one():
+    with bind("localhost", 0) as listener:
+        address = address_of(listener, "localhost")
+        assert address.rpartition(":")[2] == str(listener.getsockname()[1]) != "0"
+        socket.create_connection(listener.getsockname()[:2]).close()
+
+
+@pytest.mark.parametrize("host", ["no.such.name.invalid", "192.0.2.1", "a" * 70, "a\0"])
+def test_hosts_that_are_not_here(host):
+    with pytest.raises(UserError) as error:
+        bind(host, 0)
+    assert error.value.parameter == "host"
+
+
+def test_origins():
+    assert parse_origin("https://Example.com:443") == "https://example.com"
+    assert parse_origin("http://localhost:3000") == "http://localhost:3000"
+    assert [parse_origin(text) for text in ("*", "null")] == ["*", "null"]
+    for wrong in ("example.com", "https://example.com/", "https://", "http://a b"):
+        with pytest.raises(ArgumentTypeError, match="not an origin"):
+            parse_origin(wrong)
+
+
+@contextmanager
+def running(app, monkeypatch):
+    """A server in a thread; its windows are short."""
+    monkeypatch.setattr(listen, "WINDOW", 0.2)
+    listener = bind("127.0.0.1", 0)
+    config = uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off")
+    config.timeout_graceful_shutdown = PATIENCE  # whoever needs it fails the test
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield listener.getsockname(), server
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+async def respond(send, body, more=False):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def test_connections_on_which_nothing_goes_on(monkeypatch):
+    async def slow(scope, receive, send):
+        await asyncio.sleep(2)  # many windows; an answer may take its time
+        await respond(send, b"done")
+
+    with running(slow, monkeypatch) as (address, _):
+        silent = [socket.create_connection(address) for _ in range(3)]
+        silent[1].sendall(b"G")
+        silent[2].sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX")
+        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/") as answer:
+            assert answer.read() == b"done"
+        for connection in silent:
+            with connection:
+                assert _is_closed(connection)
+
+
+def _is_closed(connection):
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_who_does_not_read_is_sent_away(monkeypatch):
+    size = 50_000_000
+
+    async def large(scope, receive, send):
+        await respond(send, bytes(size))
+
+    with running(large, monkeypatch) as (address, server):
+        with socket.create_connection(address) as reader:
+            reader.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert reader.recv(1) == b"H"
+            while server.server_state.connections:
+                time.sleep(0.05)
+        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/") as answer:
+            assert len(answer.read()) == size  # who reads gets all
+
+
+def test_an_open_page_does_not_hold_up_the_end(monkeypatch):
+    """Its stream of events ends with the server."""
+
+    async def events(scope, receive, send):
+        await respond(send, b"first", more=True)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    with running(events, monkeypatch) as (address, _):
+        page = socket.create_connection(address)
+        page.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert page.recv(1) == b"H"
+    page.close()
+
+
+class Slow:
+    """Networks that wait for a word."""
+
+    names = ("slow",)
+
+    def __init__(self):
+        self.word = threading.Event()
+
+    def result(self, image, *_):
+        self.word.wait(PATIENCE)
+        return image
+
+
+def test_more_than_may_wait_are_told_so():
+    """As many as may wait are answered; the next is refused, and later all is as before."""
+    networks, statuses = Slow(), []
+    api = build_api(networks, 1_000_000, 2)
+
+    async def post():
+        answer = []
+        message = {"type": "http.request", "body": photo(), "more_body": False}
+        path = {"path": "/api/predict", "raw_path": b"/api/predict", "query_string": b""}
+        scope = {"type": "http", "method": "POST", "headers": [], "root_path": "", **path}
+
+        async def receive():
+            return message
+
+        async def send(part):
+            answer.append(part)
+
+        await api(scope, receive, send)
+        statuses.append(answer[0]["status"])
+        return b"".join(part.get("body", b"") for part in answer)
+
+    async def all_at_once():
+        posts = [asyncio.create_task(post()) for _ in range(3)]
+        (refused,), waiting = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+        assert "come back" in json.loads(refused.result())["error"] and statuses == [503]
+        networks.word.set()
+        await asyncio.gather(*waiting)
+        await post()
+
+    asyncio.run(all_at_once())
+    assert statuses == [503, 200, 200, 200]
