@@ -9,10 +9,10 @@
 Images: what Pillow decodes (JPEG, PNG, WebP, TIFF, AVIF, JPEG 2000 …), HEIC with pillow-heif;
 upright by their EXIF data, of several frames the first. What else lies in a folder is named. A mask
 is 8-bit grey of the image's own size, 255 where the network is sure of the object; it is not
-stretched, so an empty scene stays dark. What is transparent in an image lies on white for the
-network, and stays transparent in what shows the image. A file that cannot be read is named and
-passed over; the exit status is then 2. Under torchrun each process takes its share. Videos (with
-PyAV) become videos with their sound, or a folder of frames.
+stretched, so an empty scene stays dark. What shows the image keeps its EXIF data, and its
+transparency unless the background is another. A file that cannot be read is named and passed over;
+the exit status is then 2. Under torchrun each process takes its share. Videos (with PyAV) become
+videos with their sound, or a folder of frames.
 """
 
 import argparse
@@ -25,17 +25,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from src import Predictor, Style, UserError, render, stream
+from src import Predictor, Style, UserError, stream
 from src.device import keep_freed_memory
-from src.files import atomic_path
+from src.files import atomic_path, check_outputs, printable
 from src.inference.preprocess import PRESETS
 from src.inference.video import convert_frames, convert_video, has_all_frames
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
 from src.pictures.plan import Job, check_targets, plan_images, plan_videos
-from src.pictures.render import MODES, check_classes, encode
+from src.pictures.render import MODES, Box, check_classes, encode, render_with_box
 from src.pictures.search import LeftOut, is_video
 from train_utils import cli
+from train_utils.boxes import collect_boxes, read_boxes, write_boxes
 from train_utils.distributed import from_main, gather, is_main, process_group, rank, world_size
 
 PIPE = Path("-")
@@ -92,19 +93,16 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     text = "what to put behind the object (default: white)"
     add("--background", metavar="COLOUR|blur|FILE", help=text)
     text = "object where the map is T or more, nothing below (default: soft; 0.5 for binary)"
-    add("--threshold", type=zero_to_one, metavar="T", help=text)
+    add("--threshold", type=cli.not_negative, metavar="T", help=text)
     add("--invert", action="store_true", help="keep what is not the object")
-    add("--crop", action="store_true", help="crop to the object, if there is one")
+    add("--crop", action="store_true", help="crop to all that is visible of the object")
+    text = "left around that box: pixels (20), or a share of its longer side (5%%)"
+    add("--margin", default="0", metavar="PX|PCT", help=text)
     add("--size", type=cli.positive, metavar="PX", help="shrink to PX along the longer side")
     add("--refine", action="store_true", help="refine edges by the image's own (hair, for example)")
-
-
-def zero_to_one(text: str) -> float:
-    """A number in 0 … 1, for argparse."""
-    value = cli.not_negative(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    add("--strip", action="store_true", help="leave out EXIF, GPS, XMP, comments and DPI")
+    text = "write image,x,y,width,height of each box that --crop would crop to"
+    add("--boxes", type=Path, metavar="FILE.csv", help=text)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -130,6 +128,10 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
     if args.mode == "cutout" and format in (".jpg", ".jpeg"):
         raise UserError("--mode cutout: a JPEG has no transparency; choose --format png or webp")
+    if args.boxes and (args.videos or args.boxes.suffix.lower() != ".csv"):
+        raise UserError("--boxes names a .csv file, and goes with images, not with videos")
+    if args.margin != "0" and not (args.crop or args.boxes):
+        raise UserError("--margin goes with --crop or --boxes")
     if args.background and args.mode != "background":
         raise UserError("--background goes with --mode background")
     if "/" in args.suffix or "\\" in args.suffix:
@@ -152,7 +154,7 @@ def make_style(args: argparse.Namespace) -> Style:
     """How the results look."""
     text = args.background or "white"
     background = open_image(text) if Path(text).is_file() else text
-    fields = ("mode", "threshold", "invert", "crop", "size", "refine")
+    fields = ("mode", "threshold", "invert", "crop", "size", "refine", "margin", "strip")
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
 
@@ -175,6 +177,8 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     else:
         to_do = [job for job in jobs if not (args.skip_existing and is_done(args, job))]
         check_targets(to_do, [args.background or "", args.weights], args.frames and args.format)
+    inputs = [args.background or "", args.weights, *(job.source for job in jobs)]
+    check_outputs({"boxes": args.boxes}, inputs)
     for error in left_out.errors:
         print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
     for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):
@@ -191,7 +195,8 @@ def share_jobs(args: argparse.Namespace, jobs: list[Job]) -> tuple[list[Job], in
 
 def is_done(args: argparse.Namespace, job: Job) -> bool:
     """Whether an earlier run has made the whole result."""
-    return has_all_frames(job.target, args.format) if args.frames else job.target.exists()
+    done = job.target.exists() and (not args.boxes or printable(job.source) in args.earlier)
+    return has_all_frames(job.target, args.format) if args.frames else done
 
 
 def predict_images(
@@ -206,17 +211,21 @@ def predict_images(
         width, height = oriented_size(job.source)
         return width * height
 
-    def write(job: Job, image: Image.Image, saliency: np.ndarray) -> None:
-        result = render(image, saliency, style)
+    def write(job: Job, image: Image.Image, saliency: np.ndarray) -> Box | None:
+        result, box = render_with_box(image, saliency, style)
         with atomic_path(job.target) as temporary:
             encode(result, temporary, job.target.suffix.lower())
+        return box
 
     failed = 0
     results = stream(predictor, left, load_image, write, pixels, len(left))
-    for job, error in tqdm(results, "predicting", len(left), disable=hidden(), unit="image"):
-        if error is not None:
-            failed += 1
-            report_error(error, job)
+    with collect_boxes(args.boxes, [printable(job.source) for job in jobs], args.earlier) as boxes:
+        for job, box in tqdm(results, "predicting", len(left), disable=hidden(), unit="image"):
+            if isinstance(box, UserError):
+                failed += 1
+                report_error(box, job)
+            else:
+                boxes[printable(job.source)] = box
     return report_total(args, "images", len(jobs), failed, skipped)
 
 
@@ -253,11 +262,13 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
     """One image, from standard input or to standard output."""
     try:
         image = load_image(job)
-        result = render(image, predictor.map(image), style)
+        result, box = render_with_box(image, predictor.map(image), style)
     except UserError as error:
         name = "standard input" if job.source == PIPE else str(job.source)
         about = "" if name in error.args[0] else f"{name}: "
         raise UserError(about + error.args[0], advice=error.advice) from None
+    if args.boxes:
+        write_boxes(args.boxes, {printable(job.source): box})
     if args.output == PIPE:
         file = io.BytesIO()  # some formats go back and forth in what they write
         encode(result, file, args.format)
@@ -313,6 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
+        args.earlier = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
         # Listed by one rank: another might find what this one has written. Before the weights are
         # loaded, so that a wrong name is reported at once.
         jobs, unreadable = from_main(list_jobs(args) if is_main() else None)
@@ -323,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
         )
         if predictor.classes:
-            check_classes(style, predictor.classes)
+            check_classes(style, predictor.classes, bool(args.boxes))
         if is_main():
             computing = cli.describe_computing(predictor.device, predictor.precision)
             about = cli.describe_weights(args.weights, predictor.origin)

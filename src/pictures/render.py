@@ -18,7 +18,7 @@ from .matting import clear_hidden, fill_hidden, foreground, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
-VISIBLE = 3  # of 255: what is less opaque nobody sees, and networks are seldom surer of nothing
+VISIBLE = 8  # of 255: the haze below, which nobody sees, would make crops twice as large
 Background = tuple[int, int, int] | str | Image.Image
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
@@ -37,7 +37,7 @@ class Style:
         threshold: in [0, 1]; pixels are object where the map is at least this, and nothing below;
             None leaves the map soft (for ``binary``: 0.5).
         invert: keep what is not the object.
-        crop: to the box around all that is visible of the object, faint parts too (3 of 255 and
+        crop: to the box around all that is visible of the object, faint parts too (8 of 255 and
             more); an image without an object stays whole.
         margin: left around that box, within the image: pixels, as ``20`` or ``"20px"``, or a share
             of the box's longer side, as ``"5%"``.
@@ -164,9 +164,8 @@ def render_with_box(
     result = _shrink(result, style)
     if result.mode == "RGBA":
         result = clear_hidden(result)
-    result.info = {} if style.strip else metadata.carried(image, shows_colours)
-    if profile:
-        result.info["icc_profile"] = profile
+    kept = {} if style.strip else metadata.carried(image, shows_colours)
+    result.info = {**kept, **({"icc_profile": profile} if profile else {})}
     return result, box
 
 
@@ -192,7 +191,7 @@ def _object_box(image: Image.Image, mask: Image.Image, style: Style) -> Box | No
     return (max(0, left - margin), max(0, top - margin), *inside)
 
 
-def check_classes(style: Style, classes: int) -> None:
+def check_classes(style: Style, classes: int, boxes: bool = False) -> None:
     """Check that a network of so many classes can give such results.
 
     Raises:
@@ -201,8 +200,8 @@ def check_classes(style: Style, classes: int) -> None:
     reason = f"these weights predict {classes} classes, so there is no map of the object"
     if style.mode not in ("mask", "overlay"):
         raise UserError(f"{reason}; choose mask or overlay", "mode", style.mode)
-    if style.threshold is not None or style.invert or style.crop or style.refine:
-        advice = "{threshold}, {invert}, {crop} and {refine} have no effect"
+    if boxes or style.threshold is not None or style.invert or style.crop or style.refine:
+        advice = "{threshold}, {invert}, {crop}, {boxes} and {refine} have no effect"
         raise UserError(reason, advice=advice)
 
 

@@ -1,0 +1,83 @@
+"""The boxes of objects, in one CSV file for all images of a run."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from src.errors import UserError
+from src.files import atomic_path
+from src.pictures.render import Box
+
+from .distributed import gather, is_main
+
+_FIELDS = ["image", "x", "y", "width", "height"]
+Boxes = dict[str, Box | None]
+
+
+def read_boxes(path: Path) -> Boxes:
+    """The boxes of an earlier run by their image's name; none if there is no such file.
+
+    Raises:
+        UserError: the file is not such a file, or cannot be read.
+    """
+    if not path.exists():
+        return {}
+    found: Boxes = {}
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        for name, *numbers in rows if header == _FIELDS else [[""]]:
+            x, y, width, height = map(int, numbers) if any(numbers) else (0, 0, 0, 0)
+            found[name] = (x, y, x + width, y + height) if any(numbers) else None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        reason = f"holds no boxes of an earlier run ({','.join(_FIELDS)}); name another file"
+        raise UserError(reason, "boxes", path) from None
+    return found
+
+
+@contextmanager
+def collect_boxes(
+    path: Path | None, images: Sequence[str], earlier: Mapping[str, Box | None]
+) -> Iterator[Boxes]:
+    """A dictionary for the boxes that this rank finds; all ranks' are written after the block.
+
+    After an error, those that rank 0 has found until then are written, so that another run goes on
+    from there.
+
+    Args:
+        path: of the CSV file; None writes none.
+        images: names of all images, in the order of the rows. Those without a box in the end have
+            no row.
+        earlier: boxes of images that are not predicted again.
+
+    Yields:
+        Boxes by the image's name; None is a row without numbers.
+    """
+    found: Boxes = {}
+    try:
+        yield found
+    except BaseException:
+        if path and is_main():  # the other ranks may be gone
+            boxes = {**earlier, **found}
+            write_boxes(path, {name: boxes[name] for name in images if name in boxes})
+        raise
+    if path:
+        boxes = dict(earlier)
+        for each in gather(found):
+            boxes |= each
+        if is_main():
+            write_boxes(path, {name: boxes[name] for name in images if name in boxes})
+
+
+def write_boxes(path: Path, boxes: Boxes) -> None:
+    """Write boxes by their image's name; None becomes a row without numbers."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_FIELDS)
+        for name, box in boxes.items():
+            left, top, right, bottom = box or (0, 0, 0, 0)
+            numbers = [left, top, right - left, bottom - top] if box else [""] * 4
+            writer.writerow([name, *numbers])
