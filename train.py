@@ -43,16 +43,6 @@ def train(settings: Settings) -> int:
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
 
-    # Data: what is trained on, and what chooses the best weights.
-    train_set, test_set, lengths = build.make_datasets(settings)
-    first = settings.data_path[0] if settings.data_path else None
-    if has_list(first, "classes") and not settings.num_classes and is_main():
-        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
-    sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
-    on_gpu = device.type == "cuda"
-    train_batches = train_loader(train_set, sampler, settings.workers, on_gpu)
-    test_batches = eval_loader(test_set, settings.batch_size, settings.workers, on_gpu)
-
     # The run's folder, and the checkpoint to continue from.
     folder, resume = build.find_folder(settings, device)
     state = load_checkpoint(resume) if resume else None
@@ -60,9 +50,23 @@ def train(settings: Settings) -> int:
     if settings.freeze_bn and settings.sync_bn:
         raise UserError("--sync-bn: batch norm keeps its statistics; pass --no-freeze-bn")
 
-    # Network and loss.
+    # The network; what is wrong with flags is told before the data are read.
     torch.manual_seed(settings.seed)
     model = build.make_network(settings, state, device)
+
+    # Data: what is trained on, and what chooses the best weights.
+    train_set, test_set, lengths = build.make_datasets(settings)
+    build.check_run_files(settings, folder, train_set, test_set, resumed=bool(resume))
+    first = settings.data_path[0] if settings.data_path else None
+    if has_list(first, "classes") and not settings.num_classes and is_main():
+        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
+    sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
+    on_gpu = device.type == "cuda"
+    options = settings.workers, on_gpu, True  # images that cannot be read end no run
+    train_batches = train_loader(train_set, sampler, *options)
+    test_batches = eval_loader(test_set, settings.batch_size, *options)
+
+    # Loss.
     torch.manual_seed(settings.seed + rank())  # each rank's dropout is its own
     loss = build.make_loss(settings, train_set).to(device)
 
@@ -75,7 +79,9 @@ def train(settings: Settings) -> int:
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
-    task = Task(settings.num_classes, settings.ignore_index)
+    threshold = 127 if settings.mask_threshold is None else settings.mask_threshold
+    cut = threshold if settings.masks == "soft" else None
+    task = Task(settings.num_classes, settings.ignore_index, cut)
     if is_main():
         _announce(settings, trainer, folder, resume)
     try:
@@ -109,14 +115,16 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
     if trainer.epoch >= settings.epochs:
         print(f"{folder}: all {settings.epochs} epochs are done")
         return
+    done = f"{trainer.epoch} epochs and {trainer.batches_done} batches" if resume else None
     if resume:
-        done = f"{trainer.epoch} epochs and {trainer.batches_done} batches"
         print(f"Resuming from {resume} after {done}")
     elif settings.resume:
         print(f"No checkpoint in {folder}: starting a new run")
+    elif (folder / "args.json").exists():
+        print(f"The run in {folder} left no checkpoint: starting anew")
     args = settings.to_dict()
     del args["resume"]
-    write_args(folder, args, launch_id())
+    write_args(folder, args, launch_id(), resumed=done)
     images = " and ".join(trainer.record["pictures"]).replace("pictures", "images")
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name

@@ -15,12 +15,13 @@ is 0, the others are as defined. Under torchrun each process takes its share of 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from my_dataset import SPLITS, find_pairs, has_list
 from src.device import keep_freed_memory, pick_device
-from src.files import check_writable
+from src.files import check_outputs
+from src.pictures.images import list_images
 from src.weights.load import SHIPPED
 from train_utils import cli
 from train_utils.data.masks import mask_reader
@@ -28,6 +29,7 @@ from train_utils.data.pairs import Inventory
 from train_utils.distributed import from_main, is_main, process_group
 from train_utils.metrics import plots, report
 from train_utils.metrics.score import (
+    ScoreJob,
     ScoreOptions,
     ScoreResult,
     find_sources,
@@ -60,8 +62,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.worst_file = None
     elif args.worst > _MAX_WORST:
         parser.error(f"--worst: at most {_MAX_WORST} on a sheet; --csv has every image's scores")
-    elif args.plot and args.plot.absolute() == args.worst_file.absolute():
-        parser.error(f"--plot and --worst-file are the same {args.plot}")
     return args
 
 
@@ -86,7 +86,7 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    json, csv = cli.file_named(".json"), cli.file_named(".csv")
+    json, csv = (cli.file_named(suffix, streams=True) for suffix in (".json", ".csv"))
     group.add_argument("--json", type=json, metavar="F", help="write every score there")
     group.add_argument("--csv", type=csv, metavar="F", help="write each image's scores there")
     text = (
@@ -108,21 +108,34 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, Inventory]]:
     """Find every data set, under the name that tables show."""
     options = args.split, args.image_dir, args.mask_dir, args.skip_invalid
-    read = mask_reader(classes, args.ignore_index)
+    read = mask_reader(classes, args.ignore_index, args.masks, args.mask_threshold)
     if not args.data_path:
         name = args.image_dir.resolve().name if args.image_dir else ""
-        return [(name, find_pairs(None, *options, read))]
+        found = find_pairs(None, *options, read)
+        if found.split == "all":
+            found.notes.append(_advise_split(args.image_dir, len(found.pairs)))
+        return [(name, found)]
     sets = []
     for label, path in zip(unique_labels(args.data_path), args.data_path, strict=True):
         found = find_pairs(path, *options, read)
         if found.split == "all":
-            held_out = "val" if has_list(path, "val") and not has_list(path, "test") else "test"
-            found.notes.append(
-                f"all {len(found.pairs)} images, those that train.py takes too; "
-                f"--split {held_out} scores only the ones held out"
-            )
+            found.notes.append(_advise_split(path, len(found.pairs)))
         sets.append((label, found))
     return sets
+
+
+def _advise_split(folder: Path, count: int) -> str:
+    """What to know of scores of all images of a set, of which some may have been trained on."""
+    held_out = "val" if has_list(folder, "val") and not has_list(folder, "test") else "test"
+    if any(has_list(folder, split) for split in SPLITS[:-1]):
+        return (
+            f"all {count} images, those that train.py takes too; --split {held_out} scores only "
+            "the ones held out"
+        )
+    return (
+        f"all {count} images; if the weights were trained on this set, --split test scores only "
+        "the ones that train.py holds out"
+    )
 
 
 def print_results(results: Sequence[ScoreResult]) -> None:
@@ -142,11 +155,35 @@ def write_results(args: argparse.Namespace, results: Sequence[ScoreResult]) -> N
     if args.plot:
         plot = plots.plot_confusion if args.metrics == "semantic" else plots.plot_curves
         plot(args.plot, results)
-    for result in results if args.worst else ():
-        name = f"-{result.job.set_name}-{result.job.source.label}".replace("/", "-")
-        suffix = name if len(results) > 1 else ""
-        path = args.worst_file.with_stem(args.worst_file.stem + suffix)
-        plots.plot_worst(path, result, args.worst)
+    if args.worst:
+        sheets = worst_sheets(args, [result.job for result in results])
+        for result, path in zip(results, sheets, strict=True):
+            plots.plot_worst(path, result, args.worst)
+
+
+def worst_sheets(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> list[Path]:
+    """The file of each job's worst images."""
+    names = [f"-{job.set_name}-{job.source.label}".replace("/", "-") for job in jobs]
+    stem = args.worst_file.stem
+    return [args.worst_file.with_stem(stem + name * (len(jobs) > 1)) for name in names]
+
+
+def check_files(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> None:
+    """Check, before anything is computed, that no file of the data is written over."""
+    worst = worst_sheets(args, jobs) if args.worst else None
+    outputs = {"json": args.json, "csv": args.csv, "plot": args.plot, "worst_file": worst}
+    check_outputs(outputs, inputs_of(args, jobs))
+
+
+def inputs_of(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> Iterator[Path]:
+    """All files that jobs read, and those beside them that other splits read."""
+    yield from args.weights
+    pairs = [pair for job in jobs for pair in job.data.pairs]
+    folders = {file.parent for pair in pairs for file in (pair.image, pair.mask)}
+    for folder in folders | {job.maps.folder for job in jobs if job.maps}:
+        yield from list_images(folder)
+    for folder in (*(args.data_path or ()), args.image_dir):
+        yield from folder.glob("*.txt") if folder else ()  # lists and names of classes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,9 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     keep_freed_memory()
     with process_group(args.device):
-        for path in (args.json, args.csv, args.plot, args.worst_file):
-            if path and is_main():
-                check_writable(path)
+        if is_main():  # at once, and again with all that is read
+            check_outputs(
+                {name: getattr(args, name) for name in ("json", "csv", "plot", "worst_file")}
+            )
         semantic = args.metrics == "semantic"
         options = ScoreOptions(
             classes=args.num_classes if semantic else None,
@@ -176,7 +214,12 @@ def main(argv: list[str] | None = None) -> int:
             device=args.device,
             amp=args.amp,
         )
-        results = [score(job) for job in make_jobs(data, sources, options)]
+        jobs = make_jobs(data, sources, options)
+        if is_main():
+            check_files(args, jobs)
+            precisions = [s.predictor.precision if s.predictor else "float32" for s in sources]
+            print(cli.describe_computing(options.device, *precisions), file=sys.stderr)
+        results = [score(job) for job in jobs]
         if is_main():
             print_results(results)
             write_results(args, results)

@@ -19,8 +19,9 @@ from src import NETWORKS, UserError
 from src.device import AMP_CHOICES
 from src.networks.base import MIN_SIZE
 
+from .data.masks import MASK_KINDS, mask_reader
 from .kinds import FRACTION, NATURAL, NUMBER, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
-from .training.losses import PARTS
+from .training.losses import PARTS, find_parts
 
 _data, _network, _recipe, _device = (
     partial(setting, group) for group in ("data", "network", "recipe", "device")
@@ -61,6 +62,17 @@ class Settings:
     skip_invalid: bool = _data(
         SWITCH, "leave invalid pairs out; decodes every file once", False, fact="pictures"
     )
+    masks: str = _data(
+        one_of(*MASK_KINDS),
+        "what the masks are, whatever they look like: binary: object and background, cut at "
+        "--mask-threshold; soft: levels from 0 to 1, kept (mattes); classes: indices, with "
+        "--num-classes (default: decided by all masks of a set together)",
+        "auto",
+    )
+    mask_threshold: int | None = _data(
+        Kind(int, "T", 0, 255),
+        "a mask is object where it is above this level of 255 (default: 127)",
+    )
     data_shares: tuple[float, ...] | None = _data(
         NUMBER,
         "uses of each image of each --data-path an epoch: 2 twice, 0.5 every other one (default: "
@@ -80,7 +92,9 @@ class Settings:
         TEXT, f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)", fact="network"
     )
     pretrained: Path | None = _network(
-        Kind(Path, "W"), "start from these weights, in any supported format", fact="start"
+        Kind(Path, "W"),
+        "start from these weights, by name or in any supported format",
+        fact="start",
     )
     backbone: str | None = _network(
         Kind(str, "imagenet|W"), "fcn8s, segnet: VGG-16 of torchvision, or a file", fact="start"
@@ -189,6 +203,8 @@ class Settings:
 
     def _check(self) -> None:
         """Refuse settings that contradict each other."""
+        mask_reader(self.num_classes, self.ignore_index, self.masks, self.mask_threshold)
+        find_parts(self.loss, self.num_classes or 1)
         if min(self.crop_size) < MIN_SIZE:
             advice = "it is 9/10 of {img_size} by default"
             raise UserError(
@@ -196,6 +212,10 @@ class Settings:
             )
         sizes, sets = len(self.img_size), len(self.data_path or (None,))
         _check_count("crop_size", self.crop_size, sizes, "one for each {img_size}")
+        for size, crop in zip(self.img_size, self.crop_size, strict=True):
+            if crop > size:
+                advice = f"at most {{img_size}}, which is {size}"
+                raise UserError("larger than the image", "crop_size", crop, advice)
         _check_count("grow_at", self.grow_at, sizes - 1, "one for each {img_size} after the first")
         _check_count("data_shares", self.data_shares or (), sets, "one for each {data_path}")
         starts = self.first_epochs

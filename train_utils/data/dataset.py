@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.errors import UserError
 from src.inference.preprocess import to_tensor
 from src.pictures.images import open_image, to_rgb
 
-from .masks import MaskReader, read_mask
+from .masks import MaskReader
 from .pairs import Pair
 
 if TYPE_CHECKING:  # torchvision, which they need, takes a second to import
@@ -33,7 +34,7 @@ class SegmentationDataset(Dataset[Sample]):
         pairs: of :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
-        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`).
+        read: how masks are read; None: as each pair has it.
 
     Example:
         >>> data = SegmentationDataset(pairs, TrainPreset(320, 288))  # doctest: +SKIP
@@ -46,7 +47,7 @@ class SegmentationDataset(Dataset[Sample]):
         pairs: Iterable[Pair],
         transform: "TrainPreset | EvalPreset | Growing",
         seed: int = 0,
-        read: MaskReader = read_mask,
+        read: MaskReader | None = None,
     ) -> None:
         self.pairs = list(pairs)
         self.read = read
@@ -71,16 +72,18 @@ class SegmentationDataset(Dataset[Sample]):
                 from .transforms import paste
 
                 other = self.pairs[int(torch.randint(len(self), ()))]
-                image, mask = paste(*preset(*load_pair(other, self.read)), image, mask)
+                with suppress(UserError):  # which is raised when it is that pair's own turn
+                    pasted = preset(*load_pair(other, self.read))
+                    image, mask = paste(*pasted, image, mask, 255 if preset.soft else 1)
         return image, mask, index
 
 
-def load_pair(pair: Pair, read: MaskReader = read_mask) -> tuple[Tensor, Tensor]:
+def load_pair(pair: Pair, read: MaskReader | None = None) -> tuple[Tensor, Tensor]:
     """Read image and mask.
 
     Args:
         pair: their files.
-        read: how the mask is read.
+        read: how the mask is read; None: as the pair has it.
 
     Returns:
         The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or its aspect.
@@ -88,7 +91,8 @@ def load_pair(pair: Pair, read: MaskReader = read_mask) -> tuple[Tensor, Tensor]
     Raises:
         UserError: one of them cannot be read.
     """
-    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(read(pair.mask))[None]
+    mask = (read or pair.read)(pair.mask)
+    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(mask)[None]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from .dataset import Sample
 
 Key = tuple[int, int]
 """Epoch and index of an item."""
+_TRIED = 50  # replacements of an item; so many faulty ones are beyond every limit
 Collate = Callable[[list[Any]], Any]
 """Makes a batch of a list of items."""
 
@@ -118,8 +119,10 @@ class Loader(Generic[ItemsT]):
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for the way to a GPU.
         collate: makes a batch of a list of items.
-        tolerant: leave out items that raise a UserError, in place of raising it, and gather the
-            errors by index in ``errors`` while batches are drawn.
+        tolerant: do without items that raise a UserError, in place of raising it, and gather the
+            errors by index in ``errors`` while batches are drawn. An :class:`EpochSampler`'s items
+            are replaced by others, which depend on seed, epoch and index alone; those of an
+            :class:`OrderedSampler` are left out.
     """
 
     def __init__(
@@ -137,8 +140,9 @@ class Loader(Generic[ItemsT]):
         self.batch_size = sampler.batch_size
         self.tolerant = tolerant
         self.errors: dict[int, UserError] = {}
+        seed = sampler.seed if tolerant and isinstance(sampler, EpochSampler) else None
         self._batches = DataLoader(
-            _Batches(dataset, collate),
+            _Batches(dataset, collate, seed),
             batch_size=None,  # the keys of a whole batch are what the sampler gives
             sampler=sampler,
             num_workers=workers,
@@ -169,20 +173,34 @@ class Loader(Generic[ItemsT]):
 
 
 class _Batches(Dataset[Any]):
-    """Batches by their keys, or None where no item can be loaded, and the errors by index."""
+    """Batches by their keys, or None where no item can be loaded, and the errors by index.
 
-    def __init__(self, dataset: Items, collate: Collate) -> None:
+    ``seed``: of what replaces items that cannot be loaded; None leaves these out.
+    """
+
+    def __init__(self, dataset: Items, collate: Collate, seed: int | None) -> None:
         self.dataset = dataset
         self.collate = collate
+        self.seed = seed
 
     def __getitem__(self, keys: list[Key]) -> tuple[Any, dict[int, UserError]]:
-        items, errors = [], {}
-        for key in keys:
-            try:
-                items.append(self.dataset[key])
-            except UserError as error:
-                errors[key[1]] = error
+        items: list[Any] = []
+        errors: dict[int, UserError] = {}
+        for epoch, index in keys:
+            for other in self._candidates(epoch, index):
+                try:
+                    items.append(self.dataset[epoch, other])
+                    break
+                except UserError as error:
+                    errors[other] = error
         return self.collate(items) if items else None, errors
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The item that is asked for, then those that may replace it, in random order."""
+        yield index
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & 2**63 - 1)
+            yield from torch.randperm(len(self.dataset), generator=generator)[:_TRIED].tolist()
 
 
 def _ignore_signals(_: int) -> None:
@@ -196,17 +214,23 @@ def _ignore_signals(_: int) -> None:
 
 
 def train_loader(
-    dataset: ItemsT, sampler: EpochSampler, workers: int, pin: bool = False
+    dataset: ItemsT,
+    sampler: EpochSampler,
+    workers: int,
+    pin: bool = False,
+    tolerant: bool = False,
 ) -> Loader[ItemsT]:
     """Make the loader of training.
 
     Args:
-        dataset, sampler, workers, pin: as :class:`Loader` takes them.
+        dataset, sampler, workers, pin, tolerant: as :class:`Loader` takes them.
 
     Returns:
         A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64.
     """
-    return Loader(dataset, sampler, workers=workers, pin=pin, collate=default_collate)
+    return Loader(
+        dataset, sampler, workers=workers, pin=pin, collate=default_collate, tolerant=tolerant
+    )
 
 
 def eval_loader(

@@ -4,15 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from src.errors import UserError
-from src.pictures.formats import IMAGE_SUFFIXES
-from src.pictures.images import list_images, open_image, oriented_size
+from src.pictures.images import open_image, oriented_size
 
-from .masks import MaskReader
+from .masks import MaskReader, read_mask
 
 FileId = tuple[int, int]
 """What a file is, whatever it is called: the same for all links to it."""
@@ -30,11 +30,13 @@ class Pair:
         image: the image file.
         mask: the mask file.
         rescaled: the mask differs in size from the image, with the same aspect ratio.
+        read: how the masks of its data set are read.
     """
 
     image: Path
     mask: Path
     rescaled: bool = False
+    read: MaskReader = field(default=read_mask, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -53,6 +55,7 @@ class Inventory:
         notes: what the user should know.
         held_out: of ``train``: the image files of the data set that must not be trained on.
         swapped: every pair is faulty, and the images can be read as masks.
+        read: how the masks are read.
     """
 
     split: str
@@ -61,6 +64,7 @@ class Inventory:
     notes: list[str] = field(default_factory=list)
     held_out: dict[FileId, Path] = field(default_factory=dict)
     swapped: bool = False
+    read: MaskReader = read_mask
 
 
 class Naming(NamedTuple):
@@ -78,56 +82,6 @@ def file_id(path: Path) -> FileId:
     """Tell a file from all others; a link to it, symbolic or hard, has the same id."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path], list[Path]]:
-    """List the images of one folder and the masks of another.
-
-    In one folder for both, masks are the files called ``NAME_mask`` or the like beside a NAME, if
-    half of the other files have such a mask; else the PNG files. A folder that is missing, or
-    holds nothing, is added to the faults.
-
-    Args:
-        images: the folder of the images.
-        masks: the folder of the masks.
-        found: what faults are added to.
-
-    Returns:
-        Image files and mask files, sorted.
-    """
-    files = _list(images, found)
-    if images.resolve() != masks.resolve():
-        return files, _list(masks, found)
-    is_mask = {path for path in files if path.suffix.lower() == ".png"}
-    stems = {path.stem for path in files}
-    naming, count = _most_frequent_naming(stems, stems)
-    if 2 * count >= len(stems) - count:
-        names = {naming.mask_of(stem) for stem in stems}
-        is_mask = {path for path in files if path.stem in names}
-    image_files = [path for path in files if path not in is_mask]
-    mask_files = [path for path in files if path in is_mask]
-    if files and not (image_files and mask_files):
-        found.faults.append(
-            UserError(
-                f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
-                "be the only PNG files; put them into a folder of their own"
-            )
-        )
-    return image_files, mask_files
-
-
-def _list(folder: Path, found: Inventory) -> list[Path]:
-    if not folder.is_dir():
-        advice = "name the two folders with {image_dir} and {mask_dir}"
-        found.faults.append(UserError(f"{folder}: no such folder", advice=advice))
-        return []
-    files = list_images(folder)
-    if not files:
-        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        found.faults.append(UserError(f"{folder}: holds no images ({kinds}){more}"))
-    return files
 
 
 def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Inventory) -> None:
@@ -192,11 +146,11 @@ def find_naming(images: Set[str], masks: Set[str]) -> Naming:
     """
     if 2 * len(images & masks) >= len(images):
         return Naming()
-    naming, count = _most_frequent_naming(images, masks)
+    naming, count = most_frequent_naming(images, masks)
     return naming if 2 * count >= len(images) else Naming()
 
 
-def _most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, int]:
+def most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, int]:
     """The longer name that gives the most images a mask, and how many."""
     ordered = sorted(images, key=lambda stem: (len(stem), stem))
     # Of stems of all lengths: short ones are part of other names by chance.
@@ -217,26 +171,26 @@ def _most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, in
 
 
 def check(found: Inventory, deep: bool, read: MaskReader) -> None:
-    """Move faulty pairs from the pairs to the faults.
+    """Move faulty pairs from the pairs to the faults, and note in the others how masks are read.
 
     Sizes are read from the headers of all files. A few masks are opened; if one of them has wrong
-    values, all are, so that each faulty one is named.
+    values, all are, so that each faulty one is named. What headers don't show of other files is
+    named when they are decoded.
 
     Args:
         found: the split to check.
         deep: open every file.
         read: how masks are read.
     """
-    pairs = found.pairs
+    pairs = [replace(pair, read=read) for pair in found.pairs]
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(lambda pair: _check_pair(pair, deep, read), pairs))
+        checked = list(pool.map(lambda pair: _check_pair(pair, deep), pairs))
         found.pairs = [result for result in checked if isinstance(result, Pair)]
         faults = [result for result in checked if isinstance(result, UserError)]
-        if not deep and any(_mask_error(pair.mask, read) for pair in _sample(found.pairs)):
-            errors = pool.map(lambda pair: _mask_error(pair.mask, read), found.pairs)
-            faults += filter(None, errors)
+        if not deep and any(map(_wrong_values, _sample(found.pairs))):
+            faults += filter(None, pool.map(_wrong_values, found.pairs))
     if pairs and len(faults) == len(pairs):
-        found.swapped = not any(_mask_error(pair.image, read) for pair in _sample(pairs))
+        found.swapped = all(_is_mask(pair.image, read) for pair in _sample(pairs))
     found.faults += faults
 
 
@@ -245,19 +199,30 @@ def _sample(pairs: list[Pair]) -> list[Pair]:
     return pairs[:: max(1, len(pairs) // 8)]
 
 
-def _mask_error(mask: Path, read: MaskReader) -> UserError | None:
+def _wrong_values(pair: Pair) -> UserError | None:
+    """What is wrong with a mask that can be decoded."""
     try:
-        read(mask)
+        pair.read(pair.mask)
     except UserError as error:
-        return error
+        with suppress(UserError):
+            open_image(pair.mask)
+            return error
     return None
 
 
-def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | UserError:
+def _is_mask(path: Path, read: MaskReader) -> bool:
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
+
+
+def _check_pair(pair: Pair, deep: bool) -> Pair | UserError:
     try:
         if deep:
             open_image(pair.image)
-            read(pair.mask)
+            pair.read(pair.mask)
         width, height = oriented_size(pair.image)
         mask_width, mask_height = oriented_size(pair.mask)
     except UserError as error:
@@ -267,7 +232,7 @@ def _check_pair(pair: Pair, deep: bool, read: MaskReader) -> Pair | UserError:
     if abs(mask_width * height / (mask_height * width) - 1) > _ASPECT_TOLERANCE:
         sizes = f"is {mask_width}×{mask_height}, its image {width}×{height}"
         return UserError(f"{pair.mask}: {sizes}: the aspect ratios differ")
-    return Pair(pair.image, pair.mask, rescaled=True)
+    return replace(pair, rescaled=True)
 
 
 class InvalidDataError(UserError):

@@ -4,6 +4,7 @@ Whatever way the splits are named, an image that is held out is never trained on
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,21 +13,12 @@ from src.errors import UserError
 from src.pictures.formats import IMAGE_SUFFIXES
 from src.pictures.images import list_images
 
-from .masks import MaskReader, read_mask
-from .pairs import (
-    FileId,
-    InvalidDataError,
-    Inventory,
-    check,
-    file_id,
-    first_ten,
-    list_files,
-    match,
-)
+from .folders import DUTS, Folders, find_folders, list_files
+from .masks import MaskReader, MaskRule, decide, read_mask
+from .pairs import FileId, InvalidDataError, Inventory, check, file_id, first_ten, match
 
 _LISTED = ("train", "val", "test")  # NAME.txt; an image in two lists belongs to the later split
 SPLITS = (*_LISTED, "all")
-_DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 
 
 def find_pairs(
@@ -55,7 +47,7 @@ def find_pairs(
         'ILSVRC2012_test_00000004.jpg'
     """
     if split is None:
-        has_test = data_path and (Path(data_path) / _DUTS["test"]).is_dir()
+        has_test = data_path and (Path(data_path) / DUTS["test"]).is_dir()
         split = "test" if has_test else "all"
     return find_splits(data_path, (split,), image_dir, mask_dir, skip_invalid, read)[0]
 
@@ -77,14 +69,16 @@ def find_splits(
     its name, is ``test``, and the rest is ``train``.
 
     Args:
-        data_path: a folder in the DUTS layout, or with ``images/`` and ``masks/``.
+        data_path: a folder in the DUTS layout, or with ``images/`` and ``masks/``, or folders of
+            other names that such sets have (:func:`~train_utils.data.folders.find_folders`).
         splits: of ``train``, ``val``, ``test`` and ``all``.
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders, or one for both.
         mask_dir: see ``image_dir``.
         skip_invalid: leave faulty pairs out and name them in the notes; every file is opened, to
             find faults that headers don't show. An image in two lists is left out of ``train``
             and, where ``test.txt`` has it, of ``val``.
-        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`).
+        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`). What kind they are
+            is decided by all masks of the data set together.
 
     Returns:
         The splits, in the order of ``splits``.
@@ -92,9 +86,16 @@ def find_splits(
     Raises:
         UserError: there is no data set, or something in it is faulty; it names every fault.
     """
-    root, folders = _find_folders(data_path, image_dir, mask_dir)
+    root, folders = find_folders(data_path, image_dir, mask_dir)
     results = [_find_split(root, folders, split, skip_invalid) for split in splits]
+    read, told = _decide(root, folders, read)
+    images, masks = folders.get(None, (root, root))
+    usual = (images.name.lower(), masks.name.lower()) == ("images", "masks")
+    if data_path and None in folders and not usual:
+        told = [f"images of {images}, masks of {masks}", *told]
     for found in results:
+        found.read = read
+        found.notes += told
         check(found, skip_invalid, read)
     where = data_path or image_dir
     can_skip = skip_invalid and all(found.pairs for found in results)
@@ -167,61 +168,20 @@ def has_list(data_path: str | Path | None, split: str) -> bool:
     return data_path is not None and (Path(data_path) / f"{split}.txt").is_file()
 
 
-def _find_folders(
-    data_path: str | Path | None, image_dir: str | Path | None, mask_dir: str | Path | None
-) -> tuple[Path, dict[str | None, tuple[Path, Path]]]:
-    """The folder of the lists, and folders of images and masks by the split that all of their
-    files belong to; None where lists choose.
-    """
-    if image_dir or mask_dir:
-        if not (image_dir and mask_dir) or data_path:
-            raise UserError(
-                "the folders of images and masks go together, and not with a data set",
-                advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
-                "holds both), without {data_path}",
-            )
-        return Path(image_dir), {None: (Path(image_dir), Path(mask_dir))}
-    if not data_path:
-        advice = "give {data_path} DIR, or {image_dir} DIR {mask_dir} DIR"
-        raise UserError("no data", advice=advice)
-    root = Path(data_path)
-    if not root.is_dir():
-        raise UserError("no such folder", "data_path", root)
-    duts: dict[str | None, tuple[Path, Path]] = {
-        split: (root / name / f"{name}-Image", root / name / f"{name}-Mask")
-        for split, name in _DUTS.items()
-        if (root / name).is_dir()
-    }
-    if list(duts) == ["train"]:  # of DUTS-TR alone, some is held out
-        return root, {None: duts["train"]}
-    if duts:
-        return root, duts
-    images, masks = (_child(root, name) for name in ("images", "masks"))
-    if images.is_dir() or masks.is_dir():
-        return root, {None: (images, masks)}
-    raise UserError(
-        "found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor images/ + masks/ in it",
-        "data_path",
-        root,
-        "name your folders by {image_dir} and {mask_dir} (the same twice, if one holds both)",
-    )
+def _decide(root: Path, folders: Folders, read: MaskReader) -> tuple[MaskReader, list[str]]:
+    """How the masks of the whole data set are read, and what is to be known of them."""
+    rule = MaskRule() if read is read_mask else read
+    if not isinstance(rule, MaskRule):
+        return read, []
+    everything = _find_split(root, folders, "all", skip_invalid=True)
+    return decide(rule, [pair.mask for pair in everything.pairs])
 
 
-def _child(root: Path, name: str) -> Path:
-    """A folder in another one, in upper or lower case."""
-    same = (path for path in sorted(root.iterdir()) if path.name.lower() == name and path.is_dir())
-    return next(same, root / name)
-
-
-def _find_split(
-    root: Path, folders: dict[str | None, tuple[Path, Path]], split: str, skip_invalid: bool
-) -> Inventory:
+def _find_split(root: Path, folders: Folders, split: str, skip_invalid: bool) -> Inventory:
     """Match the pairs of a split; of ``train``, none that is held out."""
     found = Inventory(split)
     if None not in folders and split not in (*folders, "all"):
-        missing = (
-            f"holds no {_DUTS[split]}" if split in _DUTS else "the DUTS layout has no val split"
-        )
+        missing = f"holds no {DUTS[split]}" if split in DUTS else "the DUTS layout has no val split"
         raise UserError(missing, "data_path", root)
     for part, (image_dir, mask_dir) in folders.items():
         if part in (None, split) or split == "all":
@@ -293,7 +253,7 @@ def _choose(
 
 def _hash(stem: str) -> int:
     """The same on every machine, so that the same images stay held out as others are added."""
-    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(stem)).digest()[:8], "big")
 
 
 def _read_list(path: Path, stems: set[str]) -> set[str]:

@@ -25,8 +25,8 @@ class TrainPreset:
 
     The published recipe (320 and 288), with the horizontal flip that later work uses in place of
     the vertical one. The crop is cut out first, in whole pixels of the image, as what it drops
-    needs no resizing. Mask values stay what they are. Called with an image 3×H×W uint8 and its
-    mask 1×h×w uint8, it gives both at crop_size².
+    needs no resizing. Mask values stay what they are, unless they are soft. Called with an image
+    3×H×W uint8 and its mask 1×h×w uint8, it gives both at crop_size².
 
     Args:
         img_size: side in pixels of the resized image.
@@ -36,6 +36,7 @@ class TrainPreset:
             grey, blur, noise and JPEG artefacts vary; and one image in seven gets the object of
             another one pasted in (:func:`paste`).
         classes: masks hold class indices; nothing is pasted then.
+        soft: masks hold levels 0 … 255, and are resized as such.
 
     Raises:
         UserError: the crop is larger than the image.
@@ -47,7 +48,12 @@ class TrainPreset:
     """
 
     def __init__(
-        self, img_size: int, crop_size: int, strong: bool = False, classes: bool = False
+        self,
+        img_size: int,
+        crop_size: int,
+        strong: bool = False,
+        classes: bool = False,
+        soft: bool = False,
     ) -> None:
         if not 0 < crop_size <= img_size:
             raise UserError(f"must be from 1 to img_size, {img_size}", "crop_size", crop_size)
@@ -56,6 +62,7 @@ class TrainPreset:
         self.crop_size = crop_size
         self.flip = v2.RandomHorizontalFlip(0.5)
         self.strong = strong
+        self.soft = soft
         self.paste = 0.15 if strong and not classes else 0.0  # how often
         self.resized_crop = v2.RandomResizedCrop(crop_size, scale=(0.3, 1), ratio=(0.6, 1 / 0.6))
 
@@ -65,12 +72,13 @@ class TrainPreset:
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if mask.shape[-2:] != image.shape[-2:]:
-            mask = _resize_mask(mask, image.shape[-2:])
+            mask = _resize_mask(mask, image.shape[-2:], self.soft)
         image, mask = self.flip(*self._crop(tv_tensors.Image(image), tv_tensors.Mask(mask)))
         image = resize_input(image.as_subclass(Tensor), self.crop_size)
         if self.strong:
             image = _DEGRADE(image)
-        return image, _resize_mask(mask.as_subclass(Tensor), (self.crop_size, self.crop_size))
+        side = self.crop_size
+        return image, _resize_mask(mask.as_subclass(Tensor), (side, side), self.soft)
 
     def _crop(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         height, width = image.shape[-2:]
@@ -102,23 +110,26 @@ _DEGRADE = v2.Compose(
 )
 
 
-def paste(image: Tensor, mask: Tensor, onto: Tensor, mask_there: Tensor) -> tuple[Tensor, Tensor]:
+def paste(
+    image: Tensor, mask: Tensor, onto: Tensor, mask_there: Tensor, white: int = 1
+) -> tuple[Tensor, Tensor]:
     """Paste the object of one image into another one.
 
     The seam is blurred by a pixel, so that it doesn't give the object away.
 
     Args:
         image: with the object, 3×H×W uint8.
-        mask: of the object, 1×H×W uint8 {0, 1}.
+        mask: of the object, 1×H×W uint8 of 0 … ``white``.
         onto: the image to paste into, 3×H×W uint8.
         mask_there: its mask.
+        white: the masks' highest value: 1, or 255 where they are soft.
 
     Returns:
         The image with both objects, and the mask of both.
     """
-    soft = v2.functional.gaussian_blur(mask.float(), [3, 3])
+    soft = v2.functional.gaussian_blur(mask.float() / white, [3, 3])
     mixed = torch.lerp(onto.float(), image.float(), soft)
-    return mixed.round().to(torch.uint8), mask | mask_there
+    return mixed.round().to(torch.uint8), torch.maximum(mask, mask_there)
 
 
 @lru_cache(maxsize=256)  # making one takes longer than using it
@@ -126,7 +137,10 @@ def _random_crop(height: int, width: int) -> v2.RandomCrop:
     return v2.RandomCrop((height, width))
 
 
-def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+def _resize_mask(mask: Tensor, size: Sequence[int], soft: bool) -> Tensor:
+    if soft:
+        resized = F.interpolate(mask[None].float(), tuple(size), mode="bilinear", antialias=True)
+        return resized[0].round().to(torch.uint8)
     # v2.Resize samples masks at pixel corners: up to half a pixel beside the image's centres.
     return F.interpolate(mask[None], tuple(size), mode="nearest-exact")[0]
 
@@ -144,6 +158,7 @@ class EvalPreset:
     """
 
     paste = 0.0  # no object of another image
+    soft = False
 
     def __init__(self, img_size: int) -> None:
         self.img_size = img_size

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +34,7 @@ class Scored(NamedTuple):
     """A batch of maps ready to be scored, and the masks that they are scored against."""
 
     levels: list[Tensor]  # H×W uint8, each of its mask's size
-    masks: list[Tensor]  # H×W uint8, on the same device: {0, 1}, or class indices
+    masks: list[Tensor]  # H×W uint8, on the same device: {0, 1}, soft levels, or class indices
     indices: list[int]  # of the images in their data set
 
 
@@ -52,6 +54,10 @@ class Evaluation:
     curves: dict[str, list[float]]
     rows: dict[int, dict[str, Any]]
     confusion: Tensor | None = None
+
+
+class MapError(UserError):
+    """A network's map of an image is not finite."""
 
 
 def require_one_map(predictor: Predictor, name: object) -> None:
@@ -130,12 +136,13 @@ def _finite_maps(
     """Probabilities by place in the batch; images whose maps are not finite become errors."""
     with suppress(UserError):
         return dict(enumerate(_probabilities(predictor, images, loader.batch_size)))
-    maps, errors = {}, {}
+    maps: dict[int, Tensor] = {}
+    errors: dict[int, UserError] = {}
     for place, index in enumerate(indices):
         try:
             maps[place] = _probabilities(predictor, images[[place]], loader.batch_size)[0]
         except UserError as error:
-            errors[index] = UserError(f"{loader.dataset.pairs[index].image}: {error}")
+            errors[index] = MapError(f"{loader.dataset.pairs[index].image}: {error}")
     loader.report(errors)
     return maps
 
@@ -159,6 +166,7 @@ def evaluate(
     structure: bool = False,
     device: torch.device | None = None,
     total: int | None = None,
+    cut: int | None = None,
 ) -> Evaluation:
     """Score maps by every measure, this rank's batches and those of the others.
 
@@ -169,6 +177,8 @@ def evaluate(
             are being made.
         device: where ranks meet to add up; the CPU by default.
         total: how many batches there are, for the progress bar.
+        cut: masks are soft: object where above this level of 255, and ``soft_mae`` is the mean
+            absolute error against the levels themselves.
 
     Returns:
         The scores of all ranks' images, on every rank.
@@ -178,6 +188,7 @@ def evaluate(
     """
     metrics = SaliencyMetrics(stretch)
     indices: list[int] = []
+    soft: list[float] = []
     pending: deque[tuple[list[Tensor], list[Future[tuple[float, float]]]]] = deque()
 
     def finish_one() -> None:
@@ -186,6 +197,9 @@ def evaluate(
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for levels, masks, which in progress(batches, total):
+            if cut is not None:
+                soft += map(partial(_soft_mae, stretch=stretch), levels, masks)
+                masks = [(mask > cut).to(torch.uint8) for mask in masks]
             pairs = list(zip(levels, masks, strict=True))
             futures = [
                 pool.submit(_structural, s.cpu().numpy(), m.cpu().numpy(), stretch)
@@ -197,18 +211,28 @@ def evaluate(
                 finish_one()
         while pending:
             finish_one()
-    own = dict(zip(indices, metrics.rows, strict=True))
+    own = {i: (row, extra) for i, row, extra in zip_longest(indices, metrics.rows, soft)}
     rows = {index: row for part in gather(own) for index, row in part.items()}
     metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
     metrics.structure = structure  # also where this rank had no image
     if not metrics.sums[0]:
         raise UserError("nothing to score: no image could be read")
     names = PER_IMAGE if structure else PER_IMAGE[:-2]
-    return Evaluation(
-        metrics.results(),
-        metrics.curves(),
-        {index: dict(zip(names, rows[index], strict=False)) for index in sorted(rows)},
-    )
+    named = {index: dict(zip(names, rows[index][0], strict=False)) for index in sorted(rows)}
+    results = metrics.results()
+    if cut is not None:
+        for index, row in named.items():
+            row["soft_mae"] = rows[index][1]
+        results["soft_mae"] = sum(row["soft_mae"] for row in named.values()) / len(named)
+    return Evaluation(results, metrics.curves(), named)
+
+
+def _soft_mae(levels: Tensor, mask: Tensor, stretch: bool) -> float:
+    values = levels.double()
+    low, high = values.aminmax()
+    if stretch and high > low:
+        values = (values - low) / (high - low) * 255
+    return ((values - mask).abs().mean() / 255).item()
 
 
 def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.files import atomic_path
+from src.files import atomic_path, printable
 from src.pictures.classes import COLOURS
 from src.pictures.images import open_image, to_rgb
 
@@ -53,11 +53,11 @@ def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
     thresholds = np.arange(255, -1, -1)
     with _figure(path, len(names), 2, (11, 4.6 * len(names))) as (figure, axes):
         for result in results:
-            label, curves = result.job.source.label, result.evaluation.curves
+            label, curves = _text(result.job.source.label), result.evaluation.curves
             left, right = axes[names.index(result.job.set_name)]
             left.plot(curves["recall"], curves["precision"], label=label)
             right.plot(thresholds, curves["f"], label=f"{label} (max {max(curves['f']):.3f})")
-        for (left, right), name in zip(axes, names, strict=True):
+        for (left, right), name in zip(axes, map(_text, names), strict=True):
             left.set(title=f"{name}: precision and recall", xlabel="recall", ylabel="precision")
             right.set(title=f"{name}: F (β² = 0.3)", xlabel="threshold", ylabel="F")
             left.set_xlim(0, 1.02)
@@ -65,7 +65,7 @@ def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
                 one.set_ylim(0, 1.02)
                 one.grid(alpha=0.3)
                 one.legend(loc=place)
-        figure.suptitle(all_conditions(results), fontsize=9)
+        figure.suptitle(_text(all_conditions(results)), fontsize=9)
 
 
 def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
@@ -78,7 +78,8 @@ def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
     side = 2.2 + 0.55 * max(len(result.job.class_names) for result in results)
     with _figure(path, 1, len(results), (side * len(results), side)) as (_, axes):
         for one, result in zip(axes[0], results, strict=True):
-            names, confusion = result.job.class_names, result.evaluation.confusion
+            names = list(map(_text, result.job.class_names))
+            confusion = result.evaluation.confusion
             assert confusion is not None
             matrix = confusion.numpy()
             share = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
@@ -88,7 +89,7 @@ def plot_confusion(path: Path, results: Sequence[ScoreResult]) -> None:
                 one.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
             one.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
             one.set_yticks(range(len(names)), names, fontsize=8)
-            one.set(title=title(result), xlabel="predicted", ylabel="true, % of its pixels")
+            one.set(title=_text(title(result)), xlabel="predicted", ylabel="true, % of its pixels")
 
 
 class Panels(NamedTuple):
@@ -190,16 +191,23 @@ def draw_sheet(
             for one, content in zip(row, panels, strict=True):
                 one.imshow(content, cmap="gray", vmin=0, vmax=1)
                 one.axis("off")
-            row[0].set_title(caption, fontsize=8, loc="left")
+            row[0].set_title(_text(caption), fontsize=8, loc="left")
         for one, head in zip(axes[0, 1:], heads, strict=True):
             one.set_title(head, fontsize=8)
-        figure.suptitle(heading, fontsize=10)
+        figure.suptitle(_text(heading), fontsize=10)
         if classes:
             from matplotlib.patches import Patch
 
-            patches = [Patch(color=COLOURS[i] / 255, label=name) for name, i in classes.items()]
+            patches = [
+                Patch(color=COLOURS[i] / 255, label=_text(name)) for name, i in classes.items()
+            ]
             columns = min(8, len(patches))
             figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _text(text: str) -> str:
+    """As matplotlib takes it: names that are not UTF-8, and dollars, which would begin formulas."""
+    return printable(text).replace("$", r"\$")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.files import atomic_path, save_json
+from src.files import atomic_path, printable, save_json
 
 from ..data.pairs import first_ten
 from .score import ScoreResult
@@ -13,6 +13,7 @@ from .score import ScoreResult
 COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones
     "max_f": "maxF",
     "mae": "MAE",
+    "soft_mae": "softMAE",
     "weighted_f": "wF",
     "relaxed_boundary_f": "relaxF",
     "s_measure": "S",
@@ -84,6 +85,9 @@ def _notes(result: ScoreResult) -> list[str]:
     if job.source.predictor:
         notes.append(f"{job.source.path}: {job.source.predictor.origin}")
     notes += [f"{job.set_name}: {note}" for note in job.data.notes]
+    if errors := len(result.errors):
+        count = len(job.data.pairs)
+        notes.append(f"{job.set_name}: {errors} of {count} images left out: the others are scored")
     empty = result.scores.get("empty_masks")
     if empty:
         notes.append(f"{job.set_name}: {empty} empty masks, each counted with F = 0")
@@ -133,7 +137,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(value)
 
 
 def write_json(path: Path, results: Sequence[ScoreResult]) -> None:
@@ -185,7 +189,11 @@ def write_csv(path: Path, results: Sequence[ScoreResult]) -> None:
         for result in results
         for index, scores in result.evaluation.rows.items()
     ]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        # Names that are not UTF-8 appear as print shows them.
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(

@@ -13,7 +13,7 @@ from src.inference.predictor import Predictor
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader, OrderedSampler, collate_ragged
-from ..data.masks import mask_reader
+from ..data.masks import MaskRule
 from ..data.pairs import Inventory
 from ..distributed import gather, rank, world_size
 from .evaluate import Evaluation, Scored, evaluate, predicted, predicted_classes, require_one_map
@@ -79,6 +79,12 @@ class ScoreJob:
     options: ScoreOptions
     maps: Maps | None = None
     class_names: tuple[str, ...] = ()
+
+    @property
+    def cut(self) -> int | None:
+        """The level of 255 above which a soft mask is object; None of other masks."""
+        read = self.data.read
+        return read.threshold if isinstance(read, MaskRule) and read.kind == "soft" else None
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,7 @@ def score(job: ScoreJob) -> ScoreResult:
             )
         else:
             evaluation = evaluate(
-                batches, options.stretch, options.structure, options.device, total
+                batches, options.stretch, options.structure, options.device, total, job.cut
             )
     except UserError as error:
         first = [str(reason) for reason in loader.errors.values()][:1]
@@ -222,16 +228,15 @@ def _make_loader(
 ) -> Loader[Any]:
     """Images for the network, or maps that exist already, each with its mask."""
     options, predictor = job.options, job.source.predictor
-    read = mask_reader(options.classes, options.ignore_index)
     dataset: SegmentationDataset | MapDataset
     if predictor:
         from ..data.transforms import EvalPreset  # imports torchvision
 
-        dataset = SegmentationDataset(job.data.pairs, EvalPreset(predictor.img_size), read=read)
+        dataset = SegmentationDataset(job.data.pairs, EvalPreset(predictor.img_size))
     else:
         assert job.maps
         masks = [pair.mask for pair in job.data.pairs]
-        dataset = MapDataset(job.maps, masks, read, options.classes or 2)
+        dataset = MapDataset(job.maps, masks, job.data.read, options.classes or 2)
     return Loader(
         dataset,
         OrderedSampler(indices, batch_size),
@@ -266,4 +271,6 @@ def rescore_samples(
     """
     loader = _make_loader(job, indices, batch_size=1, workers=0)
     for (levels,), (mask,), (index,) in _batches(job, loader):
+        if job.cut is not None:
+            mask = (mask > job.cut).to(torch.uint8)
         yield index, levels.cpu().numpy(), mask.cpu().numpy()

@@ -1,6 +1,7 @@
 """What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
 
 import hashlib
+import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,17 @@ import torch
 from torch import nn
 
 from src import Network, U2NetConfig, UserError, build_model, load_model
+from src.files import check_outputs
 from src.weights.backbone import load_backbone
+from src.weights.load import find_weights
 
 from ..config import Settings
 from ..data.dataset import SegmentationDataset
-from ..data.masks import balanced_weights, mask_reader
+from ..data.masks import mask_reader
 from ..data.splits import find_training_data
 from ..distributed import from_main, is_main, is_restarted, on_any_rank, world_size
-from .checkpoint import check_record, choose_folder, save_checkpoint
-from .losses import DeepSupervision
+from .checkpoint import check_record, choose_folder, claim_folder, save_checkpoint
+from .losses import DeepSupervision, balanced_weights
 from .optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from .trainer import Trainer
 
@@ -34,7 +37,9 @@ def make_datasets(
     """
     from ..data.transforms import EvalPreset, Growing, TrainPreset  # torchvision takes a second
 
-    read = mask_reader(settings.num_classes, settings.ignore_index)
+    read = mask_reader(
+        settings.num_classes, settings.ignore_index, settings.masks, settings.mask_threshold
+    )
     folders = settings.image_dir, settings.mask_dir
     sets, held_out = find_training_data(
         settings.data_path or (), *folders, settings.skip_invalid, read
@@ -43,14 +48,15 @@ def make_datasets(
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
+    soft = settings.masks == "soft"
     sizes = zip(settings.img_size, settings.crop_size, strict=True)
     starts = settings.first_epochs
-    growing = Growing([TrainPreset(*size, strong, classes) for size in sizes], starts)
+    growing = Growing([TrainPreset(*size, strong, classes, soft) for size in sizes], starts)
     growing_test = Growing([EvalPreset(size) for size in settings.img_size], starts)
     pairs = [pair for found in sets for pair in found.pairs]
     return (
-        SegmentationDataset(pairs, growing, settings.seed, read),
-        SegmentationDataset(held_out.pairs, growing_test, read=read),
+        SegmentationDataset(pairs, growing, settings.seed),
+        SegmentationDataset(held_out.pairs, growing_test),
         [len(found.pairs) for found in sets],
     )
 
@@ -117,7 +123,7 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
         return state["flags"].get("start")
     if source is None or source == "imagenet":
         return source
-    path = Path(source)
+    path = find_weights(source)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in filter(Path.is_file, files):
@@ -151,16 +157,42 @@ def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | 
         output_dir=settings.output_dir,
         restarted=restarted,
     )
+    claim_folder(chosen[0])
     return from_main(chosen)
+
+
+def check_run_files(
+    settings: Settings, folder: Path, *datasets: SegmentationDataset, resumed: bool
+) -> None:
+    """Check that a run writes over nothing that it reads, on the first rank.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        *datasets: their files.
+        resumed: the run continues from a checkpoint in its folder.
+
+    Raises:
+        UserError: a file of the run is one of the data or the weights that it starts from, or
+            cannot be written.
+    """
+    if not is_main():
+        return
+    weights = () if resumed else (settings.pretrained, settings.backbone)
+    inputs = [Path(source) for source in weights if source]
+    for dataset in datasets:
+        inputs += [file for pair in dataset.pairs for file in (pair.image, pair.mask)]
+    names = ("last.pt", "best.pt", "args.json", "log.csv", "curves.png")
+    check_outputs({"output_dir": [folder / name for name in names]}, inputs)
 
 
 def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervision:
     """The loss; balanced class weights are counted in the masks of the training set."""
     classes, weights = settings.num_classes, settings.class_weights
+    soft = settings.masks == "soft"
     if weights == ("balanced",):
-        masks = [pair.mask for pair in train_set.pairs]
         weights = tuple(
-            balanced_weights(masks, train_set.read, classes or 2, settings.ignore_index)
+            balanced_weights(train_set.pairs, classes or 2, settings.ignore_index, soft)
         )
         if is_main():
             print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
@@ -170,6 +202,7 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
         classes=classes or 1,
         ignore_index=settings.ignore_index,
         class_weights=None if weights is None else [float(weight) for weight in weights],
+        soft=soft,
     )
 
 
@@ -273,4 +306,4 @@ def _structure(model: Network) -> tuple[Any, ...]:
 def _describe(dataset: SegmentationDataset, purpose: str) -> str:
     """The number of images, and a checksum of their names that shows whether they are others."""
     names = "\n".join(pair.name for pair in dataset.pairs)
-    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(names.encode()):08x})"
+    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(os.fsencode(names)):08x})"

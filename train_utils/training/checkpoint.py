@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from src import UserError
 from src.files import atomic_path, write_torch
@@ -23,6 +23,7 @@ _PARTS = (
     *("epoch", "step", "bad_steps", "best", "sums", "rng"),
 )
 
+_LOCK = ".lock"  # in a run's folder
 _SHOWN = {"pictures": "images", "start": "start weights ({pretrained} or {backbone})"}
 
 
@@ -162,7 +163,52 @@ def choose_folder(
     if has_checkpoint(output_dir):
         advice = "continue it with {resume} auto, or choose another {output_dir}"
         raise UserError("already contains a run", "output_dir", output_dir, advice)
+    if (output_dir / "best.pt").exists():
+        advice = "choose another {output_dir}, or move that file away"
+        raise UserError("already contains a best.pt", "output_dir", output_dir, advice)
     return output_dir, None
+
+
+_held: dict[Path, TextIO] = {}  # the locks of this process, by folder
+
+
+def claim_folder(folder: Path) -> None:
+    """Make a run's folder this process's own until it ends, however that comes.
+
+    Raises:
+        UserError: another run is writing to it, or it cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    folder = folder.absolute()
+    if folder in _held:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by processes that load
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        problem = f"{folder}: another run is writing to it"
+        raise UserError(
+            problem, advice="wait for its end, or choose another {output_dir}"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+    _held[folder] = lock
+    atexit.register(_release, folder)
+
+
+def _release(folder: Path) -> None:
+    """Remove the lock, and the folder where nothing was written to it."""
+    with suppress(OSError):
+        (folder / _LOCK).unlink()
+    _remove_empty(folder)
 
 
 def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:

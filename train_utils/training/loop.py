@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,8 @@ from src.pictures.classes import COLOURS, most_probable
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
-from ..distributed import gather, is_main, on_any_rank, share_buffers, sum_over_ranks
+from ..data.pairs import first_ten
+from ..distributed import gather, is_first, is_main, on_any_rank, share_buffers, sum_over_ranks
 from .checkpoint import save_checkpoint
 from .records import Progress, Records, mean_losses
 from .trainer import Batch, Step, Trainer
@@ -43,10 +44,12 @@ class Task:
     Args:
         classes: how many; None for object and background, one map.
         ignore_index: the mask value to ignore; of classes only.
+        cut: masks are soft, and scored as object where above this level of 255.
     """
 
     classes: int | None = None
     ignore_index: int | None = None
+    cut: int | None = None
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ class Task:
         """The measures in a run's log."""
         if self.classes:
             return ("mean_iou", "mean_pixel_accuracy", "pixel_accuracy")
-        return ("mae", "max_f", "mean_f")
+        return ("mae", "max_f", "mean_f", *(("soft_mae",) if self.cut is not None else ()))
 
     def score(self, predictor: Predictor, loader: Loader[SegmentationDataset]) -> dict[str, Any]:
         """Every measure over a set, of all ranks together."""
@@ -69,20 +72,22 @@ class Task:
         device, total = predictor.device, len(loader)
         if self.classes is None:
             maps = predicted(predictor, loader, stretch=True)
-            return evaluate(maps, device=device, total=total).results
+            return evaluate(maps, device=device, total=total, cut=self.cut).results
         maps = predicted_classes(predictor, loader, self.classes)
         return evaluate_classes(maps, self.classes, self.ignore_index, device, total).results
 
     def draw_mask(self, mask: Tensor) -> Tensor:
         """A mask 1×H×W as an image 3×H×W in [0, 1]; classes in their colours."""
         if self.classes is None:
-            return mask.float().expand(3, -1, -1)
+            white = 1 if self.cut is None else 255
+            return (mask.float() / white).expand(3, -1, -1)
         return torch.from_numpy(COLOURS)[mask[0].long()].permute(2, 0, 1) / 255
 
     def draw_map(self, probabilities: Tensor) -> Tensor:
         """Probabilities C×H×W as an image 3×H×W in [0, 1]; classes in their colours."""
-        chosen = probabilities if self.classes is None else most_probable(probabilities)[None]
-        return self.draw_mask(chosen)
+        if self.classes is None:
+            return probabilities.expand(3, -1, -1)
+        return self.draw_mask(most_probable(probabilities)[None])
 
 
 def fit(
@@ -118,6 +123,7 @@ def fit(
         Diverged: too many bad steps in a row, or weights or scores that are not finite.
     """
     sampler = train.sampler
+    passed_over: set[int] = set()  # images that cannot be read
     written = (
         closing(Records(folder, trainer.epoch, trainer.updates)) if is_main() else nullcontext()
     )
@@ -129,7 +135,8 @@ def fit(
             if not trainer.batches_done:
                 trainer.sums.zero_()
             batches = iter(train)
-            with closing(Progress(trainer, len(sampler), epochs, records)) as progress:
+            bar = Progress(trainer, len(sampler), epochs, records, trainer.loss_names)
+            with closing(bar) as progress:
                 while True:
                     # Stop at a signal, before scoring too: a job's last seconds may not suffice.
                     at_end = trainer.batches_done >= len(sampler)
@@ -141,6 +148,7 @@ def fit(
 
                     # Take one optimizer step on the next batches.
                     group = list(islice(batches, accum))
+                    _name_passed_over(train, passed_over)
                     step = trainer.step(group)
 
                     # Report a step that was not finite; too many in a row end the run.
@@ -156,7 +164,8 @@ def fit(
             # Finish the epoch: its mean losses, over all ranks.
             trainer.epoch, trainer.batches_done = trainer.epoch + 1, 0
             sums = sum_over_ranks(trainer.sums, trainer.device)
-            row = {"epoch": trainer.epoch, "lr": trainer.last_lr, **mean_losses(sums)}
+            losses = mean_losses(sums, trainer.loss_names)
+            row = {"epoch": trainer.epoch, "lr": trainer.last_lr, **losses}
 
             # Score the networks, and keep the best weights.
             if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
@@ -199,6 +208,22 @@ def _received(caught: list[int], trainer: Trainer, now: bool) -> int:
         return 0
     stopped = on_any_rank(bool(caught), trainer.device)
     return (caught or [signal.SIGTERM])[0] if stopped else 0
+
+
+def _name_passed_over(train: Loader[SegmentationDataset], known: set[int]) -> None:
+    """Name images that could not be read, once each; too many of them end the run."""
+    if train.errors.keys() <= known:
+        return
+    for index in train.errors.keys() - known:
+        problem = train.errors[index].args[0]
+        if is_first(problem):
+            tqdm.write(f"{problem}: passed over, another image takes its place")
+    known |= train.errors.keys()
+    count = len(train.dataset)
+    if len(known) > min(max(10, count // 100), max(1, count // 4)):
+        names = first_ten([error.args[0] for error in train.errors.values()])
+        advice = "fix these files and continue with {resume} auto"
+        raise UserError(f"{len(known)} of {count} images cannot be read: {names}", advice=advice)
 
 
 def _save(trainer: Trainer, folder: Path, keep: int) -> None:
@@ -253,7 +278,7 @@ def _evaluate(
         share_buffers(network)
         network.img_size = side
         predictors[prefix] = Predictor(network, device=trainer.device, amp=amp_name(trainer.dtype))
-        scores[prefix] = task.score(predictors[prefix], test)
+        scores[prefix] = _score(task, predictors[prefix], test)
     chosen = "" if trainer.ema is None else "ema_"
     if records:
         samples = _samples(predictors[chosen], test.dataset, epoch, task)
@@ -271,12 +296,37 @@ def _evaluate(
     return {prefix + name: scores[prefix][name] for prefix in scores for name in task.logged}
 
 
+def _score(task: Task, predictor: Predictor, test: Loader[SegmentationDataset]) -> dict[str, Any]:
+    """The scores of all images that can be read; the others are named."""
+    from ..metrics.evaluate import MapError
+
+    test.errors.clear()
+    scores, failure = {}, None
+    try:
+        scores = task.score(predictor, test)
+    except UserError as error:  # no image at all; on all ranks alike
+        failure = error
+    errors = {index: reason for part in gather(test.errors) for index, reason in part.items()}
+    for reason in errors.values():
+        if isinstance(reason, MapError):
+            raise reason
+        if is_main() and is_first(f"scores: {reason.args[0]}"):
+            tqdm.write(f"{reason.args[0]}: left out of the scores")
+    if failure:
+        raise failure
+    return scores
+
+
 def _samples(
     predictor: Predictor, dataset: SegmentationDataset, epoch: int, task: Task
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Up to eight images, spread over the set, with their masks and maps."""
     indices = range(0, len(dataset), max(1, len(dataset) // 8))[:8]
-    images, masks, _ = zip(*(dataset[epoch, i] for i in indices), strict=True)
+    samples = []
+    for index in indices:
+        with suppress(UserError):  # which scoring has named
+            samples.append(dataset[epoch, index])
+    images, masks, _ = zip(*samples, strict=True)
     maps = predictor.probabilities(torch.stack(images)).cpu()
     return zip(images, map(task.draw_mask, masks), map(task.draw_map, maps), strict=True)
 

@@ -1,14 +1,19 @@
 """Losses of one map, sums of them, and deep supervision: the same sum on every map."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import UserError
+
+from ..data.pairs import Pair
 
 _RADIUS, _SIGMA = 5, 1.5  # of the SSIM's Gaussian window, in pixels (Wang et al. 2004)
 _C1, _C2 = 0.01**2, 0.03**2
@@ -139,6 +144,26 @@ PARTS: dict[str, Callable[[Tensor, Target], Tensor]] = {
 }
 
 
+def find_parts(loss: str, classes: int = 1) -> list[Callable[[Tensor, Target], Tensor]]:
+    """The losses that a sum names.
+
+    Args:
+        loss: names of ``PARTS`` joined by ``+``.
+        classes: of the network's maps, 1 for saliency.
+
+    Raises:
+        UserError: an unknown one, or one for another number of maps.
+    """
+    wrong = "ce" if classes == 1 else "bce"
+    known = [part for part in PARTS if part != wrong]
+    for name in loss.split("+"):
+        if name not in known:
+            what = "one map" if classes == 1 else "classes"
+            expected = f"expected {', '.join(known)}, or a sum of these"
+            raise UserError(f"{name!r} is not a loss of {what}; {expected}", "loss", loss)
+    return [PARTS[name] for name in loss.split("+")]
+
+
 class DeepSupervision(nn.Module):
     """ℒ = Σ w_m ℓ_m over the fused map and the side maps (Qin et al. 2020, equation 1).
 
@@ -149,6 +174,7 @@ class DeepSupervision(nn.Module):
         classes: of the network's maps, 1 for saliency.
         ignore_index: of pixels that no loss counts.
         class_weights: of each class (for one map: background, object) in ``bce`` and ``ce``.
+        soft: masks hold levels 0 … 255, for targets between 0 and 1.
 
     Call with the list of logits that a network gives in training mode (each N×classes×h×w, any
     float type) and a mask N×1×H×W, {0, 1} or class indices. Where maps are smaller than the mask,
@@ -170,21 +196,12 @@ class DeepSupervision(nn.Module):
         classes: int = 1,
         ignore_index: int | None = None,
         class_weights: Sequence[float] | None = None,
+        soft: bool = False,
     ) -> None:
         super().__init__()
         self.weights = None if weights is None else tuple(weights)
-        names = (loss or ("bce" if classes == 1 else "ce")).split("+")
-        wrong = "ce" if classes == 1 else "bce"
-        for name in names:
-            if name == wrong or name not in PARTS:
-                known = ", ".join(part for part in PARTS if part != wrong)
-                what = "one map" if classes == 1 else "classes"
-                raise UserError(
-                    f"{name!r} is not a loss of {what}; expected {known}, or a sum of these",
-                    "loss",
-                    loss,
-                )
-        self.parts = [PARTS[name] for name in names]
+        self.parts = find_parts(loss or ("bce" if classes == 1 else "ce"), classes)
+        self.soft = soft
         self.classes, self.ignore_index = classes, ignore_index
         given = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", given, persistent=False)
@@ -195,6 +212,7 @@ class DeepSupervision(nn.Module):
             raise UserError(f"{len(weights)} given for {len(logits)} maps", "loss_weights")
         with torch.autocast(mask.device.type, enabled=False):
             mask = _centre(mask, logits[0].shape[-2:])
+            mask = mask.float() / 255 if self.soft else mask
             target = Target(mask, self.classes, self.ignore_index, self.class_weights)
             terms = [_add(part(x.float(), target) for part in self.parts) for x in logits]
             total = _add(weight * term for weight, term in zip(weights, terms, strict=True))
@@ -208,3 +226,44 @@ def _add(terms: Iterable[Tensor]) -> Tensor:
 def _centre(mask: Tensor, size: Sequence[int]) -> Tensor:
     top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
     return mask[..., top : top + size[0], left : left + size[1]]
+
+
+def balanced_weights(
+    pairs: Sequence[Pair],
+    classes: int,
+    ignore_index: int | None = None,
+    soft: bool = False,
+) -> list[float]:
+    """Class weights by median frequency balancing (Eigen & Fergus 2015, section 6.3.2).
+
+    The weight of a class is median(f) / f, where f is its share of the pixels of those masks that
+    hold it; it is 1 where no mask does.
+
+    Args:
+        pairs: whose masks are counted, but for those that cannot be read.
+        classes: how many there are.
+        ignore_index: pixels of this value are not counted.
+        soft: masks hold levels, of which those above 127 are the object.
+
+    Returns:
+        One weight for each class.
+    """
+
+    def count(pair: Pair) -> np.ndarray:
+        with suppress(UserError):  # which the run names when it comes to that mask
+            mask = pair.read(pair.mask)
+            if soft:
+                mask = (mask > 127).view(np.uint8)
+            return np.bincount(mask.ravel(), minlength=classes)[:classes]
+        return np.zeros(classes, dtype=int)
+
+    with ThreadPoolExecutor() as pool:
+        counts = np.stack(list(pool.map(count, pairs)))
+    if ignore_index is not None:
+        counts[:, ignore_index : ignore_index + 1] = 0  # where it is below the classes at all
+    pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
+    present = pixels > 0
+    share = counts.sum(0)[present] / pixels[present]
+    weights = np.ones(classes)
+    weights[present] = np.median(share) / share
+    return weights.tolist()

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,32 +30,50 @@ from .trainer import Batch, Trainer
 _SHOWN_EVERY = 10  # optimizer steps between updates of what is shown
 
 
-def write_args(folder: Path, args: Mapping[str, Any], launch: str | None = None) -> None:
-    """Write ``args.json``.
+def write_args(
+    folder: Path, args: Mapping[str, Any], launch: str | None = None, resumed: str | None = None
+) -> None:
+    """Write ``args.json``; of a resumed run, add to it what is now.
 
     Args:
         folder: the run's.
         args: its settings, to which versions and git commit are added.
         launch: of torchrun, that the run belongs to.
+        resumed: after how much of the run it was resumed; None for a new one. What it was started
+            with stays as it is; a list under this name gets what has changed since.
     """
     import torchvision
 
+    path = folder / "args.json"
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "commit": git_commit(),
     }
-    save_json({**args, "versions": versions, "launch": launch}, folder / "args.json")
+    now = {**args, "versions": versions, "launch": launch}
+    before = _read_args(path) if resumed else {}
+    if before:
+        now = json.loads(json.dumps(now, default=str))
+        changed = {name: value for name, value in now.items() if before.get(name) != value}
+        earlier = before.get("resumed") or []
+        now = {**before, "resumed": [*earlier, {"after": resumed, "launch": launch, **changed}]}
+    save_json(now, path)
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def was_started_by(folder: Path, launch: str | None) -> bool:
     """Whether the run in a folder belongs to this launch, as :func:`write_args` has noted."""
-    try:
-        noted = json.loads((folder / "args.json").read_text(encoding="utf-8"))["launch"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return launch is not None and noted == launch
+    noted = _read_args(folder / "args.json")
+    launches = [entry.get("launch") for entry in (noted, *noted.get("resumed", []))]
+    return launch is not None and launch in launches
 
 
 def git_commit() -> str | None:
@@ -82,6 +100,13 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+class _NoBoard:
+    """Stands for TensorBoard's writer where that cannot write."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: None
+
+
 class Records:
     """The run's log.csv, curves.png, samples/ and tensorboard/, as it goes on.
 
@@ -99,7 +124,11 @@ class Records:
         clear_temporary(folder)
         clear_temporary(folder / "samples")
         self.log = Log(folder / "log.csv", epoch)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
+        self.board: Any = _NoBoard()
+        try:
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
+        except UnicodeEncodeError:
+            print(f"{folder}: no TensorBoard events, as its name is not UTF-8", flush=True)
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
         """Add points to TensorBoard's curves, by name."""
@@ -195,8 +224,9 @@ def draw_curves(log: Log, path: Path) -> None:
 
     measures = ("max_f", "mean_iou", "pixel_accuracy")
     scores = [prefix + name for name in measures for prefix in ("", "ema_")]
+    answer = [name for name in ("loss_fused", "loss_side1") if log.column(name)[1]]
     panels = (
-        ("loss", ["loss", "loss_fused"], min),
+        ("loss", ["loss", *answer[:1]], min),
         ("scores of the held-out images", scores, max),
         ("mean absolute error of the same", ["mae", "ema_mae"], min),
     )
@@ -216,11 +246,16 @@ def draw_curves(log: Log, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def mean_losses(sums: Tensor) -> dict[str, float]:
-    """The means by name, of :attr:`Trainer.sums` over all ranks."""
+def mean_losses(sums: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
+    """The means by name, of :attr:`Trainer.sums` over all ranks.
+
+    Args:
+        sums: batches, total loss, each term.
+        names: of the terms, :attr:`Trainer.loss_names`; by default those of U²-Net's maps.
+    """
     total, *terms = (sums[1:] / sums[0]).tolist()
-    names = [f"loss_{name}" for name in map_names(len(terms))]
-    return {"loss": total, **dict(zip(names, terms, strict=True))}
+    columns = [f"loss_{name}" for name in names or map_names(len(terms))]
+    return {"loss": total, **dict(zip(columns, terms, strict=True))}
 
 
 class Progress:
@@ -231,10 +266,18 @@ class Progress:
         total: batches of an epoch.
         epochs: of the run.
         records: rank 0's, None on the others.
+        names: of the loss's terms, see :func:`mean_losses`.
     """
 
-    def __init__(self, trainer: Trainer, total: int, epochs: int, records: Records | None) -> None:
-        self.trainer, self.records = trainer, records
+    def __init__(
+        self,
+        trainer: Trainer,
+        total: int,
+        epochs: int,
+        records: Records | None,
+        names: Sequence[str] = (),
+    ) -> None:
+        self.trainer, self.records, self.names = trainer, records, names
         self.images, self.start = 0, time.perf_counter()  # of the epoch
         self.shown = self.images, self.start, trainer.sums.clone()  # as they were then
         self.bar = tqdm(
@@ -260,7 +303,7 @@ class Progress:
         device, lr, now = self.trainer.device, self.trainer.last_lr, time.perf_counter()
         images, then, sums = self.shown
         self.shown = self.images, now, self.trainer.sums.clone()
-        losses = mean_losses(sum_over_ranks(self.shown[2] - sums, device))
+        losses = mean_losses(sum_over_ranks(self.shown[2] - sums, device), self.names)
         rate = (self.images - images) / (now - then)
         self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
         if self.records:

@@ -75,13 +75,18 @@ class Trainer:
         self.net = _share_gradients(self.model, self.device) if world_size() > 1 else self.model
         if self.compile:
             self.net.compile()
-        self.sums = torch.zeros(2 + self.model.num_maps, dtype=torch.float64)
+        self.sums = torch.zeros(2 + len(self.loss_names), dtype=torch.float64)
         buffers = list(self.model.buffers())
         self._statistics = [b for b in buffers if b.is_floating_point()]
         # Beside each buffer its value before the step, by type: one call copies hundreds of small
         # tensors, of one type only.
         groups = [[b for b in buffers if b.dtype == dtype] for dtype in {b.dtype for b in buffers}]
         self._kept = [(group, [b.clone() for b in group]) for group in groups]
+
+    @property
+    def loss_names(self) -> list[str]:
+        """What the terms of the loss are called in logs."""
+        return self.model.map_names
 
     @property
     def updates(self) -> int:

@@ -1,0 +1,175 @@
+"""The folders of a data set: which of them hold images and masks, and what is in them."""
+
+from pathlib import Path
+
+from src.errors import UserError
+from src.pictures.images import list_images
+from src.pictures.search import LeftOut, search_folder
+
+from .pairs import Inventory, first_ten, most_frequent_naming
+
+DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
+_IMAGES = ("images", "image", "imgs", "img", "im", "jpegimages", "dut-omron-image")
+_MASKS = (
+    *("masks", "mask", "gt", "gts", "ground_truth_mask", "ground_truth", "groundtruth"),
+    *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png"),
+)
+
+Folders = dict[str | None, tuple[Path, Path]]
+"""Images and masks by the split that all of them belong to; None where lists choose."""
+
+
+def find_folders(
+    data_path: str | Path | None, image_dir: str | Path | None, mask_dir: str | Path | None
+) -> tuple[Path, Folders]:
+    """Find a data set: the folder of its lists, and those of images and masks.
+
+    Args:
+        data_path: in the DUTS layout, or a folder with one of images and one of masks, by the
+            names that data sets of the field have (``images`` + ``masks``, ``imgs`` + ``gt`` …),
+            in itself or in the only folder in it that has both.
+        image_dir, mask_dir: any two folders, in its place.
+
+    Raises:
+        UserError: there is none, or it is not clear which folders hold it.
+    """
+    if image_dir or mask_dir:
+        if not (image_dir and mask_dir) or data_path:
+            raise UserError(
+                "the folders of images and masks go together, and not with a data set",
+                advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
+                "holds both), without {data_path}",
+            )
+        return Path(image_dir), {None: (Path(image_dir), Path(mask_dir))}
+    if not data_path:
+        advice = "give {data_path} DIR, or {image_dir} DIR {mask_dir} DIR"
+        raise UserError("no data", advice=advice)
+    root = Path(data_path)
+    if not root.is_dir():
+        raise UserError("no such folder", "data_path", root)
+    duts: Folders = {
+        split: _parts(root / name) or (root / name / f"{name}-Image", root / name / f"{name}-Mask")
+        for split, name in DUTS.items()
+        if (root / name).is_dir()
+    }
+    if list(duts) == ["train"]:  # of DUTS-TR alone, some is held out
+        return root, {None: duts["train"]}
+    return root, duts or {None: _find_parts(root)}
+
+
+def _find_parts(root: Path) -> tuple[Path, Path]:
+    """The folders of images and masks in a folder, or in one that it holds."""
+    if found := _parts(root):
+        return found
+    inside = [parts for folder in _subfolders(root) if (parts := _parts(folder))]
+    if len(inside) == 1:
+        return inside[0]
+    problem = (
+        "found neither DUTS-TR/DUTS-TR-Image + DUTS-TR/DUTS-TR-Mask nor images/ + masks/ in it"
+    )
+    if inside:
+        several = first_ten([str(images.parent) for images, _ in inside])
+        problem = f"holds several data sets: {several}"
+    advice = "name your folders by {image_dir} and {mask_dir} (the same twice, if one holds both)"
+    raise UserError(f"{problem}; {_content(root)}", "data_path", root, advice)
+
+
+def _parts(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and masks in a folder, where it is clear which they are."""
+    names = {path.name.lower(): path for path in _subfolders(folder)}
+    duts = f"{folder.name}-image".lower(), f"{folder.name}-mask".lower()
+    for images, masks in (duts, ("images", "masks")):
+        if images in names and masks in names:
+            return names[images], names[masks]
+    of_images = [names[name] for name in _IMAGES if name in names]
+    of_masks = [names[name] for name in _MASKS if name in names]
+    if len(of_images) == 1 and not of_masks and _holds_pairs(of_images[0]):
+        return of_images[0], of_images[0]  # as MSRA10K comes
+    if len(of_images) != 1 or len(of_masks) != 1:
+        return None
+    return _innermost(of_images[0], of_masks[0])
+
+
+def _innermost(images: Path, masks: Path) -> tuple[Path, Path]:
+    """The two folders, or where they only hold one of the same name each, those (PASCAL-S)."""
+    inside = [{path.name: path for path in _subfolders(folder)} for folder in (images, masks)]
+    same = inside[0].keys() & inside[1].keys()
+    if len(same) == 1 and not list_images(images) and not list_images(masks):
+        name = same.pop()
+        return inside[0][name], inside[1][name]
+    return images, masks
+
+
+def _holds_pairs(folder: Path) -> bool:
+    suffixes = {path.suffix.lower() for path in list_images(folder)}
+    return ".png" in suffixes and len(suffixes) > 1
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _content(folder: Path) -> str:
+    """What a folder holds, for a message."""
+    if not folder.is_dir():
+        return f"{folder} is no folder either"
+    names = [f"{path.name}/" for path in _subfolders(folder)]
+    if count := len(list_images(folder)):
+        names.append(f"{count} images")
+    return f"{folder} holds {first_ten(names) or 'neither folders nor images'}"
+
+
+def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path], list[Path]]:
+    """List the images of one folder and the masks of another.
+
+    In one folder for both, masks are the files called ``NAME_mask`` or the like beside a NAME, if
+    half of the other files have such a mask; else the PNG files. A folder that is missing, or
+    holds nothing, is added to the faults.
+
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        found: what faults are added to.
+
+    Returns:
+        Image files and mask files, sorted.
+    """
+    files = _list(images, found)
+    if images.resolve() != masks.resolve():
+        return files, _list(masks, found)
+    is_mask = {path for path in files if path.suffix.lower() == ".png"}
+    stems = {path.stem for path in files}
+    naming, count = most_frequent_naming(stems, stems)
+    if 2 * count >= len(stems) - count:
+        names = {naming.mask_of(stem) for stem in stems}
+        is_mask = {path for path in files if path.stem in names}
+    image_files = [path for path in files if path not in is_mask]
+    mask_files = [path for path in files if path in is_mask]
+    if files and not (image_files and mask_files):
+        found.faults.append(
+            UserError(
+                f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
+                "be the only PNG files; put them into a folder of their own"
+            )
+        )
+    return image_files, mask_files
+
+
+def _list(folder: Path, found: Inventory) -> list[Path]:
+    if not folder.is_dir():
+        advice = "name the two folders with {image_dir} and {mask_dir}"
+        text = f"{folder}: no such folder; {_content(folder.parent)}"
+        found.faults.append(UserError(text, advice=advice))
+        return []
+    left_out = LeftOut()
+    files = search_folder(folder, left_out)
+    found.faults += left_out.errors
+    if files and left_out.kinds:
+        found.notes.append(f"{folder}: {left_out.describe()}")
+    if not files and not left_out.errors:
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
+        but = f", but {left_out.count()}" if left_out.kinds else ""
+        named = "name the two folders with {image_dir} and {mask_dir}" if inside else None
+        found.faults.append(UserError(f"{folder}: holds no images{but}{more}", advice=named))
+    return files
