@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -158,6 +158,19 @@ def is_first_report(message: str) -> bool:
         return _store.add(f"error/{printable(message)}", 1) == 1
     except RuntimeError:  # the store went with the process that held it
         return True
+
+
+_said: set[str] = set()
+
+
+def is_first(message: str) -> bool:
+    """Whether no process of the group, this one included, has asked with this message before."""
+    if _store is not None:
+        with suppress(RuntimeError):
+            return _store.add(f"said/{printable(message)}", 1) == 1
+    known = message in _said
+    _said.add(message)
+    return not known
 
 
 def wait_for_reports(seconds: float = 5) -> None:
