@@ -1,8 +1,9 @@
 """Where and in which precision to compute."""
 
 import ctypes
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
@@ -45,7 +46,8 @@ def pick_device(name: str = "auto") -> torch.device:
         # With its number: plain "cuda" is the current device, and each thread has its own.
         device = torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        # A sentence of it: torch lists all its back ends for a Mac's GPU that is not there.
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise UserError(f"not usable here ({reason}); try cpu", "device", name) from None
     return device
 
@@ -94,6 +96,38 @@ class _Cores:
     lock = Lock()
     users = 0
     total = 1
+
+
+class _Process:
+    """This process; ``forks`` differs from that of the process that it was forked from."""
+
+    forks = 0
+
+
+def fork_count() -> int:
+    """A number that changes in a forked process, for what cannot be used there.
+
+    Threads do not survive ``os.fork``: torch's own, which wait for work, are missing in the child,
+    which would wait for them for ever. So importing this module has torch compute with one thread
+    in each forked process, as it does in the workers of its data loaders.
+    """
+    return _Process.forks
+
+
+def after_fork(reset: Callable[[], None]) -> Callable[[], None]:
+    """Have ``reset`` called in each process that is forked from this one; for use as a decorator.
+    Windows has no fork.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=reset)
+    return reset
+
+
+@after_fork
+def _reset() -> None:
+    _Process.forks += 1
+    _Cores.lock, _Cores.users = Lock(), 0  # another thread of the parent may have held it
+    torch.set_num_threads(1)
 
 
 @contextmanager

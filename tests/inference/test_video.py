@@ -230,7 +230,8 @@ def test_frames(run, tmp_path):
     status, *_ = run(source, "--frames", "--mode", "cutout", "--output", tmp_path / "out")
     written = sorted((tmp_path / "out/a").iterdir())
     assert status == 0 and [p.name for p in written] == [f"{i:06}.png" for i in range(1, 9)]
-    assert Image.open(written[0]).mode == "RGBA"
+    with Image.open(written[0]) as image:
+        assert image.mode == "RGBA"
 
 
 def test_odd_sizes_and_size(run, tmp_path):

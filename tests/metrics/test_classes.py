@@ -15,14 +15,11 @@ import train
 import validation
 from src import Predictor, Style, UserError, build_model, load_model, render, save_model
 from src.pictures.classes import coloured, most_probable
+from src.pictures.images import open_image
 from train_utils import cli
-from train_utils.data.masks import (
-    balanced_weights,
-    mask_reader,
-    read_classes,
-    read_mask,
-    read_two_classes,
-)
+from train_utils.data.masks import mask_reader
+from train_utils.data.pairs import Pair
+from train_utils.training.losses import balanced_weights
 from transforms import TrainPreset
 
 NARROW = {"name": "segnet", "width": 8}
@@ -143,11 +140,6 @@ def test_two_classes_from_saliency_masks(streets, tmp_path):
     assert load_model(tmp_path / "run/best.pt").config.out_ch == 2
 
 
-def test_how_masks_are_read():
-    assert mask_reader(None) is read_mask and mask_reader(2) is read_two_classes
-    assert mask_reader(2, 255).func is read_classes
-
-
 def test_balanced_weights(streets):
     """Median frequency balancing, written out; a class that no mask has weighs 1."""
     paths = sorted((streets / "masks").iterdir())
@@ -157,7 +149,8 @@ def test_balanced_weights(streets):
         having = [m for m in masks if (m == c).any()]
         shares.append(sum((m == c).sum() for m in having) / sum((m != 9).sum() for m in having))
     expected = [np.median(shares) / share for share in shares]
-    found = balanced_weights(paths, mask_reader(4, 9), 4, 9)
+    pairs = [Pair(path, path, read=mask_reader(4, 9)) for path in paths]
+    found = balanced_weights(pairs, 4, 9)
     assert found == pytest.approx([*expected, 1.0])
 
 
@@ -201,13 +194,13 @@ def test_pictures_of_classes(call, tmp_path):
     assert np.abs(predictor(path) - resized.numpy()).max() < 1e-5
     argv = [path, "--weights", weights, "--amp", "off", "--device", "cpu", "--output"]
     assert call(predict.main, *argv, tmp_path / "mask.png")[0] == 0
-    for image in (Image.open(tmp_path / "mask.png"), predictor(Image.open(path))):
+    for image in (open_image(tmp_path / "mask.png"), predictor(open_image(path))):
         assert image.mode == "P" and image.size == (70, 50)
         assert (np.asarray(image) == resized.argmax(0).numpy()).mean() > 0.999
     assert call(predict.main, *argv, tmp_path / "over.jpg", "--mode", "overlay")[0] == 0
-    assert Image.open(tmp_path / "over.jpg").mode == "RGB"
+    assert open_image(tmp_path / "over.jpg").mode == "RGB"
     assert call(predict.main, *argv, tmp_path / "small.jpg", "--size", 30)[0] == 0
-    assert Image.open(tmp_path / "small.jpg").size == (30, 21)
+    assert open_image(tmp_path / "small.jpg").size == (30, 21)
     for flags in (["--mode", "cutout"], ["--preset", "rembg"], ["--invert"], ["--crop"]):
         status, _, err = call(predict.main, *argv, tmp_path / "cut.png", *flags)
         assert status == 2 and err.count("5 classes") == 1

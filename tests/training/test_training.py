@@ -17,6 +17,7 @@ import predict
 import train
 import validation
 from src import Predictor, U2Net, UserError, load_model, save_model
+from src.pictures.images import oriented_size
 from train_utils import cli
 from train_utils.metrics.evaluate import Evaluation
 from train_utils.training import build
@@ -93,8 +94,8 @@ def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["flags"]["pictures"][0].startswith("23 pictures to train")
     assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)
-    sizes = [Image.open(folder / f"samples/epoch_{n:04d}.png").size for n in (2, 4)]
-    assert sizes[0][0] < sizes[1][0] and shown == {(48, 48), (64, 64)}
+    small, large = (oriented_size(folder / f"samples/epoch_{n:04d}.png") for n in (2, 4))
+    assert small < large and shown == {(48, 48), (64, 64)}
     best = torch.load(folder / "best.pt", weights_only=True)
     assert best["img_size"] == {2: 48, 4: 64}[best["epoch"]]
     assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3", "4"]

@@ -31,7 +31,8 @@ def test_scripts_use_it(tmp_path, call):
         predict.main, tmp_path / "images/a.jpg", "--output", tmp_path / "a.png", "--device", "cpu"
     )
     assert status == 0 and "u2net_lite.safetensors" in err
-    assert Image.open(tmp_path / "a.png").size == (48, 40)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (48, 40)
     argv = ["--data-path", tmp_path, "--json", tmp_path / "s.json", "--device", "cpu"]
     assert call(validation.main, *argv, "--workers", 0)[0] == 0
     assert json.loads((tmp_path / "s.json").read_text())["weights"] == str(SHIPPED)
