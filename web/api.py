@@ -114,12 +114,13 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
         "/api/predict",
         response_class=Response,
         responses={200: _RESULT, **_errors(400, 408, 409, 413, 415, 422, 500, 503)},
-        openapi_extra={"requestBody": _body(Chosen)},
+        openapi_extra={"requestBody": _BODY},
     )
     async def predict(request: Request, wanted: Annotated[Chosen, Query()]) -> Response:
-        """An image's file in, as the body or as the field `file` of a form; the result's file out.
+        """An image's file in, the result's file out.
 
-        In a form, the parameters may be fields too.
+        The file may also come in the field `file` of a form (multipart/form-data), with parameters
+        as further fields.
         """
         nonlocal waiting
         image, fields = await _read(request)
@@ -207,7 +208,8 @@ async def _explain(request: Request, error: Exception) -> Response:
             return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
         case HTTPException(status_code=404):
             return refusal(404, "there is no such page")
-        case HTTPException(status_code=405, headers={"Allow": methods}):
+        case HTTPException(status_code=405, headers={"Allow": allowed}):
+            methods = ", ".join(sorted(allowed.split(", ")))
             text = f"{request.method} does not work here; use {methods}"
             return refusal(405, text, {"Allow": methods})
         case HTTPException():
@@ -218,6 +220,9 @@ async def _explain(request: Request, error: Exception) -> Response:
 _HANDLED = (RequestValidationError, ValidationError, UserError, Refused, HTTPException, Exception)
 _HANDLERS = dict.fromkeys(_HANDLED, _explain)
 
+# Forms stand in the description: no schema can say which bytes of theirs are an image, as image/*
+# does, so tools that test by the document would send what cannot be read.
+_BODY = {"required": True, "content": {"image/*": {"schema": _FILE}}}
 _RESULT = {
     "description": "The result's file",
     "content": {Image.MIME[name]: {"schema": _FILE} for name, _ in IMAGE_FORMATS.values()},
@@ -243,21 +248,3 @@ _REASONS = {
 def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The documented errors of a route."""
     return {code: {"model": Problem, "description": _REASONS[code]} for code in codes}
-
-
-def _body(parameters: type[BaseModel]) -> dict[str, Any]:
-    """What the document says of a request's body."""
-    form = {
-        "type": "object",
-        "properties": {"file": _FILE, **parameters.model_json_schema()["properties"]},
-        "required": ["file"],
-        "additionalProperties": False,
-    }
-    encoding = {"file": {"contentType": "image/*"}}
-    return {
-        "required": True,
-        "content": {
-            "image/*": {"schema": _FILE},
-            "multipart/form-data": {"schema": form, "encoding": encoding},
-        },
-    }

@@ -53,10 +53,15 @@ class Server:
         self.log = root / "log.txt"
         argv = ["--weights", self.weights, ROOT / "weights/u2net_lite.safetensors"]
         argv += ["--img-size", 64, "--amp", "off", "--device", "cpu", "--port", 0, *flags]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SPIED, *map(str, argv)], cwd=ROOT, stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(self.temporary)},
-        )  # fmt: skip
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SPIED, *map(str, argv)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
         for _ in range(10 * PATIENCE):
             told = re.search(
                 r"^(http://\S+:(\d+))  \(API: /api/docs\)$", self.log.read_text(), re.M
