@@ -15,7 +15,7 @@ like, which are programs rather than weights, there is export.py.
 import argparse
 from pathlib import Path
 
-from src import U2Net, UserError, load_model, save_model
+from src import UserError, load_model, save_model
 from src.weights.layouts import official_state
 from src.weights.storage import save_state
 from train_utils import cli
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         save_model(model, args.output, args.half)
     print(f"{args.input}: {model.origin}")
-    if args.official and model.img_size != U2Net.img_size:
+    if args.official and model.img_size != model.config.img_size:
         print(f"trained at {model.img_size}², which this layout cannot hold: pass --img-size")
     files = args.output.iterdir() if args.folder else [args.output]
     print(f"{args.output}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")

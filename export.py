@@ -7,12 +7,13 @@
     python export.py --weights u2net.pth --int8 --calibrate photos --output u2net_int8.onnx
 
 The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by the mean and std in
-its metadata; batch, height and width are free. Its first output is the fused map as probabilities,
-N x 1 x H x W. Before it is kept, it has to load and to give what the network gives, at several
-batches and sizes. An AOTInductor package is compiled for this machine's processor and for one image
-of --img-size, 1 x 3 x PX x PX, which takes minutes and a C++ compiler. A file for rembg is for its
-u2net_custom session, which reads no file outside its own folder, and shows a network squares of 320
-pixels, whatever it was trained at:
+its metadata; batch, height and width are free. Its first output is the map that counts (the fused
+one; IS-Net's finest) as probabilities, N x 1 x H x W. Before it is kept, it has to load and to give
+what the network gives, at several batches and sizes. An AOTInductor package is compiled for this
+machine's processor and for one image of --img-size, 1 x 3 x PX x PX, which takes minutes and a C++
+compiler. A file for rembg is for its u2net_custom session (of IS-Net, for dis_custom), which reads
+no file outside its own folder, and shows a network squares of 320 pixels (1024), whatever it was
+trained at:
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/u2net.onnx"}' images cutouts
 
@@ -28,14 +29,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from src import Network, UserError, load_model
+from src import FULL, ISNET, Network, UserError, load_model
 from src.export.int8 import LIMIT, export_int8
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_aoti, export_pt2
 from train_utils import cli
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
-REMBG_SIZE = 320
+REMBG = {  # what rembg does to images before its sessions for any network: mean, std; size
+    (FULL.mean, FULL.std): ("u2net_custom", FULL.img_size),
+    (ISNET.mean, ISNET.std): ("dis_custom", ISNET.img_size),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,13 +100,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--format", choices=tuple(FORMATS), help=text)
     add("--output", type=cli.file_named(*FORMATS.values()), required=True, metavar="F", help="file")
-    add("--sides", action="store_true", help="give the side maps too, after the fused one")
+    add("--sides", action="store_true", help="give the side maps too, after the one that counts")
     add("--half", action="store_true", help="onnx: weights and arithmetic in float16")
     add("--int8", action="store_true", help="onnx: in 8-bit integers, with --calibrate")
     add("--calibrate", type=Path, metavar="DIR", help="int8: a folder of images, at least 5")
     text = "int8: how far its maps may be from the network's, in the mean over pixels in 0 … 1"
     add("--allow-loss", type=cli.fraction, default=LIMIT, metavar="X", help=text)
-    text = "rembg: onnx for its u2net_custom session; warns of a network trained at another size"
+    text = "rembg: onnx for its session u2net_custom, of IS-Net dis_custom; warns of another size"
     add("--preset", choices=("rembg",), help=text)
     return parser
 
@@ -120,8 +124,19 @@ def check_rembg(model: Network, weights: Path) -> None:
     """Refuse a network that rembg cannot use, and warn of one that it uses at another size."""
     if model.config.out_ch != 1:
         raise UserError(f"is for one map; {weights}: {model.origin}", "preset", "rembg")
-    if model.img_size != REMBG_SIZE:
-        print(f"trained at {model.img_size}², but rembg runs it at {REMBG_SIZE}²: expect less")
+    config = model.config
+    if (config.mean, config.std) not in REMBG:
+        raise UserError(
+            f"no session of that program prepares images by mean {config.mean} and std "
+            f"{config.std}, as {weights} needs it",
+            "preset",
+            "rembg",
+        )
+    session, size = REMBG[config.mean, config.std]
+    if session != "u2net_custom":
+        print(f"for rembg's session {session}: rembg p -m {session}")
+    if model.img_size != size:
+        print(f"trained at {model.img_size}², but rembg runs it at {size}²: expect less")
 
 
 if __name__ == "__main__":

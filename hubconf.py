@@ -58,6 +58,16 @@ def _check_overrides(pretrained: bool, overrides: dict[str, Any]) -> None:
         )
 
 
+def isnet(**overrides: Any) -> "Network":
+    """IS-Net with random weights; ``overrides`` such as ``out_ch=4``."""
+    return _library().isnet(**overrides)
+
+
+def isnet_lite(**overrides: Any) -> "Network":
+    """IS-Net with the channels of the lite network, with random weights."""
+    return _library().isnet_lite(**overrides)
+
+
 def build_model(name: str, **overrides: Any) -> "Network":
     """Any network of the family with random weights: ``unet``, ``segnet``, a ``.json`` table …"""
     return _library().build_model(name, **overrides)

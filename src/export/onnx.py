@@ -30,7 +30,7 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
     Args:
         model: a network of :func:`build_model`, not fused; it stays as it is.
         path: where to write; nothing is left there if the check fails.
-        sides: give the side maps too, after the fused one.
+        sides: give the side maps too, after the one that counts.
         half: weights and arithmetic in float16, input and outputs still float32.
 
     Returns:
@@ -58,7 +58,7 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
         program = torch.onnx.export(traced, dynamo=True, verbose=False)
     assert program is not None  # it is None without dynamo alone
     for i, value in enumerate(program.model.graph.outputs):
-        value.name = f"side{i}" if i else "saliency"
+        value.name = model.map_names[i] if i else "saliency"
     program.model.graph.inputs[0].name = "pictures"
     proto = program.model_proto
     for node in proto.graph.node:

@@ -3,7 +3,7 @@ detection"): RSU blocks and the network built from a stage table, which makes IS
 2022, "Highly accurate dichotomous image segmentation").
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +165,6 @@ class U2Net(Network):
 
     config_class: ClassVar[type[U2NetConfig]] = U2NetConfig
     config: U2NetConfig
-    with_features = False  # training mode gives (maps, features), as maps_and_features does
 
     def __init__(self, config: U2NetConfig) -> None:
         super().__init__(config)
@@ -225,20 +224,13 @@ class U2Net(Network):
             h = self.run(stage, self.upsample(h, skip), skip)
             outputs.append(h)
         features = [outputs[i] for *_, i in self._sides]
-        whole = [not level and self.stem is None for level, *_ in self._sides]
-        sides = [conv(feature) for conv, feature in zip(self.sides, features, strict=True)]
-        maps = [
-            side if full else self.upsample(side, x)
-            for side, full in zip(sides, whole, strict=True)
-        ]
+        maps = []
+        for conv, feature, (level, *_) in zip(self.sides, features, self._sides, strict=True):
+            side = conv(feature)
+            maps.append(self.upsample(side, x) if level or self.stem is not None else side)
         if self.config.fuse_sides:
             maps = [self.out_conv(torch.cat(maps, dim=1)), *maps]
         return maps, features
-
-    def forward(self, x: Tensor) -> Any:
-        if self.training and self.with_features:
-            return self.maps_and_features(x)
-        return super().forward(x)
 
 
 def _make_stem(config: U2NetConfig) -> nn.Module | None:

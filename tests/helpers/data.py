@@ -139,7 +139,8 @@ def make_varied_network(name_or_config="u2net_lite", **overrides):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    model.out_conv.weight.data *= 20
+    answer = model.out_conv if hasattr(model, "out_conv") else model.sides[0]  # IS-Net's
+    answer.weight.data *= 20
     model.img_size = 96
     return model
 
