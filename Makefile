@@ -5,7 +5,7 @@ BIN := .venv/bin
 DATA := data/synthetic
 RUN := runs/synthetic
 SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
-	my_dataset.py transforms.py
+	fetch_weights.py my_dataset.py transforms.py setup.py
 
 # The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2

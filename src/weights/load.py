@@ -20,6 +20,7 @@ from .storage import FOLDER, find_file, is_state, load_state, read_file, save_mo
 
 __all__ = ["SHIPPED", "find_weights", "is_converted", "load_model", "save_model"]
 
+_PARTS = (*FOLDER, "best.pt", "last.pt")  # of a folder of weights, or of a run
 _FILE = "u2net_lite.safetensors"
 _LIBRARY = Path(__file__).resolve().parents[1]
 _INSTALLED = _LIBRARY / "shipped" / _FILE
@@ -32,8 +33,8 @@ def load_model(weights: str | Path) -> Network:
 
     Args:
         weights: a checkpoint or weights of this toolkit, a folder of ``save_pretrained`` or of a
-            run, a file in the official U-2-Net layout, an ``.onnx`` file of a U²-Net, or a name such as ``u2net``
-            (:func:`find_weights`).
+            run, a file in the official U-2-Net layout, an ``.onnx`` file of a U²-Net, or a name
+            such as ``u2net`` (:func:`find_weights`).
 
     Returns:
         The network on the CPU, in eval mode; ``origin`` says what kind of weights it has, and
@@ -82,7 +83,7 @@ def find_weights(weights: str | Path) -> Path:
         True
     """
     path, name = Path(weights), str(weights)
-    if path.is_file() or any((path / part).is_file() for part in FOLDER):
+    if path.is_file() or any((path / part).is_file() for part in _PARTS):
         return path
     if name == "lite":
         return SHIPPED

@@ -100,6 +100,23 @@ PUBLISHED = {
             preprocessing={"img_size": 768, "mean": (0.5,) * 3, "std": (0.5,) * 3},
             classes=("background", "upper body", "lower body", "full body"),
         ),
+        Published(
+            name="isnet-general-use",
+            md5="fc16ebd8b0c10d971d3513d564d01e29",
+            megabytes=179,
+            network="isnet",
+            purpose="objects in fine detail, at 1024²",
+            authors="Qin et al., github.com/xuebinqin/DIS",
+        ),
+        Published(
+            name="isnet-anime",
+            md5="6f184e756bb3bd901c8849220a83e38e",
+            megabytes=176,
+            network="isnet",
+            purpose="drawn characters, at 1024²",
+            authors="SkyTNT, github.com/SkyTNT/anime-segmentation",
+            preprocessing={"mean": (0.0,) * 3},
+        ),
     )
 }
 """By name; the files are those that rembg released, as their authors' own have no fixed address."""

@@ -12,7 +12,7 @@ from helpers.golden import SHARED, needs_shared
 from helpers.release import publish, serve
 
 import predict
-from src import Predictor, UserError, load_model, save_model
+from src import FULL, ISNET, LITE, Predictor, UserError, build_model, load_model, save_model
 from src.export.onnx import export_onnx
 from src.weights import load, named
 from src.weights.load import SHIPPED, find_weights
@@ -219,13 +219,18 @@ def test_processes_at_once_fetch_once(release, home, content):
 
 
 def as_published(model, path, size):
-    """An ONNX file in the form of the release: traced, of one size, with outputs by number."""
+    """An ONNX file in the form of the release: of one size, with outputs by number, without
+    metadata; of classes as logits."""
     import onnx
 
     export_onnx(model, path, sides=True)
     file = onnx.load(path)
     del file.metadata_props[:]
     graph, names = file.graph, {}
+    outputs = {value.name: value for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Softmax"]:  # theirs are logits
+        outputs[node.output[0]].name = node.input[0]
+        graph.node.remove(node)
     names[graph.input[0].name] = "input.1"
     names |= {value.name: str(1959 + i) for i, value in enumerate(graph.output)}
     for node in graph.node:
@@ -268,7 +273,35 @@ def test_clothes(home, monkeypatch):
     entry.path.write_bytes(content)
     found = load_model("u2net_cloth_seg")
     assert found.img_size == 768 and found.config.activation == "softmax"
-    assert found.origin == "published weights, u2net_lite, 4 maps"
+    assert (found.config.mean, found.config.std) == ((0.5,) * 3, (0.5,) * 3)
+    classes = "background, upper body, lower body, full body"
+    assert found.origin == f"published weights, u2net_lite, 4 maps: {classes}"
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(found(x), model(x), atol=1e-5)
+
+
+def test_isnet_of_one_output(home, monkeypatch):
+    """As ``isnet-anime`` is: the side maps that the answer is not made of are not in the file."""
+    torch.manual_seed(0)
+    model = build_model("isnet_lite").eval()
+    export_onnx(model, home / "release.onnx")
+    entry = publish(monkeypatch, "isnet-anime", (home / "release.onnx").read_bytes())
+    entry.path.parent.mkdir()
+    (home / "release.onnx").rename(entry.path)
+    found = load_model("isnet-anime")
+    assert found.config.mean == (0, 0, 0) and found.config.std == (1, 1, 1)
+    assert found.img_size == 1024
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(found(x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", named.PUBLISHED)
+def test_the_table(name):
+    entry = named.PUBLISHED[name]
+    assert entry.url == f"{named.RELEASE}/{name}.onnx" and len(entry.md5) == 32
+    tables = {"u2net_full": FULL, "u2net_lite": LITE, "isnet": ISNET}
+    megabytes = sum(p.numel() for p in build_model(entry.network).parameters()) * 4 / 1e6
+    assert abs(megabytes / entry.megabytes - 1) < 0.03
+    tables[entry.network].replace(**entry.preprocessing)  # raises where a field is wrong
