@@ -42,6 +42,9 @@ def train(settings: Settings) -> int:
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
+    first = settings.data_path[0] if settings.data_path else None
+    if has_list(first, "classes") and not settings.num_classes and is_main():
+        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
 
     # The run's folder, and the checkpoint to continue from.
     folder, resume = build.find_folder(settings, device)
@@ -57,9 +60,6 @@ def train(settings: Settings) -> int:
     # Data: what is trained on, and what chooses the best weights.
     train_set, test_set, lengths = build.make_datasets(settings)
     build.check_run_files(settings, folder, train_set, test_set, resumed=bool(resume))
-    first = settings.data_path[0] if settings.data_path else None
-    if has_list(first, "classes") and not settings.num_classes and is_main():
-        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
     sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
     on_gpu = device.type == "cuda"
     options = settings.workers, on_gpu, True  # images that cannot be read end no run

@@ -90,8 +90,8 @@ def find_splits(
     results = [_find_split(root, folders, split, skip_invalid) for split in splits]
     read, told = _decide(root, folders, read)
     images, masks = folders.get(None, (root, root))
-    usual = (images.name.lower(), masks.name.lower()) == ("images", "masks")
-    if data_path and None in folders and not usual:
+    usual = ("images", "masks"), ("duts-tr-image", "duts-tr-mask")
+    if data_path and None in folders and (images.name.lower(), masks.name.lower()) not in usual:
         told = [f"images of {images}, masks of {masks}", *told]
     for found in results:
         found.read = read
@@ -258,25 +258,27 @@ def _hash(stem: str) -> int:
 
 def _read_list(path: Path, stems: set[str]) -> set[str]:
     """The stems that a list names: each line as it is or, where no image is called so, without
-    spaces around it, folders before it and an image's suffix behind it.
+    folders before it, an image's suffix behind it, and spaces around it.
 
     Raises:
         UserError: not a text. Nothing can be said then of what it holds out.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
+    except OSError as error:
         raise UserError(f"{path}: not a readable list of names ({error})") from None
+    if "\0" in text:
+        raise UserError(f"{path}: not a readable list of names; save it as UTF-8")
+    lines = text.split("\n")  # names may hold all other characters
     return {_resolve(line, stems) for line in lines if line.strip()}
 
 
 def _resolve(line: str, stems: set[str]) -> str:
-    if line in stems:
-        return line
-    name = Path(line.strip()).name
-    if name in stems or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-        return name
-    return Path(name).stem
+    readings = [line]
+    for name in (Path(line).name, Path(line.strip()).name):
+        is_file = Path(name.rstrip()).suffix.lower() in IMAGE_SUFFIXES
+        readings += [name, Path(name).stem] if is_file else [name]
+    return next((name for name in readings if name in stems), readings[-1])
 
 
 def _left_out(faults: Sequence[UserError]) -> str:
