@@ -93,6 +93,10 @@ def main(argv: list[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="u2net-") as folder,
     ):
         networks = Networks(args.weights, args.img_size, args.device, args.amp)
+        predictors = list(networks.by_name.values())
+        precisions = [predictor.precision for predictor in predictors]
+        computing = cli.describe_computing(predictors[0].device, *precisions)
+        print(f"{', '.join(networks.names)}: {computing}", file=sys.stderr)
         os.environ["GRADIO_TEMP_DIR"] = folder
         server = build_server(
             networks,

@@ -8,16 +8,18 @@
 
 The suffix of OUTPUT chooses the kind: .pt or .pth is a torch file, .safetensors a safetensors file;
 without a suffix (my_network, lite-v1.2, or any.name/) it is a folder of config.json and
-model.safetensors, which from_pretrained reads and the Hugging Face Hub holds. For .onnx and the
-like, which are programs rather than weights, there is export.py.
+model.safetensors, which from_pretrained and transformers read and the Hugging Face Hub holds. For
+.onnx and the like, which are programs rather than weights, there is export.py.
 """
 
 import argparse
 from pathlib import Path
 
 from src import UserError, load_model, save_model
+from src.export.transformers import CODE, ONNX, PREPROCESSOR
+from src.files import check_outputs
 from src.weights.layouts import official_state
-from src.weights.storage import save_state
+from src.weights.storage import FOLDER, save_state
 from train_utils import cli
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -26,11 +28,12 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 def main(argv: list[str] | None = None) -> int:
     """Load the input, write the output, print what it is; returns the exit status."""
     args = parse_args(argv)
-    model = load_model(args.input)
     if args.folder and args.output.is_file():
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
+    check_outputs({"": written_files(args)}, [args.input])
+    model = load_model(args.input)
     if args.folder:
-        model.save_pretrained(args.output)
+        model.save_pretrained(args.output, onnx=args.onnx)
     elif args.official:
         save_state(official_state(model), args.output, args.half)
     else:
@@ -38,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.input}: {model.origin}")
     if args.official and model.img_size != model.config.img_size:
         print(f"trained at {model.img_size}², which this layout cannot hold: pass --img-size")
-    files = args.output.iterdir() if args.folder else [args.output]
-    print(f"{args.output}: {sum(f.stat().st_size for f in files) / 1e6:.1f} MB")
+    files = args.output.rglob("*") if args.folder else [args.output]
+    print(f"{args.output}: {sum(f.stat().st_size for f in files if f.is_file()) / 1e6:.1f} MB")
     return 0
 
 
@@ -50,6 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("input", type=Path, metavar="INPUT", help="weights: a file of any kind, or such a folder")
     add("output", metavar="OUTPUT", help="file or folder to write")
     add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
+    add("--onnx", action="store_true", help="in a folder, a file for transformers.js too")
     add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
     args = parser.parse_args(argv)
     args.folder, args.output = is_folder(args.output), Path(args.output)
@@ -60,9 +64,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if args.folder and (args.official or args.half):
         parser.error("--official and --half go with a file as OUTPUT")
-    if args.output.resolve() == args.input.resolve():
-        parser.error("OUTPUT is INPUT; name another file")
+    if args.onnx and not args.folder:
+        parser.error("--onnx goes with a folder as OUTPUT; for a file of its own, see export.py")
     return args
+
+
+def written_files(args: argparse.Namespace) -> list[Path]:
+    """The files that OUTPUT stands for."""
+    names = [*FOLDER, "README.md", CODE, PREPROCESSOR, *([ONNX] if args.onnx else [])]
+    return [args.output / name for name in names] if args.folder else [args.output]
 
 
 def is_folder(name: str) -> bool:

@@ -29,10 +29,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from src import FULL, ISNET, Network, UserError, load_model
 from src.export.int8 import LIMIT, export_int8
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_aoti, export_pt2
+from src.files import check_outputs
+from src.pictures.images import list_images
 from train_utils import cli
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
@@ -45,12 +49,15 @@ REMBG = {  # what rembg does to images before its sessions for any network: mean
 def main(argv: list[str] | None = None) -> int:
     """Load the weights, export them, print the result; returns the exit status."""
     args = parse_args(argv)
+    calibrate = list_images(args.calibrate) if args.calibrate and args.calibrate.is_dir() else []
+    check_outputs({"output": args.output}, [args.weights, *calibrate])
     model = load_weights(args)
-    print(f"{args.weights}: {model.origin}")
+    print(cli.describe_weights(args.weights, model.origin))
     if args.preset:
         check_rembg(model, args.weights)
     if args.int8:
-        print("calibrating and measuring; takes minutes", file=sys.stderr)
+        computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
+        print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
         loss = export_int8(model, args.output, args.calibrate, args.allow_loss)
         result = (
             f"calibrated with {loss.calibrated} images; maps of {loss.measured} others change by "
@@ -71,8 +78,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of export.py, checked; exits with 2 where they do not go together."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    if args.output.resolve() == args.weights.resolve():
-        parser.error("--output is --weights; name another file")
     suffix = args.output.suffix.lower()
     args.format = args.format or next(name for name in FORMATS if FORMATS[name] == suffix)
     if FORMATS[args.format] != suffix:

@@ -82,28 +82,47 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         return
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Shortened, as 50 characters may take 200 of the 255 bytes that systems allow.
-        temporary = place.with_name(f".{place.name[:50]}.{secrets.token_hex(4)}.tmp")
-        temporary.touch(0o600 if status else 0o666, exist_ok=False)
-        mode = stat.S_IMODE((status or temporary.stat()).st_mode)
     except OSError as error:
         raise _unwritable(path, error) from None
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        if status:
-            with suppress(OSError, AttributeError):  # only root may give files away
-                os.chown(temporary, status.st_uid, status.st_gid)
-        temporary.chmod(mode)  # safetensors, for one, replaces the file by one of its own
-        _replace(temporary, place)
-        _sync_folder(place.parent)
-    except OSError as error:  # a full disk, say
-        if error.filename in (None, str(temporary)):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with utf8_path(place.parent) as folder:
+        # Shortened, as 50 characters may take 200 of the 255 bytes that systems allow.
+        temporary = folder / f".{printable(place.name)[:50]}.{secrets.token_hex(4)}.tmp"
+        try:
+            temporary.touch(0o600 if status else 0o666, exist_ok=False)
+            mode = stat.S_IMODE((status or temporary.stat()).st_mode)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        try:
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            if status:
+                with suppress(OSError, AttributeError):  # only root may give files away
+                    os.chown(temporary, status.st_uid, status.st_gid)
+            temporary.chmod(mode)  # safetensors, for one, replaces the file by one of its own
+            _replace(temporary, place)
+            _sync_folder(place.parent)
+        except OSError as error:  # a full disk, say
+            if error.filename in (None, str(temporary)):
+                error.filename = str(path)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The same file or folder by a name in UTF-8: a link, where its own is not.
+
+    safetensors, ONNX and the parts of torch that are in C++ take no other name.
+    """
+    if printable(path) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"link{printable(path.suffix)}"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def _find_place(path: Path) -> tuple[Path, os.stat_result | None]:
@@ -254,7 +273,7 @@ def check_outputs(
 
     Args:
         outputs: the files of each parameter: one, several, or None. Of those in one folder, the one
-            with the longest name is tried.
+            with the longest name is tried. Those under "" have no parameter.
         inputs: all files that the run reads; of a folder, the files in it are meant.
 
     Raises:
@@ -287,9 +306,8 @@ def check_outputs(
         if found := find_overwritten(paths, inputs):
             output, file = found
             same = "" if str(output) == str(file) else f", {file}"
-            raise UserError(
-                f"would overwrite an input of this run{same}; name another file", parameter, output
-            )
+            text = f"would overwrite an input of this run{same}; name another file"
+            raise UserError(text if parameter else f"{output}: {text}", parameter or None, output)
 
 
 def printable(name: object) -> str:

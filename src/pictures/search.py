@@ -28,8 +28,8 @@ class LeftOut:
 
     Example:
         >>> left_out = LeftOut()
-        >>> left_out.add("album/a.txt")
-        >>> left_out.add("album/b.txt")
+        >>> left_out.add("album/a.txt", ".txt file")
+        >>> left_out.add("album/b.txt", ".txt file")
         >>> left_out.describe()
         'left out: 2 .txt files (album/a.txt, …)'
     """
@@ -43,17 +43,18 @@ class LeftOut:
         path = Path(path)
         self.kinds.setdefault(kind or describe_kind(path), []).append(path)
 
-    def describe(self, rename: Callable[[str], str] = str) -> str:
+    def describe(self, rename: Callable[[str], str] | None = None) -> str:
         """Number, kind and first name in one line; empty if nothing was left out.
 
         Args:
-            rename: turns a parameter's name into a flag's.
+            rename: turns a parameter's name into a flag's; with it, the line says what to do.
         """
         parts = []
         for kind, paths in self.kinds.items():
             more = ", …" if len(paths) > 1 else ""
-            hint = f"; {_HINTS[kind]}" if kind in _HINTS else ""
-            hint = re.sub(r"{(\w+)}", lambda name: rename(name[1]), hint)
+            hint = ""
+            if rename and kind in _HINTS:
+                hint = f"; {_HINTS[kind].format(recursive=rename('recursive'))}"
             parts.append(f"{_count(kind, paths)} ({paths[0]}{more}{hint})")
         return f"left out: {', '.join(parts)}" if parts else ""
 
@@ -69,15 +70,14 @@ def _count(kind: str, paths: list[Path]) -> str:
 
 def describe_kind(path: Path) -> str:
     """What a path is: ``image``, ``video``, ``folder``, ``.txt file``, ``broken link`` …"""
-    if path.is_dir():
-        return f"{_attribute(path)}folder"
-    if path.is_symlink() and not path.exists():
-        return "broken link"
-    if path.name.startswith("."):  # macOS writes ._NAME.jpg
-        return "hidden file"
+    hidden = path.name.startswith(".")  # macOS writes ._NAME.jpg
+    if not path.is_file():
+        if path.is_dir():
+            return f"{'hidden ' if hidden else 'linked ' if path.is_symlink() else ''}folder"
+        return "special file" if path.exists() else "broken link"
     suffix = path.suffix.lower()
-    if path.exists() and not path.is_file():
-        return "special file"
+    if hidden:
+        return "hidden file"
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
@@ -88,12 +88,6 @@ def describe_kind(path: Path) -> str:
 def is_video(path: Path) -> bool:
     """Whether an input is a video, or a pattern of videos, by its suffix."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
-
-
-def _attribute(folder: Path) -> str:
-    if folder.name.startswith("."):
-        return "hidden "
-    return "linked " if folder.is_symlink() else ""
 
 
 def search_folder(

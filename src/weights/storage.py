@@ -3,9 +3,13 @@
 """
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,10 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import atomic_path, save_json, save_torch
+from ..files import atomic_path, save_json, save_torch, utf8_path
 from ..networks.base import Network
+from .faults import check_kind, explain, foreign_names, is_safetensors
 
 FOLDER = ("config.json", "model.safetensors")  # as huggingface_hub names them
+RUN = ("best.pt", "last.pt")  # as train.py names them: the best weights, else the newest
 MAX_SIZE = 8192  # pixels a side that a file may give as the network's input
 _KEPT = ("config", "img_size")  # in a safetensors file's metadata
 
@@ -28,7 +34,8 @@ def save_model(model: Network, path: str | Path, half: bool = False, **extra: An
         model: a network of :func:`build_model`, not fused.
         path: where to write; written whole or not at all.
         half: convolutions in 16 bits, for a file of half the size; loading widens them again.
-        **extra: plain values kept in the file too (epoch, scores); torch files only.
+        **extra: plain values kept in the file too (epoch, scores), which JSON can hold where the
+            file is of safetensors.
 
     Raises:
         UserError: the network is fused, or the file cannot be written.
@@ -56,26 +63,38 @@ def save_state(
         path: where to write.
         half: convolutions in 16 bits.
         about: table and size of the network; without it, the file holds the bare tensors.
-        extra: plain values kept in the file too; torch files with ``about`` only.
+        extra: plain values kept in the file too, beside ``about``.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:  # statistics of batch norm are few, and may exceed what 16 bits hold
         state = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
+    about = {**about, **(extra or {})} if about else {}
     if Path(path).suffix != ".safetensors":
-        save_torch({"model": state, **about, **(extra or {})} if about else state, path)
+        save_torch({"model": state, **about} if about else state, path)
         return
     with atomic_path(path) as temporary:
         try:
-            save_file(state, temporary, {k: json.dumps(v) for k, v in (about or {}).items()})
+            texts = {name: json.dumps(value) for name, value in about.items()}
+            save_file(state, temporary, {"format": "pt", **texts})  # transformers asks for it
         except SafetensorError as error:  # a full disk, for one
             raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
 
 
-def save_folder(model: Network, folder: str | Path) -> None:
-    """``config.json`` (the table and the size trained at) and ``model.safetensors``."""
+def save_folder(model: Network, folder: str | Path, **extra: Any) -> None:
+    """``config.json`` (the table, the size trained at, and what else is given) and
+    ``model.safetensors``."""
     about, weights = (Path(folder) / name for name in FOLDER)
     save_model(model, weights)
-    save_json(_about(model), about)
+    save_json({**_about(model), **extra}, about)
+
+
+def find_file(path: str | Path) -> Path:
+    """The best weights of a run where ``path`` is its folder; any other path as it is."""
+    path = Path(path)
+    if any((path / name).is_file() for name in FOLDER):
+        return path
+    best = [path / name for name in RUN if (path / name).is_file()]
+    return best[0] if best else path
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -87,29 +106,101 @@ def read_file(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, or unsafe to read.
     """
-    path = Path(path)
+    path = find_file(path)
     if path.is_dir():
         return _checked(_read_folder(path), path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
+    left_out: list[str] = []
     try:
-        if path.suffix == ".safetensors":
+        check_kind(path)
+        if is_safetensors(path):
             state, about = _read_safetensors(path)
-            content = {"model": state, **about} if "config" in about else state
+            content: Any = {"model": state, **about} if "config" in about else state
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
+            content, left_out = _read_torch(path)
+    except (PermissionError, UserError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: cannot be read (no permission)") from None
-    except Exception as error:  # a truncated file makes torch raise nearly anything
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            raise UserError(
-                f"{path}: refused, as it holds Python objects beside tensors, which may run code; "
-                "ask its author for a plain state_dict"
-            ) from None
-        raise UserError(f"{path}: truncated, or not a weights file") from None
+    except Exception:  # a truncated file makes torch raise nearly anything
+        raise explain(path) from None
+    if isinstance(content, _Ignored) or hasattr(content, "is_ignored"):
+        name = left_out[0] if left_out else "of torch's own classes"
+        raise UserError(
+            f"{path}: holds a whole pickled network ({name}), which only its own code can read; "
+            "save its state_dict() there, and give that file"
+        )
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state_dict")
-    return _checked(dict(content), path)
+    return _checked(Content(content, left_out=left_out), path)
+
+
+class Content(dict[str, Any]):
+    """What a file holds.
+
+    Args:
+        values: by name.
+        left_out: classes of Python objects that were passed over, as ``module.name``.
+    """
+
+    def __init__(self, values: Mapping[str, Any], left_out: Sequence[str] = ()) -> None:
+        super().__init__(values)
+        self.left_out = tuple(left_out)
+
+
+class _Ignored:
+    """Stands for an object of any class in a checkpoint: takes what is given, and does nothing."""
+
+    def __new__(cls, *args: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _IgnoredDict:
+    """The same for dicts: those that torch fills may be of no class but its own few."""
+
+    def __new__(cls, *args: Any) -> Any:
+        stand_in: Any = OrderedDict()
+        stand_in.is_ignored = True
+        return stand_in
+
+
+def _read_torch(path: Path) -> tuple[Any, list[str]]:
+    """The content of a torch file, and the classes whose objects in it were passed over.
+
+    torch reads tensors and plain values alone. Checkpoints of training frameworks hold settings of
+    other classes too: in place of those torch is given the two above, so that none of their code is
+    ever imported or run.
+    """
+    try:
+        return _load_safely(path), []
+    except UnpicklingError:
+        names = foreign_names(path)
+    kinds = (
+        [_Ignored if n.startswith("numpy.") else _IgnoredDict for n in names],
+        [_Ignored] * len(names),
+    )
+    for stand_ins in kinds:
+        with (
+            suppress(UnpicklingError, TypeError, ValueError),
+            torch.serialization.safe_globals(list(zip(stand_ins, names, strict=True))),
+        ):
+            own = ("torch.", "collections.", "builtins.", "__builtin__.", "_codecs.")
+            return _load_safely(path), [name for name in names if not name.startswith(own)]
+    raise UnpicklingError
+
+
+def _load_safely(path: Path) -> Any:
+    # Of an open file: of a name, torch goes by the suffix.
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of how a file was pickled
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -178,7 +269,7 @@ def _about(model: Network) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
+    with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return state, {k: json.loads(v) for k, v in (file.metadata() or {}).items() if k in _KEPT}
 
@@ -187,8 +278,10 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     about, weights = (folder / name for name in FOLDER)
     missing = [path.name for path in (about, weights) if not path.is_file()]
     if missing:
+        other = "" if len(missing) == 1 else f", nor is there a run's {RUN[0]}"
         raise UserError(
-            f"{folder}: a folder of weights holds {' and '.join(FOLDER)}; {missing[0]} is missing"
+            f"{folder}: a folder of weights holds {' and '.join(FOLDER)}; {missing[0]} is "
+            f"missing{other}"
         )
     content = read_file(weights)
     try:

@@ -1,5 +1,6 @@
 """No image that is held out is trained on, whatever way the splits are named."""
 
+import os
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from helpers.data import make_duts, make_pairs, save_image
 
 from src import UserError
+from train_utils.data import splits
 from train_utils.data.splits import find_pairs, find_splits, find_training_data
 
 STEMS = [f"{i:03d}" for i in range(8)]
@@ -171,3 +173,32 @@ def test_swapped_folders_are_no_fault(folders):
     with pytest.raises(UserError) as error:
         find_pairs(image_dir=folders[0], mask_dir=folders[1])
     assert "12 faults" in str(error.value) and "swapped?" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "stem"),
+    [
+        ("a ", "a "),  # a trailing space is a part of the name where an image has it
+        ("images/a ", "a "),
+        ("images/a .png", "a "),
+        (" b", "b"),
+        ("b.png ", "b"),
+        ("p.png", "p.png"),  # of p.png.jpg
+        ("images/p.png", "p.png"),
+        ("p.png.jpg", "p.png"),
+        ("d.jfif", "d"),
+        ("x\u2028y", "x\u2028y"),
+        (os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"caf\xe9")),
+        ("none.png", "none"),
+    ],
+)
+def test_names_in_lists(tmp_path, line, stem):
+    stems = {"a ", "b", "p.png", "d", "x\u2028y", os.fsdecode(b"caf\xe9")}
+    (tmp_path / "test.txt").write_bytes(os.fsencode(f"{line}\r\n\n"))
+    assert splits._read_list(tmp_path / "test.txt", stems) == {stem}
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    (tmp_path / "test.txt").write_bytes("a\nb\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"test\.txt: not a readable list of names; save it as"):
+        splits._read_list(tmp_path / "test.txt", {"a", "b"})
