@@ -109,14 +109,20 @@ class Network(nn.Module):
         return self
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and a model card to a folder.
+        """Write ``config.json``, ``model.safetensors``, a model card, and what transformers needs to
+        load them by itself, to a folder.
 
         Args:
             folder: created where it is missing.
-            **options: of :meth:`huggingface_hub.ModelHubMixin.save_pretrained`.
+            **options: of :meth:`huggingface_hub.ModelHubMixin.save_pretrained`, and ``onnx=True``
+                for ``onnx/model.onnx`` too, which transformers.js loads.
 
         Returns:
             The address of the commit where ``push_to_hub=True`` uploads the files too.
+
+        Raises:
+            UserError: the network is fused; or there is to be an ONNX file, and a package is
+                missing or the network has not one map of RGB images.
         """
         from ..weights import hub
 
@@ -128,7 +134,7 @@ class Network(nn.Module):
         Args:
             name: ``owner/name``, created where it is missing.
             **options: of :meth:`huggingface_hub.ModelHubMixin.push_to_hub`: ``private``,
-                ``token``, ``branch``, ``commit_message``, …
+                ``token``, ``branch``, ``commit_message``, …; and ``onnx=True``, as above.
 
         Returns:
             The address of the commit.

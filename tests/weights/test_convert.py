@@ -207,7 +207,8 @@ def test_pretrained_folder(model, tmp_path):
     """What the mixin writes: safetensors, config.json, a card; read by class and by name."""
     model.save_pretrained(tmp_path / "net")
     names = {path.name for path in (tmp_path / "net").iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors"}
+    for_transformers = {"modeling_u2net.py", "preprocessor_config.json"}
+    assert names == {"README.md", "config.json", "model.safetensors"} | for_transformers
     assert json.loads((tmp_path / "net/config.json").read_text())["img_size"] == 96
     assert "from_pretrained" in (tmp_path / "net/README.md").read_text()
     assert load_model(tmp_path / "net").origin.startswith("folder of save_pretrained")
