@@ -2,9 +2,10 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,22 +45,32 @@ class ExportedNetwork(nn.Module):
         return tuple(self.network.probabilities(x) for x in logits)
 
 
-def describe_network(model: Network) -> dict[str, str]:
-    """The metadata of an exported file: a JSON text for each name."""
+def describe_network(model: Network) -> dict[str, Any]:
+    """The metadata of an exported file: the network, and how an image is prepared for it."""
     try:
         version = metadata.version("u2net-toolkit")
     except metadata.PackageNotFoundError:  # run from a clone that is not installed
         version = "clone"
-    values = {
+    size = model.img_size
+    return {
         "network": model.config.name,
         "config": model.config.to_dict(),
-        "img_size": model.img_size,
+        "img_size": size,
         "object_map": model.config.object_map,
         "mean": list(model.config.mean),
         "std": list(model.config.std),
+        "resampling": "bilinear",
+        "antialias": True,
+        "input": f"RGB, resized to {size}x{size} by bilinear interpolation with antialias (aspect "
+        "ratio not kept), divided by 255, minus mean, divided by std",
+        "output": "probabilities from 0 to 1; resize them back to the image's size bilinearly",
         "version": version,
     }
-    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def to_json(about: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata for formats that hold texts: a JSON text for each name."""
+    return {name: json.dumps(value) for name, value in about.items()}
 
 
 def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.ExportedProgram:

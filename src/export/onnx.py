@@ -1,13 +1,15 @@
 """Networks as ONNX files, checked before they are kept.
 
-The file takes a float32 input N×3×H×W of any batch and size from 32², normalised by the mean and
-std in its metadata, and gives the fused map as probabilities N×out_ch×H×W first.
+The file takes a float32 input N×3×H×W of any batch and size from 32², prepared as its metadata
+say, and gives the map that counts as probabilities N×out_ch×H×W first. It is written in the oldest
+version of ONNX that holds the network, as a runtime refuses whatever is newer than itself.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +22,14 @@ from .common import (
     ExportedNetwork,
     check_export,
     describe_network,
+    to_json,
     trace,
 )
+
+IR_VERSION = 8  # of the file format: ONNX 1.10, ONNX Runtime 1.9
+OPSET = 15  # of the operators: the same releases
+_TRACED_OPSET = 18  # the oldest that torch's exporter writes
+_AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 def export_onnx(model: Network, path: str | Path, sides: bool = False, half: bool = False) -> float:
@@ -55,15 +63,18 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
     network = ExportedNetwork(model, sides)
     traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network)
     with _errors_only("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
-        program = torch.onnx.export(traced, dynamo=True, verbose=False)
+        program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
     assert program is not None  # it is None without dynamo alone
     for i, value in enumerate(program.model.graph.outputs):
         value.name = model.map_names[i] if i else "saliency"
     program.model.graph.inputs[0].name = "pictures"
-    proto = program.model_proto
+    proto = downgrade(program.model_proto)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
-    onnx.helper.set_model_props(proto, describe_network(model))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, name in _AXES.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.helper.set_model_props(proto, to_json(describe_network(model)))
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
         onnx.checker.check_model(temporary, full_check=True)
@@ -74,6 +85,25 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
             path,
             HALF_TOLERANCE if half else TOLERANCE,
         )
+
+
+def downgrade(proto: Any, opset: int = OPSET) -> Any:
+    """A ``ModelProto`` in the oldest version of ONNX, from ``opset`` on, that holds its operators.
+
+    The names that torch gives to sizes inside the graph (``s78``) go, as they mean nothing there.
+    """
+    from onnx import version_converter
+
+    found = proto.opset_import[0].version
+    for version in range(opset, found):
+        try:
+            proto = version_converter.convert_version(proto, version)
+            break
+        except RuntimeError:  # an operator is newer: no narrower class
+            continue
+    proto.ir_version = min(proto.ir_version, IR_VERSION)
+    del proto.graph.value_info[:]
+    return proto
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Networks as ``torch.export`` programs and AOTInductor packages, checked before they are kept.
 
-Both take a float32 input N×3×H×W, normalised by the mean and std in their metadata, and give the
-fused map as probabilities N×out_ch×H×W first: a program at any batch and size from 32², a package
-one image of one size.
+Both take a float32 input N×3×H×W, prepared as their metadata say, and give the fused map as
+probabilities N×out_ch×H×W first: a program at any batch and size from 32², a package one image of
+one size.
 """
 
 import io
@@ -17,7 +17,7 @@ from ..compat import NoCompilerError, compile_package
 from ..errors import UserError
 from ..files import atomic_path
 from ..networks.base import Network
-from .common import ExportedNetwork, check_export, describe_network, trace
+from .common import ExportedNetwork, check_export, describe_network, to_json, trace
 
 
 def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
@@ -41,10 +41,10 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
     """
     network = ExportedNetwork(model, sides)
     program = trace(network)
-    about = {name: json.loads(text) for name, text in describe_network(model).items()}
+    about = json.dumps(describe_network(model))
     with _pt2_path(path) as temporary:
         packed = io.BytesIO()  # torch's own writer ends the process where the disk is full
-        torch.export.save(program, packed, extra_files={"about.json": json.dumps(about)})
+        torch.export.save(program, packed, extra_files={"about.json": about})
         temporary.write_bytes(packed.getbuffer())
         loaded = torch.export.load(temporary).module()
         return check_export(network, lambda x: [m.numpy() for m in loaded(x)], path)
@@ -76,7 +76,7 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
     network = ExportedNetwork(model, sides)
     shape = (1, model.img_size, model.img_size)
     program = trace(network, shape)
-    options = {"aot_inductor.metadata": describe_network(model), "freezing": True}
+    options = {"aot_inductor.metadata": to_json(describe_network(model)), "freezing": True}
     with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference alone
         try:
             run = compile_package(program, temporary, options)

@@ -3,6 +3,7 @@
 OpenVINO takes two thirds of the time, so it is used where it is installed.
 """
 
+import ctypes
 import os
 from collections.abc import Callable
 from functools import cache, partial
@@ -10,25 +11,49 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..device import after_fork
 from ..errors import UserError
 from ..networks.config import U2NetConfig
 from ..networks.registry import parse_config
 from ..weights.onnx import read_graph
 
-_preparing = Lock()  # of all files: the runtimes themselves are set up under it
 Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H×W
+
+
+class _Process:
+    """What the backends of this process share."""
+
+    preparing = Lock()  # held while a file is compiled, whichever: runtimes are set up under it
+    backends: ClassVar["WeakSet[OnnxBackend]"] = WeakSet()
+    lost_openvino = False  # this process was forked from one that uses it
+
+
+@after_fork
+def _reset() -> None:
+    """Leave what the parent has compiled as it is, for ever: to free it waits for its threads."""
+    _Process.preparing = Lock()
+    kept: list[Any] = []
+    if _core.cache_info().currsize:
+        _Process.lost_openvino = True
+        kept.append(_core())
+    for backend in _Process.backends:
+        kept.append(backend._runs)
+        backend._start()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 class OnnxBackend:
     """A quantised file in place of a network; threads may share one.
 
-    Each call computes with as many threads as torch would (``torch.get_num_threads``).
+    Each call computes with as many threads as torch would (``torch.get_num_threads``). A copy,
+    pickled or not, holds the file, and is compiled anew.
 
     Args:
         path: the file.
@@ -49,12 +74,25 @@ class OnnxBackend:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         self.img_size: int = metadata.get("img_size", 320)
-        if runtime == "auto":
-            runtime = "openvino" if find_spec("openvino") else "onnxruntime"
-        self.path, self.runtime = path, runtime
+        self.path, self.asked, self.content = path, runtime, Path(path).read_bytes()
+        self._start()
+
+    def _start(self) -> None:
+        # OpenVINO's threads do not survive a fork, and it cannot be started again.
+        usable = find_spec("openvino") and not _Process.lost_openvino
+        auto = "openvino" if usable else "onnxruntime"
+        self.runtime = auto if self.asked == "auto" else self.asked
         maps = "1 map" if self.config.out_ch == 1 else f"{self.config.out_ch} maps"
-        self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {runtime}"
+        self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {self.runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
+        _Process.backends.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_runs"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised images N×3×H×W float32, on the CPU, to probabilities N×out_ch×H×W."""
@@ -72,11 +110,16 @@ class OnnxBackend:
         its mirrored borders.
         """
         shape = size if isinstance(self.config, U2NetConfig) else (size[0], -1, -1)
-        with _preparing:
+        with _Process.preparing:
+            if self.runtime == "openvino" and _Process.lost_openvino:
+                raise UserError(
+                    f"{self.path}: OpenVINO cannot run in a process forked from one that uses it; "
+                    "start processes by spawn, or use onnxruntime"
+                )
             if (*size, threads) not in self._runs:
                 prepare = _openvino if self.runtime == "openvino" else _onnxruntime
                 try:
-                    self._runs[*size, threads] = prepare(self.path, shape, threads)
+                    self._runs[*size, threads] = prepare(self.content, shape, threads)
                 except ImportError as error:
                     raise UserError(
                         f"{self.path}: int8 needs {error.name}: pip install openvino"
@@ -89,9 +132,9 @@ class OnnxBackend:
             return self._runs[*size, threads]
 
 
-def _openvino(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
+def _openvino(content: bytes, shape: tuple[int, ...], threads: int) -> Run:
     core = _core()
-    model = core.read_model(path)
+    model = core.read_model(content)
     model.reshape([1, *shape])
     streams = max(1, (os.cpu_count() or 1) // threads)  # calls side by side
     compiled = core.compile_model(
@@ -149,11 +192,11 @@ def _infer(compiled: Any, idle: SimpleQueue, image: np.ndarray) -> np.ndarray:
     return maps
 
 
-def _onnxruntime(path: str | Path, shape: tuple[int, ...], threads: int) -> Run:
+def _onnxruntime(content: bytes, shape: tuple[int, ...], threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     return lambda image: session.run(None, {entry.name: image})[0]

@@ -1,8 +1,10 @@
 """Image in, map out. Validation, prediction and the benchmarks all go through this."""
 
 import copy
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, TypeGuard, cast, overload
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..device import per_core, pick_device, pick_dtype
+from ..device import after_fork, fork_count, per_core, pick_device, pick_dtype
 from ..errors import UserError
 from ..networks.base import MIN_SIZE, Network
 from ..pictures.classes import coloured
@@ -34,19 +36,33 @@ class Backend(Protocol):
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
+class _Rebuilding:
+    """Held by the thread that makes a predictor anew in a forked process."""
+
+    lock = Lock()
+
+
+@after_fork
+def _release() -> None:
+    _Rebuilding.lock = Lock()
+
+
 class Predictor:
     """A network made ready for inference: batch norm folded, channels last, bf16 where fast.
 
-    It keeps no state between calls, so threads may share one.
+    It keeps no state between calls, so threads may share one. Pickled or copied, it is its weights
+    and parameters, of which it is made anew where it is loaded; so it is in a process forked from
+    the one that made it, where torch computes with one thread.
 
     Args:
         model: a network (copied, the caller's stays as it is), or the path of a weights file or of
             one written by ``export.py --int8``, which runs on the CPU.
         img_size: the side in pixels of the square that the network sees, at least 32; None for the
-            one that it was trained at (320 for published weights).
+            one that it was trained at (320 for published weights), or that the preset asks for.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
-        preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``).
+        preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``,
+            at that program's size where ``img_size`` is None).
         tta: average each map with that of the mirrored image; takes twice the time.
 
     Raises:
@@ -68,32 +84,78 @@ class Predictor:
         preset: str = "default",
         tta: bool = False,
     ) -> None:
-        self.preset = pick_preset(preset)
-        self.tta = tta
-        if _is_int8(model):
-            _check_int8(str(device), amp)
+        self._settings: dict[str, Any] = {
+            "img_size": img_size,
+            "device": str(device),
+            "amp": amp,
+            "preset": preset,
+            "tta": tta,
+        }
+        self._set_up(OnnxBackend(model) if _is_int8(model) else _load(model), **self._settings)
+
+    def _set_up(
+        self,
+        source: nn.Module | OnnxBackend,
+        img_size: int | None,
+        device: str,
+        amp: str,
+        preset: str,
+        tta: bool,
+    ) -> None:
+        """Make what computes of ``source``, which stays as it is."""
+        self._source, self._forks = source, fork_count()
+        self.preset, self.tta = pick_preset(preset), tta
+        if isinstance(source, OnnxBackend):
+            _check_int8(device, amp)
             self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
-            network: Backend = OnnxBackend(model)
+            network: Backend = copy.copy(source)
         else:
-            self.device = pick_device(str(device))
+            self.device = pick_device(device)
             amp = "off" if amp == "auto" and self.preset.exact else amp
             self.dtype = pick_dtype(amp, self.device)
             self.precision = str(self.dtype).removeprefix("torch.")
-            network = cast(Backend, prepare(_load(model), self.device, self.dtype))
+            network = cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype))
         self.model = network  # it can no longer be trained or saved
         config = network.config
         self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
-        self.img_size: int = img_size or network.img_size
+        self.img_size: int = img_size or self.preset.pick_size(config, network.img_size)
+        if not img_size and self.img_size != network.img_size:
+            sizes = f"used at {self.img_size}² as by {preset}, trained at {network.img_size}²"
+            self.origin = f"{self.origin}, {sizes}"
         if self.img_size < MIN_SIZE:
             raise UserError(f"expected at least {MIN_SIZE} pixels", "img_size", self.img_size)
         if config.in_ch != 3:
             raise UserError(f"{self.origin}: takes {config.in_ch} channels, images have 3")
         self.channel: int | None = config.object_map  # the map of the object
         self.classes: int | None = None if self.channel is not None else config.out_ch
+        if self.channel:
+            self.origin = f"{self.origin}, the second of them of the object"
         if self.classes and self.preset.exact:
             raise UserError(
                 f"is for one map; these weights are of {self.classes} classes", "preset", preset
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As bytes: multiprocessing would send each tensor as an open file, of which there may be
+        # too few.
+        return {"source": pickle.dumps(self._source), "settings": self._settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._settings = state["settings"]
+        self._set_up(pickle.loads(state["source"]), **self._settings)
+
+    def _follow_fork(self) -> None:
+        """In a forked process, make anew what has lost its threads there."""
+        if self._forks == fork_count():
+            return
+        if self.device.type != "cpu":
+            raise UserError(
+                f"a GPU cannot be used in a process forked from one that uses it ({self.device}); "
+                "start processes by spawn, or make the predictor in each of them"
+            )
+        with _Rebuilding.lock:
+            if self._forks != fork_count():
+                self._set_up(self._source, **self._settings)
 
     @overload
     def __call__(self, image: str | Path | np.ndarray) -> np.ndarray: ...
@@ -177,6 +239,7 @@ class Predictor:
             >>> predict.predict_batch(torch.rand(2, 3, 40, 60)).shape
             torch.Size([2, 40, 60])
         """
+        self._follow_fork()
         levels = _to_levels(images)
         height, width = levels.shape[-2:]
         if not len(levels):
@@ -187,10 +250,12 @@ class Predictor:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """An upright image to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
+        self._follow_fork()
         return self.preset.prepare(image, self.img_size)
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
         """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
+        self._follow_fork()
         return self.preset.resize(saliency, size)
 
     def maps(self, images: Tensor) -> Tensor:
@@ -205,6 +270,7 @@ class Predictor:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """As :meth:`maps`, all maps of the network: N×out_ch×S×S."""
+        self._follow_fork()
         if self.device.type != "cpu" or len(images) < 2:
             return self._probabilities(images)
         with per_core(len(images)) as (pool, _):
@@ -227,9 +293,9 @@ class Predictor:
 
 
 def _load(model: nn.Module | str | Path) -> nn.Module:
-    """A network of the predictor's own."""
+    """A network of the predictor's own, on the CPU."""
     if isinstance(model, nn.Module):
-        return model.plain() if isinstance(model, Network) else copy.deepcopy(model)
+        return (model.plain() if isinstance(model, Network) else copy.deepcopy(model)).cpu()
     return load_model(model)
 
 

@@ -104,6 +104,10 @@ class Preset:
 
     exact = False  # whether float32 is needed, because another program's masks are the measure
 
+    def pick_size(self, network: Preprocessing, trained_at: int) -> int:
+        """The side in pixels at which the network with this config sees images."""
+        return trained_at
+
     def prepare(self, image: Image.Image, size: int) -> Tensor:
         """An upright image to 3×size×size uint8."""
         return resize_input(to_tensor(to_rgb(image)), size)
@@ -132,10 +136,15 @@ class Rembg(Preset):
 
     Lanczos both ways; the input is divided by its own maximum; the map is stretched by its minimum
     and maximum and cut to 8 bits. Stretching turns the map of an image without an object into
-    noise, which is why this is not the default. An alpha channel is ignored, as rembg does.
+    noise, which is why this is not the default. An alpha channel is ignored, as rembg does. The
+    network sees squares of 320 pixels (IS-Net of 1024), whatever it was trained at.
     """
 
     exact = True
+
+    def pick_size(self, network: Preprocessing, trained_at: int) -> int:
+        """As :meth:`Preset.pick_size`, by the kind of network alone."""
+        return 320 if getattr(network, "stem", None) is None else 1024
 
     def prepare(self, image: Image.Image, size: int) -> Tensor:
         """An upright image to 3×size×size uint8."""

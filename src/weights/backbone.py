@@ -26,7 +26,12 @@ def load_backbone(model: Network, backbone: str | Path) -> None:
     if kind is None:
         raise UserError(f"{model.config.name} has none; fcn8s and segnet do", "backbone", backbone)
     if str(backbone) == "imagenet":
-        from torchvision.models import get_model_weights  # here, as it takes longer than torch
+        try:
+            from torchvision.models import get_model_weights  # here, as it takes longer than torch
+        except ImportError:
+            raise UserError(
+                "needs torchvision: pip install torchvision", "backbone", backbone
+            ) from None
 
         weights = get_model_weights(kind).DEFAULT
         try:

@@ -90,6 +90,8 @@ def _find_state(content: Mapping[str, Any]) -> tuple[StateDict, str]:
         return {}, ""
     plain = {}
     for name, tensor in state.items():
+        if name == "n_averaged":  # a counter of torch's AveragedModel
+            continue
         plain[".".join(part for part in name.split(".") if part not in _WRAPPERS)] = tensor
     return plain, "Lightning checkpoint" if is_lightning else ""
 

@@ -57,9 +57,17 @@ def test_onnx(call, tmp_path, maps):
             session.run(None, {"pictures": x.numpy()}), expected(model, x), strict=False
         ):
             assert np.abs(found - truth).max() <= 1e-4
+    file = onnx.load(path)
+    assert (file.ir_version, file.opset_import[0].version) == (8, 15), "for ONNX Runtime 1.9"
+    axes = [v.type.tensor_type.shape.dim for v in (*file.graph.input, *file.graph.output)]
+    assert {tuple(d[i].dim_param for i in (0, 2, 3)) for d in axes} == {
+        ("batch", "height", "width")
+    }
     assert str(ROOT).encode() not in path.read_bytes(), "a path of the machine that exported"
     props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert props["img_size"] == 96 and props["network"] == model.config.name
+    assert props["resampling"] == "bilinear" and props["antialias"] is True
+    assert "resized to 96x96 by bilinear interpolation with antialias" in props["input"]
     assert props["mean"] == [0.485, 0.456, 0.406] and props["std"] == [0.229, 0.224, 0.225]
 
 
@@ -67,7 +75,7 @@ def test_the_map_of_the_object(call, tmp_path):
     """Which of several it is stands in the file; rembg would take the first."""
     for maps, index in ((2, 1), (3, None)):
         model = make_varied_network({**SMALL, "out_ch": maps, "activation": "softmax"})
-        assert json.loads(describe_network(model)["object_map"]) == index
+        assert describe_network(model)["object_map"] == index
         save_model(model, tmp_path / "net.pt")
         argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.onnx"]
         status, _, err = call(export.main, *argv, "--preset", "rembg")

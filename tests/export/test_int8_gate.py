@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers.data import SMALL, make_pairs, make_varied_network
+from helpers.data import SMALL, make_pairs, make_scene, make_varied_network, save_image
 
 import export
 import src.export.int8
-from src import Predictor, UserError
+from src import Predictor, UserError, load_model
 from src.export.int8 import export_int8
+from src.weights.load import SHIPPED
 
 
 def spoil(model, factor):
@@ -90,6 +92,41 @@ def test_folders_that_cannot_calibrate(tmp_path):
     make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
     with pytest.raises(UserError, match=r"calibrate .*images: holds 3 images; expected at least 5"):
         export_int8(model, tmp_path / "net.onnx", tmp_path / "images")
+
+
+def test_images_that_say_nothing(tmp_path):
+    """Plain colours and copies: every file passes where maps are the same everywhere."""
+    shipped, rng = load_model(SHIPPED), np.random.default_rng(0)
+    for i in range(6):
+        colour = rng.integers(0, 256, 3, dtype=np.uint8)
+        save_image(tmp_path / f"plain/{i}.png", np.tile(colour, (60, 80, 1)))
+        save_image(tmp_path / f"copies/{i}.png", make_scene(0)[0])
+    with pytest.raises(UserError, match=r"plain: .*sees something in 0 of its 6 images"):
+        export_int8(shipped, tmp_path / "net.onnx", tmp_path / "plain")
+    with pytest.raises(UserError, match=r"copies: holds copies: 1 of 6 images differ"):
+        export_int8(shipped, tmp_path / "net.onnx", tmp_path / "copies")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_some_images_that_say_nothing(tmp_path):
+    """The others are measured on, wherever they come by name."""
+    predictor = Predictor(SHIPPED, device="cpu", amp="off")
+    for i in range(5):
+        save_image(tmp_path / f"{i}.png", np.full((60, 80, 3), 40 * i, np.uint8))
+        save_image(tmp_path / f"{i + 5}.png", make_scene(i)[0])
+    images = sorted(tmp_path.iterdir())
+    held_out = src.export.int8._hold_out(predictor, images, tmp_path)
+    assert {path.name for path in held_out} == {"7.png", "5.png"}
+
+
+def test_made_scenes_calibrate():
+    """A network sees objects in them, and their values spread as those of photos do."""
+    scenes = [src.export.int8.make_scene(seed) for seed in range(4)]
+    assert scenes[0].tobytes() == src.export.int8.make_scene(0).tobytes() != scenes[1].tobytes()
+    predictor = Predictor(SHIPPED, device="cpu", amp="off")
+    assert min(predictor.map(scene).std() for scene in scenes) > 0.1
+    inputs = src.export.int8._Inputs(predictor, [])
+    assert len(list(iter(inputs.get_next, None))) == 8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Masks as rembg makes them, against its steps written down in numpy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -52,3 +54,18 @@ def test_a_constant_map_is_empty(network):
 def test_unknown(network):
     with pytest.raises(UserError, match="rembg"):
         Predictor(network, preset="rembgg")
+
+
+@pytest.mark.parametrize("trained_at", [128, 192])
+def test_rembg_with_another_size_trained_at(network, trained_at):
+    """rembg shows every U²-Net 320²; said where that is not its size, and img_size comes first."""
+    small = copy.deepcopy(network)
+    small.img_size = trained_at
+    image = Image.fromarray(make_scene(3, 130, 70)[0])
+    predictor = Predictor(small, device="cpu", preset="rembg")
+    assert predictor.img_size == 320
+    assert f"used at 320² as by rembg, trained at {trained_at}²" in predictor.origin
+    expected = np.asarray(rembg_mask(network, image), int)
+    assert np.abs(np.asarray(predictor(image), int) - expected).max() <= 1
+    assert Predictor(small, 64, "cpu", preset="rembg").img_size == 64
+    assert Predictor(small, device="cpu").img_size == trained_at

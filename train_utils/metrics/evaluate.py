@@ -61,7 +61,7 @@ class MapError(UserError):
 
 
 def require_one_map(predictor: Predictor, name: object) -> None:
-    """Refuse a network of several maps, of which none can be scored as the object's.
+    """Refuse a network of several maps, unless they are background and object.
 
     Args:
         predictor: of the network.
@@ -71,7 +71,7 @@ def require_one_map(predictor: Predictor, name: object) -> None:
         UserError: it has several.
     """
     maps = predictor.model.config.out_ch
-    if maps != 1:
+    if predictor.channel is None:
         advice = f"score it with {{metrics}} semantic {{num_classes}} {maps}"
         raise UserError(f"{name}: gives {maps} maps, not one", advice=advice)
 
@@ -80,7 +80,7 @@ def predicted(predictor: Predictor, loader: ImageLoader, stretch: bool) -> Itera
     """Compute the maps of a network, resized to their masks.
 
     Args:
-        predictor: of a network of one map.
+        predictor: of a network of one map, or of background and object.
         loader: of the images. Where the network gives values that are not finite, the image is
             treated as one that cannot be loaded: named by a UserError, or by ``loader.errors``.
         stretch: stretch each map by its own minimum and maximum, before it is rounded to 8 bits.
@@ -92,7 +92,8 @@ def predicted(predictor: Predictor, loader: ImageLoader, stretch: bool) -> Itera
         UserError: the network has several maps.
     """
     require_one_map(predictor, predictor.origin)
-    return _scored(predictor, loader, lambda maps: to_levels(maps[0], stretch))
+    channel = predictor.channel or 0
+    return _scored(predictor, loader, lambda maps: to_levels(maps[channel], stretch))
 
 
 def predicted_classes(predictor: Predictor, loader: ImageLoader, classes: int) -> Iterator[Scored]:
