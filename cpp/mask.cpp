@@ -9,7 +9,10 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <ATen/ATen.h>
 
+#include <unistd.h>
+
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <opencv2/core/utils/logger.hpp>
@@ -79,8 +82,26 @@ at::Tensor predict(AOTIModelPackageLoader& network, const at::Tensor& image) {
   return resize(map, image.size(2), image.size(3)).clamp_(0, 1)[0][0];
 }
 
+// Before anything is computed: the mask can be written, and is neither of the inputs, by a link either.
+void check_output(const std::filesystem::path& mask, const std::filesystem::path& package,
+                  const std::filesystem::path& image) {
+  std::error_code missing;  // a file that is not there yet is no input
+  for (const auto& input : {package, image})
+    if (std::filesystem::equivalent(mask, input, missing))
+      throw std::runtime_error(mask.string() + ": would overwrite an input; name another file");
+  const auto folder = mask.has_parent_path() ? mask.parent_path() : std::filesystem::path(".");
+  const bool exists = std::filesystem::exists(mask, missing);
+  if (!std::filesystem::is_directory(folder, missing))
+    throw std::runtime_error(folder.string() + ": no such folder");
+  if (access((exists ? mask : folder).c_str(), W_OK) != 0)
+    throw std::runtime_error(mask.string() + ": cannot be written");
+  if (!cv::haveImageWriter(mask.string()))
+    throw std::runtime_error(mask.string() + ": name it .png, or as another kind of image");
+}
+
 int main(int argc, char** argv) try {
   if (argc != 4) throw std::runtime_error("usage: mask PACKAGE IMAGE MASK.png");
+  check_output(argv[3], argv[1], argv[2]);
   c10::InferenceMode inference;
   cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
   const auto network = open_package(argv[1]);

@@ -80,6 +80,11 @@ def test_cpp(package, tmp_path):
         done = subprocess.run([tmp_path / "mask", *argv], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.startswith("error: ")
         assert "frame #" not in done.stderr
+    (tmp_path / "link.png").symlink_to("large.png")
+    for output in ("large.png", "link.png"):  # no output is an input
+        argv = [tmp_path / "mask", package, tmp_path / "large.png", tmp_path / output]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        assert done.returncode == 2 and "would overwrite an input" in done.stderr
 
 
 REMBG = ROOT / ".venv-rembg/bin/python"  # its packages clash with pysodmetrics'
