@@ -79,9 +79,7 @@ def train(settings: Settings) -> int:
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
-    threshold = 127 if settings.mask_threshold is None else settings.mask_threshold
-    cut = threshold if settings.masks == "soft" else None
-    task = Task(settings.num_classes, settings.ignore_index, cut)
+    task = Task(settings.num_classes, settings.ignore_index, settings.soft_cut)
     if is_main():
         _announce(settings, trainer, folder, resume)
     try:

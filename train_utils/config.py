@@ -245,6 +245,12 @@ class Settings:
             raise UserError(f"expected balanced, or {classes} numbers", "class_weights")
 
     @property
+    def soft_cut(self) -> int | None:
+        """The level of 255 above which a soft mask is object; None of other masks."""
+        threshold = 127 if self.mask_threshold is None else self.mask_threshold
+        return threshold if self.masks == "soft" else None
+
+    @property
     def first_epochs(self) -> list[int]:
         """The epoch, counted from 0, from which each ``img_size`` holds."""
         return [round(share * self.epochs) for share in (0.0, *self.grow_at)]

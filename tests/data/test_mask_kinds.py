@@ -70,6 +70,14 @@ def test_grey_sets_are_scored_and_trained(grey_set, call, tmp_path, weights):
     assert run(grey_set[0].parent, tmp_path / "run", "--epochs", "1") == 0
 
 
+def test_grey_sets_by_the_measures_of_classes(grey_set, call, weights):
+    argv = ["--data-path", grey_set[0].parent, "--weights", weights, *PLAIN]
+    status, said, err = call(validation.main, *argv, "--metrics", "semantic")
+    assert status == 0 and "3 masks come out empty" in said, err
+    status, said, err = call(validation.main, *argv, "--masks", "classes")
+    assert status == 2 and "--masks classes" in err and "--num-classes" in err
+
+
 @pytest.mark.parametrize("flags", [["--masks", "binary"], ["--mask-threshold", "127"]])
 def test_the_user_has_the_last_word(folders, call, weights, flags):
     """Masks that would be refused are taken as empty, counted and said, in both scripts."""

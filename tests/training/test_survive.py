@@ -1,9 +1,11 @@
 """Runs that meet what they cannot read, and runs that meet each other."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from helpers.data import ROOT, make_pairs, same_state, truncate_file
 from helpers.runs import FLAGS, rows, run
 
 import train
+import validation
 from my_dataset import SegmentationDataset
 from src import UserError
 from train_utils.data.loaders import EpochSampler, train_loader
@@ -76,6 +79,18 @@ def test_replacements_depend_on_the_key_alone(torn):
         assert sorted(pairs[i].name for i in loader.errors) == ["03", "05"]
     assert orders[0] == orders[1] and len(orders[0]) == 17
     assert not {3, 5} & {int(pairs[i].name) for i in orders[0]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf8(tmp_path, call):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xe4t"))
+    make_pairs(root / "images", root / "masks", [f"\udce4{i}" for i in range(8)])
+    assert run(root, tmp_path / "run", *SHORT) == 0
+    assert run(root, tmp_path / "run", *SHORT, "--resume", "auto") == 0
+    argv = ["--weights", tmp_path / "run/best.pt", "--data-path", root, "--workers", 0]
+    argv += ["--csv", tmp_path / "s.csv", "--json", tmp_path / "s.json", "--worst", 1]
+    status, _, err = call(validation.main, *argv, "--worst-file", tmp_path / "w.png")
+    assert status == 0 and len((tmp_path / "s.csv").read_text().splitlines()) == 9, err
 
 
 def test_balanced_weights_without_a_torn_mask(torn, tmp_path):

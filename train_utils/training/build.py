@@ -20,7 +20,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.masks import mask_reader
 from ..data.splits import find_training_data
 from ..distributed import from_main, is_main, is_restarted, on_any_rank, world_size
-from .checkpoint import check_record, choose_folder, claim_folder, save_checkpoint
+from .checkpoint import check_record, choose_folder, claim_folder, has_checkpoint, save_checkpoint
 from .losses import DeepSupervision, balanced_weights
 from .optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from .trainer import Trainer
@@ -48,7 +48,7 @@ def make_datasets(
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
-    soft = settings.masks == "soft"
+    soft = settings.soft_cut is not None
     sizes = zip(settings.img_size, settings.crop_size, strict=True)
     starts = settings.first_epochs
     growing = Growing([TrainPreset(*size, strong, classes, soft) for size in sizes], starts)
@@ -101,7 +101,8 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
         with torch.device("meta"):  # its table is wanted, not its weights
             named = build_model(settings.model)
         if _structure(named) != _structure(model):
-            raise UserError(f"{source} holds a {model.config.name}", "model", settings.model)
+            held = f"{source} holds a {model.config.name}{_differences(model, named)}"
+            raise UserError(held, "model", settings.model)
     config = model.config
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
         raise UserError(
@@ -157,7 +158,10 @@ def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | 
         output_dir=settings.output_dir,
         restarted=restarted,
     )
-    claim_folder(chosen[0])
+    folder, checkpoint = chosen
+    claim_folder(folder)
+    if checkpoint is None and has_checkpoint(folder):  # of one that was just at its end
+        raise UserError("already contains a run", "output_dir", folder)
     return from_main(chosen)
 
 
@@ -189,11 +193,9 @@ def check_run_files(
 def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervision:
     """The loss; balanced class weights are counted in the masks of the training set."""
     classes, weights = settings.num_classes, settings.class_weights
-    soft = settings.masks == "soft"
+    cut = settings.soft_cut
     if weights == ("balanced",):
-        weights = tuple(
-            balanced_weights(train_set.pairs, classes or 2, settings.ignore_index, soft)
-        )
+        weights = tuple(balanced_weights(train_set.pairs, classes or 2, settings.ignore_index, cut))
         if is_main():
             print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
     return DeepSupervision(
@@ -202,7 +204,7 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
         classes=classes or 1,
         ignore_index=settings.ignore_index,
         class_weights=None if weights is None else [float(weight) for weight in weights],
-        soft=soft,
+        soft=cut is not None,
     )
 
 
@@ -301,6 +303,22 @@ def _structure(model: Network) -> tuple[Any, ...]:
     if isinstance(config, U2NetConfig):
         return config.encoder, config.decoder, config.stem, config.fuse_sides
     return config.name, config.width
+
+
+def _differences(model: Network, named: Network) -> str:
+    """Where two networks of one name differ, for people; nothing where their names say it."""
+    if model.config.name != named.config.name:
+        return ""
+    table, other = model.config.to_dict(), named.config.to_dict()
+    changed = [name for name in table if table[name] != other.get(name)]
+    changed = [name for name in changed if name not in ("out_ch", "activation", "conv_bias")]
+    short = "; ".join(
+        f"{name} {table[name]}, not {other.get(name)}"
+        if isinstance(table[name], int | None)
+        else f"other values of {name}"
+        for name in changed
+    )
+    return f" with {short}"
 
 
 def _describe(dataset: SegmentationDataset, purpose: str) -> str:

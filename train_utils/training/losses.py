@@ -232,7 +232,7 @@ def balanced_weights(
     pairs: Sequence[Pair],
     classes: int,
     ignore_index: int | None = None,
-    soft: bool = False,
+    cut: int | None = None,
 ) -> list[float]:
     """Class weights by median frequency balancing (Eigen & Fergus 2015, section 6.3.2).
 
@@ -243,7 +243,7 @@ def balanced_weights(
         pairs: whose masks are counted, but for those that cannot be read.
         classes: how many there are.
         ignore_index: pixels of this value are not counted.
-        soft: masks hold levels, of which those above 127 are the object.
+        cut: masks are soft: object where above this level of 255.
 
     Returns:
         One weight for each class.
@@ -252,8 +252,8 @@ def balanced_weights(
     def count(pair: Pair) -> np.ndarray:
         with suppress(UserError):  # which the run names when it comes to that mask
             mask = pair.read(pair.mask)
-            if soft:
-                mask = (mask > 127).view(np.uint8)
+            if cut is not None:
+                mask = (mask > cut).view(np.uint8)
             return np.bincount(mask.ravel(), minlength=classes)[:classes]
         return np.zeros(classes, dtype=int)
 
