@@ -27,12 +27,14 @@ def read_boxes(path: Path) -> Boxes:
     found: Boxes = {}
     try:
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
-        for name, *numbers in rows if header == _FIELDS else [[""]]:
+        if header != _FIELDS:
+            raise ValueError
+        for name, *numbers in rows:
             x, y, width, height = map(int, numbers) if any(numbers) else (0, 0, 0, 0)
             found[name] = (x, y, x + width, y + height) if any(numbers) else None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, csv.Error):
         reason = f"holds no boxes of an earlier run ({','.join(_FIELDS)}); name another file"
         raise UserError(reason, "boxes", path) from None
     return found

@@ -16,6 +16,7 @@ _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at th
 _RADII = (6, 2, 1)  # of the windows that follow at the image's own size, in pixels
 _STRIP = 1 << 19  # pixels that are worked on at once at full size
 _VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
+_ANY = [0] + [255] * 255  # alpha: 255 where it is not 0
 _REACH = 2  # pixels by which colours go on under what is transparent
 _PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
@@ -174,10 +175,11 @@ def fill_hidden(image: Image.Image) -> Image.Image:
         return colours
     if max(image.size) == 1:
         return Image.new("RGB", image.size)
-    # Pillow weighs the colours by alpha here.
+    # Pillow weighs the colours by alpha here; once more, and 8 bits would be too few for them.
     half = image.resize([(n + 1) // 2 for n in image.size], Image.Resampling.BOX)
+    half.putalpha(half.getchannel("A").point(_ANY))
     around = fill_hidden(half).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.composite(colours, around, alpha.point(lambda level: 255 if level else 0))
+    return Image.composite(colours, around, alpha.point(_ANY))
 
 
 def clear_hidden(image: Image.Image) -> Image.Image:

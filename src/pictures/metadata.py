@@ -13,8 +13,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+Info = dict[str | tuple[int, int], Any]  # as Pillow types an image's
 _MAX_SEGMENT = 65_000  # bytes of a JPEG's segment, with room for what marks its kind
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 274, 34665, 34853, 40965
+_WIDTHS_OF_TYPES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), 1))  # in bytes
 _UNDEFINED = 7  # a type of value
 _PICTURES = ((513, 514), (273, 279))  # tags of where embedded pictures are, and of their length
 _WIDTHS, _HEIGHTS = (256, 0xA002), (257, 0xA003)  # in the first directory and in EXIF's own
@@ -25,7 +27,7 @@ _XMP_TEXT = "XML:com.adobe.xmp"
 _NO_TEXTS = re.compile(f"{_XMP_TEXT}|Raw profile type (exif|APP1|xmp|icc|icm)", re.IGNORECASE)
 
 
-def carried(image: Image.Image, colours: bool) -> dict[str, Any]:
+def carried(image: Image.Image, colours: bool) -> Info:
     """What a result keeps of its image's metadata, as ``info``; the colour profile goes by itself.
 
     Args:
@@ -42,7 +44,7 @@ def carried(image: Image.Image, colours: bool) -> dict[str, Any]:
         >>> carried(image, colours=False)
         {'dpi': (300.0, 300.0)}
     """
-    found: dict[str, Any] = {"dpi": _resolution(image)}
+    found: Info = {"dpi": _resolution(image)}
     if colours:
         texts = {}
         if image.format == "PNG":
@@ -80,7 +82,14 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
     elif format == "PNG":
         kept["pnginfo"] = _png_texts(info, xmp)
     elif format == "TIFF":
-        _save_tiff(image, file, exif, xmp, dpi=dpi, **options)
+        try:
+            content = _tiff(image, exif, xmp, dpi=dpi, **options)
+        except (TypeError, LookupError, RuntimeError, struct.error):  # garbled values
+            content = _tiff(image, b"", xmp, dpi=dpi, **options)
+        if isinstance(file, (str, Path)):
+            Path(file).write_bytes(content)
+        else:
+            file.write(content)
         return
     kept["exif"] = exif
     image.save(file, format, **options, **{name: value for name, value in kept.items() if value})
@@ -125,10 +134,11 @@ def upright_exif(exif: bytes, size: tuple[int, int], keep_orientation: bool = Tr
         _remove_pictures(data, order, first, tags)
         if keep_orientation and _ORIENTATION in tags:
             _set(data, order, tags[_ORIENTATION], 1)
-        inner = {}
-        if _EXIF_IFD in tags:
-            (at,) = struct.unpack_from(f"{order}I", data, tags[_EXIF_IFD] + 8)
-            inner = _directory(data, order, at)
+        inner: dict[int, int] = {}
+        for tag in (_EXIF_IFD, _GPS_IFD):
+            if tag in tags:
+                (at,) = struct.unpack_from(f"{order}I", data, tags[tag] + 8)
+                inner |= _directory(data, order, at)
         for place, tag in ((tags, 0), (inner, 1)):
             for number, value in zip((_WIDTHS[tag], _HEIGHTS[tag]), size, strict=True):
                 if number in place:
@@ -141,10 +151,19 @@ def upright_exif(exif: bytes, size: tuple[int, int], keep_orientation: bool = Tr
 
 
 def _directory(data: bytearray, order: str, at: int) -> dict[int, int]:
-    """The tags of a directory, and where the twelve bytes of each are."""
+    """The tags of a directory, and where the twelve bytes of each are.
+
+    Tags whose values lie outside the data are removed.
+    """
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)  # torn, if this is outside
+    for place in reversed(range(at + 2, at + 2 + 12 * count, 12)):
+        kind, number, value = struct.unpack_from(f"{order}HII", data, place + 2)
+        length = _WIDTHS_OF_TYPES.get(kind, len(data)) * number
+        if length > 4 and value + length > len(data):
+            _remove(data, order, at, place)
     (count,) = struct.unpack_from(f"{order}H", data, at)
     places = range(at + 2, at + 2 + 12 * count, 12)
-    struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)  # torn, if this is outside
     return {struct.unpack_from(f"{order}H", data, place)[0]: place for place in places}
 
 
@@ -228,7 +247,7 @@ def _resolution(image: Image.Image) -> tuple[float, float] | None:
             exif = image.getexif()
             scale = 2.54 if exif.get(296) == 3 else 1
             found = [exif[tag] * scale for tag in (282, 283)]
-        across, down = (float(value) for value in found)
+        across, down = (round(float(value), 2) for value in found)  # PNG has 299.9994 for 300
     except Exception:  # the parser raises nearly anything on garbled data
         return None
     sound = all(math.isfinite(value) and 0.5 <= value < 65535 for value in (across, down))
@@ -253,9 +272,7 @@ def _png_texts(info: dict[Any, Any], xmp: bytes) -> PngInfo | None:
     return chunks if chunks.chunks else None
 
 
-def _save_tiff(
-    image: Image.Image, file: str | Path | BinaryIO, exif: bytes, xmp: bytes, **options: Any
-) -> None:
+def _tiff(image: Image.Image, exif: bytes, xmp: bytes, **options: Any) -> bytes:
     tags = Image.Exif()
     if exif:
         tags.load(exif)
@@ -268,11 +285,7 @@ def _save_tiff(
     icc_profile = image.info.get("icc_profile")
     options |= {"icc_profile": icc_profile} if icc_profile else {}
     image.save(buffer, "TIFF", tiffinfo=directory, **{k: v for k, v in options.items() if v})
-    content = _with_directories(buffer.getvalue(), inner)
-    if isinstance(file, (str, Path)):
-        Path(file).write_bytes(content)
-    else:
-        file.write(content)
+    return _with_directories(buffer.getvalue(), inner)
 
 
 def _with_directories(tiff: bytes, inner: dict[int, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -151,21 +152,23 @@ def render_with_box(
     The box is None where nothing of the object is visible, and for networks of classes.
     """
     shows_colours = style.mode not in ("mask", "binary")
+    box = None
     if saliency.ndim == 3:
-        result, box = _render_classes(image, saliency, style), None
+        result = _render_classes(image, saliency, style)
     else:
         saliency = _final_map(image, saliency, style)
         mask = to_grey(saliency)
         box = _object_box(image, mask, style)
         result = _render_colours(image, saliency, mask, style) if shows_colours else mask
-        if style.crop and box:
-            result = result.crop(box)
+    if style.crop and box:
+        result = result.crop(box)
     profile = result.info.get("icc_profile")
     result = _shrink(result, style)
     if result.mode == "RGBA":
         result = clear_hidden(result)
-    kept = {} if style.strip else metadata.carried(image, shows_colours)
-    result.info = {**kept, **({"icc_profile": profile} if profile else {})}
+    result.info = {} if style.strip else metadata.carried(image, shows_colours)
+    if profile:
+        result.info["icc_profile"] = profile
     return result, box
 
 
@@ -263,10 +266,15 @@ def _backdrop(background: Background, rgb: Image.Image, shown: Image.Image) -> I
         return Image.new("RGB", rgb.size, background)
     # Colours weighted by how much they are background: the object must not shine out of the blur.
     weighted = rgb.copy()
-    weighted.putalpha(shown.point([max(1, n) for n in range(256)]))
-    radius = max(2, max(rgb.size) / 40)
-    blurred = weighted.convert("RGBa").filter(ImageFilter.GaussianBlur(radius))
-    return blurred.convert("RGBA").convert("RGB")
+    weighted.putalpha(shown)
+    blur = ImageFilter.GaussianBlur(max(2, max(rgb.size) / 40))
+    blurred = weighted.convert("RGBa").filter(blur).convert("RGBA")
+    # Where little of it is near, 8 bits are too few for its colour: that of what is near goes on.
+    near = blurred.getchannel("A").point([0] * 32 + [255] * 224)
+    if near.getbbox() is None:
+        return rgb.filter(blur)
+    blurred.putalpha(near)
+    return fill_hidden(blurred)
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -281,17 +289,17 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     space = _profile_mode(profile)
     # Grey with alpha, as LA or as PNG's one transparent level, has the profile of the grey.
     inks = image.convert("L") if image.mode == "LA" else image
+    rgb = None
     if profile and space == inks.mode and space in ("CMYK", "L"):
-        try:
+        with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
-            assert converted is not None  # as it is not done in place
-            return _without_hidden(converted, alpha), alpha
-        except (ImageCms.PyCMSError, OSError):
-            profile = None  # torn: the colours as they would be without it
-    rgb = image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB")
-    rgb = _without_hidden(rgb, alpha)
+            rgb = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
+    if rgb is None:
+        rgb = (image if alpha is None else image.convert("RGBA")).convert("RGB")
+    if alpha is not None:
+        rgb.putalpha(alpha)
+        rgb = fill_hidden(rgb)
     rgb.info = {"icc_profile": profile} if space == "RGB" else {}
     return rgb, alpha
 
@@ -299,14 +307,6 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 def _own_alpha(image: Image.Image) -> Image.Image | None:
     image = to_straight(to_8_bits(image))
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-
-
-def _without_hidden(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    if alpha is None:
-        return rgb
-    whole = rgb.copy()
-    whole.putalpha(alpha)
-    return fill_hidden(whole)
 
 
 def _profile_mode(profile: bytes | None) -> str | None:
