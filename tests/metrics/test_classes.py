@@ -265,3 +265,21 @@ def test_classes_are_no_saliency(call, finished, duts):
     argv = ["--weights", finished / "best.pt", "--data-path", duts, "--workers", 0]
     status, _, err = call(validation.main, *argv)
     assert status == 2 and "--metrics semantic --num-classes" in err
+
+
+def test_background_and_object(call, duts, tmp_path):
+    """A softmax of the two is scored by the object's map, as the maps that predict.py writes."""
+    torch.manual_seed(0)
+    network = build_model("u2net_lite", out_ch=2, activation="softmax")
+    network.img_size = 64
+    save_model(network, tmp_path / "two.pt")
+    images = duts / "DUTS-TE/DUTS-TE-Image"
+    weights = ["--weights", tmp_path / "two.pt", "--device", "cpu", "--amp", "off"]
+    assert call(predict.main, images, *weights, "--output", tmp_path / "maps")[0] == 0
+    argv = ["--data-path", duts, "--workers", 0, "--no-normalize", "--json"]
+    status, said, err = call(validation.main, *weights, *argv, tmp_path / "a.json")
+    assert status == 0 and "the second of them of the object" in said + err, err
+    status, *_ = call(validation.main, "--pred-dir", tmp_path / "maps", *argv, tmp_path / "b.json")
+    found, expected = (json.loads((tmp_path / f"{n}.json").read_text()) for n in "ab")
+    assert found["mae"] == pytest.approx(expected["mae"], abs=1e-3)
+    assert found["max_f"] == pytest.approx(expected["max_f"], abs=1e-3)

@@ -2,10 +2,12 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 
@@ -206,3 +208,15 @@ print(sum(p.numel() for p in u2net_full().parameters()))
     done = u2net("-c", script, cwd=tmp_path, program=[sys.executable])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "43995469"
+
+
+def test_an_environment_keeps_what_it_has():
+    """``pip install .`` beside a torch for CPUs, or an older cv2: no upper bounds, and nothing that
+    would bring another torch (each torchvision asks for one of its own)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = project["dependencies"]
+    assert all(re.fullmatch(r"[a-z_]+>=[\d.]+", line) for line in needed), needed
+    names = {line.partition(">=")[0] for line in needed}
+    assert not names & {"torchvision", "torchaudio", "opencv-python-headless"}
+    least = dict(line.split(">=") for line in needed)
+    assert least["numpy"].startswith("1."), "cv2 built for NumPy 1 breaks where NumPy 2 replaces it"
