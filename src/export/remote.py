@@ -38,7 +38,7 @@ class U2NetForImageSegmentationConfig(PretrainedConfig):
     def __init__(
         self, config: dict[str, Any] | None = None, img_size: int = 320, **kwargs: Any
     ) -> None:
-        self.config = config
+        self.config: Any = config
         self.img_size = img_size
         super().__init__(**kwargs)
 
