@@ -30,16 +30,14 @@ from src.device import keep_freed_memory
 from src.files import atomic_path, check_outputs, printable
 from src.inference.preprocess import PRESETS
 from src.inference.video import convert_frames, convert_video, has_all_frames
-from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
+from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
-from src.pictures.plan import Job, check_targets, plan_images, plan_videos
+from src.pictures.plan import PIPE, Job, check_targets, plan_images, plan_pipe, plan_videos
 from src.pictures.render import MODES, Box, check_classes, encode, render_with_box
 from src.pictures.search import LeftOut, is_video
 from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
 from train_utils.distributed import from_main, gather, is_main, process_group, rank, world_size
-
-PIPE = Path("-")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -164,7 +162,7 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     inputs, output = args.input, args.output
     if inputs == [PIPE]:
         cli.require_stream("stdin")
-        jobs = [Job(PIPE, pipe_target(args))]
+        jobs = [plan_pipe(output, args.suffix, args.format)]
     elif args.videos:
         jobs = plan_videos(inputs, output, args.suffix, args.frames, left_out)
     else:
@@ -214,7 +212,7 @@ def predict_images(
     def write(job: Job, image: Image.Image, saliency: np.ndarray) -> Box | None:
         result, box = render_with_box(image, saliency, style)
         with atomic_path(job.target) as temporary:
-            encode(result, temporary, job.target.suffix.lower())
+            encode(result, temporary, result_format(job.target, args.format))
         return box
 
     failed = 0
@@ -251,13 +249,6 @@ def predict_videos(
     return report_total(args, "videos", len(jobs), failed, skipped)
 
 
-def pipe_target(args: argparse.Namespace) -> Path:
-    """Where the result of standard input goes."""
-    if args.output == PIPE or args.output.suffix.lower() in IMAGE_FORMATS:
-        return args.output
-    return args.output / f"stdin{args.suffix}{args.format}"
-
-
 def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style: Style) -> int:
     """One image, from standard input or to standard output."""
     try:
@@ -275,7 +266,7 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
         sys.stdout.buffer.write(file.getvalue())
         return 0
     with atomic_path(job.target) as temporary:
-        encode(result, temporary, job.target.suffix.lower())
+        encode(result, temporary, result_format(job.target, args.format))
     return 0
 
 

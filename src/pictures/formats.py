@@ -1,5 +1,6 @@
 """Files of images and videos by suffix: what is read, what is written, and by which codec."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -53,6 +54,18 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
     ".avif": ImageFormat("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
 }
 """The images that are written."""
+
+
+def result_format(path: Path, default: str) -> str:
+    """The suffix of the format to write to a path; ``default`` where its name has none of them, as
+    that of a FIFO or a device.
+
+    Example:
+        >>> result_format(Path("a.JPG"), ".png"), result_format(Path("/dev/null"), ".png")
+        ('.jpg', '.png')
+    """
+    suffix = path.suffix.lower()
+    return suffix if suffix in IMAGE_FORMATS else default
 
 
 class VideoFormat(NamedTuple):

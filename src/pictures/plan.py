@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import check_outputs, find_overwritten
+from ..files import check_outputs, find_overwritten, is_stream
 from .formats import IMAGE_FORMATS, IMAGE_SUFFIXES, VIDEO_FORMATS, VIDEO_SUFFIXES
 from .search import LeftOut, describe_kind, find_images, match_pattern, named_after_others
 
@@ -17,6 +17,20 @@ class Job:
 
     source: Path
     target: Path
+
+
+PIPE = Path("-")  # standard input and output
+
+
+def plan_pipe(output: Path, suffix: str = "", format: str = ".png") -> Job:
+    """The job of the image on standard input.
+
+    Args:
+        output: a file, a FIFO or device, :data:`PIPE`, or a folder.
+        suffix, format: of the result in a folder, as for :func:`plan_images`.
+    """
+    is_file = output == PIPE or output.suffix.lower() in IMAGE_FORMATS or is_stream(output)
+    return Job(PIPE, output if is_file else output / f"stdin{suffix}{format}")
 
 
 def plan_images(
@@ -46,7 +60,7 @@ def plan_images(
     """
     left_out = LeftOut() if left_out is None else left_out
     places = _find_places(inputs, left_out, recursive, output)
-    if output.suffix.lower() in IMAGE_FORMATS and not output.is_dir():
+    if is_stream(output) or (output.suffix.lower() in IMAGE_FORMATS and not output.is_dir()):
         if len(places) > 1:
             raise UserError(
                 f"is one file for {len(places)} images; name a folder", "output", output

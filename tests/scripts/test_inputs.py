@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -258,3 +259,21 @@ def test_closed_streams(weights, photo, redirections, inputs, status, words):
     assert words in done.stderr and "Traceback" not in done.stderr
     if status == 0:
         assert open_image(photo.parent / "a.png").size == (48, 40)
+
+
+def test_results_to_devices_and_pipes(run, photo, tmp_path, monkeypatch):
+    """Under any name; they stay what they are."""
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run(photo, "--output", fifo)[0] == 0
+        content = os.read(reader, 100_000)
+    finally:
+        os.close(reader)
+    with Image.open(io.BytesIO(content)) as mask:
+        assert mask.size == (48, 40) and mask.format == "PNG"
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    assert run("-", "--output", "/dev/null")[0] == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
