@@ -208,6 +208,7 @@ def _release(folder: Path) -> None:
     """Remove the lock, and the folder where nothing was written to it."""
     with suppress(OSError):
         (folder / _LOCK).unlink()
+    _held.pop(folder).close()
     _remove_empty(folder)
 
 

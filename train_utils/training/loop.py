@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -161,7 +162,10 @@ def fit(
                     if due and trainer.batches_done < len(sampler):
                         _save(trainer, folder, keep)
 
-            # Finish the epoch: its mean losses, over all ranks.
+            # Finish the epoch: what no rank could read, and the mean losses, over all of them.
+            for errors in gather(train.errors):
+                train.errors |= errors
+            _name_passed_over(train, passed_over)
             trainer.epoch, trainer.batches_done = trainer.epoch + 1, 0
             sums = sum_over_ranks(trainer.sums, trainer.device)
             losses = mean_losses(sums, trainer.loss_names)
@@ -217,7 +221,8 @@ def _name_passed_over(train: Loader[SegmentationDataset], known: set[int]) -> No
     for index in train.errors.keys() - known:
         problem = train.errors[index].args[0]
         if is_first(problem):
-            tqdm.write(f"{problem}: passed over, another image takes its place")
+            text = f"{problem}: passed over, another image takes its place"
+            tqdm.write(text, file=sys.stderr)
     known |= train.errors.keys()
     count = len(train.dataset)
     if len(known) > min(max(10, count // 100), max(1, count // 4)):
@@ -311,7 +316,7 @@ def _score(task: Task, predictor: Predictor, test: Loader[SegmentationDataset]) 
         if isinstance(reason, MapError):
             raise reason
         if is_main() and is_first(f"scores: {reason.args[0]}"):
-            tqdm.write(f"{reason.args[0]}: left out of the scores")
+            tqdm.write(f"{reason.args[0]}: left out of the scores", file=sys.stderr)
     if failure:
         raise failure
     return scores
