@@ -1,5 +1,6 @@
 # make train: the built-in example, from an empty checkout to scores and masks.
 # make test: style, types, tests.
+# make docs: the guides and the reference as pages, into build/docs/site.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/synthetic
@@ -10,7 +11,7 @@ SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py conver
 # The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2
 
-.PHONY: train test clean
+.PHONY: train test docs clean
 .DELETE_ON_ERROR:
 
 train: $(RUN)/.trained
@@ -47,5 +48,19 @@ test: .venv/ready-to-test .venv-rembg/ready
 	.venv-rembg/bin/python -m pip install --quiet 'rembg[cpu]==2.0.86'
 	touch $@
 
+# Of copies, as the reference is that of the installed package; griffe knows the heading Examples.
+docs: .venv-docs/ready
+	rm -rf build
+	mkdir -p build/docs/pages
+	cp -r --parents README.md CHANGELOG.md CONTRIBUTING.md docs weights/README.md build/docs/pages
+	.venv-docs/bin/python -m pip install --quiet --no-deps --target build/docs/package .
+	find build/docs/package -name '*.py' -exec sed -i 's/^\( *\)Example:$$/\1Examples:/' {} +
+	.venv-docs/bin/mkdocs build --quiet --strict
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet 'mkdocs-material==9.*' 'mkdocstrings[python]==1.*' ruff
+	touch $@
+
 clean:
-	rm -rf .venv .venv-rembg data/synthetic runs/synthetic
+	rm -rf .venv .venv-rembg .venv-docs build data/synthetic runs/synthetic

@@ -9,6 +9,7 @@ torchrun --nproc_per_node=4 -m u2net train --data-path DUTS
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "serve": ("app", "a web page and an HTTP API"),
     "weights": ("fetch_weights", "list the weights that have a name, or fetch them"),
 }
+NEEDED = {"train": ("matplotlib", "tensorboard", "cv2"), "serve": ("gradio",)}  # from the start
 EXTRAS = {  # that bring a package
     **dict.fromkeys(("cv2", "matplotlib", "tensorboard"), "train"),
     **dict.fromkeys(("fastapi", "gradio", "uvicorn"), "app"),
@@ -50,6 +52,9 @@ def main(argv: list[str] | None = None) -> None:
         if command == "predict":
             _check_command(arguments[:1])
         try:
+            for package in NEEDED.get(command, ()):
+                if find_spec(package) is None:
+                    raise ModuleNotFoundError(name=package)
             return _script(COMMANDS[command][0]).main(arguments)
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
