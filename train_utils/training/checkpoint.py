@@ -60,7 +60,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if Path(path).is_dir():
         advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
         raise UserError("is a folder", "resume", path, advice)
-    state = read_file(path)
+    state = dict(read_file(path))  # plain, as it may be written again
     if absent := [part for part in _PARTS if part not in state]:
         problem = f"holds weights, not the state of a run (no {', '.join(absent[:2])})"
         advice = "pass the last.pt of a run, or start from these weights with {pretrained}"
