@@ -299,11 +299,13 @@ def test_torn_and_empty_videos(run, tmp_path):
     truncate_file(videos[0], 0.05)
     (tmp_path / "c.mp4").write_text("no video")
     long = make_video(tmp_path / f"{'l' * 240}.mkv")
-    argv = (*videos[:1], tmp_path / "c.mp4", long, videos[1], "--suffix", "_of_a_long_name")
-    status, said, err = run(*argv, "--output", tmp_path / "out")
-    assert status == 2 and "1 of 4" in said
-    assert (tmp_path / "out/b_of_a_long_name.mkv").exists()
-    assert str(videos[0]) in err and "c.mp4" in err and "too long" in err and "Traceback" not in err
+    argv = (*videos, tmp_path / "c.mp4", "--suffix", "_of_a_long_name", "--output", tmp_path / "o")
+    status, _, err = run(long, *argv)
+    assert status == 2 and "too long" in err and not (tmp_path / "o").exists()  # told at once
+    status, said, err = run(*argv)
+    assert status == 2 and "1 of 3" in said
+    assert (tmp_path / "o/b_of_a_long_name.mkv").exists()
+    assert str(videos[0]) in err and "c.mp4" in err and "Traceback" not in err
 
 
 def test_avi_becomes_mp4(tmp_path):
