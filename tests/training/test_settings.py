@@ -12,11 +12,11 @@ import torch
 from helpers.data import ROOT, SMALL_TABLE
 
 import train
-from src import UserError
+from src import UserError, build_model
 from train_utils import cli
 from train_utils.config import DECLARATIONS, GROUPS, Settings
 from train_utils.kinds import read_recipe
-from train_utils.training.build import start_weights
+from train_utils.training.build import _differences, start_weights
 from train_utils.training.checkpoint import check_record
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -200,3 +200,15 @@ def test_args_are_kept_by_name(pretrained_run):
     args = json.loads((root / "second/args.json").read_text())
     assert set(args) == {*DECLARATIONS, "versions", "launch"} - {"resume"}
     assert args["pretrained"] == start[1] and args["crop_size"] == [40] and args["freeze_bn"]
+
+
+def test_how_networks_of_one_name_differ():
+    """The name alone would read as if nothing was wrong."""
+    narrow, named = build_model({"name": "unet_bn", "width": 8}), build_model("unet_bn")
+    assert _differences(narrow, named) == " with width 8, not 64"
+    assert _differences(build_model("unet"), named) == ""
+    assert _differences(build_model("unet_bn", out_ch=3), named) == ""
+    table = build_model("u2net_lite").config.to_dict()
+    table["encoder"][0]["height"] = 6
+    other = _differences(build_model(table), build_model("u2net_lite"))
+    assert other == " with other values of encoder"

@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from helpers.data import SMALL, make_varied_network, same_state, save_image, truncate_file
@@ -20,7 +19,6 @@ import predict
 from src import Predictor, UserError, build_model, load_model, official, save_model
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_pt2
-from src.weights.onnx import check_onnx
 
 
 @pytest.fixture(scope="module")
@@ -232,29 +230,6 @@ def test_run_folder(sound, call, tmp_path):
     argv = (image, "--weights", run, "--output", tmp_path / "m.png", "--device", "cpu")
     status, _, err = call(predict.main, *argv)
     assert status == 0 and "best.pt of the run" in err, err
-
-
-def swap_convolutions(path):
-    """Two of the same shape change places."""
-    file = onnx.load(path)
-    shapes = {t.name: tuple(t.dims) for t in file.graph.initializer}
-    convs = [node for node in file.graph.node if node.op_type == "Conv"]
-    first = convs[2]
-    second = next(c for c in convs[4:] if shapes[c.input[1]] == shapes[first.input[1]])
-    first.input[1], second.input[1] = second.input[1], first.input[1]
-    onnx.save(file, path)
-
-
-def test_onnx_whose_map_hardly_varies(tmp_path):
-    """That of an untrained network: an error is a small one there."""
-    torch.manual_seed(0)
-    model = build_model(SMALL).eval()
-    export_onnx(model, tmp_path / "a.onnx")
-    assert load_model(tmp_path / "a.onnx").config.name == "small"
-    network = load_model(tmp_path / "a.onnx")
-    swap_convolutions(tmp_path / "a.onnx")
-    with pytest.raises(UserError, match="computes another first map"):
-        check_onnx(network, tmp_path / "a.onnx")
 
 
 def test_onnx_whose_map_says_nothing(tmp_path):
