@@ -192,6 +192,7 @@ class U2NetConfig(Table):
             names the stage and what was expected.
 
     Example:
+        >>> from src import LITE
         >>> LITE.replace(in_ch=4).encoder[0].in_ch
         4
     """
