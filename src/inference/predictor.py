@@ -55,8 +55,9 @@ class Predictor:
     the one that made it, where torch computes with one thread.
 
     Args:
-        model: a network (copied, the caller's stays as it is), or the path of a weights file or of
-            one written by ``export.py --int8``, which runs on the CPU.
+        model: a network (copied, the caller's stays as it is), the name of published weights such
+            as ``u2net``, or the path of a weights file or of one written by ``export.py --int8``,
+            which runs on the CPU.
         img_size: the side in pixels of the square that the network sees, at least 32; None for the
             one that it was trained at (320 for published weights), or that the preset asks for.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
