@@ -79,6 +79,7 @@ def train(settings: Settings) -> int:
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
+    build.claim(folder, resume)
     task = Task(settings.num_classes, settings.ignore_index, settings.soft_cut)
     if is_main():
         _announce(settings, trainer, folder, resume)

@@ -158,11 +158,25 @@ def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | 
         output_dir=settings.output_dir,
         restarted=restarted,
     )
-    folder, checkpoint = chosen
-    claim_folder(folder)
-    if checkpoint is None and has_checkpoint(folder):  # of one that was just at its end
-        raise UserError("already contains a run", "output_dir", folder)
+    if chosen[0].is_dir():  # else when the run begins: what is wrong before that leaves no folder
+        claim(*chosen)
     return from_main(chosen)
+
+
+def claim(folder: Path, checkpoint: Path | None) -> None:
+    """Make a run's folder the main rank's own until it ends.
+
+    Args:
+        folder: of the run.
+        checkpoint: that it continues from, if any.
+
+    Raises:
+        UserError: another run is writing to it.
+    """
+    if is_main():
+        claim_folder(folder)
+        if checkpoint is None and has_checkpoint(folder):  # of one that has just ended
+            raise UserError("already contains a run", "output_dir", folder)
 
 
 def check_run_files(
