@@ -259,7 +259,8 @@ def test_one_run_then_its_weights(files, call, monkeypatch):
     assert status == 0 and scores["images"] == 3 and f"{scores['mae']:.3f}" in said
     assert 0 < scores["max_f_per_image"] <= 1 and 0 < scores["max_f"] <= 1
     status, _, _ = call(predict.main, *arguments("predict", files, f"{more} --mode cutout"))
-    cutout = Image.open(out / "photo.png")
+    with Image.open(out / "photo.png") as cutout:
+        cutout.load()
     assert status == 0 and (cutout.mode, cutout.size) == ("RGBA", (48, 40))
     assert call(train.main, *arguments("train", files, "--resume auto"))[0] == 0
     state = torch.load(out / "last.pt", weights_only=True)

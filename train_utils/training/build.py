@@ -332,7 +332,7 @@ def _differences(model: Network, named: Network) -> str:
         else f"other values of {name}"
         for name in changed
     )
-    return f" with {short}"
+    return f" with {short}" if short else ""
 
 
 def _describe(dataset: SegmentationDataset, purpose: str) -> str:
