@@ -109,8 +109,8 @@ class Network(nn.Module):
         return self
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
-        """Write ``config.json``, ``model.safetensors``, a model card, and what transformers needs to
-        load them by itself, to a folder.
+        """Write ``config.json``, ``model.safetensors``, a model card, and what transformers needs
+        to load them by itself, to a folder.
 
         Args:
             folder: created where it is missing.
