@@ -160,6 +160,7 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     """The jobs of all ranks, checked, and how many folders cannot be read."""
     left_out = LeftOut()
     inputs, output = args.input, args.output
+    beside = [path for path in (args.background, args.weights) if path]  # what is read, too
     if inputs == [PIPE]:
         cli.require_stream("stdin")
         jobs = [plan_pipe(output, args.suffix, args.format)]
@@ -174,9 +175,8 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
             raise UserError(f"--output - is for one image, not for {len(jobs)}")
     else:
         to_do = [job for job in jobs if not (args.skip_existing and is_done(args, job))]
-        check_targets(to_do, [args.background or "", args.weights], args.frames and args.format)
-    inputs = [args.background or "", args.weights, *(job.source for job in jobs)]
-    check_outputs({"boxes": args.boxes}, inputs)
+        check_targets(to_do, beside, args.frames and args.format)
+    check_outputs({"boxes": args.boxes}, [*beside, *(job.source for job in jobs)])
     for error in left_out.errors:
         print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
     for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):

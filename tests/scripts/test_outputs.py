@@ -7,10 +7,11 @@ import os
 
 import pytest
 import torch
-from helpers.data import make_pairs
+from helpers.data import make_pairs, make_scene, save_image
 
 import convert
 import export
+import predict
 import train
 import validation
 from src import load_model
@@ -141,3 +142,13 @@ def test_output_that_cannot_be_flushed_is_told(monkeypatch, capsys):
         cli.run(lambda: 0)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: standard output: No space left on device\n"
+
+
+def test_a_result_of_an_earlier_run_is_replaced(call, weights, tmp_path, monkeypatch):
+    """In the folder where one is: no flag that was left out stands for that folder."""
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "photo.png", make_scene()[0])
+    flags = ["--weights", weights, "--device", "cpu", "--img-size", 32, "--boxes", "boxes.csv"]
+    for _ in range(2):
+        status, _, err = call(predict.main, "photo.png", "--output", "mask.png", *flags)
+        assert status == 0, err
