@@ -20,6 +20,7 @@ import predict
 import train
 import validation
 from src import build_model
+from src.pictures.images import open_image
 
 SCRIPTS = {"train": train, "validation": validation, "predict": predict}
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -305,7 +306,7 @@ def test_predict_goes_on_past_a_bad_file(tmp_path, files):
     done = shell("predict", *argv)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "torn.jpg" in done.stderr and "page.jpg" in done.stderr
-    written = {path.name: Image.open(path) for path in files["out"].iterdir()}
+    written = {path.name: open_image(path) for path in files["out"].iterdir()}
     assert set(written) == {"photo.png", "a.png", "c.png"} and "3 of 5" in done.stdout
     assert all(image.mode == "L" for image in written.values())
     assert written["a.png"].size == (60, 40)
