@@ -11,6 +11,7 @@ from helpers.data import ROOT, SMALL, make_varied_network, same_state
 from helpers.golden import SHARED, needs_shared
 from helpers.release import publish, serve
 
+import fetch_weights
 import predict
 from src import FULL, ISNET, LITE, Predictor, UserError, build_model, load_model, save_model
 from src.export.onnx import export_onnx
@@ -87,9 +88,14 @@ def test_what_is_not_the_file_is_never_kept(release, home, way, reason):
     assert load_model("u2netp").config.name == "small"
 
 
-def test_a_slow_server_is_waited_for(release):
+def test_prepared_for_a_machine_without_a_network(release, home, call):
+    """By a slow server too, which is waited for."""
     release.way = "slow"
-    assert load_model("u2netp").config.name == "small"
+    assert "to be fetched" in call(fetch_weights.main)[1]
+    status, out, _ = call(fetch_weights.main, "--fetch", "u2netp")
+    assert status == 0 and out == f"u2netp: {home / 'cache/u2netp.safetensors'}\n"
+    (listed,) = (x for x in call(fetch_weights.main)[1].splitlines() if x.startswith("u2netp "))
+    assert "in the cache" in listed and len(release.requests) == 1
 
 
 def test_without_a_network(home, call):
