@@ -112,9 +112,9 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
     """Which network to use (``several``: none, one or more), and at which size."""
     number: dict[str, Any] = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
     text = (
-        f"a name, {', '.join(PUBLISHED)}, whose weights are fetched once; or weights of any kind: a "
-        "checkpoint of train.py, .safetensors, the official U-2-Net layout, .onnx, a folder of "
-        "save_pretrained (default: lite, those that come with the toolkit)"
+        f"a name ({', '.join(PUBLISHED)}), whose weights are downloaded once; or a file or folder: "
+        "a checkpoint of train.py, .safetensors, the official U-2-Net layout, .onnx, or what "
+        "save_pretrained wrote (default: lite, which comes with the toolkit)"
     )
     parser.add_argument("--weights", type=Path, **number, metavar="W", help=text)
     text = "side of the square that the network sees (default: as trained, 320 if unknown)"
