@@ -1,5 +1,5 @@
 """The presets of training and evaluation; ``train_utils/data/transforms.py`` holds them."""
 
-from train_utils.data.transforms import EvalPreset, Growing, TrainPreset, paste
+from train_utils.data.transforms import EvalPreset, Growing, TrainPreset, Varying, paste
 
-__all__ = ["EvalPreset", "Growing", "TrainPreset", "paste"]
+__all__ = ["EvalPreset", "Growing", "TrainPreset", "Varying", "paste"]

@@ -20,13 +20,28 @@ from src.device import AMP_CHOICES
 from src.networks.base import MIN_SIZE
 
 from .data.masks import MASK_KINDS, mask_reader
-from .kinds import FRACTION, NATURAL, NUMBER, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
+from .kinds import (
+    FRACTION,
+    NATURAL,
+    NUMBER,
+    PATH,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Kind,
+    SizeKind,
+    one_of,
+    setting,
+)
 from .training.losses import PARTS, find_parts
 
 _data, _network, _recipe, _device = (
     partial(setting, group) for group in ("data", "network", "recipe", "device")
 )
 _run = partial(setting, "run", may_change=True)
+_SHARE = "9/10"  # of a crop, of each size that is drawn
+_SIDE = SizeKind(int, "N|A-B", 1, 2**31)
+_CROP = SizeKind(int, "N|A-B", 1, 2**31, words=(_SHARE,))
 
 
 def default_workers() -> int:
@@ -99,11 +114,20 @@ class Settings:
     backbone: str | None = _network(
         Kind(str, "imagenet|W"), "fcn8s, segnet: VGG-16 of torchvision, or a file", fact="start"
     )
-    img_size: tuple[int, ...] = _network(
-        POSITIVE, "side of the square input; several: in turn (default: 320)", (320,), several=True
+    img_size: tuple[int | str, ...] = _network(
+        _SIDE,
+        "side of the square input; 192-352: for each batch another multiple of 32 from there, at "
+        "random, and the middle one (288) to evaluate and in the weights; several: in turn "
+        "(default: 320)",
+        (320,),
+        several=True,
     )
-    crop_size: tuple[int, ...] = _network(
-        POSITIVE, "size of the random crop (default: 9/10 of --img-size)", (), several=True
+    crop_size: tuple[int | str, ...] = _network(
+        _CROP,
+        "size of the random crop; of a range, a range of as many sizes (160-320), or one size for "
+        f"all (default: {_SHARE} of --img-size)",
+        (),
+        several=True,
     )
     grow_at: tuple[float, ...] = _network(
         FRACTION,
@@ -192,8 +216,11 @@ class Settings:
     def _complete(self) -> None:
         """Fill in the defaults that follow from other settings."""
         count = len(self.img_size)
-        if not self.crop_size:
-            self._set("crop_size", tuple(size * 9 // 10 for size in self.img_size))
+        crops = self.crop_size or (_SHARE,) * count
+        _check_count("crop_size", crops, count, "one for each {img_size}")
+        pairs = zip(self.img_size, crops, strict=True)
+        fixed = (_share(a) if b == _SHARE and isinstance(a, int) else b for a, b in pairs)
+        self._set("crop_size", tuple(fixed))
         if not self.grow_at:
             self._set("grow_at", tuple(i / count for i in range(1, count)))
         if self.data_shares is None:
@@ -205,17 +232,16 @@ class Settings:
         """Refuse settings that contradict each other."""
         mask_reader(self.num_classes, self.ignore_index, self.masks, self.mask_threshold)
         find_parts(self.loss, self.num_classes or 1)
-        if min(self.crop_size) < MIN_SIZE:
-            advice = "it is 9/10 of {img_size} by default"
+        if self.smallest_crop < MIN_SIZE:
+            advice = f"it is {_SHARE} of {{img_size}} by default"
             raise UserError(
-                f"expected at least {MIN_SIZE}", "crop_size", min(self.crop_size), advice
+                f"expected at least {MIN_SIZE}", "crop_size", self.smallest_crop, advice
             )
-        sizes, sets = len(self.img_size), len(self.data_path or (None,))
-        _check_count("crop_size", self.crop_size, sizes, "one for each {img_size}")
-        for size, crop in zip(self.img_size, self.crop_size, strict=True):
+        for size, crop in (pair for stage in self.stages for pair in stage):
             if crop > size:
                 advice = f"at most {{img_size}}, which is {size}"
                 raise UserError("larger than the image", "crop_size", crop, advice)
+        sizes, sets = len(self.img_size), len(self.data_path or (None,))
         _check_count("grow_at", self.grow_at, sizes - 1, "one for each {img_size} after the first")
         _check_count("data_shares", self.data_shares or (), sets, "one for each {data_path}")
         starts = self.first_epochs
@@ -251,6 +277,23 @@ class Settings:
         return threshold if self.masks == "soft" else None
 
     @property
+    def stages(self) -> list[list[tuple[int, int]]]:
+        """For each ``img_size``, in order, the sizes of image and crop that batches draw from."""
+        return [_sizes(*pair) for pair in zip(self.img_size, self.crop_size, strict=True)]
+
+    @property
+    def smallest_crop(self) -> int:
+        """Of all crops of the run, in pixels."""
+        return min(crop for stage in self.stages for _, crop in stage)
+
+    @property
+    def eval_sizes(self) -> list[int]:
+        """For each ``img_size``, the size to evaluate at: the middle of a range, the upper one of
+        two.
+        """
+        return [stage[len(stage) // 2][0] for stage in self.stages]
+
+    @property
     def first_epochs(self) -> list[int]:
         """The epoch, counted from 0, from which each ``img_size`` holds."""
         return [round(share * self.epochs) for share in (0.0, *self.grow_at)]
@@ -274,9 +317,25 @@ class Settings:
         return _plain(getattr(replace(self, **{name: DECLARATIONS[name].default()}), name))
 
 
-def _check_count(name: str, values: tuple[float, ...], count: int, what: str) -> None:
+def _check_count(name: str, values: tuple[Any, ...], count: int, what: str) -> None:
     if len(values) != count:
         raise UserError(f"expected {count} values, got {len(values)}", name, advice=what)
+
+
+def _share(size: int) -> int:
+    return size * 9 // 10
+
+
+def _sizes(size: int | str, crop: int | str) -> list[tuple[int, int]]:
+    """Sizes of image and crop, one pair for each size that ``size`` stands for."""
+    sizes = _SIDE.spread(size)
+    if crop == _SHARE:
+        return [(side, _share(side)) for side in sizes]
+    crops = [crop] * len(sizes) if isinstance(crop, int) else _CROP.spread(crop)
+    if len(crops) != len(sizes):
+        advice = f"as many as {{img_size}}, where {size} is {len(sizes)}, or one for all"
+        raise UserError(f"a range of {len(crops)} sizes", "crop_size", crop, advice)
+    return list(zip(sizes, crops, strict=True))
 
 
 def _plain(value: Any) -> Any:

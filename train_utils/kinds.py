@@ -1,6 +1,7 @@
 """How settings are declared: kinds of values, what is known of each setting, and files of them."""
 
 import math
+import re
 import tomllib
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
@@ -63,6 +64,47 @@ class Kind:
 SWITCH, TEXT, PATH = Kind(bool), Kind(str, "NAME"), Kind(Path, "DIR")
 POSITIVE, NATURAL = Kind(int, "N", 1, 2**31), Kind(int, "N", 0, 2**31)
 NUMBER, FRACTION = Kind(float, "X", 0), Kind(float, "X", 0, 1)
+
+
+@dataclass(frozen=True)
+class SizeKind(Kind):
+    """An integer, or a range of sizes as text, which stays text: ``192-352``.
+
+    Args:
+        step: a range goes from one multiple of it to a larger one, up to ``largest``.
+        largest: see there.
+
+    Example:
+        >>> SizeKind(int, least=1, below=2**31)("192 - 352")
+        '192-352'
+    """
+
+    step: int = 32
+    largest: int = 8192
+
+    def __call__(self, value: object) -> Any:
+        ends = re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", value if type(value) is str else "")
+        if ends is None:
+            return super().__call__(value)
+        first, last = map(int, ends.groups())
+        if not 0 < first < last <= self.largest or first % self.step or last % self.step:
+            raise ArgumentTypeError(f"{value!r} is not {self._range()}")
+        return f"{first}-{last}"
+
+    def __str__(self) -> str:
+        words = "".join(f", or {word}" for word in self.words)
+        return f"{super().__str__()}, or {self._range()}{words}"
+
+    def _range(self) -> str:
+        example = f"{6 * self.step}-{11 * self.step}"
+        return f"a range from one multiple of {self.step} to a larger one such as {example}"
+
+    def spread(self, value: int | str) -> list[int]:
+        """The sizes that a value stands for: itself, or the multiples of ``step`` in the range."""
+        if isinstance(value, int):
+            return [value]
+        first, last = map(int, value.split("-"))
+        return list(range(first, last + 1, self.step))
 
 
 def one_of(*words: str) -> Kind:

@@ -11,7 +11,7 @@ from my_dataset import Pair, SegmentationDataset, find_pairs, load_pair
 from src import UserError
 from train_utils.data import loaders
 from train_utils.data.masks import mask_reader
-from transforms import EvalPreset, Growing, TrainPreset
+from transforms import EvalPreset, Growing, TrainPreset, Varying
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,9 @@ def order(monkeypatch, epoch, rank=0, world=1, length=23, batch=3, seed=1, start
     sampler.epoch, sampler.start = epoch, start
     batches = list(sampler)
     assert len(batches) == len(sampler) - start and all(len(b) == batch for b in batches)
-    assert {e for b in batches for e, _ in b} == {epoch}
-    return [index for b in batches for _, index in b]
+    for number, batch in enumerate(batches, start):
+        assert {key[::2] for key in batch} == {(epoch, number)}
+    return [index for b in batches for _, index, _ in b]
 
 
 def test_sampler_order(monkeypatch):
@@ -124,6 +125,51 @@ def test_growing(pairs):
     for epoch, side in ((0, 40), (4, 64)):
         loader.sampler.epoch = epoch
         assert next(iter(loader))[0].shape[-1] == side
+
+
+def drawn_sizes(pairs, monkeypatch, workers=0, seed=5, rank=0, world=1, start=0, **options):
+    """The side of each batch of three epochs; within a batch all images have one."""
+    monkeypatch.setattr(loaders, "rank", lambda: rank)
+    monkeypatch.setattr(loaders, "world_size", lambda: world)
+    presets = [TrainPreset(side, side - 8, **options) for side in (32, 64, 96, 128)]
+    data = SegmentationDataset(pairs * 6, Varying(presets, seed), seed)
+    loader = loaders.train_loader(data, loaders.EpochSampler([42], 3, seed), workers, tolerant=True)
+    epochs = []
+    for loader.sampler.epoch in range(3):
+        loader.sampler.start = start
+        epochs.append([])
+        for images, masks, indices in loader:
+            side = images.shape[-1]
+            assert images.shape == (3, 3, side, side) and masks.shape == (3, 1, side, side)
+            assert len(indices) == 3
+            epochs[-1].append(side)
+    return epochs
+
+
+def test_a_size_for_each_batch(pairs, monkeypatch):
+    """Drawn from seed, epoch and number of the batch alone."""
+    whole = drawn_sizes(pairs, monkeypatch)
+    counts = {side: sum(whole, []).count(side) for side in (24, 56, 88, 120)}
+    assert sum(counts.values()) == 42 and min(counts.values()) >= 4, counts
+    assert len({tuple(sides) for sides in whole}) == 3, "each epoch has other ones"
+    assert whole == drawn_sizes(pairs, monkeypatch, workers=2)
+    assert whole == drawn_sizes(pairs, monkeypatch, strong=True), "pasted objects fit too"
+    assert whole != drawn_sizes(pairs, monkeypatch, seed=6)
+    assert [sides[5:] for sides in whole] == drawn_sizes(pairs, monkeypatch, start=5)
+    for rank in range(2):  # the steps of all ranks have one size
+        part = drawn_sizes(pairs, monkeypatch, rank=rank, world=2)
+        assert part == [sides[:7] for sides in whole]
+
+
+def test_what_replaces_a_torn_image_has_its_batchs_size(torn, monkeypatch):
+    assert drawn_sizes(torn, monkeypatch) == drawn_sizes(torn[:2] * 3 + torn[:1], monkeypatch)
+
+
+def test_a_range_after_a_size(pairs):
+    grow = Growing([TrainPreset(40, 32), Varying([TrainPreset(n, n) for n in (48, 64)])], [0, 2])
+    data = SegmentationDataset(pairs, grow)
+    sides = [[data[epoch, 0, batch][0].shape[-1] for batch in range(20)] for epoch in (1, 2)]
+    assert set(sides[0]) == {32} and set(sides[1]) == {48, 64}
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 0)])

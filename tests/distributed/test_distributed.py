@@ -70,6 +70,25 @@ def run(argv):
 written = []  # ranks, one for each best.pt
 
 
+def sizes_seen(argv):
+    torch.set_num_threads(1)
+    seen, original = [], Trainer.step
+    Trainer.step = lambda self, batches: (
+        seen.append([batch[0].shape[-1] for batch in batches]),
+        original(self, batches),
+    )[1]
+    train.train(train.parse_args(argv))
+    return seen
+
+
+def test_the_ranks_of_a_step_see_one_size(data, tmp_path):
+    """Of each of the batches whose gradients it adds up."""
+    more = ["--img-size", "64-128", "--crop-size", "32-96", "--epochs", "4", "--accum", "2"]
+    told = ranks(2, sizes_seen, flags(data, tmp_path / "run", *more, "--eval-interval", "4"))
+    first, second = (result for result, *_ in told)
+    assert first == second and {side for step in first for side in step} == {32, 64, 96}
+
+
 def test_the_loss_shown_is_the_mean_over_ranks(trained):
     folder, told = trained
     sums = [result for result, *_ in told]

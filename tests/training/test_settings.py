@@ -98,10 +98,89 @@ def test_values_are_checked_in_python_too():
     assert Settings(img_size=[64]).img_size == (64,)
 
 
+RANGES = [
+    (
+        "192-352",
+        None,
+        [(192, 172), (224, 201), (256, 230), (288, 259), (320, 288), (352, 316)],
+        288,
+    ),
+    (" 64 - 128", "32-96", [(64, 32), (96, 64), (128, 96)], 96),
+    ("64-128", "64-128", [(64, 64), (96, 96), (128, 128)], 96),
+    ("64-96", "48", [(64, 48), (96, 48)], 96),
+    ("320", "9/10", [(320, 288)], 320),
+]
+
+
+@pytest.mark.parametrize(("sizes", "crops", "drawn", "shown"), RANGES)
+def test_a_range_of_sizes(tmp_path, sizes, crops, drawn, shown):
+    """From flags, a recipe, Python and what args.json and a checkpoint hold: the same run."""
+    flags = ["--img-size", sizes, *(["--crop-size", crops] if crops else [])]
+    settings = train.parse_args(flags)
+    assert settings.stages == [drawn] and settings.eval_sizes == [shown]
+    assert settings.smallest_crop == min(crop for _, crop in drawn)
+    recipe = tmp_path / "mine.toml"
+    kept = json.loads(json.dumps({name: settings.to_dict()[name] for name in SIZE_SETTINGS}))
+    recipe.write_text("[network]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in kept.items()))
+    assert train.parse_args(["--config", str(recipe)]) == Settings(**kept) == settings
+    check_record(settings, settings.record(), Settings(**kept).record())
+
+
+SIZE_SETTINGS = ("img_size", "crop_size")
+
+
+def test_a_range_is_a_stage():
+    settings = train.parse_args("--img-size 128 64-96 --grow-at 0.5 --epochs 4".split())
+    assert settings.stages == [[(128, 115)], [(64, 57), (96, 86)]]
+    assert settings.eval_sizes == [128, 96] and settings.first_epochs == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        *(
+            (f"--img-size {value}", f"--img-size: '{value}' is not a")
+            for value in ("352-192", "190-200", "16-64", "0-64", "192-192", "192-351", "192-99999")
+        ),
+        *(
+            (f"--img-size {value}", f"--img-size: '{value}' is not an integer from 1 to")
+            for value in ("text", "-192", "192-", "64-96-128", "192-352.0", "192:352", "9/10")
+        ),
+        ("--img-size 32-64", "--crop-size 28: expected at least 32"),
+        ("--img-size 64-128 --crop-size 64-96", "a range of 2 sizes; as many as --img-size, where"),
+        ("--img-size 320 --crop-size 64-96", "a range of 2 sizes; as many as --img-size, where"),
+        ("--img-size 64-128 --crop-size 96-160", "--crop-size 96: larger than the image; at most"),
+        ("--img-size 64-128 --crop-size 72", "--crop-size 72: larger than the image; at most"),
+        ("--img-size 64-128 --crop-size 96-64", "--crop-size: '96-64' is not a range"),
+        ("--img-size 64-128 --crop-size 8/10", "--crop-size: '8/10' is not an integer"),
+        ("--img-size 64-128 --crop-size 64 96", "--crop-size: expected 1 values, got 2"),
+        ("--img-size 64-96 128-160 --epochs 1", "--epochs 1: each size needs an epoch of its own"),
+    ],
+)
+def test_a_wrong_range_is_refused(capsys, flags, named):
+    with pytest.raises(SystemExit) as left:
+        train.parse_args(flags.split())
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and named in error and error.count("\n") == 1
+
+
+def test_another_range_is_another_run():
+    begun = Settings(img_size="64-128")
+    message = refused(Settings(img_size="64-160"), begun.record())
+    assert "--img-size was ['64-128'], now ['64-160']" in message and "--crop-size" not in message
+    assert "was ['9/10'], now ['64-128']" in refused(
+        replace(begun, crop_size=("64-128",)), begun.record()
+    )
+
+
 def test_defaults_of_zero_are_shown(call):
     _, out, _ = call(train.main, "--help")
     squeezed = " ".join(out.split())
-    for text in ("of weights, order and crops (default: 0)", "0 for none (default: 0.0)"):
+    for text in (
+        "of weights, order and crops (default: 0)",
+        "0 for none (default: 0.0)",
+        "the middle one (288) to evaluate",
+    ):
         assert text in squeezed
 
 

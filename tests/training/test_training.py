@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.data import SMALL_TABLE, make_scene, save_image
+from helpers.data import SMALL_TABLE, make_scene, same_state, save_image
 from helpers.runs import SIZES, rows, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -237,6 +237,38 @@ def test_interrupted_and_resumed_equals_unbroken(
     assert resumed["best"] == whole["best"]
     for ours, theirs in zip(rows(tmp_path / "run"), rows(finished), strict=True):
         assert ours == theirs
+
+
+def test_sizes_of_batches_are_those_of_the_unbroken_run(data, tmp_path, monkeypatch):
+    """Also where the run stops in mid-epoch and goes on with other workers. Evaluated, and kept
+    with the weights, is the middle one."""
+    flags, seen = ["--img-size", "64-128", "--crop-size", "32-96", "--epochs", "2"], {}
+    original = Trainer.step
+
+    def noted_step(self, batches):
+        seen[self.updates] = batches[0][0].shape[-1]
+        if len(seen) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", noted_step)
+    stop = 0
+    assert run(data, tmp_path / "whole", *flags) == 0
+    whole, stop = dict(seen), 3
+    assert set(whole.values()) == {32, 64, 96}
+    seen.clear()
+    assert run(data, tmp_path / "run", *flags) == 128 + signal.SIGINT and len(seen) == 3
+    with pytest.raises(UserError, match=r"img_size.* was \['64-128'\], now \['64-96'\]"):
+        run(data, tmp_path / "run", "--img-size", "64-96", *flags[2:3], "32-64", "--resume", "auto")
+    stop = 0
+    assert run(data, tmp_path / "run", *flags, "--resume", "auto", "--workers", "2") == 0
+    assert seen == whole
+    ours, theirs = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("run", "whole")
+    )
+    assert same_state(ours["model"], theirs["model"]) and ours["img_size"] == 96
+    assert torch.load(tmp_path / "run/best.pt", weights_only=True)["img_size"] == 96
+    assert json.loads((tmp_path / "run/args.json").read_text())["img_size"] == ["64-128"]
 
 
 def test_resume_rebuilds_its_network(data, tmp_path, finished):

@@ -17,7 +17,7 @@ from .masks import MaskReader
 from .pairs import Pair
 
 if TYPE_CHECKING:  # torchvision, which they need, takes a second to import
-    from .transforms import EvalPreset, Growing, TrainPreset
+    from .transforms import EvalPreset, Growing, TrainPreset, Varying
 
 Sample = tuple[Tensor, Tensor, int]
 """Image 3×H×W uint8, mask 1×H×W uint8 and the pair's index."""
@@ -26,8 +26,9 @@ Sample = tuple[Tensor, Tensor, int]
 class SegmentationDataset(Dataset[Sample]):
     """Image, mask and index of each pair.
 
-    An item is asked for by ``index``, or by ``(epoch, index)`` as the training sampler does. Its
-    augmentation depends on (seed, epoch, index) alone, so a run repeats itself with any number of
+    An item is asked for by ``index``, by ``(epoch, index)``, or by ``(epoch, index, batch)`` as the
+    training sampler does, where the batch's number in its epoch may decide on the size. Its
+    augmentation depends on these and the seed alone, so a run repeats itself with any number of
     workers.
 
     Args:
@@ -45,7 +46,7 @@ class SegmentationDataset(Dataset[Sample]):
     def __init__(
         self,
         pairs: Iterable[Pair],
-        transform: "TrainPreset | EvalPreset | Growing",
+        transform: "TrainPreset | EvalPreset | Varying | Growing",
         seed: int = 0,
         read: MaskReader | None = None,
     ) -> None:
@@ -57,15 +58,15 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
         """Load and transform a pair.
 
         Raises:
             UserError: image or mask cannot be read.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *batch = key if isinstance(key, tuple) else (0, key)
         image, mask = load_pair(self.pairs[index], self.read)
-        preset = self.transform.at(epoch)
+        preset = self.transform.at(epoch, *batch)
         with _random_state_of(self.seed, epoch, index):
             image, mask = preset(image, mask)
             if preset.paste and torch.rand(()) < preset.paste:

@@ -15,15 +15,15 @@ from src.errors import UserError
 from ..distributed import rank, world_size
 from .dataset import Sample
 
-Key = tuple[int, int]
-"""Epoch and index of an item."""
+Key = tuple[int, ...]
+"""Epoch and index of an item, and, to train, the number of its batch in the epoch."""
 _TRIED = 50  # replacements of an item; so many faulty ones are beyond every limit
 Collate = Callable[[list[Any]], Any]
 """Makes a batch of a list of items."""
 
 
 class Items(Protocol):
-    """A data set of known length whose items are asked for by (epoch, index)."""
+    """A data set of known length whose items are asked for by their keys."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,7 @@ ItemsT = TypeVar("ItemsT", bound=Items)
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Shuffled batches of (epoch, index), this rank's share.
+    """Shuffled batches of (epoch, index, number of the batch), this rank's share.
 
     The order depends on (seed, epoch) alone. Set ``epoch``, and ``start`` to continue in the
     middle of one. All batches are full: the images that don't fill the last one are dropped from
@@ -70,8 +70,9 @@ class EpochSampler(Sampler[list[Key]]):
         order = self._order()
         wanted = len(self) * self.batch_size * world_size()
         order = order.repeat(-(-wanted // len(order)))[:wanted][rank() :: world_size()]
-        for batch in order.view(-1, self.batch_size)[self.start :].tolist():
-            yield [(self.epoch, index) for index in batch]
+        batches = order.view(-1, self.batch_size)[self.start :].tolist()
+        for number, batch in enumerate(batches, self.start):
+            yield [(self.epoch, index, number) for index in batch]
 
     def _order(self) -> Tensor:
         """The indices of all images that the epoch takes, shuffled."""
@@ -114,7 +115,7 @@ class Loader(Generic[ItemsT]):
     """Batches of a data set; a UserError of a worker process arrives here as it was raised.
 
     Args:
-        dataset: items, asked for by (epoch, index).
+        dataset: items, asked for by the sampler's keys.
         sampler: of the batches; set its ``epoch``.
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for the way to a GPU.
@@ -186,10 +187,10 @@ class _Batches(Dataset[Any]):
     def __getitem__(self, keys: list[Key]) -> tuple[Any, dict[int, UserError]]:
         items: list[Any] = []
         errors: dict[int, UserError] = {}
-        for epoch, index in keys:
+        for epoch, index, *number in keys:
             for other in self._candidates(epoch, index):
                 try:
-                    items.append(self.dataset[epoch, other])
+                    items.append(self.dataset[epoch, other, *number])
                     break
                 except UserError as error:
                     errors[other] = error
@@ -226,7 +227,8 @@ def train_loader(
         dataset, sampler, workers, pin, tolerant: as :class:`Loader` takes them.
 
     Returns:
-        A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64.
+        A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64; S may be
+        another one in each batch.
     """
     return Loader(
         dataset, sampler, workers=workers, pin=pin, collate=default_collate, tolerant=tolerant

@@ -5,6 +5,7 @@ on the device, where it costs next to nothing, and a batch travels in a quarter 
 """
 
 import io
+import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -66,8 +67,8 @@ class TrainPreset:
         self.paste = 0.15 if strong and not classes else 0.0  # how often
         self.resized_crop = v2.RandomResizedCrop(crop_size, scale=(0.3, 1), ratio=(0.6, 1 / 0.6))
 
-    def at(self, epoch: int) -> "TrainPreset":
-        """The preset of an epoch: this one."""
+    def at(self, epoch: int, batch: int = 0) -> "TrainPreset":
+        """The preset of a batch: this one."""
         return self
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,19 +164,44 @@ class EvalPreset:
     def __init__(self, img_size: int) -> None:
         self.img_size = img_size
 
-    def at(self, epoch: int) -> "EvalPreset":
-        """The preset of an epoch: this one."""
+    def at(self, epoch: int, batch: int = 0) -> "EvalPreset":
+        """The preset of a batch: this one."""
         return self
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return resize_input(image, self.img_size), mask
 
 
+class Varying:
+    """One of some presets for each batch, at random: images of many sizes, one size in a batch.
+
+    The draw depends on (seed, epoch, batch) alone, so it is the same in all workers and on all
+    ranks, and a run that was interrupted goes on with the sizes that it would have had.
+
+    Args:
+        presets: to draw from, each as likely as the others.
+        seed: of the draw.
+
+    Example:
+        >>> varying = Varying([TrainPreset(size, size) for size in (192, 224, 256)])
+        >>> [varying.at(epoch=0, batch=number).img_size for number in range(5)]
+        [256, 256, 192, 192, 192]
+    """
+
+    def __init__(self, presets: Sequence[TrainPreset], seed: int = 0) -> None:
+        self.presets = presets
+        self.seed = seed
+
+    def at(self, epoch: int, batch: int = 0) -> TrainPreset:
+        """The preset of a batch."""
+        return random.Random(repr((self.seed, epoch, batch))).choice(self.presets)
+
+
 class Growing:
     """Presets that follow one another as a run proceeds: small images first, which cost less.
 
     Args:
-        presets: of one kind, in order.
+        presets: of one purpose, in order.
         starts: the epoch, counted from 0, from which each is used; the first is 0.
 
     Example:
@@ -185,11 +211,11 @@ class Growing:
     """
 
     def __init__(
-        self, presets: Sequence[TrainPreset] | Sequence[EvalPreset], starts: Sequence[int]
+        self, presets: Sequence[TrainPreset | Varying] | Sequence[EvalPreset], starts: Sequence[int]
     ) -> None:
         self.presets = presets
         self.starts = starts
 
-    def at(self, epoch: int) -> TrainPreset | EvalPreset:
-        """The preset of an epoch."""
-        return self.presets[bisect_right(self.starts, epoch) - 1]
+    def at(self, epoch: int, batch: int = 0) -> TrainPreset | EvalPreset:
+        """The preset of a batch."""
+        return self.presets[bisect_right(self.starts, epoch) - 1].at(epoch, batch)

@@ -35,7 +35,7 @@ def make_datasets(
     Raises:
         UserError: a data set is missing or faulty.
     """
-    from ..data.transforms import EvalPreset, Growing, TrainPreset  # torchvision takes a second
+    from ..data.transforms import EvalPreset, Growing, TrainPreset, Varying  # torchvision: 1 s
 
     read = mask_reader(
         settings.num_classes, settings.ignore_index, settings.masks, settings.mask_threshold
@@ -49,10 +49,12 @@ def make_datasets(
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
     soft = settings.soft_cut is not None
-    sizes = zip(settings.img_size, settings.crop_size, strict=True)
-    starts = settings.first_epochs
-    growing = Growing([TrainPreset(*size, strong, classes, soft) for size in sizes], starts)
-    growing_test = Growing([EvalPreset(size) for size in settings.img_size], starts)
+    drawn = [
+        Varying([TrainPreset(*sizes, strong, classes, soft) for sizes in stage], settings.seed)
+        for stage in settings.stages
+    ]
+    growing = Growing(drawn, settings.first_epochs)
+    growing_test = Growing([EvalPreset(n) for n in settings.eval_sizes], settings.first_epochs)
     pairs = [pair for found in sets for pair in found.pairs]
     return (
         SegmentationDataset(pairs, growing, settings.seed),
@@ -74,7 +76,7 @@ def make_network(settings: Settings, state: dict[str, Any] | None, device: torch
     """
     model = _start_network(settings, state)
     _check_fit(settings, model)
-    model.img_size = settings.img_size[-1]
+    model.img_size = settings.eval_sizes[-1]
     model.recompute = settings.checkpoint_activations
     model = model.to(device).to(memory_format=torch.channels_last)
     if settings.sync_bn:
@@ -298,7 +300,7 @@ def restore(settings: Settings, trainer: Trainer, state: dict[str, Any], path: P
 
 def _check_fit(settings: Settings, model: Network) -> None:
     """Compare what the settings ask for with what the network can take."""
-    name, smallest = model.config.name, min(settings.crop_size)
+    name, smallest = model.config.name, settings.smallest_crop
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
         raise UserError(f"expected one for each of {name}'s {model.num_maps} maps", "loss_weights")
     if settings.batch_size == 1 and smallest <= model.stride:
