@@ -95,8 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         networks = Networks(args.weights, args.img_size, args.device, args.amp)
         predictors = list(networks.by_name.values())
         precisions = [predictor.precision for predictor in predictors]
-        computing = cli.describe_computing(predictors[0].device, *precisions)
-        print(f"{', '.join(networks.names)}: {computing}", file=sys.stderr)
+        for path, predictor in zip(args.weights, predictors, strict=False):
+            print(cli.describe_weights(path, predictor.origin), file=sys.stderr)
+        print(cli.describe_computing(predictors[0].device, *precisions), file=sys.stderr)
         os.environ["GRADIO_TEMP_DIR"] = folder
         server = build_server(
             networks,

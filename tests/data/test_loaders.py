@@ -149,7 +149,7 @@ def drawn_sizes(pairs, monkeypatch, workers=0, seed=5, rank=0, world=1, start=0,
 def test_a_size_for_each_batch(pairs, monkeypatch):
     """Drawn from seed, epoch and number of the batch alone."""
     whole = drawn_sizes(pairs, monkeypatch)
-    counts = {side: sum(whole, []).count(side) for side in (24, 56, 88, 120)}
+    counts = {side: sum(sides.count(side) for sides in whole) for side in (24, 56, 88, 120)}
     assert sum(counts.values()) == 42 and min(counts.values()) >= 4, counts
     assert len({tuple(sides) for sides in whole}) == 3, "each epoch has other ones"
     assert whole == drawn_sizes(pairs, monkeypatch, workers=2)

@@ -130,7 +130,7 @@ SIZE_SETTINGS = ("img_size", "crop_size")
 
 
 def test_a_range_is_a_stage():
-    settings = train.parse_args("--img-size 128 64-96 --grow-at 0.5 --epochs 4".split())
+    settings = Settings(img_size=(128, "64-96"), epochs=4)
     assert settings.stages == [[(128, 115)], [(64, 57), (96, 86)]]
     assert settings.eval_sizes == [128, 96] and settings.first_epochs == [0, 2]
 
