@@ -136,6 +136,28 @@ def test_a_loss_that_is_not_finite_though_its_gradient_is():
     assert not trainer.step([small_batch()]).taken and length(model, before) == 0
 
 
+def test_a_compiled_step_is_built_for_each_size(monkeypatch):
+    """Inductor cannot build it for a size that varies, which torch would ask for at the second."""
+    built, original = [], torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        values = [i for i in inputs if not isinstance(i, torch.Tensor)]
+        sizes = [size for i in inputs if isinstance(i, torch.Tensor) for size in i.shape]
+        built.append(all(type(value) is int for value in [*values, *sizes]))
+        return graph
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda net, **options: original(net, backend=backend, **options)
+    )
+    torch._dynamo.reset()
+    trainer = make_trainer(build_model(SMALL), compile=True)
+    for side in (32, 48, 64):
+        batch = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+        assert trainer.step([(batch, batch[:, :1], torch.arange(2))]).taken
+    torch._dynamo.reset()
+    assert len(built) >= 3 and all(built)
+
+
 def test_random_numbers_go_on_where_they_were():
     """Dropout's, say."""
     trainer = make_trainer(build_model(SMALL))

@@ -74,7 +74,8 @@ class Trainer:
             speed_up(self.model, self.device, self.dtype)
         self.net = _share_gradients(self.model, self.device) if world_size() > 1 else self.model
         if self.compile:
-            self.net.compile()
+            # For each size by itself: inductor fails to build the step for sizes that vary.
+            self.net.compile(dynamic=False)
         self.sums = torch.zeros(2 + len(self.loss_names), dtype=torch.float64)
         buffers = list(self.model.buffers())
         self._statistics = [b for b in buffers if b.is_floating_point()]
