@@ -14,11 +14,12 @@ model.safetensors, which from_pretrained and transformers read and the Hugging F
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from src import UserError, load_model, save_model
 from src.export.transformers import CODE, ONNX, PREPROCESSOR
 from src.files import check_outputs
-from src.weights.layouts import official_state
+from src.weights.layouts import lost_in_official, official_state
 from src.weights.storage import FOLDER, save_state
 from train_utils import cli
 
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     else:
         save_model(model, args.output, args.half)
     print(f"{args.input}: {model.origin}")
-    if args.official and model.img_size != model.config.img_size:
-        print(f"trained at {model.img_size}², which this layout cannot hold: pass --img-size")
+    if args.official:
+        for field, value in lost_in_official(model).items():
+            print(describe_loss(field, value))
     files = args.output.rglob("*") if args.folder else [args.output]
     print(f"{args.output}: {sum(f.stat().st_size for f in files if f.is_file()) / 1e6:.1f} MB")
     return 0
@@ -73,6 +75,14 @@ def written_files(args: argparse.Namespace) -> list[Path]:
     """The files that OUTPUT stands for."""
     names = [*FOLDER, "README.md", CODE, PREPROCESSOR, *([ONNX] if args.onnx else [])]
     return [args.output / name for name in names] if args.folder else [args.output]
+
+
+def describe_loss(field: str, value: Any) -> str:
+    """A line for a field of the network's table that the official layout cannot hold."""
+    if field == "img_size":
+        return f"trained at {value}², which this layout cannot hold: pass --img-size"
+    shown = value if isinstance(value, str) else ", ".join(f"{number:g}" for number in value)
+    return f"{field} {shown}: this layout cannot hold it; leave out --official to keep it"
 
 
 def is_folder(name: str) -> bool:

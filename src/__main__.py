@@ -45,12 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(f"u2net-toolkit {__version__}")
         sys.exit(0)
-    command = arguments.pop(0) if arguments[0] in COMMANDS else "predict"
+    is_named = arguments[0] in COMMANDS
+    command = arguments.pop(0) if is_named else "predict"
     sys.argv = [f"u2net {command}", *arguments]  # for --help and for messages
 
     def run() -> int | None:
-        if command == "predict":
-            _check_command(arguments[:1])
+        if not is_named:
+            _check_command(arguments[0])
         try:
             for package in NEEDED.get(command, ()):
                 if find_spec(package) is None:
@@ -75,16 +76,16 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def _check_command(first: list[str]) -> None:
-    """Tell a misspelt command from an image.
+def _check_command(word: str) -> None:
+    """Tell a misspelt command from an image, a pattern of images, an address and a flag.
 
     Raises:
         UserError: it is one.
     """
-    for word in first:
-        near = get_close_matches(word, COMMANDS, 1)
-        if near and not Path(word).exists():
-            raise UserError(f"{word}: no such command or image; did you mean u2net {near[0]}?")
+    if not word.replace("_", "").isalpha() or Path(word).exists():
+        return
+    if near := get_close_matches(word, COMMANDS, 1):
+        raise UserError(f"{word}: no such command or image; did you mean u2net {near[0]}?")
 
 
 def _script(name: str) -> ModuleType:

@@ -86,11 +86,12 @@ class _Official(U2Net):
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
         """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
         source = U2Net.from_pretrained(name, **options)
-        config = source.config
+        config = source.config.replace(conv_bias=True)
         network = cls(config.in_ch, config.out_ch).eval()
-        if network.config.structure != config.replace(conv_bias=True).structure:
+        if network.config.structure != config.structure:
             raise UserError(f"{name}: holds a {config.name}, not a {cls.__name__}")
         network.load_state_dict(official_state(source))
+        network.config = config  # its mean and std, too
         network.img_size = source.img_size
         return network
 

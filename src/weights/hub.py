@@ -12,6 +12,7 @@ import torch
 
 from ..errors import UserError
 from ..networks.base import Network
+from .load import find_state
 from .storage import FOLDER, load_state, read_file, save_folder
 
 _N = TypeVar("_N", bound=Network)
@@ -86,13 +87,14 @@ def from_pretrained(network_class: type[_N], name: str | Path, **options: Any) -
     if not folder.is_dir():
         folder = _download(str(name), options)
     content = read_file(folder)
+    _, table, state = find_state(content, folder)
     try:
         with torch.device("meta"):
-            model = network_class(network_class.config_class.from_dict(content["config"]))
+            model = network_class(network_class.config_class.from_dict(table))
     except UserError as error:
         raise UserError(f"{folder}: holds no {network_class.__name__} ({error})") from None
     model.img_size = content.get("img_size", model.img_size)
-    load_state(model, content["model"], folder)
+    load_state(model, state, folder)
     return model.eval()
 
 

@@ -225,6 +225,15 @@ def official_state(model: Network) -> StateDict:
     return state
 
 
+def lost_in_official(model: Network) -> dict[str, Any]:
+    """What the official layout cannot hold of a network that :func:`official_state` takes: fields
+    of its table, with their values, for which a reader would take others.
+    """
+    known, own = _table(model.state_dict()), model.config.replace(img_size=model.img_size)
+    fields = ("img_size", "mean", "std", "activation")
+    return {f: getattr(own, f) for f in fields if getattr(own, f) != getattr(known, f)}
+
+
 def _from_tutorial(name: str) -> str:
     """``encode_modules.0.decode_modules.1.bn.weight`` → ``encoder.0.decoder.1.bn.weight``."""
     if side := re.fullmatch(r"side_modules\.(\d)\.(\w+)", name):

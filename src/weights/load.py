@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from ..errors import UserError
 from ..networks.base import Network
 from ..networks.registry import build_model
+from ..networks.tables import FULL, ISNET, LITE
 from .layouts import StateDict, recognise
-from .named import PUBLISHED, Published, alone, fetch_onnx
+from .named import PUBLISHED, Published, alone, fetch_onnx, find_published
 from .onnx import check_onnx, read_onnx
 from .storage import FOLDER, find_file, is_state, load_state, read_file, save_model
 
@@ -59,6 +60,7 @@ def load_model(weights: str | Path) -> Network:
         if path == entry.converted:
             classes = f": {', '.join(entry.classes)}" if entry.classes else ""
             model.origin = f"published weights, {rest}{classes}"
+            _prepare(model, entry)  # as a file made by an older version may hold another mean
         else:
             model.origin = f"{kind} of that name, not the published weights, {rest}"
     return model
@@ -101,11 +103,17 @@ def _find_published(entry: Published) -> Path:
         with alone(entry):
             if not is_converted(entry):  # by the process that was waited for
                 model = _load_file(fetch_onnx(entry))
-                model.config = model.config.replace(**entry.preprocessing)
-                model.img_size = model.config.img_size
                 source = {"name": entry.name, "md5": entry.md5, "url": entry.url}
                 save_model(model, entry.converted, source=source, classes=entry.classes)
     return entry.converted
+
+
+def _prepare(model: Network, entry: Published) -> None:
+    """Give the network of a published file the size, mean and std of its images."""
+    table = {table.name: table for table in (FULL, LITE, ISNET)}[entry.network]
+    own = {field: getattr(table, field) for field in ("img_size", "mean", "std")}
+    model.config = model.config.replace(**own | dict(entry.preprocessing))
+    model.img_size = model.config.img_size
 
 
 def is_converted(entry: Published) -> bool:
@@ -126,7 +134,7 @@ def _load_file(path: Path) -> Network:
         config, state, img_size = read_onnx(path)
     else:
         content = read_file(path)
-        kind, config, state = _find_state(content, path)
+        kind, config, state = find_state(content, path)
         img_size = content.get("img_size")
     try:
         # Without memory for its weights: a huge table costs nothing before the file's tensors fit.
@@ -138,15 +146,19 @@ def _load_file(path: Path) -> Network:
     load_state(model, state, path)
     if is_onnx:
         check_onnx(model, path)
+        if entry := find_published(path):  # such files hold no mean and std
+            _prepare(model, entry)
+            kind = f"ONNX file published as {entry.name}"
     maps = "1 map" if model.config.out_ch == 1 else f"{model.config.out_ch} maps"
     model.origin = f"{kind}, {model.config.name}, {maps}"
     return model.eval()
 
 
-def _find_state(content: dict[str, Any], path: str | Path) -> tuple[str, Any, StateDict]:
-    """What kind of weights these are, the table of their network, and its tensors."""
+def find_state(content: dict[str, Any], path: str | Path) -> tuple[str, dict[str, Any], StateDict]:
+    """What kind of weights these are, the table of their network as a dict, and its tensors."""
     if not all(isinstance(content.get(key), Mapping) for key in ("model", "config")):
-        return recognise(content, path)
+        kind, table, state = recognise(content, path)
+        return kind, table.to_dict(), state
     # A checkpoint with an exponential moving average was scored by it.
     state = content["model"] if content.get("ema") is None else content["ema"]
     if not is_state(state):

@@ -134,7 +134,13 @@ def cache_folder() -> Path:
 def find_onnx(entry: Published) -> Path | None:
     """The published file on this machine, in the cache or where rembg keeps it, with the right sum.
     What is rembg's is only read."""
-    return next((path for path in (entry.path, *_of_rembg(entry)) if _is_right(path, entry)), None)
+    return next((path for path in (entry.path, *_of_rembg(entry)) if _md5(path) == entry.md5), None)
+
+
+def find_published(path: str | Path) -> Published | None:
+    """The entry whose file this is, wherever it lies and whatever it is called."""
+    md5 = _md5(Path(path))
+    return next((entry for entry in PUBLISHED.values() if entry.md5 == md5), None)
 
 
 def fetch_onnx(entry: Published) -> Path:
@@ -145,6 +151,8 @@ def fetch_onnx(entry: Published) -> Path:
     """
     if found := find_onnx(entry):
         return found
+    if entry.path.exists():
+        print(f"{entry.path}: is not the published file, which will replace it", file=sys.stderr)
     folder = entry.path.with_suffix(".part")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     try:
@@ -202,12 +210,13 @@ def _of_rembg(entry: Published) -> Iterator[Path]:
         yield from (home / file, home / "models" / entry.name / file)
 
 
-def _is_right(path: Path, entry: Published) -> bool:
+def _md5(path: Path) -> str | None:
+    """The sum of a file; None where there is none that can be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest() == entry.md5
+            return hashlib.file_digest(file, "md5").hexdigest()
     except OSError:
-        return False
+        return None
 
 
 def _download(entry: Published, folder: Path) -> Path:

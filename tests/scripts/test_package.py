@@ -169,6 +169,29 @@ def test_what_is_misspelt(monkeypatch, capsys, tmp_path, words, message):
     assert left.value.code == 2 and message in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--weights", "lite", "a.png"],
+        ["train/*.png"],
+        ["predict", "train/*.png"],
+        ["trai?/a.png"],
+        ["train.png"],
+        ["predict", "trian"],
+    ],
+)
+def test_what_is_no_misspelt_command(monkeypatch, capsys, tmp_path, words):
+    """Flags, patterns, file names, and whatever follows a command: these go to predict.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["u2net"])
+    given = []
+    monkeypatch.setattr("predict.main", given.append)
+    with pytest.raises(SystemExit):
+        commands.main(words)
+    assert "did you mean" not in capsys.readouterr().err
+    assert given == [words[words[0] == "predict" :]]
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["u2net"])

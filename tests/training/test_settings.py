@@ -232,6 +232,17 @@ def test_start_weights_are_told_apart_by_content(tmp_path):
     assert start != start_weights(Settings(pretrained=other), None)
     assert start == start_weights(Settings(backbone=str(one)), None)
     assert start_weights(Settings(backbone="imagenet"), None) == "imagenet"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(one, folder / "best.pt")
+    assert start_weights(Settings(pretrained=folder), None) == start
+    (folder / "log.csv").touch()  # a run's folder grows
+    assert start_weights(Settings(pretrained=folder), None) == start
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    start_of_two = start_weights(Settings(pretrained=folder), None)
+    (folder / "README.md").touch()
+    assert start != start_of_two == start_weights(Settings(pretrained=folder), None)
     state = {"flags": {"start": start}}
     assert start_weights(Settings(resume="runs/net-1/last.pt"), state) == start
     assert start_weights(Settings(resume="auto"), state) is None

@@ -60,6 +60,23 @@ def test_official_out_and_half(call, model, tmp_path):
     assert (tmp_path / "c.safetensors").stat().st_size < 0.6 * (tmp_path / "a.pt").stat().st_size
 
 
+def test_what_the_official_layout_loses_is_said(call, tmp_path):
+    """And nothing else; the class of that name keeps it."""
+    changes = {"img_size": 768, "mean": (0.5,) * 3, "std": (0.5,) * 3, "out_ch": 2}
+    network = build_model("u2net_lite", **changes)
+    save_model(network, tmp_path / "a.pt")
+    argv = [tmp_path / "a.pt", tmp_path / "b.pth", "--official"]
+    _, said, _ = call(convert.main, *argv)
+    for words in ("trained at 768²", "mean 0.5, 0.5, 0.5:", "std 0.5, 0.5, 0.5:", "sigmoid:"):
+        assert words in said
+    save_model(build_model("u2net_lite"), tmp_path / "a.pt")
+    assert "cannot hold" not in call(convert.main, *argv)[1]
+    network.save_pretrained(tmp_path / "folder")
+    theirs = official.U2NETP.from_pretrained(tmp_path / "folder")
+    assert theirs.config == theirs.plain().config == network.config.replace(conv_bias=True)
+    assert theirs.img_size == 768
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -225,6 +242,19 @@ def test_pretrained_folder_of_another_network(tmp_path):
     assert same_state(SegNet.from_pretrained(tmp_path).state_dict(), segnet.state_dict())
     with pytest.raises(UserError, match=f"{tmp_path.name}: holds no U2Net"):
         U2Net.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["best.pt", "last.pt"])
+def test_the_folder_of_a_run(tmp_path, file):
+    """By the moving average, which was scored; whatever layout the weights have."""
+    raw, average = (make_varied_network(SMALL, out_ch=1) for _ in range(2))
+    raw.sides[0].bias.data += 1
+    save_model(raw, tmp_path / file, ema=average.state_dict())
+    for again in (U2Net.from_pretrained(tmp_path), load_model(tmp_path)):
+        assert same_state(again.state_dict(), average.state_dict())
+    lite = make_varied_network()
+    torch.save(lite.state_dict(), tmp_path / file)
+    assert same_state(U2Net.from_pretrained(tmp_path).state_dict(), lite.state_dict())
 
 
 def change_size(path, value):

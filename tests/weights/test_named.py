@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,14 +118,20 @@ def test_a_proxy_is_asked(home, content, monkeypatch):
         assert proxy.requests == ["http://release.invalid/u2netp.onnx"]
 
 
-def test_a_file_put_there_by_hand(home, content, monkeypatch):
+def test_a_file_put_there_by_hand(home, content, monkeypatch, capsys):
     entry = publish(monkeypatch, "u2netp", content)
     entry.path.parent.mkdir()
     entry.path.write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"u2netp\.onnx is not the published file; cannot be fet"):
         load_model("u2netp")
     assert entry.path.read_bytes() == content[:-1]  # a user's own is not removed
-    entry.path.write_bytes(content)
+    capsys.readouterr()
+    with serve(content) as (_, address):
+        monkeypatch.setenv(named.MIRROR, address)
+        assert load_model("u2netp").config.name == "small"
+    assert f"{entry.path}: is not the published file, which will repl" in capsys.readouterr().err
+    entry.converted.unlink()
+    monkeypatch.setenv(named.MIRROR, "http://127.0.0.1:9")
     assert load_model("u2netp").config.name == "small"
 
 
@@ -201,6 +208,7 @@ def test_a_cache_that_cannot_be_written(home, content, monkeypatch):
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 from helpers.release import publish
 from pytest import MonkeyPatch
 publish(MonkeyPatch(), "u2netp", open(sys.argv[1], "rb").read())
@@ -282,6 +290,15 @@ def test_clothes(home, monkeypatch):
     assert (found.config.mean, found.config.std) == ((0.5,) * 3, (0.5,) * 3)
     classes = "background, upper body, lower body, full body"
     assert found.origin == f"published weights, u2net_lite, 4 maps: {classes}"
+    (home / "clothes.onnx").write_bytes(content)  # the same by its path
+    by_path = load_model(home / "clothes.onnx")
+    assert by_path.config == found.config and by_path.img_size == 768
+    assert by_path.origin == "ONNX file published as u2net_cloth_seg, u2net_lite, 4 maps"
+    wrong = replace(entry, preprocessing={"img_size": 96, "mean": (0.1,) * 3})
+    monkeypatch.setitem(named.PUBLISHED, entry.name, wrong)
+    later = load_model(entry.name)  # from the same cache
+    kept = {"img_size": 96, "mean": (0.1,) * 3, "std": FULL.std}
+    assert later.img_size == 96 and later.config == found.config.replace(**kept)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(found(x), model(x), atol=1e-5)

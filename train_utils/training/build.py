@@ -14,6 +14,8 @@ from src import Network, U2NetConfig, UserError, build_model, load_model
 from src.files import check_outputs
 from src.weights.backbone import load_backbone
 from src.weights.load import find_weights
+from src.weights.named import PUBLISHED
+from src.weights.storage import FOLDER, find_file
 
 from ..config import Settings
 from ..data.dataset import SegmentationDataset
@@ -116,8 +118,8 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
 
 
 def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | None:
-    """What identifies the weights that a run started from: the sha256 of their file, or
-    ``imagenet``; None for random ones.
+    """What identifies the weights that a run started from: the sha256 of their file, the
+    md5 of a published one, or ``imagenet``; None for random ones.
 
     Who resumes from a checkpoint's path need not name them again: then they are the checkpoint's.
     """
@@ -127,9 +129,11 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
     if source is None or source == "imagenet":
         return source
     path = find_weights(source)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if (entry := PUBLISHED.get(str(source))) and path == entry.converted:
+        return f"md5 {entry.md5}"  # of its source: made anew, the file differs
+    path = find_file(path)  # of a run's folder, which grows
     digest = hashlib.sha256()
-    for file in filter(Path.is_file, files):
+    for file in [path / name for name in FOLDER] if path.is_dir() else [path]:
         digest.update(file.read_bytes())
     return f"sha256 {digest.hexdigest()}"
 
