@@ -183,3 +183,9 @@ def test_openvino_after_a_fork(files, monkeypatch):
     assert "onnxruntime" in Predictor(files["int8"]).origin
     with pytest.raises(UserError, match="OpenVINO cannot run in a process forked"):
         OnnxBackend(files["int8"], "openvino")(torch.zeros(1, 3, 64, 64))
+
+
+def test_one_cache_folder(monkeypatch, tmp_path):
+    """Compiled networks lie where published weights do, wherever the environment wants them."""
+    monkeypatch.setenv(named.CACHE, str(tmp_path / "kept"))
+    assert int8._cache() == named.cache_folder() == tmp_path / "kept"

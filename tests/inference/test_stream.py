@@ -191,7 +191,8 @@ def test_a_fault_in_any_step_is_the_images(weights):
 
 def test_broken_networks_are_no_images_fault(weights):
     predictor = Predictor(weights, 32, "cpu", "off")
-    predictor.model = torch.nn.Linear(1, 1)
+    config, predictor.model = predictor.model.config, torch.nn.Linear(1, 1)
+    predictor.model.config = config
     with pytest.raises(RuntimeError):
         list(stream(predictor, [1], lambda _: Image.new("RGB", (9, 9)), lambda *_: 1))
 
