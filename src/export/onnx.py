@@ -6,7 +6,7 @@ version of ONNX that holds the network, as a runtime refuses whatever is newer t
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,7 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
     proto = downgrade(program.model_proto)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
-    for value in (*proto.graph.input, *proto.graph.output):
-        for axis, name in _AXES.items():
-            value.type.tensor_type.shape.dim[axis].dim_param = name
+    name_axes(proto, _AXES)
     onnx.helper.set_model_props(proto, to_json(describe_network(model)))
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
@@ -104,6 +102,13 @@ def downgrade(proto: Any, opset: int = OPSET) -> Any:
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     del proto.graph.value_info[:]
     return proto
+
+
+def name_axes(proto: Any, names: Mapping[int, str]) -> None:
+    """Call the axes of a ``ModelProto``'s input and outputs by these names; torch numbers them."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, name in names.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
 
 
 @contextmanager

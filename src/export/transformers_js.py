@@ -12,6 +12,7 @@ from ..files import atomic_path
 from ..inference.predictor import Predictor
 from ..networks.base import Network
 from .common import ExportedNetwork
+from .onnx import downgrade, name_axes
 
 _TOLERANCE = 1  # levels of 255: rounding may fall to either side
 _OPSET = 18  # the oldest that resizes with antialias
@@ -54,11 +55,13 @@ def export_whole(model: Network, path: Path) -> None:
         verbose=False,
     )
     assert program is not None  # it is None without dynamo alone
-    proto = program.model_proto
+    proto = downgrade(program.model_proto, _OPSET)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
+    name_axes(proto, {2: "height", 3: "width"})
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         _check(model, session, path)
 

@@ -22,6 +22,7 @@ from ..device import after_fork
 from ..errors import UserError
 from ..networks.config import U2NetConfig
 from ..networks.registry import parse_config
+from ..weights.named import cache_folder
 from ..weights.onnx import read_graph
 
 Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H×W
@@ -174,7 +175,7 @@ def _cache() -> Path | None:
     """Where OpenVINO keeps compiled networks: loading takes 0.3 s, compiling 2 s. It keeps files,
     versions and processors apart by itself. None where nothing can be written.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "u2net-toolkit"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -124,7 +124,7 @@ class Network(nn.Module):
             UserError: the network is fused; or there is to be an ONNX file, and a package is
                 missing or the network has not one map of RGB images.
         """
-        from ..weights import hub
+        from ..export import hub
 
         return hub.save_pretrained(self, folder, **options)
 
@@ -139,7 +139,7 @@ class Network(nn.Module):
         Returns:
             The address of the commit.
         """
-        from ..weights import hub
+        from ..export import hub
 
         return hub.push_to_hub(self, name, **options)
 

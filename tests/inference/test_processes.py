@@ -15,7 +15,9 @@ from helpers.data import ROOT, SMALL, make_pairs, make_scene, make_varied_networ
 
 from src import Predictor, UserError, save_model
 from src.export.int8 import export_int8
+from src.inference import int8
 from src.inference.int8 import OnnxBackend
+from src.weights import named
 
 IMAGE = make_scene(3, 90, 70)[0]
 MINUTES = 300  # seconds after which a process that should take one is taken to hang

@@ -83,7 +83,7 @@ def test_what_the_official_layout_loses_is_said(call, tmp_path):
         (["a.pt", "b.onnx"], "export.py"),
         (["a.pt", "with.dot"], "with / behind its name"),
         (["a.pt", "folder", "--official"], "--official"),
-        (["a.pt", "a.pt"], "INPUT"),
+        (["a.pt", "a.pt"], "a.pt: no such weights file"),
         (["nowhere.pt", "b.pt"], "nowhere.pt"),
     ],
 )
@@ -269,7 +269,7 @@ def change_size(path, value):
         (lambda folder: (folder / "config.json").write_text("{}"), '"config"'),
         (lambda folder: change_size(folder / "config.json", "64"), "img_size is '64'"),
         (lambda folder: change_size(folder / "config.json", 0), "img_size is 0"),
-        (lambda folder: (folder / "model.safetensors").write_text("x"), "truncated"),
+        (lambda folder: (folder / "model.safetensors").write_text("x"), "is text, not a weights"),
     ],
 )
 def test_spoilt_folder(model, tmp_path, spoil, named):

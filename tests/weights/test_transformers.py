@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 
 import convert
 from src import NETWORKS, Predictor, UserError, build_model, load_model
+from src.export.onnx import IR_VERSION
 from src.export.transformers import CODE, ONNX, PREPROCESSOR, bundle_code
 from src.export.transformers_js import _weigh
 from src.inference.preprocess import resize_input
@@ -101,6 +103,7 @@ def test_the_code_stands_alone(tmp_path):
     """No part of this library is imported or missing, whoever has transformers or not."""
     code = bundle_code()
     assert "from ." not in code and "import src" not in code
+    assert "exif_transpose" not in code  # fails where any tag is garbled
     (tmp_path / CODE).write_text(code)
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", tmp_path / CODE],
@@ -163,6 +166,15 @@ def test_onnx_in_nodejs(whole, tmp_path):
         assert np.ptp(expected) > 2, "nothing would differ"
         assert np.abs(np.asarray(cutout.getchannel("A")) - expected).max() <= 2
         assert np.array_equal(cutout.convert("RGB"), Image.open(path).convert("RGB"))
+
+
+def test_onnx_in_older_runtimes(whole):
+    """The same version of the format as all other exports, with names of axes that say which."""
+    file = onnx.load(whole / ONNX)
+    assert file.ir_version == IR_VERSION and file.opset_import[0].version == 18
+    for value in (*file.graph.input, *file.graph.output):
+        _, _, *sides = value.type.tensor_type.shape.dim
+        assert [side.dim_param for side in sides] == ["height", "width"]
 
 
 SIZES = ((130, 90), (50, 333), (96, 96))
