@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchFeature, ImageSegmentationPipeline, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from ..inference.preprocess import resize_input, resize_map, to_tensor
 from ..networks.registry import build_model
 from ..pictures.classes import most_probable
-from ..pictures.images import to_grey, to_rgb
+from ..pictures.images import to_grey, to_rgb, turn
 
 
 class U2NetForImageSegmentationConfig(PretrainedConfig):
@@ -109,7 +109,7 @@ class U2NetImageProcessor(BaseImageProcessor):
     def _prepare(self, image: Any) -> Tensor:
         if not isinstance(image, Image.Image):
             image = to_pil_image(image)
-        image = to_rgb(ImageOps.exif_transpose(image))
+        image = to_rgb(turn(image))
         return resize_input(to_tensor(image), self.size["height"])
 
     def post_process_maps(

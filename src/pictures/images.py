@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 from .formats import DECODERS, IMAGE_SUFFIXES
-from .metadata import raw_exif, upright_exif
+from .metadata import raw_exif, raw_xmp, upright_exif, upright_xmp
 
 _ORIENTATION = 0x0112  # EXIF's tag
-
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _MANY = ("AVIF", "DCX", "FLI", "GIF", "PNG", "TIFF", "WEBP")
 """Formats whose files may hold several images. Not those in a phone's JPEG (MPO) or HEIC, which are
@@ -149,19 +157,25 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
+def turn(image: Image.Image) -> Image.Image:
+    """As :func:`upright`, for the pixels alone: the metadata stay as they are."""
+    method = _TURNS.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says it is to be seen."""
-    if _orientation(image) == 1:
+    turned = turn(image)
+    if turned is image:
         return image
-    try:
-        turned = ImageOps.exif_transpose(image)
-        turned.format = image.format  # Pillow drops both
-        turned.n_frames = count_frames(image)  # type: ignore[attr-defined]
-        if exif := raw_exif(image):  # Pillow writes it anew, with less
-            turned.info["exif"] = upright_exif(exif, turned.size)
-        return turned
-    except Exception as error:
-        raise UserError(f"garbled EXIF data ({error})") from None
+    turned.format = image.format  # Pillow drops both
+    turned.n_frames = count_frames(image)  # type: ignore[attr-defined]
+    # Pillow's exif_transpose would write EXIF anew, with less, and fail where a tag is garbled.
+    turned.info["exif"] = upright_exif(raw_exif(image), turned.size)
+    turned.info["xmp"] = upright_xmp(raw_xmp(image), turned.size)
+    for copy in ("Raw profile type exif", "XML:com.adobe.xmp"):  # of PNG, which still have it
+        turned.info.pop(copy, None)
+    return turned
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

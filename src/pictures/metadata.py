@@ -53,7 +53,7 @@ def carried(image: Image.Image, colours: bool) -> Info:
         if isinstance(comment, str):
             comment = comment.encode()
         texts = {k: v for k, v in texts.items() if not _NO_TEXTS.fullmatch(str(k))}
-        found |= {"exif": raw_exif(image), "xmp": _raw_xmp(image)}
+        found |= {"exif": raw_exif(image), "xmp": raw_xmp(image)}
         found |= {"comment": comment, "texts": texts}
     return {name: value for name, value in found.items() if value}
 
@@ -68,7 +68,7 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
         options: further ones of Pillow's.
     """
     info, size = image.info, image.size
-    dpi, xmp = info.get("dpi"), _upright_xmp(info.get("xmp"), size)
+    dpi, xmp = info.get("dpi"), upright_xmp(info.get("xmp"), size)
     exif = upright_exif(info.get("exif", b""), size)
     kept: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "dpi": dpi, "xmp": xmp}
     if format in ("WEBP", "AVIF"):
@@ -84,7 +84,7 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
     elif format == "TIFF":
         try:
             content = _tiff(image, exif, xmp, dpi=dpi, **options)
-        except (TypeError, LookupError, RuntimeError, struct.error):  # garbled values
+        except (TypeError, ValueError, LookupError, RuntimeError, struct.error):  # garbled values
             content = _tiff(image, b"", xmp, dpi=dpi, **options)
         if isinstance(file, (str, Path)):
             Path(file).write_bytes(content)
@@ -156,14 +156,18 @@ def _directory(data: bytearray, order: str, at: int) -> dict[int, int]:
     Tags whose values lie outside the data are removed.
     """
     (count,) = struct.unpack_from(f"{order}H", data, at)
-    struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)  # torn, if this is outside
-    for place in reversed(range(at + 2, at + 2 + 12 * count, 12)):
+    end = at + 2 + 12 * count
+    struct.unpack_from(f"{order}I", data, end)  # torn, if this is outside
+    kept = []
+    for place in range(at + 2, end, 12):
         kind, number, value = struct.unpack_from(f"{order}HII", data, place + 2)
         length = _WIDTHS_OF_TYPES.get(kind, len(data)) * number
-        if length > 4 and value + length > len(data):
-            _remove(data, order, at, place)
-    (count,) = struct.unpack_from(f"{order}H", data, at)
-    places = range(at + 2, at + 2 + 12 * count, 12)
+        if length <= 4 or value + length <= len(data):
+            kept.append(data[place : place + 12])
+    link = data[end : end + 4]
+    entries = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + link
+    data[at : end + 4] = entries.ljust(end + 4 - at, b"\0")
+    places = range(at + 2, at + 2 + 12 * len(kept), 12)
     return {struct.unpack_from(f"{order}H", data, place)[0]: place for place in places}
 
 
@@ -193,12 +197,16 @@ def _remove_pictures(data: bytearray, order: str, first: int, tags: dict[int, in
         with suppress(struct.error):  # torn there: the rest is sound
             others = _directory(data, order, second)
     spans = [span for each in (tags, others) for span in _pictures(data, order, each)]
-    for start, length in sorted(spans, reverse=True):
-        end = min(len(data), start + length)
-        if end == len(data):
-            del data[start:]
-        else:
-            data[start:end] = bytes(max(0, end - start))
+    begin = end = 0  # of what is blotted out: hostile spans overlap, and each byte is done once
+    for start, length in sorted(span for span in spans if span[0] < len(data)):
+        if start > end:
+            begin = end = start
+        stop = min(start + length, len(data))
+        if stop > end:
+            data[end:stop] = bytes(stop - end)
+            end = stop
+    if end == len(data):
+        del data[begin:]
 
 
 def _pictures(data: bytearray, order: str, tags: dict[int, int]) -> Iterator[tuple[int, int]]:
@@ -221,15 +229,21 @@ def _numbers(data: bytearray, order: str, place: int) -> tuple[int, ...]:
     return struct.unpack_from(f"{order}{count}{form}", data, at)
 
 
-def _raw_xmp(image: Image.Image) -> bytes:
+def raw_xmp(image: Image.Image) -> bytes:
+    """The XMP data as the file has it; nothing if it has none."""
     xmp = image.info.get("xmp") or image.info.get(_XMP_TEXT) or b""
     xmp = xmp[0] if isinstance(xmp, tuple) else xmp
     return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
 
 
-def _upright_xmp(xmp: bytes | None, size: tuple[int, int]) -> bytes:
-    """XMP for an upright image of this size, without embedded pictures."""
-    xmp = re.sub(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", b"", xmp or b"", flags=re.DOTALL)
+def upright_xmp(xmp: bytes | None, size: tuple[int, int]) -> bytes:
+    """XMP for an upright image of this size in pixels, without embedded pictures."""
+    xmp = xmp or b""
+    for tag in (b"xmp:Thumbnails", b"xap:Thumbnails"):
+        # Up to the last end tag, each search finds one: beyond, each would go on to the text's end.
+        head, end, tail = xmp.rpartition(b"</%b>" % tag)
+        pattern = rb"<%b\b.*?</%b>" % (tag, tag)
+        xmp = re.sub(pattern, b"", head + end, flags=re.DOTALL) + tail
     names = {b"tiff:Orientation": 1}
     names |= {b"tiff:ImageWidth": size[0], b"exif:PixelXDimension": size[0]}
     names |= {b"tiff:ImageLength": size[1], b"exif:PixelYDimension": size[1]}

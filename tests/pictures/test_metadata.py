@@ -218,6 +218,59 @@ def test_thumbnails_are_blotted_out_wherever_they_are(order):
     assert upright_exif(found, (30, 40)) == found
 
 
+@pytest.mark.parametrize("prefix", [b"xmp", b"xap"])
+def test_thumbnails_without_an_end(prefix):
+    """A small upload must not hold a server up: a search from each of these would take hours."""
+    whole = b"<%b:Thumbnails>secret</%b:Thumbnails>" % (prefix, prefix)
+    many = b"<%b:Thumbnails " % prefix * 250_000
+    image = PIXELS.copy()
+    image.info["xmp"] = b"a" + whole + b"b" + whole + b"c" + many
+    found = Image.open(made(image, ".webp", Style("overlay")))
+    assert found.info["xmp"] == b"abc" + many
+
+
+def test_a_picture_in_a_million_strips():
+    """Each of which is the whole file: to blot out one after the other would take hours, too."""
+    count, lists = 1_000_000, 8 + 2 + 3 * 12 + 4
+    start = lists + 8 * count
+    text = "<HHII"
+    data = b"II*\0" + struct.pack("<IH", 8, 3) + struct.pack(text, 271, 2, 4, 0x64636261)
+    data += struct.pack(text, 273, 4, count, lists)
+    data += struct.pack(text, 279, 4, count, lists + 4 * count) + bytes(4)
+    places, lengths = np.full(count, start, "<u4"), np.full(count, 7000, "<u4")
+    places[::2] += 10
+    data += places.tobytes() + lengths.tobytes() + b"secret" * 2000
+    found = upright_exif(b"Exif\0\0" + data, (30, 40))[6:]
+    assert found[start:] == bytes(7010) + (b"secret" * 2000)[7010:] and b"abcd" in found[:lists]
+
+
+def test_many_tags_that_lead_nowhere():
+    """They are removed, and the others and the link stay."""
+    bad, good = (struct.pack("<HHII", n, 4, 9, 1 << 31) for n in (1, 2)), (271, 2, 4, 0x64636261)
+    tags = b"".join([next(bad), struct.pack("<HHII", *good), next(bad)])
+    data = upright_exif(b"II*\0" + struct.pack("<IH", 8, 3) + tags + bytes(4), (30, 40))[6:]
+    assert data[8:26] == struct.pack("<HHHIII", 1, *good, 0) and data[26:] == bytes(24)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_tag_of_the_wrong_type_spoils_no_photo(suffix, orientation):
+    """Pillow turns it, and could not write the tag."""
+    exif = bytearray(blob(orientation=orientation))
+    at = exif.index(struct.pack("<HH", 282, 5))
+    exif[at + 2 : at + 4] = struct.pack("<H", 2)  # a resolution that is a text
+    image = read_image(saved(PIXELS, suffix, exif=bytes(exif), xmp=XMP))
+    plain = read_image(saved(PIXELS, suffix, exif=blob(orientation=orientation)))
+    assert np.array_equal(image, plain) and image.size == ((80, 60), (60, 80))[orientation > 4]
+    assert np.array_equal(upright(image), plain)  # nobody turns it again
+    assert Image.open(made(image, ".png", Style("overlay"))).getexif()[271] == "Maker"
+
+
+def test_an_orientation_that_xmp_alone_gives():
+    image = read_image(saved(PIXELS, ".jpg", xmp=XMP))
+    assert image.size == (60, 80) and upright(image).size == (60, 80)
+
+
 @pytest.mark.parametrize("dpi", [(0, 0), (float("nan"), 1), (1e9, 1e9), (-3, 2), "no", (72,)])
 @pytest.mark.parametrize("suffix", SOUND)
 def test_resolutions_that_are_none(dpi, suffix):
@@ -238,6 +291,17 @@ def test_garbled_data_spoils_no_result(suffix):
         image.info["exif"] = bytes(bad[: len(bad) if turn % 2 else rng.integers(len(bad))])
         result = made(image, suffix, Style("overlay", size=20))
         assert Image.open(result).size == (20, 15)
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")  # Pillow's, which scripts do not show
+@pytest.mark.parametrize("suffix", SOUND)
+@pytest.mark.parametrize("tag", [271, 315, 33432])
+@pytest.mark.parametrize("kind", range(3, 13))
+def test_texts_of_another_type_spoil_no_result(suffix, tag, kind):
+    exif = blob().replace(struct.pack("<HH", tag, 2), struct.pack("<HH", tag, kind))
+    image = PIXELS.copy()
+    image.info["exif"] = exif
+    assert Image.open(made(image, suffix, Style("overlay"))).size == PIXELS.size
 
 
 def test_users_own_images_are_left_alone():
