@@ -52,7 +52,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of convert.py, checked; exits with 2 where they do not go together."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="weights: a file of any kind, or such a folder")
+    add(
+        "input",
+        type=cli.weights_path,
+        metavar="INPUT",
+        help="weights: a file of any kind, or such a folder",
+    )
     add("output", metavar="OUTPUT", help="file or folder to write")
     add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
     add("--onnx", action="store_true", help="in a folder, a file for transformers.js too")

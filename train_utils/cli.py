@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_default = action.default not in (None, [], ()) and action.default is not False
+        has_default = action.default not in (None, "", [], ()) and action.default is not False
         if has_default and "(default" not in (action.help or ""):
             return super()._get_help_string(action)
         return action.help
@@ -108,6 +108,12 @@ def _add_settings(
         flags.add_argument(flag(name), default=declared.default(), help=declared.help, **options)
 
 
+def weights_path(text: str) -> Path:
+    """A path, or a name of weights. ``./u2net`` is a path, of which ``Path`` would make a name."""
+    path = Path(text)
+    return path.absolute() if text != str(path) and str(path) in {*PUBLISHED, "lite"} else path
+
+
 def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Which network to use (``several``: none, one or more), and at which size."""
     number: dict[str, Any] = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
@@ -116,7 +122,7 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
         "a checkpoint of train.py, .safetensors, the official U-2-Net layout, .onnx, or what "
         "save_pretrained wrote (default: lite, which comes with the toolkit)"
     )
-    parser.add_argument("--weights", type=Path, **number, metavar="W", help=text)
+    parser.add_argument("--weights", type=weights_path, **number, metavar="W", help=text)
     text = "side of the square that the network sees (default: as trained, 320 if unknown)"
     parser.add_argument("--img-size", type=side, metavar="PX", help=text)
 

@@ -12,6 +12,7 @@ from helpers.data import ROOT, SMALL, make_varied_network, same_state
 from helpers.golden import SHARED, needs_shared
 from helpers.release import publish, serve
 
+import convert
 import fetch_weights
 import predict
 from src import FULL, ISNET, LITE, Predictor, UserError, build_model, load_model, save_model
@@ -185,12 +186,15 @@ def test_a_file_of_that_name_takes_precedence(home, content, monkeypatch):
     assert load_model("u2netp").config.out_ch == 2
 
 
-def test_unknown_names_and_paths(home):
+def test_unknown_names_and_paths(home, call):
     with pytest.raises(UserError, match=r"^u2nett: no such weights file, nor a name .*u2netp, "):
         load_model("u2nett")
     for path in ("nowhere.pt", "runs/u2net"):
         with pytest.raises(UserError, match=f"^{path}: no such weights file$"):
             load_model(path)
+    for name in ("./u2net", "lite/"):
+        status, _, err = call(convert.main, name, "a.pt")
+        assert status == 2 and f"{home / name.strip('./')}: no such weights file" in err
     assert not (home / "cache").exists()
 
 
