@@ -100,7 +100,8 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     add("--refine", action="store_true", help="refine edges by the image's own (hair, for example)")
     add("--strip", action="store_true", help="leave out EXIF, GPS, XMP, comments and DPI")
     text = "write image,x,y,width,height of each box that --crop would crop to"
-    add("--boxes", type=Path, metavar="FILE.csv", help=text)
+    boxes = cli.file_named(".csv", streams=True)
+    add("--boxes", type=boxes, metavar="FILE.csv", help=text)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -126,8 +127,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
     if args.mode == "cutout" and format in (".jpg", ".jpeg"):
         raise UserError("--mode cutout: a JPEG has no transparency; choose --format png or webp")
-    if args.boxes and (args.videos or args.boxes.suffix.lower() != ".csv"):
-        raise UserError("--boxes names a .csv file, and goes with images, not with videos")
+    if args.boxes and args.videos:
+        raise UserError("--boxes goes with images, not with videos")
     if args.margin != "0" and not (args.crop or args.boxes):
         raise UserError("--margin goes with --crop or --boxes")
     if args.background and args.mode != "background":
@@ -151,7 +152,9 @@ def check_video_flags(args: argparse.Namespace) -> None:
 def make_style(args: argparse.Namespace) -> Style:
     """How the results look."""
     text = args.background or "white"
-    background = open_image(text) if Path(text).is_file() else text
+    path = Path(text)
+    named = path.suffix.lower() in IMAGE_SUFFIXES or "/" in text or "\\" in text
+    background = open_image(text) if named or path.is_file() else text
     fields = ("mode", "threshold", "invert", "crop", "size", "refine", "margin", "strip")
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
@@ -235,7 +238,9 @@ def predict_videos(
     failed = 0
     for job in left:
         if args.frames:
-            steps = convert_frames(predictor, job.source, job.target, style, args.format, tell)
+            steps = convert_frames(
+                predictor, job.source, job.target, style, args.format, print_beside_bar
+            )
         else:
             steps = convert_video(predictor, job.source, job.target, style)
         try:
@@ -259,7 +264,7 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
         about = "" if name in error.args[0] else f"{name}: "
         raise UserError(about + error.args[0], advice=error.advice) from None
     if args.boxes:
-        write_boxes(args.boxes, {printable(job.source): box})
+        write_boxes(args.boxes, {**args.earlier, printable(job.source): box})
     if args.output == PIPE:
         file = io.BytesIO()  # some formats go back and forth in what they write
         encode(result, file, args.format)
@@ -281,8 +286,8 @@ def load_image(job: Job) -> Image.Image:
     return image
 
 
-def tell(message: str) -> None:
-    """Print a message beside the progress bar."""
+def print_beside_bar(message: str) -> None:
+    """Print a message, and leave the progress bar whole."""
     tqdm.write(message, file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import atomic_path
+from src.files import atomic_path, is_stream
 from src.pictures.render import Box
 
 from .distributed import gather, is_main
@@ -22,7 +22,7 @@ def read_boxes(path: Path) -> Boxes:
     Raises:
         UserError: the file is not such a file, or cannot be read.
     """
-    if not path.exists():
+    if not path.exists() or is_stream(path):  # what a stream has taken is gone
         return {}
     found: Boxes = {}
     try:
@@ -53,25 +53,28 @@ def collect_boxes(
         path: of the CSV file; None writes none.
         images: names of all images, in the order of the rows. Those without a box in the end have
             no row.
-        earlier: boxes of images that are not predicted again.
+        earlier: boxes of images that are not predicted again. Those that are not among ``images``
+            come first.
 
     Yields:
         Boxes by the image's name; None is a row without numbers.
     """
     found: Boxes = {}
+    wanted = set(images)
+    names = [*(name for name in earlier if name not in wanted), *images]
     try:
         yield found
     except BaseException:
         if path and is_main():  # the other ranks may be gone
             boxes = {**earlier, **found}
-            write_boxes(path, {name: boxes[name] for name in images if name in boxes})
+            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
         raise
     if path:
         boxes = dict(earlier)
         for each in gather(found):
             boxes |= each
         if is_main():
-            write_boxes(path, {name: boxes[name] for name in images if name in boxes})
+            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
 
 
 def write_boxes(path: Path, boxes: Boxes) -> None:

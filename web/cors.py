@@ -33,7 +33,7 @@ class Cors(CORSMiddleware):
         method = request_headers["access-control-request-method"]
         if self.is_allowed_origin(origin):
             return refusal(403, f"pages of {origin} may use GET and POST, not {method}")
-        return refusal(403, f"pages of {origin} may not use this API; app.py --cors lets them")
+        return refusal(403, f"pages of {origin} may not use this API")
 
 
 def parse_origin(text: str) -> str:

@@ -59,7 +59,7 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._last, self._unsent = self.cycle, 0
-        self._watch = self.loop.call_later(WINDOW, self._look)
+        self._watch = self.loop.call_later(WINDOW, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
@@ -70,7 +70,7 @@ class PatientProtocol(H11Protocol):
         if self.cycle and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()  # a stream of events for an open page, which has no end
 
-    def _look(self) -> None:
+    def _close_if_idle(self) -> None:
         unsent = self.transport.get_write_buffer_size()
         unread = self._unsent and unsent and unsent > self._unsent - PACE
         at_rest = self.cycle is None or self.cycle.response_complete
@@ -78,7 +78,7 @@ class PatientProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._last, self._unsent = self.cycle, unsent
-            self._watch = self.loop.call_later(WINDOW, self._look)
+            self._watch = self.loop.call_later(WINDOW, self._close_if_idle)
 
 
 def serve(app: Any, listener: socket.socket) -> None:

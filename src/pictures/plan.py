@@ -1,7 +1,7 @@
 """Which images or videos are meant, and the file to write for each."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,23 +65,21 @@ def plan_images(
             raise UserError(
                 f"is one file for {len(places)} images; name a folder", "output", output
             )
-        return _check_overwriting([Job(path, output) for path in places])
+        return _check_overwriting([Job(path, output) for path in places], place="file")
     if output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES:
         kinds = " or ".join(IMAGE_FORMATS)
         raise UserError(f"name a folder, or a {kinds} file for one image", "output", output)
-    results = _unique_names(list(places.values()))
-    jobs = [
-        Job(path, output / f"{result}{suffix}{format}")
-        for path, result in zip(places, results, strict=True)
-    ]
+    results = _unique_names([(place, f"{suffix}{format}") for place in places.values()])
+    jobs = [Job(path, output / result) for path, result in zip(places, results, strict=True)]
     if not suffix and any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
         raise UserError(
             "is the images' own folder; choose another", "output", output, "or give a {suffix}"
         )
     named = {path for path in inputs if path.is_file()}
-    jobs = _check_overwriting(
-        jobs, set(places) - named if suffix and skip_existing else set(), left_out
-    )
+    found = set(places) - named if suffix else set()  # may be results of an earlier run
+    if skip_existing:
+        jobs, found = _leave_out_results(jobs, found, left_out), set()
+    _check_overwriting(jobs, skippable=found)
     _note_results(jobs, left_out)
     return jobs
 
@@ -142,15 +140,17 @@ def plan_videos(
             raise UserError(
                 f"is one file for {len(inputs)} videos; name a folder", "output", output
             )
-        return _check_overwriting([Job(inputs[0], output)])
+        return _check_overwriting([Job(inputs[0], output)], "video", "file")
     if output.is_file() or output.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         or_video = "" if frames else f", or a video ({', '.join(sorted(VIDEO_FORMATS))})"
         raise UserError(f"name a folder{or_video}", "output", output)
-    jobs = []
-    for path in dict.fromkeys(inputs):
+    names = []
+    for path in inputs:
         kept = path.suffix if path.suffix.lower() in VIDEO_FORMATS else ".mp4"
-        jobs.append(Job(path, output / f"{path.stem}{suffix}{'' if frames else kept}"))
-    return _check_overwriting(jobs)
+        names.append((Path(path.name), suffix if frames else f"{suffix}{kept}"))
+    results = _unique_names(names)
+    jobs = [Job(path, output / result) for path, result in zip(inputs, results, strict=True)]
+    return _check_overwriting(jobs, "video")
 
 
 def check_targets(jobs: Iterable[Job], inputs: Iterable[str | Path], frames: str = "") -> None:
@@ -170,13 +170,13 @@ def check_targets(jobs: Iterable[Job], inputs: Iterable[str | Path], frames: str
     check_outputs({"output": targets}, inputs)
 
 
-def _unique_names(places: Sequence[Path]) -> list[Path]:
-    """Each image's place without its suffix; the suffix stays where two would be the same."""
+def _unique_names(places: Sequence[tuple[Path, str]]) -> list[str]:
+    """Each place with an ending for its suffix; the suffix stays where two would be the same."""
     whole: set[Path] = set()
     while True:
-        results = [place if place in whole else place.with_suffix("") for place in places]
+        results = [f"{p if p in whole else p.with_suffix('')}{ending}" for p, ending in places]
         counts = Counter(results)
-        clashing = {p for p, result in zip(places, results, strict=True) if counts[result] > 1}
+        clashing = {p for (p, _), result in zip(places, results, strict=True) if counts[result] > 1}
         if clashing <= whole:
             return results
         whole |= clashing
@@ -199,29 +199,36 @@ def _find_videos(inputs: Sequence[Path], left_out: LeftOut) -> list[Path]:
     return list(dict.fromkeys(videos))
 
 
+def _leave_out_results(jobs: list[Job], found: set[Path], left_out: LeftOut) -> list[Job]:
+    """The jobs without those whose source, among ``found``, is a result of an earlier run."""
+    targets = {job.target.resolve() for job in jobs}
+    results = {path for path in found if path.resolve() in targets}
+    for path in sorted(results):
+        left_out.add(path, "result of an earlier run")
+    return [job for job in jobs if job.source not in results]
+
+
 def _check_overwriting(
-    jobs: list[Job], earlier: set[Path] | None = None, left_out: LeftOut | None = None
+    jobs: list[Job], kind: str = "image", place: str = "folder", skippable: Container[Path] = ()
 ) -> list[Job]:
     """The jobs, if none overwrites an input or another's result.
 
-    ``earlier``: inputs that are left out if they turn out to be results of an earlier run.
+    Args:
+        jobs: of all inputs.
+        kind: of input, for messages.
+        place: what the output is, for messages.
+        skippable: inputs that ``skip_existing`` would leave out as results of an earlier run.
     """
-    if earlier:
-        targets = {job.target.resolve() for job in jobs}
-        results = {path for path in earlier if path.resolve() in targets}
-        jobs = [job for job in jobs if job.source not in results]
-        for path in sorted(results):
-            (left_out or LeftOut()).add(path, "result of an earlier run")
     doubled = [name for name, n in Counter(job.target for job in jobs).items() if n > 1]
     if doubled:
         raise UserError(
-            f"two images are called {doubled[0].stem}; predict their folders one by one"
+            f"two {kind}s are called {doubled[0].stem}; predict their folders one by one"
         )
     found = find_overwritten((job.target for job in jobs), (job.source for job in jobs))
     if found:
-        raise UserError(
-            f"{found[0]} would overwrite an image; name another folder",
-            "output",
-            advice="if it is an earlier result, {skip_existing} leaves it as it is",
-        )
+        target, source = found
+        text = f"{target} would overwrite {'an' if kind == 'image' else 'a'} {kind}"
+        skip = "if it is an earlier result, {skip_existing} leaves it as it is"
+        advice = skip if source in skippable else None
+        raise UserError(f"{text}; name another {place}", "output", advice=advice)
     return jobs

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 import numpy as np
 import pytest
@@ -111,6 +112,31 @@ def test_skipped_images_keep_their_row(run, album, tmp_path):
     assert "3 of 3" in run(*argv)[1] and rows(boxes) == expected(album)
 
 
+def test_rows_of_other_images_stay(run, album, tmp_path, monkeypatch):
+    """With --skip-existing, one file for several runs; to standard output beside a result, too."""
+    boxes, (header, *all_rows) = tmp_path / "boxes.csv", expected(album)
+    argv = ("--output", tmp_path / "out", "--boxes", boxes, "--skip-existing")
+    for name in ("turned.png", "a, b.png"):
+        assert run(album / name, *argv)[0] == 0
+    assert rows(boxes) == [header, all_rows[2], all_rows[0]]
+    assert run(album / "empty.png", *argv[:4])[0] == 0
+    assert rows(boxes) == [header, all_rows[1]]
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    assert run(album / "a, b.png", "--output", "-", *argv[2:])[0] == 0
+    assert rows(boxes) == [header, all_rows[1], all_rows[0]]
+
+
+@pytest.mark.parametrize("flags", [(), ("--skip-existing",)])
+def test_boxes_go_into_a_pipe(run, album, tmp_path, flags):
+    end, start = os.pipe()
+    argv = (album / "a, b.png", "--output", tmp_path / "out", "--boxes", f"/dev/fd/{start}")
+    status, _, err = run(*argv, *flags)
+    os.close(start)
+    assert status == 0, err
+    with open(end, newline="") as file:
+        assert list(csv.reader(file)) == expected(album)[:2]
+
+
 def test_what_was_found_before_an_error_is_written(tmp_path):
     path = tmp_path / "boxes.csv"
     with (
@@ -146,7 +172,7 @@ def test_beside_standard_output(run, album, tmp_path, monkeypatch):
     [
         (("--margin", "5"), "--margin goes with --crop or --boxes"),
         (("--crop", "--margin", "much"), "--margin much: choose pixels"),
-        (("--boxes", "a.png"), "--boxes names a .csv file"),
+        (("--boxes", "a.png"), "'a.png' is not the name of a .csv file"),
         (("--threshold", "1.5"), "--threshold 1.5: choose one from 0 to 1"),
     ],
 )

@@ -69,6 +69,42 @@ def test_weights_are_no_output(plan, photo, tmp_path, weights):
     assert "would overwrite an input" in plan(photo, "--weights", copy, "--output", copy)
 
 
+@pytest.mark.parametrize("name", ["nosuch.png", "no/such", "nosuch.JPG"])
+def test_a_background_that_is_not_there(plan, photo, tmp_path, name):
+    assert "no such file" in plan(photo, "--mode", "background", "--background", name)
+    text = plan(photo, "--mode", "background", "--background", f"{tmp_path}/")
+    assert f"{tmp_path}" in text and "cannot be read" in text
+
+
+def test_advice_that_works(plan, photo, tmp_path):
+    """--skip-existing is advised where it leaves out what is in the way."""
+    for flags in ((), ("--skip-existing",)):
+        text = plan(photo, "--output", tmp_path, "--format", "jpg", *flags)
+        assert "photo.jpg would overwrite an image; name another folder\n" in text
+        assert "image; name another file\n" in plan(photo, "--output", photo, *flags)
+    save_image(tmp_path / "photo_mask.png", make_scene()[0])
+    text = plan(tmp_path, "--output", tmp_path, "--suffix", "_mask")
+    assert "name another folder; if it is an earlier result, --skip-existing" in text
+
+
+def test_videos_of_one_name(tmp_path):
+    """They keep their suffix where two results would be the same, as images do."""
+    videos = [tmp_path / name for name in ("c.mp4", "c.avi", "d.avi", "d.mov", "two/d.mov")]
+    (tmp_path / "two").mkdir()
+    for path in videos:
+        path.touch()
+    names = [job.target.name for job in plan_videos(videos[:4], tmp_path / "out", "_x")]
+    assert names == ["c.mp4_x.mp4", "c.avi_x.mp4", "d_x.mp4", "d_x.mov"]
+    names = [job.target.name for job in plan_videos(videos[:4], tmp_path / "out", frames=True)]
+    assert names == ["c.mp4", "c.avi", "d.avi", "d.mov"]
+    with pytest.raises(ValueError, match="two videos are called d"):
+        plan_videos(videos[3:], tmp_path / "out")
+    with pytest.raises(ValueError, match="would overwrite a video; name another folder"):
+        plan_videos(videos[:1], tmp_path)
+    with pytest.raises(ValueError, match="would overwrite a video; name another file"):
+        plan_videos(videos[:1], videos[0])
+
+
 def test_frames_do_not_overwrite_the_background(tmp_path):
     background = save_image(tmp_path / "out/film/000007.png", make_scene(1)[0])
     (tmp_path / "film.mp4").touch()
