@@ -94,7 +94,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=cli.not_negative, metavar="T", help=text)
     add("--invert", action="store_true", help="keep what is not the object")
     add("--crop", action="store_true", help="crop to all that is visible of the object")
-    text = "left around that box: pixels (20), or a share of its longer side (5%%)"
+    text = "left around that box: pixels, as 20, or a share of its longer side, as 5%%"
     add("--margin", default="0", metavar="PX|PCT", help=text)
     add("--size", type=cli.positive, metavar="PX", help="shrink to PX along the longer side")
     add("--refine", action="store_true", help="refine edges by the image's own (hair, for example)")
