@@ -89,6 +89,7 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
         if decode:
             image.load()
         if image.mode in ("P", "PA") and image.palette is None:
+            image.close()  # by a name, and not decoded, its file is still open
             raise ValueError("its palette is missing")
     except (UserError, FileNotFoundError):
         raise
