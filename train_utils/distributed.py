@@ -160,16 +160,16 @@ def is_first_report(message: str) -> bool:
         return True
 
 
-_said: set[str] = set()
+_reported: set[str] = set()
 
 
 def is_first(message: str) -> bool:
     """Whether no process of the group, this one included, has asked with this message before."""
     if _store is not None:
         with suppress(RuntimeError):
-            return _store.add(f"said/{printable(message)}", 1) == 1
-    known = message in _said
-    _said.add(message)
+            return _store.add(f"reported/{printable(message)}", 1) == 1
+    known = message in _reported
+    _reported.add(message)
     return not known
 
 

@@ -51,7 +51,18 @@ def test_a_set_of_grey_levels(grey_set):
     notes = "\n".join(found.notes)
     assert "3 masks come out empty, without a value above 127 of 255, such as" in notes
     assert "1 masks of small numbers and 255 are read as grey" in notes and "p6.png" in notes
-    assert "6 of 8 masks are soft, with levels between 0 and 255: cut: object where > 127" in notes
+    assert "6 of 8 masks are soft (levels between 0 and 255): object where > 127" in notes
+
+
+def test_empty_masks_are_counted(folders):
+    """They may be right, and may be what a tool wrote for images that nobody has annotated."""
+    make_pairs(*folders, STEMS)
+    for name in ("p1", "p3"):
+        paint(folders[1] / f"{name}.png", 0)
+    notes = find_pairs(folders[0].parent).notes
+    assert [note for note in notes if "empty" in note] == [
+        f"2 of the {len(STEMS)} masks inspected are empty: all their values are 0"
+    ]
 
 
 def test_every_split_is_read_as_the_set(grey_set):

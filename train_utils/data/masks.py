@@ -249,15 +249,13 @@ def mask_reader(
         UserError: these contradict each other.
     """
     if kind == "classes" and classes is None:
-        advice = "pass {num_classes} too"
-        raise UserError("how many are there?", "masks", kind, advice)
+        raise UserError("how many are there?", "masks", kind, "pass {num_classes} too")
     rule = MaskRule(kind, 127 if threshold is None else threshold, classes, ignore_index)
-    said = "mask_threshold" if kind == "auto" else "masks"
-    told = kind in ("binary", "soft") or threshold is not None
-    if told and (kind in ("soft", "classes") or rule.of_classes) and classes is not None:
-        value = threshold if said == "mask_threshold" else kind
-        raise UserError("of object and background only", said, value, "omit {num_classes}")
-    if not told:
+    parameter, value = ("mask_threshold", threshold) if kind == "auto" else ("masks", kind)
+    fixed = kind in ("binary", "soft") or threshold is not None
+    if fixed and (kind in ("soft", "classes") or rule.of_classes) and classes is not None:
+        raise UserError("of object and background only", parameter, value, "omit {num_classes}")
+    if not fixed:
         return rule
     rule = replace(rule, kind="binary" if kind == "auto" else kind)
     return replace(rule, refused=(), ones=threshold is None)
@@ -266,7 +264,7 @@ def mask_reader(
 _SAMPLE = 256  # masks that are looked at first: values are odd in many masks of a set or in none
 
 
-class _Look(NamedTuple):
+class _Levels(NamedTuple):
     """What one mask says of its set."""
 
     path: Path
@@ -293,49 +291,52 @@ def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
     """
     if rule.of_classes:
         return rule, []
-    looks = _look_at(masks[:: max(1, len(masks) // _SAMPLE)], rule)
-    if any(look.dark or look.indices or look.soft for look in looks):
-        looks = _look_at(masks, rule)
-    looks = [look for look in looks if look.highest]
-    grey = 10 * sum(look.bright for look in looks) >= max(1, len(looks))
-    others = not grey and 10 * sum(look.indices for look in looks) < len(looks)
+    levels = _inspect(masks[:: max(1, len(masks) // _SAMPLE)], rule)
+    if any(one.dark or one.indices or one.soft for one in levels):
+        levels = _inspect(masks, rule)
+    filled = [one for one in levels if one.highest]
+    grey = 10 * sum(one.bright for one in filled) >= max(1, len(filled))
+    others = not grey and 10 * sum(one.indices for one in filled) < len(filled)
     if grey:
         rule = replace(rule, refused=())
     elif others and rule.refused:
         rule = replace(rule, refused=("dark",))
     cut = grey or rule.kind == "soft" or not rule.ones
-    rule = replace(rule, ones=not cut or all(look.highest <= 1 for look in looks))
-    return rule, list(_describe(rule, looks))
+    rule = replace(rule, ones=not cut or all(one.highest <= 1 for one in filled))
+    return rule, list(_describe(rule, levels))
 
 
-def _describe(rule: MaskRule, looks: Sequence[_Look]) -> Iterator[str]:
+def _describe(rule: MaskRule, levels: Sequence[_Levels]) -> Iterator[str]:
     cut = f"{rule.threshold} of 255"
-    dark = [look for look in looks if look.dark or (look.highest == 1 and not rule.ones)]
+    filled = [one for one in levels if one.highest]
+    if empty := len(levels) - len(filled):
+        yield f"{empty} of the {len(levels)} masks inspected are empty: all their values are 0"
+    dark = [one for one in filled if one.dark or (one.highest == 1 and not rule.ones)]
     if dark and "dark" not in rule.refused:
         verb = "have no value" if rule.kind == "soft" else "come out empty, without a value"
         yield f"{len(dark)} masks {verb} above {cut}, such as {dark[0].path}"
-    odd = [look for look in looks if look.indices]
+    odd = [one for one in filled if one.indices]
     if odd and "indices" not in rule.refused:
         yield f"{len(odd)} masks of small numbers and 255 are read as grey, such as {odd[0].path}"
-    soft = sum(look.soft for look in looks)
+    soft = sum(one.soft for one in filled)
     if soft:
-        done = "kept" if rule.kind == "soft" else f"cut: object where > {cut}"
-        yield f"{soft} of {len(looks)} masks are soft, with levels between 0 and 255: {done}"
-    ones = sum(look.highest == 1 for look in looks)
-    if rule.ones and 0 < ones < len(looks):
+        done = "kept" if rule.kind == "soft" else f"object where > {cut}"
+        yield f"{soft} of {len(filled)} masks are soft (levels between 0 and 255): {done}"
+    ones = sum(one.highest == 1 for one in filled)
+    if rule.ones and 0 < ones < len(filled):
         yield f"{ones} masks hold 0 and 1, others reach 255: object where 1 in the former"
 
 
-def _look_at(masks: Sequence[Path], rule: MaskRule) -> list[_Look]:
+def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
     """What masks hold; those that cannot be read are named elsewhere."""
 
-    def look(path: Path) -> _Look | None:
+    def inspect(path: Path) -> _Levels | None:
         with suppress(UserError):
             values, may_be_indices = grey_values(open_image(path), path)
             white, highest = white_of(values), float(values.max(initial=0))
-            levels = values.astype(np.float32) / white * 255 if white != 255 else values
-            between = levels[(levels >= 8) & (levels <= 254)]  # JPEG puts less beside 0
-            return _Look(
+            of_255 = values.astype(np.float32) / white * 255 if white != 255 else values
+            between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts less beside 0
+            return _Levels(
                 path,
                 highest,
                 dark=0 < highest <= rule.cut(white),
@@ -346,4 +347,4 @@ def _look_at(masks: Sequence[Path], rule: MaskRule) -> list[_Look]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(look, masks) if found]
+        return [found for found in pool.map(inspect, masks) if found]

@@ -88,14 +88,14 @@ def find_splits(
     """
     root, folders = find_folders(data_path, image_dir, mask_dir)
     results = [_find_split(root, folders, split, skip_invalid) for split in splits]
-    read, told = _decide(root, folders, read)
+    read, notes = _decide(root, folders, read)
     images, masks = folders.get(None, (root, root))
     usual = ("images", "masks"), ("duts-tr-image", "duts-tr-mask")
     if data_path and None in folders and (images.name.lower(), masks.name.lower()) not in usual:
-        told = [f"images of {images}, masks of {masks}", *told]
+        notes = [f"images of {images}, masks of {masks}", *notes]
     for found in results:
         found.read = read
-        found.notes += told
+        found.notes += notes
         check(found, skip_invalid, read)
     where = data_path or image_dir
     can_skip = skip_invalid and all(found.pairs for found in results)
@@ -261,7 +261,7 @@ def _read_list(path: Path, stems: set[str]) -> set[str]:
     folders before it, an image's suffix behind it, and spaces around it.
 
     Raises:
-        UserError: not a text. Nothing can be said then of what it holds out.
+        UserError: not a text. What it holds out is then unknown.
     """
     try:
         text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are

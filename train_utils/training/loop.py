@@ -331,6 +331,8 @@ def _samples(
     for index in indices:
         with suppress(UserError):  # which scoring has named
             samples.append(dataset[epoch, index])
+    if not samples:
+        return iter(())
     images, masks, _ = zip(*samples, strict=True)
     maps = predictor.probabilities(torch.stack(images)).cpu()
     return zip(images, map(task.draw_mask, masks), map(task.draw_map, maps), strict=True)
