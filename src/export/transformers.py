@@ -33,7 +33,8 @@ def write_files(model: Network, folder: Path, onnx: bool = False) -> None:
     if onnx:
         export_whole(model, folder / ONNX)
     elif (folder / ONNX).exists():
-        raise UserError(f"{folder / ONNX}: holds other weights", advice="pass {onnx}, or delete it")
+        reason = "was made of the folder's earlier weights"
+        raise UserError(f"{folder / ONNX}: {reason}", advice="pass {onnx}, or delete it")
     size = model.img_size
     processor = {
         "auto_map": {"AutoImageProcessor": f"{CODE[:-3]}.U2NetImageProcessor"},

@@ -91,6 +91,9 @@ def find_weights(weights: str | Path) -> Path:
         return SHIPPED
     if entry := PUBLISHED.get(name):
         return _find_published(entry)
+    if path.stem in PUBLISHED and not path.exists():
+        published = f"the published ones are called {path.stem}, without a folder or suffix"
+        raise UserError(f"{path}: no such weights file; {published}")
     if path.suffix or path.name != name or path.exists():
         return path
     names = ", ".join([*PUBLISHED, "lite"])

@@ -189,8 +189,12 @@ def test_a_file_of_that_name_takes_precedence(home, content, monkeypatch):
 def test_unknown_names_and_paths(home, call):
     with pytest.raises(UserError, match=r"^u2nett: no such weights file, nor a name .*u2netp, "):
         load_model("u2nett")
-    for path in ("nowhere.pt", "runs/u2net"):
-        with pytest.raises(UserError, match=f"^{path}: no such weights file$"):
+    with pytest.raises(UserError, match=r"^nowhere\.pt: no such weights file$"):
+        load_model("nowhere.pt")
+    for path in ("u2netp.pth", "runs/u2net"):
+        with pytest.raises(
+            UserError, match=f"^{path}: no such weights file; .*ones are called u2net"
+        ):
             load_model(path)
     for name in ("./u2net", "lite/"):
         status, _, err = call(convert.main, name, "a.pt")
