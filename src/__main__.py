@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         argv: the command and its arguments; by default those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(describe())
         sys.exit(0 if arguments else 2)

@@ -192,6 +192,14 @@ def test_what_is_no_misspelt_command(monkeypatch, capsys, tmp_path, words):
     assert given == [words[words[0] == "predict" :]]
 
 
+def test_help_is_a_command_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["u2net"])
+    for words, text in ((["help"], "commands:"), (["help", "convert"], "usage: u2net convert")):
+        with pytest.raises(SystemExit) as left:
+            commands.main(words)
+        assert left.value.code == 0 and text in capsys.readouterr().out
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["u2net"])
