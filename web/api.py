@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from src import Style, UserError
 from src.pictures.formats import IMAGE_FORMATS
 from src.pictures.images import read_image
-from src.pictures.render import MODES, encode
+from src.pictures.render import MARGIN, MODES, encode
 
 from .arrival import Application, Arrivals, Refused, refusal
 from .cors import Cors
@@ -30,7 +30,6 @@ _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded
 _FORMATS = [suffix[1:] for suffix in IMAGE_FORMATS]
 _FILE = {"type": "string", "format": "binary"}
 _COLOURS = {"enum": ["blur", *ImageColor.colormap]}
-_MARGIN = "^[0-9]{1,6}([.][0-9]{1,6})?(px|%)?$"
 _BACKGROUND = {"type": "string", "anyOf": [_COLOURS, {"pattern": "^#([0-9a-fA-F]{3}){1,2}$"}]}
 
 
@@ -47,7 +46,7 @@ class Wanted(BaseModel, extra="forbid"):
     refine: bool = Field(False, description="put edges where the image has them")
     invert: bool = Field(False, description="keep what is not the object")
     crop: bool = Field(False, description="to the box around the object")
-    margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": _MARGIN})] = Field(
+    margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": MARGIN})] = Field(
         "0", description="around that box: pixels, or a share of its longer side, as 5%"
     )
     strip: bool = Field(False, description="leave out EXIF, GPS, XMP, comments and resolution")

@@ -21,6 +21,7 @@ MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
 VISIBLE = 8  # of 255: the haze below, which nobody sees, would make crops twice as large
 Background = tuple[int, int, int] | str | Image.Image
+MARGIN = "^([0-9]{1,6}([.][0-9]{1,6})?) ?(px|%)?$"  # as JSON Schema takes it, too
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
 
@@ -89,11 +90,11 @@ def margin_pixels(margin: int | str, side: int) -> int:
         >>> margin_pixels("5%", 400)
         20
     """
-    number = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?(px|%|)", str(margin).strip(), re.ASCII)
+    number = re.fullmatch(MARGIN, str(margin).strip())
     if not number:
         reason = "choose pixels, as 20, or a share of the object's longer side, as 5%"
         raise UserError(reason, "margin", margin)
-    return round(float(number[1]) * (side / 100 if number[2] == "%" else 1))
+    return round(float(number[1]) * (side / 100 if number[3] == "%" else 1))
 
 
 def parse_background(text: str) -> tuple[int, int, int] | str:
