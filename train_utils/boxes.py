@@ -62,19 +62,21 @@ def collect_boxes(
     found: Boxes = {}
     wanted = set(images)
     names = [*(name for name in earlier if name not in wanted), *images]
+
+    def write(*parts: Boxes) -> None:
+        boxes = dict(earlier)
+        for part in parts:
+            boxes |= part
+        if path and is_main():
+            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
+
     try:
         yield found
     except BaseException:
-        if path and is_main():  # the other ranks may be gone
-            boxes = {**earlier, **found}
-            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
+        write(found)  # the other ranks may be gone
         raise
     if path:
-        boxes = dict(earlier)
-        for each in gather(found):
-            boxes |= each
-        if is_main():
-            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
+        write(*gather(found))
 
 
 def write_boxes(path: Path, boxes: Boxes) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import pytest
 import torch
 from helpers.data import ROOT, SMALL, SMALL_TABLE, truncate_file
-from helpers.processes import PATIENCE, children, ranks, wait_for
+from helpers.processes import ranks, signal_child
 from test_ranks import new_trainer
 from test_survival import same
 
@@ -250,12 +249,7 @@ def test_an_elastic_restart_ends_like_the_unbroken_run(trained, data, tmp_path):
     folder = tmp_path / "run"
     script = ["--max-restarts=2", train_multi_GPU.__file__]
     process = launch(*script, *flags(data, folder, "--save-every", "1"))
-    try:
-        wait_for(folder / "last.pt")
-        os.kill(children(process.pid)[1], signal.SIGKILL)
-        output = process.communicate(timeout=PATIENCE)[0]
-    finally:
-        process.kill()
+    output = signal_child(process, folder / "last.pt", signal.SIGKILL, 1)[0]
     assert process.returncode == 0, output
     assert output.count(f"Resuming from {folder}/last") == 1, output
     assert output.count("epoch 2/2:") == 1 and output.count("best max_f") == 1
@@ -269,12 +263,7 @@ def test_a_signal_to_one_rank_stops_all(data, tmp_path):
     """SIGTERM reaches one process only: both leave after the same step, and last.pt is whole."""
     folder = tmp_path / "run"
     process = launch(train_multi_GPU.__file__, *flags(data, folder, "--epochs", "200"))
-    try:
-        wait_for(folder / "last.pt")
-        os.kill(children(process.pid)[1], signal.SIGTERM)
-        output = process.communicate(timeout=PATIENCE)[0]
-    finally:
-        process.kill()
+    output = signal_child(process, folder / "last.pt", signal.SIGTERM, 1)[0]
     assert output.count("Stopped; continue with the same flags and --resume") == 1, output
     assert "Connection closed" not in output
     state = torch.load(folder / "last.pt", weights_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.data import ROOT, SMALL_TABLE, make_scene, save_image
-from helpers.processes import PATIENCE, children, running, wait_for
+from helpers.processes import PATIENCE, running, signal_child, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -133,12 +133,7 @@ def test_a_killed_loader(data, tmp_path):
         [sys.executable, "train.py", *argv, "--epochs", "500"], cwd=ROOT, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    try:
-        wait_for(folder / "last.pt")
-        os.kill(children(process.pid)[0], signal.SIGKILL)
-        errors = process.communicate(timeout=PATIENCE)[1]
-    finally:
-        process.kill()
+    errors = signal_child(process, folder / "last.pt", signal.SIGKILL, 0)[1]
     assert process.returncode == 1 and "Traceback" not in errors
     assert "DataLoader worker" in errors and "--workers" in errors and "--resume auto" in errors
     assert newest_checkpoint(folder)[0] == folder / "last.pt"

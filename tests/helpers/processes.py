@@ -119,3 +119,13 @@ def children(pid):
     command = ["ps", "-o", "pid=", "--ppid", str(pid)]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     return [int(number) for number in listed.split()]
+
+
+def signal_child(process, ready, number, child):
+    """Once a run has written ``ready``, signal one of the processes that it started; its output."""
+    try:
+        wait_for(ready)
+        os.kill(children(process.pid)[child], number)
+        return process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
