@@ -29,12 +29,12 @@ from src import Predictor, Style, UserError, stream
 from src.device import keep_freed_memory
 from src.files import atomic_path, check_outputs, printable
 from src.inference.preprocess import PRESETS
-from src.inference.video import convert_frames, convert_video, has_all_frames
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
 from src.pictures.plan import PIPE, Job, check_targets, plan_images, plan_pipe, plan_videos
 from src.pictures.render import MODES, Box, check_classes, encode, render_with_box
 from src.pictures.search import LeftOut, is_video
+from src.video.convert import convert_frames, convert_video, has_all_frames
 from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
 from train_utils.distributed import from_main, gather, is_main, process_group, rank, world_size

@@ -25,8 +25,8 @@ from train_utils import cli
 from train_utils.data.loaders import eval_loader
 from train_utils.data.masks import read_mask
 from train_utils.metrics.evaluate import evaluate, predicted
-from train_utils.metrics.saliency import SaliencyMetrics, histogram, to_levels
-from train_utils.metrics.structure import structural
+from train_utils.metrics.measures.saliency import SaliencyMetrics, histogram, to_levels
+from train_utils.metrics.measures.structure import structural
 from transforms import EvalPreset
 
 from .timing import seconds

@@ -12,7 +12,7 @@ from helpers.processes import ranks
 from PIL import Image
 
 import predict
-import src.inference.video
+import src.video.convert
 from src import UserError
 from src.pictures.images import open_image
 from src.pictures.plan import plan_videos
@@ -91,14 +91,14 @@ def test_interrupted_frames_are_gone_on_with(run, tmp_path, monkeypatch):
     done."""
     source = make_video(tmp_path / "a.mp4")
     argv = (source, "--frames", "--skip-existing", "--output", tmp_path / "out")
-    write, some = src.inference.video.encode, iter(range(3))
+    write, some = src.video.convert.encode, iter(range(3))
 
     def fails(*args):
         if next(some, None) is None:
             raise UserError("the disk is full")
         write(*args)
 
-    monkeypatch.setattr(src.inference.video, "encode", fails)
+    monkeypatch.setattr(src.video.convert, "encode", fails)
     assert run(*argv)[0] == 2 and not (tmp_path / "out/a").exists()
     monkeypatch.undo()
     assert run(*argv)[0] == 0 and len(list((tmp_path / "out/a").iterdir())) == 8
@@ -126,7 +126,7 @@ def test_frames_of_a_longer_video_do_not_join(run, tmp_path, monkeypatch):
     make_video(tmp_path / "a.mp4", times=range(3))
     before = {path: path.read_bytes() for path in (out / "a").iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(src.inference.video, "encode", Mock(side_effect=UserError("disk is full")))
+        patch.setattr(src.video.convert, "encode", Mock(side_effect=UserError("disk is full")))
         assert run(*argv)[0] == 2
     assert {path: path.read_bytes() for path in (out / "a").iterdir()} == before
     status, _, err = run(*argv)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from train_utils.metrics.saliency import SaliencyMetrics, histogram, to_levels
-from train_utils.metrics.structure import relaxed_boundary_f, structural
+from train_utils.metrics.measures.saliency import SaliencyMetrics, histogram, to_levels
+from train_utils.metrics.measures.structure import relaxed_boundary_f, structural
 
 TOLERANCE = 1e-4
 

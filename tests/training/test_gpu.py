@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from src import build_model
 from src.inference import preprocess
 from src.pictures.classes import most_probable
-from train_utils.metrics.saliency import to_levels
+from train_utils.metrics.measures.saliency import to_levels
 from train_utils.training.losses import DeepSupervision
 from train_utils.training.optim import make_ema, make_optimizer, make_scaler, make_scheduler
 from train_utils.training.trainer import Trainer

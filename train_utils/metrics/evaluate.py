@@ -22,7 +22,7 @@ from src.pictures.classes import most_probable
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
 from ..distributed import gather, is_main, sum_over_ranks
-from .saliency import PER_IMAGE, SaliencyMetrics, histogram, to_levels
+from .measures.saliency import PER_IMAGE, SaliencyMetrics, histogram, to_levels
 
 _IN_FLIGHT = 4  # batches whose structure is still being measured
 
@@ -243,10 +243,10 @@ def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
 
 
 def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, float]:
-    """As :func:`~.structure.structural`, in one thread of many."""
+    """As :func:`~.measures.structure.structural`, in one thread of many."""
     import cv2  # takes a while, and only this needs it
 
-    from .structure import structural
+    from .measures.structure import structural
 
     cv2.setNumThreads(1)
     return structural(levels, mask, stretch)

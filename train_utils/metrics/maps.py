@@ -17,7 +17,7 @@ from ..data.dataset import Sample
 from ..data.masks import MaskReader, is_colour, read_classes, read_mask
 from ..data.pairs import Pair, find_naming, repeated_stems
 from .evaluate import Scored
-from .saliency import to_levels
+from .measures.saliency import to_levels
 
 
 @dataclass(frozen=True)

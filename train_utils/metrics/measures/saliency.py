@@ -18,7 +18,7 @@ _VALUES = torch.arange(256, dtype=torch.float64) / 255
 PER_IMAGE = (
     *("mae", "max_f", "mean_f", "adaptive_f"),
     *("s_measure", "max_e", "mean_e", "adaptive_e"),
-    *("weighted_f", "relaxed_boundary_f"),  # of train_utils/metrics/structure.py
+    *("weighted_f", "relaxed_boundary_f"),  # of train_utils/metrics/measures/structure.py
 )
 
 

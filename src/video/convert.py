@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import atomic_path, clear_temporary
+from ..inference.predictor import Predictor
+from ..inference.stream import stream
 from ..pictures.formats import IMAGE_FORMATS, VIDEO_FORMATS
 from ..pictures.images import to_rgb
 from ..pictures.render import Style, encode, render
-from .predictor import Predictor
-from .stream import stream
 
 _BT709 = 1  # of colour spaces and primaries, in FFmpeg's enumerations
 _LIMITED = 1  # colour range 16 … 235
