@@ -12,8 +12,9 @@ from helpers.runs import rows, run
 
 from src import UserError, load_model
 from train_utils.metrics.evaluate import Evaluation
-from train_utils.training import loop, records
+from train_utils.training import loop
 from train_utils.training.losses import DeepSupervision
+from train_utils.training.records import progress
 from train_utils.training.trainer import Trainer
 
 
@@ -24,19 +25,19 @@ def test_curves_within_an_epoch(monkeypatch):
         epoch=0, batches_done=0, updates=0, last_lr=0.1, device=torch.device("cpu"), sums=sums
     )
     clock = SimpleNamespace(perf_counter=lambda: trainer.updates / 2)
-    monkeypatch.setattr(records, "time", clock)
-    monkeypatch.setattr(records, "world_size", lambda: 3)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "world_size", lambda: 3)
     told = {}
     board = SimpleNamespace(scalars=lambda curves, step: told.update({step: curves}))
-    with closing(records.Progress(trainer, 20, 1, board)) as progress:
+    with closing(progress.Progress(trainer, 20, 1, board)) as bar:
         for loss in [4.0] * 10 + [2.0] * 10:
             trainer.updates += 1
             trainer.sums += torch.tensor([1, loss, loss / 2])
-            progress.advance([(torch.zeros(4, 3, 8, 8),)])
+            bar.advance([(torch.zeros(4, 3, 8, 8),)])
     assert {step: curves["step/loss"] for step, curves in told.items()} == {10: 4, 20: 2}
     assert [curves["step/loss_fused"] for curves in told.values()] == [2, 1]
     assert [curves["step/pictures per s"] for curves in told.values()] == [24, 24]
-    assert progress.speed() == 24
+    assert bar.speed() == 24
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

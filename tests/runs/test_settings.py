@@ -16,7 +16,8 @@ from src import UserError, build_model
 from train_utils import cli
 from train_utils.config import DECLARATIONS, GROUPS, Settings
 from train_utils.kinds import read_recipe
-from train_utils.training.build import _differences, start_weights
+from train_utils.training.build import start_weights
+from train_utils.training.build.network import _differences
 from train_utils.training.checkpoint import check_record
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

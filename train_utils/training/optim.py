@@ -1,4 +1,6 @@
-"""AdamW without decay on norms and biases; warm-up, then cosine."""
+"""AdamW without decay on norms and biases, or Muon; warm-up, then cosine."""
+
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +10,126 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
+OPTIMIZERS = ("adamw", "muon")
+MUON_CHANNELS = 8
+"""Channels on both sides that a kernel needs to be Muon's."""
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
-    """Fused AdamW. Vectors (batch norm, biases) are not decayed: that only shifts activations."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
+
+def make_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, name: str = "adamw"
+) -> Optimizer:
+    """Fused AdamW, or :class:`Muon`, of a network's trainable parameters.
+
+    Vectors (batch norm, biases) are not decayed: that only shifts activations.
+
+    Args:
+        model: the network, on its device.
+        lr: learning rate of all groups.
+        weight_decay: of matrices and kernels.
+        name: "adamw" or "muon".
+    """
+    kernels: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    inner: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # A kernel with few channels on one side (the image's, a map's) is left to AdamW.
+            wide = parameter.ndim == 4 and min(parameter.shape[:2]) >= MUON_CHANNELS
+            group = vectors if parameter.ndim <= 1 else inner if wide else kernels
+            group.append(parameter)
+    if name == "adamw":
+        inner, kernels = [], inner + kernels
+    groups: list[dict[str, Any]] = [
+        {"params": kernels, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    fused = matrices[0].device.type in ("cpu", "cuda")
-    return AdamW(groups, lr=lr, fused=fused)
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if name == "adamw":
+        return AdamW(groups, lr=lr, fused=fused)
+    inner_group = {"params": inner, "weight_decay": weight_decay, "orthogonal": True}
+    return Muon([*groups, inner_group], lr=lr, fused=fused)
+
+
+class Muon(AdamW):
+    """Muon for the groups marked ``orthogonal``, AdamW for the others.
+
+    The momentum of a kernel, as a matrix of out × (in · height · width), is replaced by the nearest
+    matrix whose singular values are all alike, so that every direction of the kernel learns, not
+    only the few that dominate its gradient. Updates are scaled to the mean square that AdamW's
+    have, which lets both use one learning rate and weight decay.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
+    scale is that of Liu et al. 2025, "Muon is scalable for LLM training".
+
+    Args:
+        groups: as of AdamW; kernels of a group with ``orthogonal=True`` are Muon's.
+        lr: learning rate.
+        fused: of AdamW.
+
+    Example:
+        >>> kernel = nn.Parameter(torch.zeros(2, 2, 1, 1))
+        >>> kernel.grad = torch.tensor([[1.0, 0.0], [0.0, 0.01]])[..., None, None]
+        >>> Muon([{"params": [kernel], "orthogonal": True}], lr=1.0).step()
+        >>> bool(kernel[1, 1] < -0.1)  # the small gradient counts like the large one
+        True
+    """
+
+    MOMENTUM = 0.95
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, fused: bool = False) -> None:
+        groups = [{"orthogonal": False, **group} for group in groups]
+        super().__init__(groups, lr=lr, fused=fused)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; the gradients of Muon's kernels are consumed."""
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._step_kernels(group)
+                for kernel in group["params"]:
+                    kernel.grad = None  # AdamW passes over what has no gradient
+        super().step()
+
+    def _step_kernels(self, group: dict[str, Any]) -> None:
+        # Kernels of one shape together: a network has dozens of small ones.
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for kernel in group["params"]:
+            if kernel.grad is not None:
+                alike.setdefault(kernel.shape, []).append(kernel)
+        for shape, kernels in alike.items():
+            gradients = [cast(Tensor, kernel.grad) for kernel in kernels]
+            momenta = [self._momentum(kernel) for kernel in kernels]
+            torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov's
+            matrices = orthogonalize(torch.stack(ahead).flatten(2))
+            scale = 0.2 * max(matrices.shape[1:]) ** 0.5
+            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+            updates = list(matrices.view(len(kernels), *shape))
+            torch._foreach_add_(kernels, updates, alpha=-group["lr"] * scale)
+
+    def _momentum(self, kernel: Tensor) -> Tensor:
+        state = self.state[kernel]
+        if not state:
+            state["step"] = torch.zeros(())  # which AdamW looks for when it loads a state
+            state["momentum"] = torch.zeros_like(kernel)
+        return state["momentum"]
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Matrices of the same singular vectors, whose singular values are between 0.7 and 1.2.
+
+    Five steps of a Newton-Schulz iteration, in float32; values below about 1/1000 of a matrix's
+    norm stay smaller.
+
+    Args:
+        matrices: ...×M×N.
+    """
+    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = wide @ wide.mT
+        wide = 3.4445 * wide + (2.0315 * square @ square - 4.775 * square) @ wide
+    return wide.mT if matrices.shape[-2] > matrices.shape[-1] else wide
 
 
 def make_scheduler(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:

@@ -1,0 +1,54 @@
+"""Settings of the recipe: how long, with which loss, optimizer and augmentation."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from ..kinds import FRACTION, NATURAL, NUMBER, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
+from ..training.losses import PARTS
+from .group import Group
+
+_recipe = partial(setting, "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings(Group):
+    """How it is trained."""
+
+    epochs: int = _recipe(POSITIVE, "passes over the training split", 360)
+    batch_size: int = _recipe(POSITIVE, "images per step and process", 16)
+    accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
+    lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
+    warmup_epochs: int = _recipe(
+        NATURAL, "of rising learning rate, half the run at most; then a cosine to the end", 2
+    )
+    weight_decay: float = _recipe(NUMBER, "weight decay, of all but norms and biases", 1e-4)
+    clip_grad: float = _recipe(NUMBER, "largest gradient norm; 0 for none", 0.0)
+    loss_weights: tuple[float, ...] | None = _recipe(
+        NUMBER, "of each map: fused, then sides from fine to coarse (default: 1)", several=True
+    )
+    loss: str = _recipe(
+        TEXT,
+        f"of each map: {', '.join(PARTS)}, or a sum such as bce+iou+ssim (default: bce, the "
+        "published one; ce with --num-classes)",
+        "",
+    )
+    class_weights: tuple[float | str, ...] | None = _recipe(
+        Kind(float, "X", 0, words=("balanced",)),
+        "in bce and ce: of each class (without --num-classes: background, object), or balanced, "
+        "the median frequency balancing of the training masks (default: none)",
+        several=True,
+    )
+    augment: str = _recipe(
+        one_of("basic", "strong"),
+        "basic: crop and flip, as published; strong: scale, aspect, colour, blur, noise, JPEG "
+        "artefacts and pasted objects too",
+        "basic",
+    )
+    ema: float = _recipe(
+        FRACTION, "decay of averaged weights, 0.999 if left out; 0 for none", 0.0, alone=0.999
+    )
+    seed: int = _recipe(NATURAL, "random seed of weights, order and crops", 0)
+    sync_bn: bool = _recipe(SWITCH, "batch norm over the batches of all GPUs together", False)
+    freeze_bn: bool | None = _recipe(
+        SWITCH, "batch norm keeps and uses its statistics (default: with --pretrained)"
+    )

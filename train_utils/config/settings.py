@@ -1,0 +1,98 @@
+"""All settings of a run together: filled in, checked, and as plain values."""
+
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+from src import UserError
+
+from ..training.losses import find_parts
+from .data import DataSettings
+from .network import NetworkSettings
+from .recipe import RecipeSettings
+from .run import RunSettings
+
+_PARTS = (DataSettings, NetworkSettings, RecipeSettings, RunSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # fields: last first
+    """All settings of a run. Those whose default follows from others are filled in.
+
+    A resumed run must agree with its checkpoint in every setting that is not marked
+    ``may_change``; ``fact`` names what stands for a setting in that comparison.
+
+    Raises:
+        UserError: a value is of another kind, or settings contradict each other.
+
+    Example:
+        >>> settings = Settings(img_size=(160, 320), epochs=40)
+        >>> settings.crop_size, settings.first_epochs
+        ((144, 288), [0, 20])
+    """
+
+    def __post_init__(self) -> None:
+        for name, declared in DECLARATIONS.items():
+            value = getattr(self, name)
+            if value not in (None, ()):  # which stand for a default that follows from others
+                try:
+                    self._set(name, declared.read(value))
+                except ArgumentTypeError as error:
+                    raise UserError(str(error), name) from None
+        if not self.loss:
+            self._set("loss", "ce" if self.num_classes else "bce")
+        for part in _PARTS:
+            part._complete(self)
+        for part in _PARTS:
+            part._check(self)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse settings of different groups that contradict each other."""
+        find_parts(self.loss, self.num_classes or 1)
+        starts = self.first_epochs
+        if any(a >= b for a, b in pairwise([*starts, self.epochs])):
+            raise UserError(
+                f"each size needs an epoch of its own, but they begin after {str(starts)[1:-1]}",
+                "epochs",
+                self.epochs,
+                advice="pass more epochs, fewer values of {img_size}, or a rising {grow_at}",
+            )
+        weights, classes = self.class_weights, self.num_classes or 2
+        if weights and not {"bce", "ce"} & set(self.loss.split("+")):
+            raise UserError(f"only bce and ce use them, the loss is {self.loss}", "class_weights")
+        balanced = weights == ("balanced",)
+        if weights and not balanced and (len(weights) != classes or "balanced" in weights):
+            raise UserError(f"expected balanced, or {classes} numbers", "class_weights")
+
+    @property
+    def first_epochs(self) -> list[int]:
+        """The epoch, counted from 0, from which each ``img_size`` holds."""
+        return [round(share * self.epochs) for share in (0.0, *self.grow_at)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values by name, for ``args.json``."""
+        return {name: _plain(getattr(self, name)) for name in DECLARATIONS}
+
+    def record(self) -> dict[str, Any]:
+        """The settings that a resumed run must share, for its checkpoints."""
+        return {
+            name: _plain(getattr(self, name))
+            for name, declared in DECLARATIONS.items()
+            if not (declared.may_change or declared.fact)
+        }
+
+    def default(self, name: str) -> Any:
+        """What a setting would be, had it not been given; as :meth:`record` has it."""
+        if name == "freeze_bn":  # None only until it is known what the run starts from
+            return False
+        return _plain(getattr(replace(self, **{name: DECLARATIONS[name].default()}), name))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+DECLARATIONS = {field.name: field.metadata["declaration"] for field in fields(Settings)}
+GROUPS = tuple(dict.fromkeys(declared.group for declared in DECLARATIONS.values()))

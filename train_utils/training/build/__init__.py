@@ -1,0 +1,20 @@
+"""What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
+
+from .data import check_run_files, make_datasets, make_loss
+from .folder import claim, find_folder
+from .network import make_network, resolve_freeze_bn
+from .trainer import make_record, make_trainer, restore, start_weights
+
+__all__ = [
+    "check_run_files",
+    "claim",
+    "find_folder",
+    "make_datasets",
+    "make_loss",
+    "make_network",
+    "make_record",
+    "make_trainer",
+    "resolve_freeze_bn",
+    "restore",
+    "start_weights",
+]

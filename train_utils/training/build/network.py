@@ -1,0 +1,113 @@
+"""The network that a run trains, with the weights it starts from."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from src import Network, U2NetConfig, UserError, build_model, load_model
+from src.weights.backbone import load_backbone
+
+from ...config import Settings
+
+
+def make_network(settings: Settings, state: dict[str, Any] | None, device: torch.device) -> Network:
+    """The network of a checkpoint, of pretrained weights, or a new one, ready to train.
+
+    Args:
+        settings: of the run.
+        state: the checkpoint to continue from, if there is one.
+        device: where to put it.
+
+    Raises:
+        UserError: weights and settings don't agree, or the network cannot do what is asked for.
+    """
+    model = _start_network(settings, state)
+    _check_fit(settings, model)
+    model.img_size = settings.eval_sizes[-1]
+    model.recompute = settings.checkpoint_activations
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if settings.sync_bn:
+        if device.type != "cuda":
+            raise UserError("torch's SyncBatchNorm runs on GPUs alone", "sync_bn")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
+    """Built, with the weights it starts from."""
+    maps = settings.num_classes or 1
+    activation = "softmax" if settings.num_classes else "sigmoid"
+    source = "the checkpoint" if state else str(settings.pretrained)
+    if state:
+        model = build_model(state["config"])
+    elif settings.pretrained:
+        model = load_model(settings.pretrained)
+    else:
+        model = build_model(settings.model or "u2net_full", out_ch=maps, activation=activation)
+        if settings.backbone:
+            load_backbone(model, settings.backbone)
+    if settings.model:
+        with torch.device("meta"):  # its table is wanted, not its weights
+            named = build_model(settings.model)
+        if _structure(named) != _structure(model):
+            held = f"{source} holds a {model.config.name}{_differences(model, named)}"
+            raise UserError(held, "model", settings.model)
+    config = model.config
+    if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
+        raise UserError(
+            f"{source}: {config.name} takes {config.in_ch} channels and gives {config.out_ch} maps "
+            f"by {config.activation}; expected 3, {maps} and {activation}",
+            advice="see {num_classes}",
+        )
+    return model
+
+
+def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Settings:
+    """Settings whose ``freeze_bn`` is decided: a new run keeps the statistics of pretrained
+    weights, a resumed one does as it did.
+    """
+    if settings.freeze_bn is not None:
+        return settings
+    frozen = state["flags"].get("freeze_bn", False) if state else settings.pretrained is not None
+    return replace(settings, freeze_bn=bool(frozen))
+
+
+def _check_fit(settings: Settings, model: Network) -> None:
+    """Compare what the settings ask for with what the network can take."""
+    name, smallest = model.config.name, settings.smallest_crop
+    if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
+        raise UserError(f"expected one for each of {name}'s {model.num_maps} maps", "loss_weights")
+    if settings.batch_size == 1 and smallest <= model.stride:
+        problem = (
+            f"batch norm needs more than the one pixel of the coarsest maps of crops of {smallest}"
+        )
+        raise UserError(problem, "batch_size", 1, advice="raise {batch_size} or {crop_size}")
+    if smallest <= 2 * model.margin:
+        problem = f"the unpadded convolutions of {name} need more than {2 * model.margin} pixels"
+        advice = "pass a larger one, or {model} unet_bn"
+        raise UserError(problem, "crop_size", smallest, advice)
+
+
+def _structure(model: Network) -> tuple[Any, ...]:
+    config = model.config
+    if isinstance(config, U2NetConfig):
+        return config.encoder, config.decoder, config.stem, config.fuse_sides
+    return config.name, config.width
+
+
+def _differences(model: Network, named: Network) -> str:
+    """Where two networks of one name differ, for people; nothing where their names say it."""
+    if model.config.name != named.config.name:
+        return ""
+    table, other = model.config.to_dict(), named.config.to_dict()
+    changed = [name for name in table if table[name] != other.get(name)]
+    changed = [name for name in changed if name not in ("out_ch", "activation", "conv_bias")]
+    short = "; ".join(
+        f"{name} {table[name]}, not {other.get(name)}"
+        if isinstance(table[name], int | None)
+        else f"other values of {name}"
+        for name in changed
+    )
+    return f" with {short}" if short else ""

@@ -1,0 +1,22 @@
+"""What a run shows and leaves: settings, log, curves, sample sheets, TensorBoard's events, and the
+progress bar.
+
+matplotlib, torchvision and TensorBoard take seconds to import, so that is done where they are used.
+"""
+
+from .args import git_commit, was_started_by, write_args
+from .log import Log, draw_curves
+from .progress import Progress, mean_losses, peak_memory
+from .writer import Records
+
+__all__ = [
+    "Log",
+    "Progress",
+    "Records",
+    "draw_curves",
+    "git_commit",
+    "mean_losses",
+    "peak_memory",
+    "was_started_by",
+    "write_args",
+]

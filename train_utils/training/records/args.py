@@ -1,0 +1,70 @@
+"""``args.json``: what a run was started with, and with what it went on."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.files import save_json
+
+
+def write_args(
+    folder: Path, args: Mapping[str, Any], launch: str | None = None, resumed: str | None = None
+) -> None:
+    """Write ``args.json``; of a resumed run, add to it what is now.
+
+    Args:
+        folder: the run's.
+        args: its settings, to which versions and git commit are added.
+        launch: of torchrun, that the run belongs to.
+        resumed: after how much of the run it was resumed; None for a new one. What it was started
+            with stays as it is; a list under this name gets what has changed since.
+    """
+    import torchvision
+
+    path = folder / "args.json"
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "commit": git_commit(),
+    }
+    now = {**args, "versions": versions, "launch": launch}
+    before = _read_args(path) if resumed else {}
+    if before:
+        now = json.loads(json.dumps(now, default=str))
+        changed = {name: value for name, value in now.items() if before.get(name) != value}
+        earlier = before.get("resumed") or []
+        now = {**before, "resumed": [*earlier, {"after": resumed, "launch": launch, **changed}]}
+    save_json(now, path)
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def was_started_by(folder: Path, launch: str | None) -> bool:
+    """Whether the run in a folder belongs to this launch, as :func:`write_args` has noted."""
+    noted = _read_args(folder / "args.json")
+    launches = [entry.get("launch") for entry in (noted, *noted.get("resumed", []))]
+    return launch is not None and launch in launches
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

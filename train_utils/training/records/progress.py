@@ -1,0 +1,98 @@
+"""The progress bar of an epoch, and the mean losses."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...distributed import is_main, sum_over_ranks, world_size
+from ..losses import map_names
+from ..trainer import Batch, Trainer
+from .writer import Records
+
+_SHOWN_EVERY = 10  # optimizer steps between updates of what is shown
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that was in use so far, in MiB: of the GPU, or else of the process; 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def mean_losses(sums: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
+    """The means by name, of :attr:`Trainer.sums` over all ranks.
+
+    Args:
+        sums: batches, total loss, each term.
+        names: of the terms, :attr:`Trainer.loss_names`; by default those of U²-Net's maps.
+    """
+    total, *terms = (sums[1:] / sums[0]).tolist()
+    columns = [f"loss_{name}" for name in names or map_names(len(terms))]
+    return {"loss": total, **dict(zip(columns, terms, strict=True))}
+
+
+class Progress:
+    """The bar of an epoch, and TensorBoard's curves within it: the ranks' mean of the last steps.
+
+    Args:
+        trainer: what trains.
+        total: batches of an epoch.
+        epochs: of the run.
+        records: rank 0's, None on the others.
+        names: of the loss's terms, see :func:`mean_losses`.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        total: int,
+        epochs: int,
+        records: Records | None,
+        names: Sequence[str] = (),
+    ) -> None:
+        self.trainer, self.records, self.names = trainer, records, names
+        self.images, self.start = 0, time.perf_counter()  # of the epoch
+        self.shown = self.images, self.start, trainer.sums.clone()  # as they were then
+        self.bar = tqdm(
+            desc=f"epoch {trainer.epoch + 1}/{epochs}",
+            total=total,
+            initial=trainer.batches_done,
+            disable=None if is_main() else True,
+            leave=False,
+        )
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+    def advance(self, batches: list[Batch]) -> None:
+        """Show an optimizer step; on all ranks."""
+        self.images += sum(len(batch[0]) for batch in batches) * world_size()
+        self.bar.update(len(batches))
+        if self.trainer.updates % _SHOWN_EVERY == 0:
+            self._show()
+
+    def _show(self) -> None:
+        device, lr, now = self.trainer.device, self.trainer.last_lr, time.perf_counter()
+        images, then, sums = self.shown
+        self.shown = self.images, now, self.trainer.sums.clone()
+        losses = mean_losses(sum_over_ranks(self.shown[2] - sums, device), self.names)
+        rate = (self.images - images) / (now - then)
+        self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
+        if self.records:
+            values = {"lr": lr, "pictures per s": rate, "peak MiB": peak_memory(device)}
+            curves = {f"step/{name}": value for name, value in {**losses, **values}.items()}
+            self.records.scalars(curves, self.trainer.updates)
+
+    def speed(self) -> float:
+        """Images per second of all ranks since the epoch began, or was continued."""
+        return self.images / (time.perf_counter() - self.start)

@@ -1,0 +1,87 @@
+"""The files of a run that grow with it: log, curves, sample sheets, TensorBoard's events."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from src.files import atomic_path, clear_temporary
+
+from .log import Log, draw_curves
+
+
+class _NoBoard:
+    """Stands for TensorBoard's writer where that cannot write."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: None
+
+
+class Records:
+    """The run's log.csv, curves.png, samples/ and tensorboard/, as it goes on.
+
+    Args:
+        folder: of the run.
+        epoch: epochs done. What a run that went further than its last checkpoint wrote of later
+            ones is dropped, so that nothing is there twice.
+        update: optimizer steps done.
+    """
+
+    def __init__(self, folder: Path, epoch: int, update: int) -> None:
+        self.folder = folder
+        from torch.utils.tensorboard import SummaryWriter
+
+        clear_temporary(folder)
+        clear_temporary(folder / "samples")
+        self.log = Log(folder / "log.csv", epoch)
+        self.board: Any = _NoBoard()
+        try:
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
+        except UnicodeEncodeError:
+            print(f"{folder}: no TensorBoard events, as its name is not UTF-8", flush=True)
+
+    def scalars(self, values: Mapping[str, float], update: int) -> None:
+        """Add points to TensorBoard's curves, by name."""
+        for name, value in values.items():
+            self.board.add_scalar(name, value, update)
+
+    def epoch(self, row: dict[str, Any], update: int) -> None:
+        """A row of the log, in log.csv, curves.png and TensorBoard."""
+        with _file_errors_shown():
+            self.log.append(row)
+            draw_curves(self.log, self.folder / "curves.png")
+        self.scalars({f"epoch/{k}": v for k, v in row.items()}, update)
+        self.board.flush()
+
+    def samples(
+        self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
+    ) -> None:
+        """A sheet of (image 3×S×S uint8, mask 3×H×W, map 3×S×S, both in [0, 1]), two in a row."""
+        from torchvision.utils import make_grid, save_image
+
+        tiles = []
+        for image, mask, found in triples:
+            mask = F.interpolate(mask[None], size=found.shape[-2:])[0]
+            tiles += [image.float() / 255, mask, found]
+        sheet = make_grid(tiles, nrow=6, padding=4, pad_value=1.0)
+        path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
+        with _file_errors_shown(), atomic_path(path) as temporary:
+            save_image(sheet, temporary, format="png")
+        self.board.add_image("samples: picture, mask, map", sheet, update)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        self.board.close()
+
+
+@contextmanager
+def _file_errors_shown() -> Iterator[None]:
+    """Windows won't replace a file that is open in a viewer: no reason to end a run."""
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"{error.filename}: not written ({error.strerror}); is it open elsewhere?")
