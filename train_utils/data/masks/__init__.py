@@ -1,0 +1,24 @@
+"""Mask files: which kinds there are, how each is read, and which kind the masks of a set are."""
+
+from .classes import read_classes
+from .decide import decide
+from .names import ClassTable, Labels, read_table
+from .rule import MASK_KINDS, MaskReader, MaskRule, mask_reader, read_mask
+from .values import grey_values, is_colour, look_like_indices, white_of
+
+__all__ = [
+    "MASK_KINDS",
+    "ClassTable",
+    "Labels",
+    "MaskReader",
+    "MaskRule",
+    "decide",
+    "grey_values",
+    "is_colour",
+    "look_like_indices",
+    "mask_reader",
+    "read_classes",
+    "read_mask",
+    "read_table",
+    "white_of",
+]

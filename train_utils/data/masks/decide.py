@@ -1,0 +1,104 @@
+"""Which kind the masks of a set are: decided by all of them together."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.errors import UserError
+from src.pictures.images import open_image
+
+from .rule import MaskRule
+from .values import MAX_CLASS_INDEX, grey_values, look_like_indices, white_of
+
+_SAMPLE = 256  # masks that are looked at first: values are odd in many masks of a set or in none
+
+
+class _Levels(NamedTuple):
+    """What one mask says of its set."""
+
+    path: Path
+    highest: float
+    dark: bool  # some values, none above the threshold
+    indices: bool  # small numbers and 255 alone
+    soft: bool  # levels between 0 and white
+    bright: bool  # among these, near to white, where no class index is
+
+
+def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
+    """Decide by all masks of a data set together how each of them is read.
+
+    Where one in ten or more has levels near to white, the set is one of grey levels: small numbers
+    in one of its masks are no class indices, and a dark mask is an empty one. Where fewer than one
+    in ten look like class indices, the others decide too.
+
+    Args:
+        rule: of :func:`mask_reader`.
+        masks: all mask files of the set.
+
+    Returns:
+        The rule for this set, and what the user should know of its masks.
+    """
+    if rule.of_classes:
+        return rule, []
+    levels = _inspect(masks[:: max(1, len(masks) // _SAMPLE)], rule)
+    if any(one.dark or one.indices or one.soft for one in levels):
+        levels = _inspect(masks, rule)
+    filled = [one for one in levels if one.highest]
+    grey = 10 * sum(one.bright for one in filled) >= max(1, len(filled))
+    others = not grey and 10 * sum(one.indices for one in filled) < len(filled)
+    if grey:
+        rule = replace(rule, refused=())
+    elif others and rule.refused:
+        rule = replace(rule, refused=("dark",))
+    cut = grey or rule.kind == "soft" or not rule.ones
+    rule = replace(rule, ones=not cut or all(one.highest <= 1 for one in filled))
+    return rule, list(_describe(rule, levels))
+
+
+def _describe(rule: MaskRule, levels: Sequence[_Levels]) -> Iterator[str]:
+    cut = f"{rule.threshold} of 255"
+    filled = [one for one in levels if one.highest]
+    if empty := len(levels) - len(filled):
+        yield f"{empty} of the {len(levels)} masks inspected are empty: all their values are 0"
+    dark = [one for one in filled if one.dark or (one.highest == 1 and not rule.ones)]
+    if dark and "dark" not in rule.refused:
+        verb = "have no value" if rule.kind == "soft" else "come out empty, without a value"
+        yield f"{len(dark)} masks {verb} above {cut}, such as {dark[0].path}"
+    odd = [one for one in filled if one.indices]
+    if odd and "indices" not in rule.refused:
+        yield f"{len(odd)} masks of small numbers and 255 are read as grey, such as {odd[0].path}"
+    soft = sum(one.soft for one in filled)
+    if soft:
+        done = "kept" if rule.kind == "soft" else f"object where > {cut}"
+        yield f"{soft} of {len(filled)} masks are soft (levels between 0 and 255): {done}"
+    ones = sum(one.highest == 1 for one in filled)
+    if rule.ones and 0 < ones < len(filled):
+        yield f"{ones} masks hold 0 and 1, others reach 255: object where 1 in the former"
+
+
+def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
+    """What masks hold; those that cannot be read are named elsewhere."""
+
+    def inspect(path: Path) -> _Levels | None:
+        with suppress(UserError):
+            values, may_be_indices = grey_values(open_image(path), path)
+            white, highest = white_of(values), float(values.max(initial=0))
+            of_255 = values.astype(np.float32) / white * 255 if white != 255 else values
+            between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts less beside 0
+            return _Levels(
+                path,
+                highest,
+                dark=0 < highest <= rule.cut(white),
+                indices=may_be_indices and look_like_indices(values),
+                soft=bool((between <= 247).any()) and highest > MAX_CLASS_INDEX,
+                bright=bool((between > 190).any()),
+            )
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return [found for found in pool.map(inspect, masks) if found]

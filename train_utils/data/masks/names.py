@@ -1,0 +1,159 @@
+"""Names and colours of classes, and the value that each has in a mask."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.errors import UserError
+
+Colour = tuple[int, int, int]
+TABLES = ("classes.txt", "labelmap.txt", "class_dict.csv")  # ours, CVAT's, CamVid's
+_BACKGROUND, _IGNORED = ("background", "bg"), ("ignore", "ignored", "void")
+_NUMBERS = r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"
+_LINES = [
+    re.compile(rf"(?P<name>[^:]+?)\s*:\s*{_NUMBERS}\s*(:.*)?"),  # CVAT: name:r,g,b:parts:actions
+    re.compile(rf"(?P<name>.+?)[\s,;]+{_NUMBERS}"),
+    re.compile(rf"{_NUMBERS}[\s,;]+(?P<name>.+?)"),
+]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set, in order.
+
+    Args:
+        names: of all of them.
+        colours: by name, those that have one in masks.
+        path: of the file that names them; None where a flag does.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[str, Colour], ...] = ()
+    path: Path | None = None
+
+
+def read_table(path: str | Path) -> ClassTable:
+    """Read names of classes, one a line, with or without a colour: ``name r g b``.
+
+    Numbers may stand before the name too, or between commas; CVAT's ``labelmap.txt`` (``name:r,g,b:
+    parts:actions``) and CSV with a head are read as well. Lines that begin with # are none.
+
+    Args:
+        path: a text file in UTF-8.
+
+    Raises:
+        UserError: it cannot be read, a name or a colour is there twice, or a level is above 255.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as that") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    names: list[str] = []
+    colours: list[tuple[str, Colour]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("#") or re.fullmatch(r"(?i)name\s*,\s*r\s*,\s*g\s*,\s*b", line):
+            continue
+        found = next(filter(None, (form.fullmatch(line) for form in _LINES)), None)
+        names.append(found["name"] if found else re.sub(r":[\s:]*$", "", line))
+        if found:
+            red, green, blue = (int(n) for n in found.groups() if n and n.isdecimal())
+            if max(red, green, blue) > 255:
+                raise UserError(f"{path}: {line}: levels of colours go to 255")
+            colours.append((names[-1], (red, green, blue)))
+    for what, values in (("colour", [colour for _, colour in colours]), ("name", names)):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice and (what == "colour" or colours):
+            raise UserError(f"{path}: the {what} {twice[0]} is there twice")
+    return ClassTable(tuple(names), tuple(colours), path)
+
+
+def find_table(folder: Path) -> ClassTable | None:
+    """The table of a data set's folder, if it has one by a usual name."""
+    found = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    return read_table(found) if found else None
+
+
+def _is(name: str, words: Sequence[str]) -> bool:
+    return name.lower().strip("_ ") in words
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The values that the labels of objects have in a mask.
+
+    Args:
+        values: by name; None where all labels are the object.
+        background: where there is none of them.
+        object: of all labels, where ``values`` is None.
+    """
+
+    values: Mapping[str, int] | None = None
+    background: int = 0
+    object: int = 1
+
+    def value(self, label: str) -> int | None:
+        """The value of a label; None where it is unknown."""
+        if self.values is not None and label in self.values:
+            return self.values[label]
+        if _is(label, _BACKGROUND):
+            return self.background
+        return self.object if self.values is None else None
+
+
+def count_classes(names: Sequence[str], ignore_index: int | None = None) -> int:
+    """How many classes there are of these names, with the background.
+
+    Example:
+        >>> count_classes(["cat", "dog"]), count_classes(["background", "cat", "dog"])
+        (3, 3)
+    """
+    kept = [name for name in names if ignore_index is None or not _is(name, _IGNORED)]
+    return len(kept) + (not any(_is(name, _BACKGROUND) for name in kept))
+
+
+def number_classes(
+    names: Sequence[str], classes: int, ignore_index: int | None = None, source: object = "classes"
+) -> Labels:
+    """The index of each class, by its place among the names.
+
+    Where ``background`` is not among the names, it is 0 and the others follow from 1; but where
+    there are as many names as classes, the first one is 0, and what no object covers is ignored.
+
+    Args:
+        names: in order. With ``ignore_index``, ``void`` and ``ignore`` have that value.
+        classes: how many there are, with the background.
+        ignore_index: of pixels that count nowhere.
+        source: where the names are from, for messages.
+
+    Raises:
+        UserError: their number does not fit, or nothing is left for the background.
+
+    Example:
+        >>> number_classes(["cat", "dog"], 3).values
+        {'cat': 1, 'dog': 2}
+    """
+    ignored = [name for name in names if ignore_index is not None and _is(name, _IGNORED)]
+    kept = [name for name in names if name not in ignored]
+    has_background = any(_is(name, _BACKGROUND) for name in kept)
+    first = 0 if has_background or len(kept) >= classes else 1
+    if len(kept) + first < classes or (has_background and len(kept) > classes):
+        count = f"{len(names)} names"
+        advice = f"pass {{num_classes}} {count_classes(names, ignore_index)}"
+        text = f"{source}: {count} for {classes} classes (the background is one of these)"
+        raise UserError(text, advice=advice)
+    values = {name: i for i, name in enumerate(kept, first) if i < classes or i == ignore_index}
+    if ignore_index is not None:
+        values |= dict.fromkeys(ignored, ignore_index)
+    if first:
+        return Labels(values)
+    background = next((values[name] for name in values if _is(name, _BACKGROUND)), ignore_index)
+    if background is None:
+        advice = "name background as the first one, or pass {ignore_index}"
+        text = f"{source}: none of the {classes} classes is for pixels outside all objects"
+        raise UserError(text, advice=advice)
+    return Labels(values, background)
