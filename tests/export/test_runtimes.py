@@ -91,6 +91,11 @@ REMBG = ROOT / ".venv-rembg/bin/python"  # its packages clash with pysodmetrics'
 REMBG_MASKS = """
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
+for part in ("alpha.estimate_alpha_cf", "foreground.estimate_foreground_ml", "util.util"):
+    sys.modules["pymatting." + part] = MagicMock()  # compiles for a minute, for mattes alone
+for package in ("pymatting", "pymatting.alpha", "pymatting.foreground", "pymatting.util"):
+    sys.modules[package] = MagicMock()
 from PIL import Image
 import rembg
 model, folder, *pictures = sys.argv[1:]
