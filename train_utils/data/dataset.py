@@ -35,7 +35,7 @@ class SegmentationDataset(Dataset[Sample]):
         pairs: of :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
-        read: how masks are read; None: as each pair has it.
+        read: how mask files are read; None: as each pair has it.
 
     Example:
         >>> data = SegmentationDataset(pairs, TrainPreset(320, 288))  # doctest: +SKIP
@@ -84,7 +84,7 @@ def load_pair(pair: Pair, read: MaskReader | None = None) -> tuple[Tensor, Tenso
 
     Args:
         pair: their files.
-        read: how the mask is read; None: as the pair has it.
+        read: how a mask file is read; None: as the pair has it.
 
     Returns:
         The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or its aspect.
@@ -92,7 +92,7 @@ def load_pair(pair: Pair, read: MaskReader | None = None) -> tuple[Tensor, Tenso
     Raises:
         UserError: one of them cannot be read.
     """
-    mask = (read or pair.read)(pair.mask)
+    mask = pair.load_mask() if read is None or pair.is_drawn else read(pair.mask)
     return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(mask)[None]
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from src.errors import UserError
 from src.pictures.images import open_image, oriented_size
 
+from .annotations import Drawing
 from .masks import MaskReader, read_mask
 
 FileId = tuple[int, int]
@@ -28,20 +31,46 @@ class Pair:
 
     Args:
         image: the image file.
-        mask: the mask file.
+        mask: the mask file, or the annotation that the mask is drawn from.
         rescaled: the mask differs in size from the image, with the same aspect ratio.
-        read: how the masks of its data set are read.
+        read: how the mask is read; :meth:`load_mask` calls it.
+        label: a name that tells it from all other pairs, where the image's stem does not.
     """
 
     image: Path
     mask: Path
     rescaled: bool = False
     read: MaskReader = field(default=read_mask, repr=False, compare=False)
+    label: str = field(default="", repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        """The image's stem; the mask's is that or a longer one."""
-        return self.image.stem
+        """The image's stem, which a mask's file is named after; with folders before it where
+        images in several have the same.
+        """
+        return self.label or self.image.stem
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the mask is drawn from an annotation, and no file."""
+        return isinstance(self.read, Drawing)
+
+    def load_mask(self) -> np.ndarray:
+        """The mask, H×W uint8.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return self.read(self.mask)
+
+    def mask_size(self) -> tuple[int, int]:
+        """Width and height of the mask, from its file's header or its annotation.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        drawn = self.read.size if isinstance(self.read, Drawing) else None
+        return drawn or oriented_size(self.image if self.is_drawn else self.mask)
 
 
 @dataclass
@@ -56,6 +85,7 @@ class Inventory:
         held_out: of ``train``: the image files of the data set that must not be trained on.
         swapped: every pair is faulty, and the images can be read as masks.
         read: how the masks are read.
+        class_names: by their index, where annotations name them.
     """
 
     split: str
@@ -65,6 +95,7 @@ class Inventory:
     held_out: dict[FileId, Path] = field(default_factory=dict)
     swapped: bool = False
     read: MaskReader = read_mask
+    class_names: tuple[str, ...] = ()
 
 
 class Naming(NamedTuple):
@@ -84,13 +115,16 @@ def file_id(path: Path) -> FileId:
     return status.st_dev, status.st_ino
 
 
-def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Inventory) -> None:
+def match(
+    images: list[Path], masks: list[Path], wanted: Set[str], found: Inventory, scene: str = ""
+) -> None:
     """Match images and masks by their names (:func:`find_naming`).
 
     Args:
         images, masks: all files of the two folders.
-        wanted: the stems of the images to add.
+        wanted: the names of the images to add.
         found: what pairs, faults (of images without a mask, or with two) and notes are added to.
+        scene: the folder of a scene that the two are; an image's name is then ``SCENE/STEM``.
     """
     if not masks:  # which is a fault already
         return
@@ -100,14 +134,15 @@ def match(images: list[Path], masks: list[Path], wanted: Set[str], found: Invent
     doubled = {*repeated_stems(images), *repeated_stems(masks)}
     faults: dict[str, None] = {}  # as an ordered set: two images of one name have one fault
     for path in images:
-        if path.stem not in wanted:
+        name = f"{scene}/{path.stem}" if scene else path.stem
+        if name not in wanted:
             continue
         mask = naming.mask_of(path.stem)
         if {path.stem, mask} & doubled:
             folder = path.parent.parent
             faults[f"{path.stem}: two images or two masks of this name in {folder}"] = None
         elif mask in by_stem:
-            found.pairs.append(Pair(path, by_stem[mask]))
+            found.pairs.append(Pair(path, by_stem[mask], label=name if scene else ""))
         else:
             faults[f"{path}: no mask {mask}.* in {masks[0].parent}"] = None
     found.faults += map(UserError, faults)
@@ -182,7 +217,7 @@ def check(found: Inventory, deep: bool, read: MaskReader) -> None:
         deep: open every file.
         read: how masks are read.
     """
-    pairs = [replace(pair, read=read) for pair in found.pairs]
+    pairs = [pair if pair.is_drawn else replace(pair, read=read) for pair in found.pairs]
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(lambda pair: _check_pair(pair, deep), pairs))
         found.pairs = [result for result in checked if isinstance(result, Pair)]
@@ -190,7 +225,8 @@ def check(found: Inventory, deep: bool, read: MaskReader) -> None:
         if not deep and any(map(_wrong_values, _sample(found.pairs))):
             faults += filter(None, pool.map(_wrong_values, found.pairs))
     if pairs and len(faults) == len(pairs):
-        found.swapped = all(_is_mask(pair.image, read) for pair in _sample(pairs))
+        of_files = not any(pair.is_drawn for pair in pairs)
+        found.swapped = of_files and all(_is_mask(pair.image, read) for pair in _sample(pairs))
     found.faults += faults
 
 
@@ -200,9 +236,11 @@ def _sample(pairs: list[Pair]) -> list[Pair]:
 
 
 def _wrong_values(pair: Pair) -> UserError | None:
-    """What is wrong with a mask that can be decoded."""
+    """What is wrong with a mask file that can be decoded."""
+    if pair.is_drawn:  # whose values are those of its set's rule
+        return None
     try:
-        pair.read(pair.mask)
+        pair.load_mask()
     except UserError as error:
         with suppress(UserError):
             open_image(pair.mask)
@@ -220,19 +258,24 @@ def _is_mask(path: Path, read: MaskReader) -> bool:
 
 def _check_pair(pair: Pair, deep: bool) -> Pair | UserError:
     try:
+        width, height = oriented_size(pair.image)
+        mask_width, mask_height = pair.mask_size()
+        if isinstance(pair.read, Drawing):
+            pair = replace(pair, read=replace(pair.read, size=(mask_width, mask_height)))
         if deep:
             open_image(pair.image)
-            pair.read(pair.mask)
-        width, height = oriented_size(pair.image)
-        mask_width, mask_height = oriented_size(pair.mask)
+            pair.load_mask()
     except UserError as error:
         return error
     if (mask_width, mask_height) == (width, height):
         return pair
-    if abs(mask_width * height / (mask_height * width) - 1) > _ASPECT_TOLERANCE:
-        sizes = f"is {mask_width}×{mask_height}, its image {width}×{height}"
+    if abs(mask_width * height / (mask_height * width) - 1) <= _ASPECT_TOLERANCE:
+        return replace(pair, rescaled=True)
+    sizes = f"is {mask_width}×{mask_height}, its image {width}×{height}"
+    if not pair.is_drawn:
         return UserError(f"{pair.mask}: {sizes}: the aspect ratios differ")
-    return replace(pair, rescaled=True)
+    sizes = f"{width}×{height} when upright, {mask_width}×{mask_height} in {pair.mask}"
+    return UserError(f"{pair.image}: is {sizes}: the aspect ratios differ")
 
 
 class InvalidDataError(UserError):

@@ -2,7 +2,7 @@
 
 from .classes import read_classes
 from .decide import decide
-from .names import ClassTable, Labels, read_table
+from .names import ClassTable, Labels, find_table, read_table
 from .rule import MASK_KINDS, MaskReader, MaskRule, mask_reader, read_mask
 from .values import grey_values, is_colour, look_like_indices, white_of
 
@@ -13,6 +13,7 @@ __all__ = [
     "MaskReader",
     "MaskRule",
     "decide",
+    "find_table",
     "grey_values",
     "is_colour",
     "look_like_indices",

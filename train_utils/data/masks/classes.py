@@ -88,7 +88,8 @@ def from_colours(
         of_index = {i: colours.get(listed[i]) for i in present if i != ignore_index}
         _refuse_unknown([listed[i] for i, value in of_index.items() if value is None], path)
         table = np.arange(256, dtype=np.uint8)
-        table[list(of_index)] = list(of_index.values())
+        for index, value in of_index.items():
+            table[index] = value or 0
         return table[indices]
     codes = _codes(image)
     known = np.array([_code(colour) for colour in colours], np.uint32)
@@ -97,8 +98,8 @@ def from_colours(
     nearest = order[place]
     wrong = known[nearest] != codes
     if wrong.any():
-        listed, counts = np.unique(codes[wrong], return_counts=True)
-        by_count = listed[(-counts.astype(int)).argsort(kind="stable")].tolist()
+        others, counts = np.unique(codes[wrong], return_counts=True)
+        by_count = others[(-counts.astype(int)).argsort(kind="stable")].tolist()
         _refuse_unknown([(code >> 16, code >> 8 & 255, code & 255) for code in by_count], path)
     return np.array(list(colours.values()), np.uint8)[nearest]
 

@@ -6,14 +6,15 @@ from src.errors import UserError
 from src.pictures.images import list_images
 from src.pictures.search import LeftOut, search_folder
 
-from .pairs import Inventory, first_ten, most_frequent_naming
+from ..pairs import Inventory, first_ten, most_frequent_naming
 
 DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 _IMAGES = ("images", "image", "imgs", "img", "im", "jpegimages", "dut-omron-image")
 _MASKS = (
     *("masks", "mask", "gt", "gts", "ground_truth_mask", "ground_truth", "groundtruth"),
-    *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png"),
+    *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png", "segmentationclass"),
 )
+_VOC = "jpegimages", "segmentationclass"  # beside which Annotations holds boxes
 
 Folders = dict[str | None, tuple[Path, Path]]
 """Images and masks by the split that all of them belong to; None where lists choose."""
@@ -78,7 +79,7 @@ def _parts(folder: Path) -> tuple[Path, Path] | None:
     """The folders of images and masks in a folder, where it is clear which they are."""
     names = {path.name.lower(): path for path in _subfolders(folder)}
     duts = f"{folder.name}-image".lower(), f"{folder.name}-mask".lower()
-    for images, masks in (duts, ("images", "masks")):
+    for images, masks in (duts, ("images", "masks"), _VOC):
         if images in names and masks in names:
             return names[images], names[masks]
     of_images = [names[name] for name in _IMAGES if name in names]
@@ -91,13 +92,47 @@ def _parts(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _innermost(images: Path, masks: Path) -> tuple[Path, Path]:
-    """The two folders, or where they only hold one of the same name each, those (PASCAL-S)."""
+    """The two folders, or where they only hold one of the same name each, those (PASCAL-S).
+
+    Raises:
+        UserError: they hold several such folders that are no scenes (DAVIS in two resolutions).
+    """
     inside = [{path.name: path for path in _subfolders(folder)} for folder in (images, masks)]
-    same = inside[0].keys() & inside[1].keys()
-    if len(same) == 1 and not list_images(images) and not list_images(masks):
-        name = same.pop()
-        return inside[0][name], inside[1][name]
+    same = sorted(inside[0].keys() & inside[1].keys())
+    if list_images(images) or list_images(masks) or not same:
+        return images, masks
+    if len(same) == 1:
+        return inside[0][same[0]], inside[1][same[0]]
+    if not any(list_images(inside[0][name]) for name in same):
+        raise UserError(
+            f"{images}: holds one set several times, as {first_ten(same)}",
+            advice=f"name one by {{image_dir}} {inside[0][same[0]]} {{mask_dir}} "
+            f"{inside[1][same[0]]}",
+        )
     return images, masks
+
+
+def find_scenes(images: Path, masks: Path) -> list[str]:
+    """The scenes of a set that has a folder for each, with images, and one of its name with masks.
+
+    Args:
+        images, masks: the folders that hold them (``JPEGImages/480p``, ``Annotations/480p``).
+
+    Returns:
+        Their names; of a set without scenes "" alone.
+    """
+    if images == masks or not images.is_dir() or not masks.is_dir() or list_images(images):
+        return [""]
+    scenes = [path.name for path in _subfolders(images) if list_images(path)]
+    return scenes if any((masks / name).is_dir() for name in scenes) else [""]
+
+
+def holds_masks(folders: Folders) -> bool:
+    """Whether there is an image among the masks, rather than annotations."""
+    return any(
+        masks.is_dir() and any(list_images(masks / scene) for scene in find_scenes(images, masks))
+        for images, masks in folders.values()
+    )
 
 
 def _holds_pairs(folder: Path) -> bool:

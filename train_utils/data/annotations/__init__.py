@@ -1,0 +1,9 @@
+"""Annotations of images: objects in COCO, LabelMe and YOLO files, drawn when masks are read.
+
+The rest of the package knows an image and a :class:`~.draw.Drawing`, which gives its mask.
+"""
+
+from .draw import Drawing
+from .find import AnnotatedSet, Picture, find_annotated
+
+__all__ = ["AnnotatedSet", "Drawing", "Picture", "find_annotated"]

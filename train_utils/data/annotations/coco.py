@@ -1,0 +1,182 @@
+"""COCO json: polygons, runs of pixels (RLE), crowds and boxes, with names of categories."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+
+from .draw import Polygons, Runs, Shape, Size
+from .record import Parsed, Record, ShapeError, check_inside, numbers, polygon, read_size
+
+
+def is_coco(data: Any) -> bool:
+    """Whether a json holds images and what was annotated in them."""
+    return isinstance(data, dict) and isinstance(data.get("images"), list)
+
+
+def other_use(data: dict[str, Any]) -> str | None:
+    """What a COCO json is for, if not for masks of objects."""
+    annotations = data.get("annotations")
+    if not isinstance(annotations, list):
+        return "lists of images"
+    first = next((one for one in annotations if isinstance(one, dict)), {})
+    if "caption" in first:
+        return "captions"
+    return "panoptic images" if "segments_info" in first else None
+
+
+def has_keypoints(data: dict[str, Any]) -> bool:
+    """Whether its objects are people's poses, which COCO repeats from another file."""
+    categories = data.get("categories")
+    return isinstance(categories, list) and any(
+        isinstance(one, dict) and "keypoints" in one for one in categories
+    )
+
+
+def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
+    """Add the images of a file.
+
+    Args:
+        data: its content.
+        file: its path.
+        parsed: what they are added to.
+    """
+    images = [one for one in data["images"] if isinstance(one, dict)]
+    if not images:
+        parsed.faults.append(UserError(f"{file}: empty: it names no images"))
+        return
+    listed = data.get("categories")
+    categories = {
+        one.get("id"): str(one.get("name", one.get("id")))
+        for one in (listed if isinstance(listed, list) else ())
+        if isinstance(one, dict)
+    }
+    parsed.names |= dict.fromkeys(categories[key] for key in sorted(categories, key=_order))
+    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for one in data["annotations"]:
+        if isinstance(one, dict):
+            of_image[_key(one.get("image_id"))].append(one)
+    for entry in images:
+        own = of_image.pop(_key(entry.get("id")), [])
+        parsed.records.append(_read_image(entry, own, categories, file, parsed))
+    if of_image:
+        count = sum(map(len, of_image.values()))
+        keys = ", ".join(map(str, list(of_image)[:6]))
+        text = f"{file}: {count} annotations are of images that it does not list: id {keys}"
+        parsed.faults.append(UserError(text))
+
+
+def _key(value: Any) -> Any:
+    return value if isinstance(value, (int, str)) else repr(value)
+
+
+def _order(key: Any) -> tuple[bool, Any]:
+    return (True, str(key)) if not isinstance(key, int) else (False, key)
+
+
+def _read_image(
+    entry: dict[str, Any],
+    annotations: list[dict[str, Any]],
+    categories: dict[Any, str],
+    file: Path,
+    parsed: Parsed,
+) -> Record:
+    record = Record(file, str(entry.get("file_name") or ""))
+    if not record.image:
+        record.faults.append(f"image {entry.get('id')} has no file_name")
+        return record
+    try:
+        record.size = read_size(entry.get("width"), entry.get("height"))
+    except ShapeError as error:
+        record.faults.append(str(error))
+        return record
+    for one in annotations:
+        try:
+            label = categories.get(one.get("category_id"))
+            if label is None:
+                raise ShapeError(f"the category {one.get('category_id')}, which is unknown")
+            if shape := _read_shape(one, label, record.size, parsed):
+                record.shapes.append(shape)
+        except ShapeError as error:
+            record.faults.append(f"annotation {one.get('id')}: {error}")
+    return record
+
+
+def _read_shape(
+    annotation: dict[str, Any], label: str, size: Size | None, parsed: Parsed
+) -> Shape | None:
+    found = annotation.get("segmentation")
+    if isinstance(found, dict):
+        return Runs(label, _read_runs(found, size))
+    if isinstance(found, list) and found:
+        # A single polygon without the list around it, as some tools write it.
+        parts = [found] if isinstance(found[0], (int, float)) else found
+        corners = tuple(polygon(part) for part in parts)
+        for part in corners:
+            check_inside(part, size)
+        return Polygons(label, corners)
+    if found:
+        raise ShapeError("a segmentation that is neither polygons nor RLE")
+    box = annotation.get("bbox")
+    if not box:
+        parsed.left_out["annotations without a shape"] += 1
+        return None
+    x, y, width, height = numbers(box, 4).tolist()
+    if width <= 0 or height <= 0:
+        raise ShapeError(f"a box of {width:g}×{height:g}")
+    right, below = x + width, y + height
+    corner = np.array([x, y, right, y, right, below, x, below])
+    check_inside(corner, size)
+    parsed.boxes += 1
+    return Polygons(label, (corner,))
+
+
+def _read_runs(rle: dict[str, Any], size: Size | None) -> np.ndarray:
+    """The lengths of runs, which must fill the image."""
+    height, width = numbers(rle.get("size"), 2).tolist()
+    if size is not None and (width, height) != size:
+        wrong = f"{width:g}×{height:g}, its image is {size[0]}×{size[1]}"
+        raise ShapeError(f"an RLE of another size: {wrong}")
+    counts = rle.get("counts")
+    if isinstance(counts, (str, bytes)):
+        text = counts.encode() if isinstance(counts, str) else counts
+        lengths = decode_counts(text)
+    else:
+        lengths = numbers(counts).tolist()
+    if any(length < 0 or length != int(length) for length in lengths):
+        raise ShapeError("an RLE with runs of negative or broken length")
+    if sum(lengths) != width * height:
+        raise ShapeError(f"an RLE of {sum(lengths):g} pixels, expected {width * height:g}")
+    return np.array(lengths, np.int64)
+
+
+def decode_counts(text: bytes) -> list[int]:
+    """The lengths of runs in COCO's compressed form.
+
+    Each number has 5 bits in a character, from 48 on, the lowest first; the sixth bit says that
+    more follow, and the highest of the last one is its sign. From the fourth on, numbers are
+    differences to the one before the last.
+
+    Raises:
+        ShapeError: not of that form.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ShapeError("an RLE that is no such text")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ShapeError("an RLE that ends within a number")
+    return lengths

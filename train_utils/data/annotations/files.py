@@ -1,0 +1,121 @@
+"""Files of annotations and of images below a folder, and which image an annotation names."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from src.errors import UserError
+from src.pictures.formats import IMAGE_SUFFIXES
+
+_DEPTH = 5  # folders below a data set's own that are looked into
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, sorted, but for hidden ones, and links to folders."""
+    for place, folders, files in os.walk(root):
+        here = Path(place)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        if len(here.relative_to(root).parts) >= _DEPTH:
+            folders.clear()
+        yield from (here / name for name in sorted(files) if name[0] != ".")
+
+
+def load_json(path: Path) -> Any:
+    """The content of a json file.
+
+    Raises:
+        UserError: it cannot be read, is empty, or is no json.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"{path}: cannot be read ({reason})") from None
+    if not text.strip():
+        raise UserError(f"{path}: empty: it holds no annotations")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable json ({error})") from None
+    if not data:
+        raise UserError(f"{path}: empty: it holds no annotations")
+    return data
+
+
+def foreign_kind(data: Any) -> str:
+    """What a json is that is read here by nobody, for a message."""
+    if isinstance(data, dict) and {"objects", "size"} <= data.keys():
+        return "Supervisely's own json; export the project as COCO, or as masks"
+    if isinstance(data, list) and isinstance(data[0], dict) and "segmentation" in data[0]:
+        return "a list of COCO's results, without images"
+    if isinstance(data, dict) and {"_via_img_metadata", "regions"} & data.keys():
+        return "VIA's own json; export it as COCO"
+    keys = f"its keys are {', '.join(map(str, list(data)[:6]))}" if isinstance(data, dict) else ""
+    return f"neither COCO nor LabelMe json{keys and f': {keys}'}"
+
+
+class ImageFiles:
+    """The images below some folders, by their names.
+
+    Args:
+        roots: the folders; what is below two of them counts once.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.roots = roots
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[Path]]:
+        """All images, by the name without its suffix."""
+        found: dict[str, dict[Path, None]] = defaultdict(dict)
+        for root in self.roots:
+            for path in walk(root):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    found[path.stem].setdefault(path)
+        return {stem: list(paths) for stem, paths in found.items()}
+
+    def find(self, name: str, file: Path) -> Path | str:
+        """The image that an annotation file names.
+
+        Args:
+            name: a path, of which as many parts count as help; ``STEM.*`` for any suffix.
+            file: the annotation's, near which it may be.
+
+        Returns:
+            The path, or what is wrong.
+        """
+        parts = [part for part in PureWindowsPath(name).parts if part not in ("/", "\\", ".")]
+        relative = Path(*parts[1:] if parts and parts[0].endswith(":\\") else parts)
+        if not name.endswith(".*"):
+            places = (Path(name), *(base / relative for base in (file.parent, *self.roots)))
+            for place in places:
+                if place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
+                    return place
+        found = self.by_stem.get(relative.stem, [])
+        if not name.endswith(".*"):
+            found = [path for path in found if path.name == relative.name] or found
+        if len(found) > 1:
+            wanted = [*file.with_suffix("").parts, *relative.parts[:-1]]
+            scores = [_closeness(path, relative, file, wanted) for path in found]
+            found = [p for p, s in zip(found, scores, strict=True) if s == max(scores)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            return f"names {name.removesuffix('.*')}, which is not there"
+        return f"names {name.removesuffix('.*')}, which may be {found[0]} or {found[1]}"
+
+
+def _closeness(path: Path, named: Path, file: Path, wanted: Sequence[str]) -> tuple[int, ...]:
+    """How well an image fits a name: its folders at the end, and those of the annotation."""
+    same = 0
+    for one, other in zip(reversed(path.parts[:-1]), reversed(named.parts[:-1]), strict=False):
+        if one != other:
+            break
+        same += 1
+    in_name = any(part in name for part in path.parent.parts[-1:] for name in wanted)
+    shared = len(set(path.parent.parts) & set(file.parts))
+    return same, int(in_name), shared

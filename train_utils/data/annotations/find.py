@@ -1,0 +1,236 @@
+"""The annotations of a data set: found, read, matched with their images."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.errors import UserError
+from src.pictures.images import list_images
+
+from ..masks import ClassTable, Labels, MaskRule
+from .draw import Drawing, Polygons, load_pycocotools
+from .files import ImageFiles
+from .read import read_annotations
+from .record import Parsed, Record
+
+_SPLIT = re.compile(r"(?<![a-z])(train|valid|validation|val|test)(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and its annotation.
+
+    Args:
+        name: that no other image of the set has.
+        image: its file.
+        file: of the annotation.
+        drawing: its mask.
+        split: that the names of files and folders tell; None where they don't.
+        faults: what is wrong with it.
+    """
+
+    name: str
+    image: Path
+    file: Path
+    drawing: Drawing
+    split: str | None = None
+    faults: tuple[UserError, ...] = ()
+
+
+@dataclass
+class AnnotatedSet:
+    """The annotated images of a data set.
+
+    Args:
+        root: its folder, where lists are.
+        pictures: in the order of their paths.
+        faults: of whole files.
+        notes: what the user should know.
+        names: of the classes, by their index; () of an object and background.
+    """
+
+    root: Path
+    pictures: list[Picture] = field(default_factory=list)
+    faults: list[UserError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+
+
+def find_annotated(
+    root: Path,
+    rule: MaskRule,
+    given: Path | None = None,
+    image_dir: Path | None = None,
+    table: ClassTable | None = None,
+) -> AnnotatedSet | None:
+    """Find the annotations of a data set, and read them.
+
+    Args:
+        root: the data set's folder, in which annotations and images are.
+        rule: how masks are read, which says what objects are drawn with.
+        given: a file of annotations, or a folder of some, in place of those below ``root``.
+        image_dir: where the images are, in place of ``root``.
+        table: the classes that the data set names.
+
+    Returns:
+        The set; None where nothing below ``root`` looks like annotations.
+
+    Raises:
+        UserError: what was given is none, or annotations of two kinds are there.
+    """
+    parsed = read_annotations(root, given)
+    if parsed is None:
+        return None
+    places = [image_dir] if image_dir else [root]
+    if given and not image_dir:
+        near = given if given.is_dir() else given.parent
+        places += [near] if root not in (near, *near.parents) else []
+    _find_images(parsed.records, ImageFiles(places))
+    records = _once_each(parsed)
+    if parsed.kind == "YOLO":
+        records += _without_labels(records, parsed)
+    else:
+        _count_others(records, parsed)
+    labels, names = _number_classes(parsed, rule, table)
+    _check_labels(records, labels)
+    if any(isinstance(shape, Polygons) for record in records for shape in record.shapes):
+        load_pycocotools()  # or say at once that it is missing
+    pictures = _pictures(records, labels, root, parsed.kind)
+    head = f"{len(pictures)} images annotated in {parsed.kind}'s format"
+    notes = [head, *parsed.describe()] if pictures else parsed.describe()
+    empty = [picture for picture in pictures if not picture.drawing.shapes and not picture.faults]
+    if empty:
+        notes.append(f"{len(empty)} of them show no object, such as {empty[0].image}: empty masks")
+    return AnnotatedSet(root, pictures, parsed.faults, notes, names)
+
+
+def _find_images(records: Sequence[Record], files: ImageFiles) -> None:
+    for record in records:
+        place = files.find(record.image, record.file) if record.image else ""
+        if isinstance(place, Path):
+            record.found = place
+        elif place:
+            record.faults.insert(0, place)
+
+
+def _once_each(parsed: Parsed) -> list[Record]:
+    """The records without those of an image that has several, which become faults."""
+    by_image: dict[Path, list[Record]] = defaultdict(list)
+    for record in parsed.records:
+        if record.found:
+            by_image[record.found].append(record)
+    kept = []
+    for record in parsed.records:
+        same = by_image[record.found] if record.found else [record]
+        if len(same) > 1 and record is same[0]:
+            files = list(dict.fromkeys(one.file for one in same))
+            where = f"listed {len(same)} times in {files[0]}"
+            if len(files) > 1:
+                where = " and ".join(map(str, files[:2]))
+            record.faults = [f"two annotations of one image: {where}"]
+        if record is same[0]:
+            kept.append(record)
+    return kept
+
+
+def _folders(records: Sequence[Record]) -> list[Path]:
+    """The folders of the images that were found."""
+    return list(dict.fromkeys(record.found.parent for record in records if record.found))
+
+
+def _others(records: Sequence[Record]) -> list[Path]:
+    """The images beside those that are annotated."""
+    known = {record.found for record in records}
+    beside = (path for folder in _folders(records) for path in list_images(folder))
+    return [path for path in beside if path not in known]
+
+
+def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
+    """Images without a label file, which is how YOLO marks those without objects."""
+    others = _others(records)
+    if others:
+        text = f"{len(others)} images have no label file, such as {others[0]}: without objects"
+        parsed.notes.append(text)
+    file = records[0].file if records else Path()
+    return [Record(file.with_name(f"{p.stem}.txt"), p.name, found=p) for p in others]
+
+
+def _count_others(records: Sequence[Record], parsed: Parsed) -> None:
+    others = _others(records)
+    if others:
+        text = f"{len(others)} images are not annotated, such as {others[0]}: not used"
+        parsed.notes.append(text)
+
+
+def _number_classes(
+    parsed: Parsed, rule: MaskRule, table: ClassTable | None
+) -> tuple[Labels, tuple[str, ...]]:
+    """The values of all labels, and the names of the classes by these values."""
+    names, source = list(parsed.names), f"the {parsed.kind} annotations ({', '.join(parsed.names)})"
+    if parsed.kind == "LabelMe":  # in no order
+        names.sort()
+    if table:
+        names, source = list(table.names), str(table.path)
+    labels = rule.label_values(names, source)
+    if labels.values is None or rule.classes is None:
+        return labels, ()
+    by_value = {value: name for name, value in labels.values.items()}
+    by_value.setdefault(labels.background, "background")
+    return labels, tuple(by_value.get(i, str(i)) for i in range(rule.classes))
+
+
+def _check_labels(records: Sequence[Record], labels: Labels) -> None:
+    for record in records:
+        counts = Counter(s.label for s in record.shapes if labels.value(s.label) is None)
+        for label, count in counts.items():
+            known = ", ".join(labels.values or ())
+            objects = "object" if count == 1 else "objects"
+            text = f"{count} {objects} of the category {label!r}, which is unknown ({known})"
+            record.faults.append(text)
+
+
+def _pictures(records: Sequence[Record], labels: Labels, root: Path, kind: str) -> list[Picture]:
+    places = [record.found or record.file.parent / record.image for record in records]
+    names = _names(places, root)
+    splits = [_split_of(record, root, kind) for record in records]
+    if len({split for split in splits if split}) < 2:  # of a part of a set
+        splits = [None] * len(splits)
+    pictures = []
+    for record, place, name, split in zip(records, places, names, splits, strict=True):
+        drawing = Drawing(tuple(record.shapes), labels, record.size, name)
+        where, end = str(record.file), ""
+        if kind == "COCO" and record.found:
+            where, end = str(record.found), f" (in {record.file})"
+        faults = tuple(UserError(f"{where}: {fault}{end}") for fault in record.faults)
+        pictures.append(Picture(name, place, record.file, drawing, split, faults))
+    return sorted(pictures, key=lambda picture: picture.image)
+
+
+def _names(images: Sequence[Path], root: Path) -> list[str]:
+    """The stems; of images that share one, as much of the path as it takes."""
+    stems = Counter(image.stem for image in images)
+    paths = [_relative(image, root).with_suffix("").as_posix() for image in images]
+    counts = Counter(paths)
+    return [
+        image.stem if stems[image.stem] == 1 else path if counts[path] == 1 else path + image.suffix
+        for image, path in zip(images, paths, strict=True)
+    ]
+
+
+def _relative(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if root in path.parents else Path(path.name)
+
+
+def _split_of(record: Record, root: Path, kind: str) -> str | None:
+    """What the folders, and of COCO the file, are called."""
+    file = _relative(record.file, root)
+    parts = [file.stem] if kind == "COCO" else []
+    parts += reversed(file.parts[:-1])
+    if record.found:
+        parts += reversed(_relative(record.found, root).parts[:-1])
+    for part in parts:
+        if found := _SPLIT.search(part.lower()):
+            return "val" if found[1].startswith("val") else found[1]
+    return None

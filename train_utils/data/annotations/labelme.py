@@ -1,0 +1,89 @@
+"""LabelMe json: a file for each image, with polygons, rectangles, circles and embedded masks."""
+
+import base64
+import binascii
+import io
+import math
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .draw import Bitmap, Figure, Shape, Size
+from .record import Parsed, Record, ShapeError, check_inside, numbers, polygon, read_size
+
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
+
+
+def is_labelme(data: Any) -> bool:
+    """Whether a json holds the shapes of one image."""
+    return isinstance(data, dict) and isinstance(data.get("shapes"), list)
+
+
+def read_labelme(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
+    """Add the image of a file.
+
+    Args:
+        data: its content.
+        file: its path.
+        parsed: what it is added to.
+    """
+    name = data.get("imagePath")
+    # As LabelMe reads it, on Windows and elsewhere.
+    path = PureWindowsPath(name).as_posix() if isinstance(name, str) and name else f"{file.stem}.*"
+    record = Record(file, path)
+    parsed.records.append(record)
+    try:
+        record.size = read_size(data.get("imageWidth"), data.get("imageHeight"))
+    except ShapeError as error:
+        record.faults.append(str(error))
+        return
+    for number, one in enumerate(data["shapes"], 1):
+        try:
+            if not isinstance(one, dict):
+                raise ShapeError("no shape")
+            if shape := _read_shape(one, record.size, parsed):
+                parsed.names.setdefault(shape.label)
+                record.shapes.append(shape)
+        except ShapeError as error:
+            record.faults.append(f"shape {number}: {error}")
+
+
+def _read_shape(shape: dict[str, Any], size: Size | None, parsed: Parsed) -> Shape | None:
+    kind, label = shape.get("shape_type") or "polygon", str(shape.get("label", ""))
+    if kind in _WITHOUT_AREA:
+        parsed.left_out[f"{kind} shapes"] += 1
+        return None
+    points = shape.get("points")
+    if kind in ("polygon", "oriented_rectangle"):
+        corners = polygon(points).reshape(-1, 2)
+        check_inside(corners, size)
+        return Figure(label, "polygon", corners)
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ShapeError(f"a {kind}, which is unknown")
+    first, second = numbers(points, 4).reshape(2, 2)
+    check_inside(np.array([first, second]), size)
+    if kind == "circle":  # its centre and a point on it
+        radius = math.dist(first, second)
+        return Figure(label, "ellipse", np.array([first - radius, first + radius]))
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    if kind == "rectangle":
+        return Figure(label, "rectangle", np.array([low, high]))
+    return _read_mask(shape.get("mask"), label, low.astype(int), high.astype(int))
+
+
+def _read_mask(text: Any, label: str, low: np.ndarray, high: np.ndarray) -> Bitmap:
+    try:
+        png = base64.b64decode(text)
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            size = image.size
+            image.verify()
+    except (TypeError, binascii.Error):
+        raise ShapeError("an embedded mask that is no base64") from None
+    except Exception:  # Pillow raises nearly anything on torn data
+        raise ShapeError("an embedded mask that is no sound PNG") from None
+    width, height = (high - low + 1).tolist()
+    if size != (width, height):
+        raise ShapeError(f"an embedded mask of {size[0]}×{size[1]} in a box of {width}×{height}")
+    return Bitmap(label, (int(low[0]), int(low[1])), png)

@@ -1,0 +1,131 @@
+"""What is read of an annotation file, before its images are looked for."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError
+
+from .draw import Shape, Size
+
+_MAX_SIDE = 100_000  # px; what says more is no image
+
+
+@dataclass
+class Record:
+    """The annotation of one image.
+
+    Args:
+        file: that holds it.
+        image: the image, as the file names it.
+        shapes: its objects.
+        size: of the image, as the file has it; None where it has none.
+        faults: what is wrong with it.
+        found: the image file, once it is found.
+    """
+
+    file: Path
+    image: str
+    shapes: list[Shape] = field(default_factory=list)
+    size: Size | None = None
+    faults: list[str] = field(default_factory=list)
+    found: Path | None = None
+
+
+@dataclass
+class Parsed:
+    """The annotations of some files of one kind.
+
+    Args:
+        kind: ``COCO``, ``LabelMe`` or ``YOLO``.
+        records: of the images.
+        faults: of whole files.
+        names: of classes, as the files have them.
+        left_out: kinds of shapes that have no area, and how many there were.
+        boxes: how many objects are boxes alone.
+        notes: what else the user should know.
+    """
+
+    kind: str
+    records: list[Record] = field(default_factory=list)
+    faults: list[UserError] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    boxes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def describe(self) -> list[str]:
+        """What the user should know of the shapes."""
+        notes = list(self.notes)
+        if self.left_out:
+            listed = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
+            notes.append(f"left out, as they have no area: {listed}")
+        if self.boxes:
+            verb = "object is a box alone" if self.boxes == 1 else "objects are boxes alone"
+            notes.append(f"{self.boxes} {verb}: drawn as filled rectangles")
+        return notes
+
+
+class ShapeError(ValueError):
+    """A shape that cannot be drawn; its text says why."""
+
+
+def numbers(values: Any, count: int | None = None) -> np.ndarray:
+    """Finite numbers as a flat array.
+
+    Raises:
+        ShapeError: they are none, or not ``count``.
+    """
+    try:
+        array = np.asarray(values, np.float64).ravel()
+    except (TypeError, ValueError, OverflowError):
+        raise ShapeError("coordinates that are no numbers") from None
+    if not np.isfinite(array).all():
+        raise ShapeError("coordinates that are not finite")
+    if count is not None and len(array) != count:
+        raise ShapeError(f"{len(array)} numbers, expected {count}")
+    return array
+
+
+def polygon(values: Any) -> np.ndarray:
+    """The corners of a polygon, flat: x, y, x, y …
+
+    Raises:
+        ShapeError: fewer than three, or no pairs of numbers.
+    """
+    array = numbers(values)
+    if len(array) % 2:
+        raise ShapeError(f"a polygon of {len(array)} numbers, expected pairs of x and y")
+    if len(array) < 6:
+        points = len(array) // 2
+        raise ShapeError(f"a polygon of {points} point{'s' * (points != 1)}, expected 3 or more")
+    return array
+
+
+def check_inside(points: np.ndarray, size: Size | None) -> None:
+    """Refuse points far outside their image, which are of another one.
+
+    Raises:
+        ShapeError: one is more than the image's longer side away from it.
+    """
+    limit = 2 * max(size) if size else _MAX_SIDE
+    if len(points) and (points.max() > limit or points.min() < -limit):
+        raise ShapeError("coordinates far outside the image")
+
+
+def read_size(width: Any, height: Any) -> Size | None:
+    """The size that a file has of its image; None where it has none.
+
+    Raises:
+        ShapeError: it is not one.
+    """
+    if width is None and height is None:
+        return None
+    sides = [side for side in (width, height) if isinstance(side, (int, float))]
+    if len(sides) != 2 or any(not (math.isfinite(s) and 1 <= s <= _MAX_SIDE) for s in sides):
+        raise ShapeError(f"a size of {width}×{height}")
+    return int(sides[0]), int(sides[1])

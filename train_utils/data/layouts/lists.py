@@ -1,0 +1,166 @@
+"""The lists of a data set, which say what is trained on and what is held out."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+from src.errors import UserError
+from src.pictures.formats import IMAGE_SUFFIXES
+
+from ..pairs import Inventory, first_ten
+
+LISTED = ("train", "val", "test")  # NAME.txt; an image in two lists belongs to the later split
+
+
+def has_list(data_path: str | Path | None, split: str) -> bool:
+    """Whether a data set has a list ``SPLIT.txt``, in its folder or in ``ImageSets``.
+
+    Args:
+        data_path: its folder; None has none.
+        split: ``train``, ``val`` or ``test``.
+    """
+    if data_path is None:
+        return False
+    own = (Path(data_path) / f"{split}.txt").is_file()
+    return own or any(Path(data_path).glob(f"ImageSets/**/{split}.txt"))
+
+
+def find_lists(folder: Path, known: Iterable[str] = ()) -> dict[str, Path]:
+    """The lists of a data set by split: in its folder, or as PASCAL VOC and DAVIS have them.
+
+    Args:
+        folder: of the data set.
+        known: names of images and scenes. Of several folders in ``ImageSets``, the one whose lists
+            name the most of them is taken; ``Segmentation`` before others.
+    """
+    own = {name: folder / f"{name}.txt" for name in LISTED}
+    own = {name: path for name, path in own.items() if path.is_file()}
+    if own or not (folder / "ImageSets").is_dir():
+        return own
+    names = set(known)
+
+    def rank(place: Path) -> tuple[bool, int, str]:
+        listed = {name for path in _in(place).values() for name in read_list(path, names)}
+        return place.name == "Segmentation", len(listed & names), place.name
+
+    places = {path.parent for name in LISTED for path in folder.glob(f"ImageSets/**/{name}.txt")}
+    return _in(max(places, key=rank)) if places else {}
+
+
+def _in(place: Path) -> dict[str, Path]:
+    paths = {name: place / f"{name}.txt" for name in LISTED}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def choose(
+    folder: Path,
+    split: str,
+    scenes: Mapping[str, str],
+    found: Inventory,
+    skip_invalid: bool,
+) -> dict[str, set[str]]:
+    """The images of every split, by lists or, without any, by their names.
+
+    No image is in two of ``train``, ``val`` and ``test``. Faults of the lists are added to
+    ``found``, as far as they concern its split.
+
+    Args:
+        folder: of the lists.
+        split: of ``found``.
+        scenes: of each image's name, the scene that it belongs to, which is held out whole; its own
+            name where there are none.
+        found: what faults and notes are added to.
+        skip_invalid: an image in two lists is left out of the earlier split, and is no fault.
+    """
+    names, units = set(scenes), set(scenes.values())
+    paths = find_lists(folder, names | units)
+    elsewhere = any(path.parent != folder for path in paths.values())
+    if elsewhere:
+        found.notes.append(f"lists of {next(iter(paths.values())).parent}")
+    named = {name: read_list(path, names | units) for name, path in paths.items()}
+    found.faults += [
+        UserError(f"{paths[split]}: lists {name}, which has no image")
+        for name in sorted(named.get(split, set()) - names - units)
+        if not elsewhere  # as PASCAL VOC lists images that have no masks
+    ]
+    named = {
+        split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
+        for split, listed in named.items()
+    }
+    for one, other in combinations(named, 2):
+        if both := sorted(named[one] & named[other]):
+            verb = "are" if len(both) > 1 else "is"
+            text = f"{folder}: {first_ten(both)} {verb} in {one}.txt and in {other}.txt"
+            if skip_invalid:
+                found.notes.append(f"{text}: left out of {one}")
+            else:
+                found.faults.append(UserError(text))
+        named[one] = named[one] - named[other]
+    if split == "val" and "val" not in named:
+        raise UserError(f"{folder}: no val.txt in it, so there is no val split")
+    if not named:
+        named["test"] = _one_in_ten(scenes)
+        if split != "all":
+            what = "scene" if units != names else "image"
+            text = f"no train.txt or test.txt: one {what} in ten is held out to test"
+            found.notes.append(text)
+    rest = set() if elsewhere else names.difference(*named.values())
+    everything = set().union(*named.values()) if elsewhere else names
+    chosen = {"train": set(), "val": set(), "test": set(), "all": everything}
+    chosen["test" if "train" in named else "train"] = rest
+    return chosen | named
+
+
+def _one_in_ten(scenes: Mapping[str, str]) -> set[str]:
+    units = set(scenes.values())
+    held_out = {unit for unit in units if _hash(unit) % 10 == 0} or set(
+        sorted(units, key=_hash)[:1]
+    )
+    return {name for name, scene in scenes.items() if scene in held_out}
+
+
+def _hash(name: str) -> int:
+    """The same on every machine, so that the same images stay held out as others are added."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
+
+
+def read_list(path: Path, known: set[str]) -> set[str]:
+    """The names in a list: each line as it is or, where nothing is called so, without folders
+    before it, an image's suffix behind it, and spaces around it.
+
+    Args:
+        path: of the list.
+        known: names of images and scenes.
+
+    Raises:
+        UserError: not a text. What it holds out is then unknown.
+    """
+    try:
+        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
+    except OSError as error:
+        raise UserError(f"{path}: not a readable list of names ({error})") from None
+    if "\0" in text:
+        raise UserError(f"{path}: not a readable list of names; save it as UTF-8")
+    lines = text.split("\n")  # names may hold all other characters
+    return {_resolve(line, known) for line in lines if line.strip()}
+
+
+def _resolve(line: str, known: set[str]) -> str:
+    readings = [line]
+    first = line.split()[0]  # of an image and its mask in a line
+    for text in (line, line.strip(), first):
+        path = Path(text)
+        is_file = Path(text.rstrip()).suffix.lower() in IMAGE_SUFFIXES
+        stems = [path.with_name(path.stem)] if is_file and path.name else []
+        for one in (path, *stems):
+            # With as many of its folders as name an image, as in scenes.
+            readings += ["/".join(one.parts[start:]) for start in range(len(one.parts))]
+    return next((name for name in readings if name in known), _plain(line))
+
+
+def _plain(line: str) -> str:
+    """A name that nothing has, as messages show it."""
+    name = Path(line.strip()).name
+    return Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name or line

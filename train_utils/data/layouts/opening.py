@@ -1,0 +1,241 @@
+"""A data set on disk, opened: what it holds, how its masks are read, and what its splits are."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from src.errors import UserError
+from src.pictures.images import list_images
+
+from ..annotations import AnnotatedSet, find_annotated
+from ..masks import MaskReader, MaskRule, decide, find_table, read_mask
+from ..pairs import FileId, Inventory, Pair, file_id, match
+from .folders import DUTS, Folders, find_folders, find_scenes, holds_masks, list_files
+from .lists import LISTED, choose, has_list
+
+_ANNOTATIONS = ("annotations", "annotation", "labels", "label", "json", "labelme")
+
+
+@dataclass
+class DataSet:
+    """A data set on disk, before its splits are looked for.
+
+    Args:
+        where: its folder, for messages.
+        root: the folder of its lists.
+        folders: of images and masks; none where the masks are drawn.
+        annotated: its images, where the masks are drawn.
+        read: how the masks are read.
+        notes: what the user should know of all of it.
+    """
+
+    where: str
+    root: Path
+    folders: Folders
+    annotated: AnnotatedSet | None
+    read: MaskReader
+    notes: list[str] = field(default_factory=list)
+
+    def has(self, split: str) -> bool:
+        """Whether a list, or the names of annotations, tell a split."""
+        pictures = self.annotated.pictures if self.annotated else ()
+        told = any(picture.split == split for picture in pictures)
+        return has_list(self.root, split) or told
+
+    def find(self, split: str, skip_invalid: bool) -> Inventory:
+        """Match the pairs of a split; of ``train``, none that is held out."""
+        if self.annotated:
+            return _find_annotated_split(self.root, self.annotated, split, skip_invalid)
+        return _find_split(self.root, self.folders, split, skip_invalid)
+
+
+def open_dataset(
+    data_path: str | Path | None = None,
+    image_dir: str | Path | None = None,
+    mask_dir: str | Path | None = None,
+    read: MaskReader = read_mask,
+    annotations: str | Path | None = None,
+) -> DataSet:
+    """Find a data set, and decide by all of its masks how they are read.
+
+    Args:
+        data_path, image_dir, mask_dir, read, annotations: as for :func:`find_splits`.
+
+    Raises:
+        UserError: there is none, or it is not clear which files hold it.
+    """
+    rule = MaskRule() if read is read_mask else read
+    if annotations is None or str(annotations) == "auto":
+        return _search(data_path, image_dir, mask_dir, rule)
+    given = Path(annotations)
+    if mask_dir:
+        advice = "give {annotations} or {mask_dir}"
+        raise UserError("masks and annotations of one set", "mask_dir", mask_dir, advice)
+    if data_path and image_dir:
+        advice = "give {data_path} or {image_dir} with {annotations}"
+        raise UserError("two places for the images", "image_dir", image_dir, advice)
+    for name, folder in (("data_path", data_path), ("image_dir", image_dir)):
+        if folder and not Path(folder).is_dir():
+            raise UserError("no such folder", name, folder)
+    base = given if given.is_dir() else given.parent
+    base = base.parent if base.name.lower() in _ANNOTATIONS else base
+    root = Path(data_path or image_dir or base)
+    found = _open_annotated(root, rule, given, Path(image_dir) if image_dir else None)
+    assert found
+    return found
+
+
+def _search(
+    data_path: str | Path | None,
+    image_dir: str | Path | None,
+    mask_dir: str | Path | None,
+    rule: MaskReader,
+) -> DataSet:
+    """A data set of mask files or, where a folder has none, of annotations."""
+    root, folders, failure = Path(data_path or ""), Folders(), None
+    try:
+        root, folders = find_folders(data_path, image_dir, mask_dir)
+    except UserError as error:
+        failure = error
+    has_masks = bool(folders) and (None not in folders or holds_masks(folders))
+    searched = data_path and not (image_dir or mask_dir or has_masks) and root.is_dir()
+    if searched and (found := _open_annotated(root, rule)):
+        return found
+    if failure:
+        raise failure
+    notes = []
+    images, masks = folders.get(None, (root, root))
+    usual = ("images", "masks"), ("duts-tr-image", "duts-tr-mask")
+    scenes = find_scenes(images, masks)
+    if data_path and None in folders and (images.name.lower(), masks.name.lower()) not in usual:
+        notes.append(f"images of {images}, masks of {masks}")
+    if scenes != [""]:
+        notes.append(f"{len(scenes)} scenes in {images}")
+    if isinstance(rule, MaskRule):
+        rule = _with_table(rule, root)
+        everything = _find_split(root, folders, "all", skip_invalid=True)
+        rule, known = decide(rule, [pair.mask for pair in everything.pairs])
+        notes += known
+    return DataSet(str(data_path or image_dir), root, folders, None, rule, notes)
+
+
+def _with_table(rule: MaskRule, root: Path) -> MaskRule:
+    """A rule with the classes that a data set names, where the user has named none."""
+    if rule.table:
+        return rule
+    if rule.classes is not None:
+        return replace(rule, table=find_table(root))
+    with suppress(UserError):  # a list of names is of no use for an object and background
+        return replace(rule, table=find_table(root))
+    return rule
+
+
+def _open_annotated(
+    root: Path, read: MaskReader, given: Path | None = None, image_dir: Path | None = None
+) -> DataSet | None:
+    """A data set whose masks are drawn; None where a folder holds no annotations."""
+    rule = _with_table(read if isinstance(read, MaskRule) else MaskRule(), root)
+    annotated = find_annotated(root, rule, given, image_dir, rule.table)
+    if annotated is None:
+        return None
+    return DataSet(str(given or root), root, {}, annotated, rule, annotated.notes)
+
+
+def _find_annotated_split(
+    root: Path, annotated: AnnotatedSet, split: str, skip_invalid: bool
+) -> Inventory:
+    """The annotated images of a split; of ``train``, none that is held out."""
+    found = Inventory(split, faults=list(annotated.faults))
+    names = {picture.name: picture.name for picture in annotated.pictures}
+    if any(picture.split for picture in annotated.pictures) and not _has_lists(root):
+        chosen: dict[str, set[str]] = {name: set() for name in LISTED}
+        chosen["all"] = set(names)
+        for picture in annotated.pictures:
+            chosen[picture.split or "train"].add(picture.name)
+    else:
+        chosen = choose(root, split, names, found, skip_invalid)
+    held_out = chosen["val"] | chosen["test"] if split == "train" else set()
+    for picture in annotated.pictures:
+        if picture.name in chosen[split] and picture.faults:
+            found.faults += picture.faults
+        elif picture.name in chosen[split]:
+            label = picture.name if picture.name != picture.image.stem else ""
+            pair = Pair(picture.image, picture.file, read=picture.drawing, label=label)
+            found.pairs.append(pair)
+        elif picture.name in held_out and picture.image.is_file():
+            found.held_out[file_id(picture.image)] = picture.image
+    found.faults += leave_out(found, found.held_out)
+    return found
+
+
+def _has_lists(root: Path) -> bool:
+    return any(has_list(root, split) for split in LISTED)
+
+
+def _find_split(root: Path, folders: Folders, split: str, skip_invalid: bool) -> Inventory:
+    """Match the pairs of a split; of ``train``, none that is held out."""
+    found = Inventory(split)
+    if None not in folders and split not in (*folders, "all"):
+        missing = f"holds no {DUTS[split]}" if split in DUTS else "the DUTS layout has no val split"
+        raise UserError(missing, "data_path", root)
+    for part, (image_dir, mask_dir) in folders.items():
+        if part in (None, split) or split == "all":
+            _match_folders(root, part, image_dir, mask_dir, found, skip_invalid)
+        elif split == "train" and image_dir.is_dir():
+            found.held_out |= {file_id(path): path for path in list_images(image_dir)}
+    if split == "train":
+        found.faults += leave_out(found, found.held_out)
+    return found
+
+
+def _match_folders(
+    root: Path,
+    part: str | None,
+    image_dir: Path,
+    mask_dir: Path,
+    found: Inventory,
+    skip_invalid: bool,
+) -> None:
+    """Add the pairs of two folders to a split; ``part``: that all of them belong to."""
+    files = {
+        scene: list_files(image_dir / scene, mask_dir / scene, found)
+        for scene in find_scenes(image_dir, mask_dir)
+    }
+    images = [
+        (f"{scene}/{path.stem}" if scene else path.stem, scene, path)
+        for scene, (paths, _) in files.items()
+        for path in paths
+    ]
+    wanted = {name for name, _, _ in images}
+    if part is None:
+        scenes = {name: scene or name for name, scene, _ in images}
+        chosen = choose(root, found.split, scenes, found, skip_invalid)
+        wanted = chosen[found.split]
+        if found.split == "train":
+            held_out = chosen["val"] | chosen["test"]
+            found.held_out |= {file_id(path): path for name, _, path in images if name in held_out}
+    for scene, (paths, masks) in files.items():
+        match(paths, masks, wanted, found, scene)
+
+
+def leave_out(found: Inventory, held_out: Mapping[FileId, Path]) -> list[UserError]:
+    """Take images that are held out, under whatever name, out of the pairs to train on.
+
+    Args:
+        found: whose pairs are looked through.
+        held_out: the images that are held out.
+
+    Returns:
+        What is wrong with those that were taken out.
+    """
+    faults, kept = [], []
+    for pair in found.pairs:
+        other = held_out.get(file_id(pair.image))
+        if other is None:
+            kept.append(pair)
+        else:
+            text = f"{pair.image}: the same file as {other}, which is held out of training"
+            faults.append(UserError(text))
+    found.pairs = kept
+    return faults
