@@ -28,7 +28,7 @@ from train_utils.distributed import is_main, launch_id, process_group, rank
 from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
 from train_utils.training.loop import Diverged, Interrupted, Task, fit
-from train_utils.training.records import write_args
+from train_utils.training.records import check_trackers, write_args
 from train_utils.training.trainer import Trainer
 
 
@@ -45,6 +45,8 @@ def train(settings: Settings) -> int:
     first = settings.data_path[0] if settings.data_path else None
     if has_list(first, "classes") and not settings.num_classes and is_main():
         print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
+    if settings.freeze_encoder and is_main() and not (settings.pretrained or settings.backbone):
+        print("The frozen encoder's weights are random without --pretrained or --backbone")
 
     # The run's folder, and the checkpoint to continue from.
     folder, resume = build.find_folder(settings, device)
@@ -53,12 +55,15 @@ def train(settings: Settings) -> int:
     if settings.freeze_bn and settings.sync_bn:
         raise UserError("--sync-bn: batch norm keeps its statistics; pass --no-freeze-bn")
 
-    # The network; what is wrong with flags is told before the data are read.
+    # The network and its teacher; what is wrong with flags is told before the data are read.
     torch.manual_seed(settings.seed)
     model = build.make_network(settings, state, device)
+    starts = build.size_starts(settings, state)
+    teacher = build.make_teacher(settings, device, dtype)
+    check_trackers(settings.tracker)
 
     # Data: what is trained on, and what chooses the best weights.
-    train_set, test_set, lengths = build.make_datasets(settings)
+    train_set, test_set, lengths = build.make_datasets(settings, starts)
     build.check_run_files(settings, folder, train_set, test_set, resumed=bool(resume))
     sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
     on_gpu = device.type == "cuda"
@@ -73,9 +78,12 @@ def train(settings: Settings) -> int:
     # Optimizer, schedule, average: what changes with each step.
     record = build.make_record(settings, state, train_set, test_set, device, dtype)
     steps = -(-len(train_batches) // settings.accum)  # of an epoch
-    trainer = build.make_trainer(settings, model, loss, steps=steps, dtype=dtype, record=record)
+    given = {"steps": steps, "starts": starts}
+    trainer = build.make_trainer(
+        settings, model, loss, dtype=dtype, record=record, state=state, teacher=teacher, **given
+    )
     if state and resume:
-        build.restore(settings, trainer, state, resume)
+        build.restore(settings, trainer, state, resume, **given)
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
@@ -95,6 +103,8 @@ def train(settings: Settings) -> int:
             save_every=settings.save_every,
             keep=settings.keep,
             task=task,
+            patience=settings.patience,
+            trackers=settings.tracker,
         )
     except Interrupted as interrupted:
         if is_main():
@@ -113,6 +123,10 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
     """Say what begins, and note it in args.json."""
     if trainer.epoch >= settings.epochs:
         print(f"{folder}: all {settings.epochs} epochs are done")
+        return
+    if trainer.has_stopped(settings.patience):
+        advice = "raise --patience or --epochs to go on"
+        print(f"{folder}: stopped early after epoch {trainer.epoch}; {advice}")
         return
     done = f"{trainer.epoch} epochs and {trainer.batches_done} batches" if resume else None
     if resume:

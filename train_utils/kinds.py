@@ -132,7 +132,7 @@ class Declaration:
     kind: Kind
     help: str
     several: bool = False
-    alone: float | None = None
+    alone: float | str | None = None
     may_change: bool = False
     fact: str | None = None
 

@@ -196,7 +196,8 @@ def test_what_a_resumed_run_may_change():
     may_change = {name for name, declared in DECLARATIONS.items() if declared.may_change}
     assert may_change == {
         *("workers", "compile", "checkpoint_activations"),
-        *("output_dir", "resume", "eval_interval", "save_every", "keep"),
+        *("output_dir", "resume", "eval_interval", "save_every", "keep", "tracker"),
+        *("epochs", "patience"),
     }
     begun = Settings(epochs=8)
     other = replace(begun, workers=3, compile=True, eval_interval=1, save_every=9, keep=1)

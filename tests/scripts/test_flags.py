@@ -47,7 +47,7 @@ def test_every_flag_reaches_the_run(duts, tmp_path, prepared):
     run(duts, tmp_path / "run", *flags)
     trainer, loader, _, _, plan = prepared
     numbers = {"epochs": 6, "accum": 2, "eval_interval": 3, "save_every": 7, "keep": 4}
-    assert plan == {**numbers, "task": loop.Task()}
+    assert plan == {**numbers, "task": loop.Task(), "patience": None, "trackers": ("tensorboard",)}
     assert trainer.clip_grad == 0.7 and trainer.compile and trainer.model.recompute
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.03, 0]
     logits = [torch.randn(1, 1, 8, 8) for _ in range(3)]
@@ -75,7 +75,7 @@ def test_defaults(duts, tmp_path, prepared):
     trainer, *_, plan = prepared
     assert not (trainer.compile or trainer.model.recompute or trainer.clip_grad or trainer.ema)
     numbers = {"epochs": 2, "accum": 1, "eval_interval": 10, "save_every": 0, "keep": 2}
-    assert plan == {**numbers, "task": loop.Task()}
+    assert plan == {**numbers, "task": loop.Task(), "patience": None, "trackers": ("tensorboard",)}
 
 
 def test_pretrained_weights_keep_their_statistics(duts, begun, tmp_path, prepared):
@@ -122,7 +122,6 @@ def test_batches_of_a_step(duts, tmp_path, monkeypatch):
         ["--weight-decay", 0.5],
         ["--seed", 1],
         ["--ema", 0.5],
-        ["--epochs", 3],
         ["--warmup-epochs", 1],
         ["--loss-weights", 1, 1, 2],
         ["--class-weights", 1, 2],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from src import UserError
 
-from ..data.masks import MASK_KINDS, mask_reader
-from ..kinds import NUMBER, PATH, SWITCH, Kind, one_of, setting
+from ..data.masks import MASK_KINDS, MaskRule, count_classes, mask_reader
+from ..kinds import NUMBER, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
 from .group import Group, check_count
 
 _data = partial(setting, "data")
@@ -26,6 +26,13 @@ class DataSettings(Group):
     )
     image_dir: Path | None = _data(PATH, "images, in place of --data-path", fact="pictures")
     mask_dir: Path | None = _data(PATH, "their masks", fact="pictures")
+    annotations: tuple[Path | str, ...] | None = _data(
+        Kind(Path, "FILE|DIR|auto", words=("auto",)),
+        "objects to draw as masks: COCO or LabelMe json, YOLO txt, or a folder of these; one for "
+        "each --data-path, or alone (default: those in --data-path, where it has no masks)",
+        several=True,
+        fact="pictures",
+    )
     skip_invalid: bool = _data(
         SWITCH, "leave invalid pairs out; decodes every file once", False, fact="pictures"
     )
@@ -51,24 +58,82 @@ class DataSettings(Group):
         "masks hold class indices below K, grey or palette, and the network gives a map for each "
         "(default: masks of object and background, one map)",
     )
+    classes: tuple[str, ...] | None = _data(
+        TEXT,
+        "names of the classes, for annotations: an object of each is drawn with its place; "
+        "background is 0, unless it is among them (default: classes.txt, or all objects alike)",
+        several=True,
+    )
+    class_colours: Path | None = _data(
+        Kind(Path, "FILE"),
+        "colours of the classes, for masks that show them so: name r g b, one a line (default: "
+        "those in classes.txt)",
+        fact="pictures",
+    )
     ignore_index: int | None = _data(
         Kind(int, "I", 0, 256), "with --num-classes: the mask value to ignore"
     )
 
+    unlabelled: tuple[Path, ...] | None = _data(
+        PATH,
+        "images without masks, subfolders too, to learn from the maps of --teacher alone; one more "
+        "of --data-shares says how often",
+        several=True,
+        fact="pictures",
+    )
+    overfit: int | None = _data(
+        POSITIVE,
+        "train and score on the first N pairs themselves, neither cropped, flipped nor augmented: "
+        "the first test of a new set, network or loss",
+    )
+
     def _complete(self) -> None:
+        if self.classes and self.num_classes is None:
+            self._set("num_classes", count_classes(self.classes, self.ignore_index))
         if self.data_shares is None:
-            self._set("data_shares", (1.0,) * len(self.data_path or (None,)))
+            self._set("data_shares", (1.0,) * self._shared)
+        elif self.unlabelled and len(self.data_shares) == self._shared - 1:
+            self._set("data_shares", (*self.data_shares, 1.0))
+
+    @property
+    def _shared(self) -> int:
+        """How many sets there are shares of."""
+        return len(self.data_path or (None,)) + bool(self.unlabelled)
 
     def _check(self) -> None:
-        mask_reader(self.num_classes, self.ignore_index, self.masks, self.mask_threshold)
-        sets = len(self.data_path or (None,))
-        check_count("data_shares", self.data_shares or (), sets, "one for each {data_path}")
-        if not all(self.data_shares or ()):
+        self.mask_rule()
+        if self.annotations:
+            count = len(self.data_path or (None,))
+            check_count("annotations", self.annotations, count, "one for each {data_path}, or auto")
+        shares = self.data_shares or ()
+        more = ", and one for {unlabelled}" if self.unlabelled else ""
+        check_count("data_shares", shares, self._shared, "one for each {data_path}" + more)
+        # What only scores, beside images without masks, may have none.
+        if not all(shares) and not (self.unlabelled and shares[-1]):
             advice = "leave that set out of {data_path}"
             raise UserError("a share of 0", "data_shares", advice=advice)
+        if self.overfit and (self.unlabelled or {*shares} != {1.0}):
+            what = "data_shares" if {*shares} != {1.0} else "unlabelled"
+            advice = f"leave {{{what}}} out"
+            raise UserError("trains on the first pairs alone", "overfit", self.overfit, advice)
         if self.ignore_index is not None and self.num_classes is None:
             advice = "pass {num_classes} too"
             raise UserError("only masks of classes have one", "ignore_index", advice=advice)
+
+    def mask_rule(self) -> MaskRule:
+        """How masks are read.
+
+        Raises:
+            UserError: settings contradict each other.
+        """
+        return mask_reader(
+            self.num_classes,
+            self.ignore_index,
+            self.masks,
+            self.mask_threshold,
+            self.classes or (),
+            self.class_colours,
+        )
 
     @property
     def soft_cut(self) -> int | None:

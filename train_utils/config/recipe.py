@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+from src import UserError
 
 from ..kinds import FRACTION, NATURAL, NUMBER, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
 from ..training.losses import PARTS
+from ..training.optim import OPTIMIZERS
 from .group import Group
 
 _recipe = partial(setting, "recipe")
@@ -14,9 +18,21 @@ _recipe = partial(setting, "recipe")
 class RecipeSettings(Group):
     """How it is trained."""
 
-    epochs: int = _recipe(POSITIVE, "passes over the training split", 360)
+    epochs: int = _recipe(
+        POSITIVE,
+        "passes over the training split; another number with --resume lays the schedule anew from "
+        "there",
+        360,
+        may_change=True,
+    )
     batch_size: int = _recipe(POSITIVE, "images per step and process", 16)
     accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
+    optimizer: str = _recipe(
+        one_of(*OPTIMIZERS),
+        "muon turns the kernels' updates alike in all directions, which needs fewer images; its "
+        "learning rates are those of adamw",
+        "adamw",
+    )
     lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
     warmup_epochs: int = _recipe(
         NATURAL, "of rising learning rate, half the run at most; then a cosine to the end", 2
@@ -52,3 +68,39 @@ class RecipeSettings(Group):
     freeze_bn: bool | None = _recipe(
         SWITCH, "batch norm keeps and uses its statistics (default: with --pretrained)"
     )
+    freeze_encoder: int | str = _recipe(
+        Kind(int, "EPOCHS", 0, 2**31, words=("all",)),
+        "the encoder keeps its weights and statistics for the first EPOCHS; if left out: for all",
+        0,
+        alone="all",
+    )
+    patience: int | None = _recipe(
+        POSITIVE,
+        "stop after this many evaluations in a row without a better score",
+        may_change=True,
+    )
+    teacher: Path | None = _recipe(
+        Kind(Path, "W"),
+        "learn from the maps of these weights, by name or in any supported format, too",
+        fact="teacher",
+    )
+    teacher_weight: float | None = _recipe(
+        NUMBER,
+        "of the teacher's maps in the targets, from 0 to 1, the rest is the masks' (default: 0.5)",
+    )
+    feature_supervision: bool = _recipe(
+        SWITCH,
+        "train an encoder of masks first, then draw the features behind each side map towards its "
+        "own (IS-Net's intermediate supervision)",
+        False,
+    )
+
+    def _complete(self) -> None:
+        if self.teacher and self.teacher_weight is None:
+            self._set("teacher_weight", 0.5)
+
+    def _check(self) -> None:
+        if self.teacher_weight is not None and not self.teacher:
+            raise UserError("there is no teacher", "teacher_weight", advice="pass {teacher} too")
+        if (self.teacher_weight or 0) > 1:
+            raise UserError("expected a number from 0 to 1", "teacher_weight", self.teacher_weight)

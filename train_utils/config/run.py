@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
+from src import UserError
 from src.device import AMP_CHOICES
 
 from ..kinds import NATURAL, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
 from .group import Group
+
+TRACKERS = "tensorboard", "wandb", "mlflow"
 
 _device = partial(setting, "device")
 _run = partial(setting, "run", may_change=True)
@@ -43,8 +46,20 @@ class RunSettings(Group):
         "continue from a last.pt; auto: from the newest intact checkpoint in --output-dir (by "
         "default of the newest run of this --model), or start a new run if there is none",
     )
+    tracker: tuple[str, ...] = _run(
+        one_of(*TRACKERS, "none"),
+        "where losses, scores and sample sheets go beside log.csv; wandb and mlflow need their "
+        "packages (pip install '.[track]') and take project, server and offline mode from their "
+        "own environment variables",
+        ("tensorboard",),
+        several=True,
+    )
     eval_interval: int = _run(POSITIVE, "epochs between evaluations", 10)
     save_every: int = _run(
         NATURAL, "optimizer steps between checkpoints; 0: only after each epoch", 0
     )
     keep: int = _run(POSITIVE, "checkpoints to keep: last.pt, last-1.pt before it, ...", 2)
+
+    def _check(self) -> None:
+        if "none" in self.tracker and len(self.tracker) > 1:
+            raise UserError("none stands alone", "tracker", " ".join(self.tracker))

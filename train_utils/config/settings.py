@@ -13,6 +13,8 @@ from .network import NetworkSettings
 from .recipe import RecipeSettings
 from .run import RunSettings
 
+# None only until it is known what the run starts from; and without which others are refused.
+_FIXED = {"freeze_bn": False, "teacher": None}
 _PARTS = (DataSettings, NetworkSettings, RecipeSettings, RunSettings)
 
 
@@ -41,7 +43,9 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
                 except ArgumentTypeError as error:
                     raise UserError(str(error), name) from None
         if not self.loss:
-            self._set("loss", "ce" if self.num_classes else "bce")
+            self._set("loss", "ce" if self.num_classes or self.classes else "bce")
+        if self.overfit:  # a batch holds no image twice
+            self._set("batch_size", min(self.batch_size, self.overfit))
         for part in _PARTS:
             part._complete(self)
         for part in _PARTS:
@@ -51,6 +55,11 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
     def _check_together(self) -> None:
         """Refuse settings of different groups that contradict each other."""
         find_parts(self.loss, self.num_classes or 1)
+        self._check_teacher()
+        if self.patience and self.eval_interval >= self.epochs:
+            problem = f"only one evaluation in {self.epochs} epochs, at their end"
+            advice = "lower {eval_interval}"
+            raise UserError(problem, "patience", self.patience, advice)
         starts = self.first_epochs
         if any(a >= b for a, b in pairwise([*starts, self.epochs])):
             raise UserError(
@@ -65,6 +74,21 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         balanced = weights == ("balanced",)
         if weights and not balanced and (len(weights) != classes or "balanced" in weights):
             raise UserError(f"expected balanced, or {classes} numbers", "class_weights")
+
+    def _check_teacher(self) -> None:
+        """Refuse what leaves nothing to learn from a teacher, or from features."""
+        if self.unlabelled and not self.teacher:
+            problem = "images without masks have nothing to learn from"
+            raise UserError(problem, "unlabelled", advice="pass {teacher} too")
+        if self.unlabelled and self.feature_supervision:
+            problem = "images without masks have no features of masks"
+            raise UserError(problem, "feature_supervision", advice="leave {unlabelled} out")
+        if self.teacher and self.overfit:
+            problem = "shows whether the masks can be learned"
+            raise UserError(problem, "overfit", self.overfit, "leave {teacher} out")
+        if self.teacher and not (self.teacher_weight or self.unlabelled):
+            problem = "the teacher's maps would count for nothing"
+            raise UserError(problem, "teacher_weight", 0, "raise it, or leave {teacher} out")
 
     @property
     def first_epochs(self) -> list[int]:
@@ -85,8 +109,8 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
 
     def default(self, name: str) -> Any:
         """What a setting would be, had it not been given; as :meth:`record` has it."""
-        if name == "freeze_bn":  # None only until it is known what the run starts from
-            return False
+        if name in _FIXED:
+            return _FIXED[name]
         return _plain(getattr(replace(self, **{name: DECLARATIONS[name].default()}), name))
 
 

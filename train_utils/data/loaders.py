@@ -45,7 +45,7 @@ class EpochSampler(Sampler[list[Key]]):
         batch_size: images per batch and rank.
         seed: of the order.
         shares: how often an epoch takes each image of each set: 2 is twice, 0.5 every other one,
-            chosen anew in each epoch. 1 for each if None.
+            chosen anew in each epoch, 0 none. 1 for each if None.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class EpochSampler(Sampler[list[Key]]):
     ) -> None:
         shares = shares or [1.0] * len(lengths)
         self.lengths = lengths
-        self.taken = [max(1, round(n * share)) for n, share in zip(lengths, shares, strict=True)]
+        pairs = zip(lengths, shares, strict=True)
+        self.taken = [max(1, round(n * share)) if share else 0 for n, share in pairs]
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -80,7 +81,8 @@ class EpochSampler(Sampler[list[Key]]):
         parts, first = [], 0
         for length, taken in zip(self.lengths, self.taken, strict=True):
             rounds = [torch.randperm(length, generator=generator) for _ in range(0, taken, length)]
-            parts.append(first + torch.cat(rounds)[:taken])
+            if rounds:
+                parts.append(first + torch.cat(rounds)[:taken])
             first += length
         order = torch.cat(parts)
         if len(parts) > 1:

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from src.errors import UserError
 from src.inference.preprocess import resize_input, to_tensor
+from src.inference.sizes import InputSize
 
 
 class TrainPreset:
@@ -38,6 +39,7 @@ class TrainPreset:
             another one pasted in (:func:`paste`).
         classes: masks hold class indices; nothing is pasted then.
         soft: masks hold levels 0 … 255, and are resized as such.
+        flip: how often, from 0 to 1.
 
     Raises:
         UserError: the crop is larger than the image.
@@ -55,13 +57,14 @@ class TrainPreset:
         strong: bool = False,
         classes: bool = False,
         soft: bool = False,
+        flip: float = 0.5,
     ) -> None:
         if not 0 < crop_size <= img_size:
             raise UserError(f"must be from 1 to img_size, {img_size}", "crop_size", crop_size)
         self.img_size = img_size
         self.share = crop_size / img_size
         self.crop_size = crop_size
-        self.flip = v2.RandomHorizontalFlip(0.5)
+        self.flip = v2.RandomHorizontalFlip(flip)
         self.strong = strong
         self.soft = soft
         self.paste = 0.15 if strong and not classes else 0.0  # how often
@@ -150,7 +153,7 @@ class EvalPreset:
     """The image as the predictor sees it; the mask at its own size, at which maps are scored.
 
     Args:
-        img_size: side in pixels of the resized image.
+        img_size: side in pixels of the resized image, or a size that depends on the image.
 
     Example:
         >>> image = torch.zeros(3, 300, 400, dtype=torch.uint8)
@@ -161,15 +164,18 @@ class EvalPreset:
     paste = 0.0  # no object of another image
     soft = False
 
-    def __init__(self, img_size: int) -> None:
-        self.img_size = img_size
+    def __init__(self, img_size: int | InputSize) -> None:
+        if isinstance(img_size, int):
+            img_size = InputSize(img_size, img_size)
+        self.size = img_size
+        self.img_size = self.size.width
 
     def at(self, epoch: int, batch: int = 0) -> "EvalPreset":
         """The preset of a batch: this one."""
         return self
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return resize_input(image, self.img_size), mask
+        return resize_input(image, self.size.fit(*image.shape[-2:])), mask
 
 
 class Varying:

@@ -3,8 +3,9 @@
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..distributed import gather, is_first, is_main, on_any_rank, sum_over_ranks
 from .checkpoint import save_checkpoint
 from .records import Progress, Records, mean_losses
 from .scoring import Diverged, Task, evaluate_networks, require_finite
+from .supervision.fitting import fit_mask_encoder
 from .trainer import Batch, Step, Trainer
 
 BAD_STEPS = 3  # so many in a row, whose loss or gradient is not finite, end the run
@@ -42,6 +44,8 @@ def fit(
     save_every: int = 0,
     keep: int = 2,
     task: Task,
+    patience: int | None = None,
+    trackers: Sequence[str] = ("tensorboard",),
 ) -> None:
     """Train up to ``epochs``, evaluating and writing ``folder`` on the way.
 
@@ -57,6 +61,8 @@ def fit(
         save_every: optimizer steps between checkpoints; 0 for the end of each epoch alone.
         keep: how many checkpoints to leave in the folder.
         task: how maps are scored and drawn.
+        patience: evaluations in a row without a better score, after which it stops; None: never.
+        trackers: where the curves go, see :class:`~.records.trackers.Trackers`.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with last.pt written.
@@ -64,11 +70,29 @@ def fit(
     """
     sampler = train.sampler
     passed_over: set[int] = set()  # images that cannot be read
+    begun = trainer.epoch < epochs and not trainer.has_stopped(patience)
     written = (
-        closing(Records(folder, trainer.epoch, trainer.updates)) if is_main() else nullcontext()
+        closing(Records(folder, trainer.epoch, trainer.updates, trackers if begun else ()))
+        if is_main()
+        else nullcontext()
     )
     with _signals_caught() as caught, written as records:
-        while trainer.epoch < epochs:
+        # First the encoder of masks, where features are to follow it.
+        if begun and trainer.mask_encoder and not trainer.mask_encoder.ready:
+            steps = -(-len(sampler) // accum)
+            stop_or_save = partial(_check_encoder, caught, trainer, folder, keep, save_every)
+            fit_mask_encoder(
+                trainer,
+                trainer.mask_encoder,
+                train,
+                accum=accum,
+                limit=epochs * steps,
+                bad_steps=BAD_STEPS,
+                check=stop_or_save,
+            )
+            _save(trainer, folder, keep)
+
+        while trainer.epoch < epochs and not trainer.has_stopped(patience):
             # Start the epoch, or continue in the middle of it.
             trainer.train_mode()
             sampler.epoch, sampler.start = trainer.epoch, trainer.batches_done
@@ -119,8 +143,33 @@ def fit(
                 records.epoch(row, trainer.updates)
                 tqdm.write(f"{_line(row, epochs, task)}, {progress.speed():.1f} images/s")
             _save(trainer, folder, keep)
+            if is_main() and trainer.epoch < epochs and trainer.has_stopped(patience):
+                names = f"{task.shown[0]} {trainer.best[task.shown[0]]:.4f} of epoch"
+                tqdm.write(
+                    f"Stopped early: no better score than {names} {trainer.best['epoch']} in "
+                    f"{trainer.stale} evaluation{'s' * (trainer.stale > 1)}"
+                )
             if trainer.epoch < epochs and (stop := _received(caught, trainer, True)):
                 raise Interrupted(stop)
+
+
+def _check_encoder(
+    caught: list[int],
+    trainer: Trainer,
+    folder: Path,
+    keep: int,
+    save_every: int,
+    own: Trainer,
+    at_end: bool,
+) -> None:
+    """While an encoder of masks is trained: save when it is due, and stop at a signal."""
+    stop = _received(caught, own, at_end)
+    due = save_every > 0 and own.updates > 0 and own.updates % save_every == 0
+    if (stop or due or at_end) and trainer.mask_encoder:
+        trainer.mask_encoder.training = own.state_dict()
+        _save(trainer, folder, keep)
+    if stop:
+        raise Interrupted(stop)
 
 
 @contextmanager

@@ -33,19 +33,25 @@ class Target:
         classes: maps of the network; 1 for saliency.
         ignore_index: of pixels that count in no loss; classes only.
         weights: of each class (background and object for one map) in ``bce`` and ``ce``.
+        taught: N×C×H×W in [0, 1]: what a teacher makes of the images.
+        share: N×1×1×1 in [0, 1]: of the teacher's maps in the target of each image. Where it is 1,
+            the mask plays no part.
     """
 
     mask: Tensor
     classes: int = 1
     ignore_index: int | None = None
     weights: Tensor | None = None
+    taught: Tensor | None = None
+    share: Tensor | None = None
 
     @cached_property
     def counts(self) -> Tensor:
         """N×1×H×W: 1, and 0 where pixels count in no loss."""
         if self.classes == 1 or self.ignore_index is None:
             return torch.ones_like(self.mask, dtype=torch.float32)
-        return self.mask.ne(self.ignore_index).float()
+        counts = self.mask.ne(self.ignore_index)
+        return (counts if self.share is None else counts | self.share.eq(1)).float()
 
     @cached_property
     def index(self) -> Tensor:
@@ -54,11 +60,17 @@ class Target:
 
     @cached_property
     def values(self) -> Tensor:
-        """N×C×H×W in [0, 1]: the mask, or 1 in the map of each pixel's class."""
+        """N×C×H×W in [0, 1]: the mask, or 1 in the map of each pixel's class; mixed with the maps
+        of the teacher, if there is one.
+        """
         if self.classes == 1:
-            return self.mask.float()
-        hot = torch.arange(self.classes, device=self.mask.device).view(1, -1, 1, 1)
-        return (self.index[:, None] == hot) * self.counts
+            given = self.mask.float()
+        else:
+            hot = torch.arange(self.classes, device=self.mask.device).view(1, -1, 1, 1)
+            given = (self.index[:, None] == hot) * self.counts
+        if self.taught is None or self.share is None:
+            return given
+        return torch.lerp(given, self.taught, self.share) * self.counts
 
     @cached_property
     def pixel_weights(self) -> Tensor:
@@ -67,6 +79,8 @@ class Target:
             return self.counts
         if self.classes == 1:
             return torch.lerp(self.weights[0], self.weights[1], self.values)
+        if self.taught is not None:
+            return (self.weights.view(1, -1, 1, 1) * self.values).sum(1, keepdim=True)
         return self.weights[self.index][:, None] * self.counts
 
 
@@ -81,8 +95,11 @@ def bce(logits: Tensor, target: Target) -> Tensor:
 
 
 def ce(logits: Tensor, target: Target) -> Tensor:
-    """Σ w ℓ / Σ w over the pixels that count, ℓ = −log softmax of their class's logit."""
-    terms = F.cross_entropy(logits, target.index, reduction="none")[:, None]
+    """Σ w ℓ / Σ w over the pixels that count, ℓ = −log softmax of their class's logit; of a mixed
+    target, that of each class by its share.
+    """
+    wanted = target.index if target.taught is None else target.values
+    terms = F.cross_entropy(logits, wanted, reduction="none")[:, None]
     return _mean(terms, target.pixel_weights)
 
 
@@ -177,10 +194,11 @@ class DeepSupervision(nn.Module):
         soft: masks hold levels 0 … 255, for targets between 0 and 1.
 
     Call with the list of logits that a network gives in training mode (each N×classes×h×w, any
-    float type) and a mask N×1×H×W, {0, 1} or class indices. Where maps are smaller than the mask,
-    they are of its centre. Returns the total (a float32 scalar to call backward on) and the
-    unweighted terms (float32, one per map, detached) for the log. Computed in float32 with logits,
-    so safe under autocast.
+    float type) and a mask N×1×H×W, {0, 1} or class indices; and with what a teacher makes of the
+    images, if there is one: its maps N×classes×H×W in [0, 1], and their share N×1×1×1 of the
+    targets. Where maps are smaller than the mask, they are of its centre. Returns the total (a
+    float32 scalar to call backward on) and the unweighted terms (float32, one per map, detached)
+    for the log. Computed in float32 with logits, so safe under autocast.
 
     Raises:
         UserError: an unknown loss, or one for classes without them, or another number of weights
@@ -206,17 +224,28 @@ class DeepSupervision(nn.Module):
         given = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", given, persistent=False)
 
-    def forward(self, logits: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        logits: Sequence[Tensor],
+        mask: Tensor,
+        taught: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         weights = self.weights or (1.0,) * len(logits)
         if len(weights) != len(logits):
             raise UserError(f"{len(weights)} given for {len(logits)} maps", "loss_weights")
         with torch.autocast(mask.device.type, enabled=False):
-            mask = _centre(mask, logits[0].shape[-2:])
-            mask = mask.float() / 255 if self.soft else mask
-            target = Target(mask, self.classes, self.ignore_index, self.class_weights)
+            target = self.target(_centre(mask, logits[0].shape[-2:]))
+            if taught is not None:
+                maps, target.share = taught
+                target.taught = _centre(maps, logits[0].shape[-2:])
             terms = [_add(part(x.float(), target) for part in self.parts) for x in logits]
             total = _add(weight * term for weight, term in zip(weights, terms, strict=True))
             return total, torch.stack(terms).detach()
+
+    def target(self, mask: Tensor) -> Target:
+        """A mask N×1×H×W in the forms that losses need."""
+        mask = mask.float() / 255 if self.soft else mask
+        return Target(mask, self.classes, self.ignore_index, self.class_weights)
 
 
 def _add(terms: Iterable[Tensor]) -> Tensor:

@@ -116,10 +116,12 @@ def evaluate_networks(
             f"epoch {trainer.epoch}: scores that are not finite; checkpoints stay as they were"
         )
     if values[task.shown[0]] > trainer.best.get(task.shown[0], -1.0):
-        trainer.best = {**values, "epoch": trainer.epoch}
+        trainer.best, trainer.stale = {**values, "epoch": trainer.epoch}, 0
         if is_main():
             best, name = trainer.networks[chosen], folder / "best.pt"
             save_model(best, name, epoch=trainer.epoch, scores=scores[chosen])
+    else:
+        trainer.stale += 1
     return {prefix + name: scores[prefix][name] for prefix in scores for name in task.logged}
 
 

@@ -1,9 +1,10 @@
 """A network with all that changes while it trains: one step of it, and its state."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,10 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 from src.compat import copy_all
 from src.inference.preprocess import normalize
 from src.networks.base import BATCH_NORMS, Network
+from src.networks.u2net import U2Net
 from src.weights.storage import load_state
 
 from ..distributed import gather, rank, world_size
 from .gradients import speed_up
+from .supervision import MaskEncoder, Teacher, WithFeatures
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images N×3×S×S uint8, masks N×1×S×S uint8, and indices N."""
@@ -47,6 +50,11 @@ class Trainer:
         clip_grad: largest gradient norm, 0 for none.
         compile: let torch.compile build the training step's network.
         freeze_bn: batch norm keeps its statistics, and uses them in training too.
+        encoder: parts of the network that keep weights and statistics …
+        frozen_epochs: … in so many epochs.
+        teacher: whose maps are targets too.
+        mask_encoder: towards whose features those of the network are drawn.
+        read: images to what the network reads; None: normalised by its own mean and std.
         record: what the run's result depends on, kept in its checkpoints.
     """
 
@@ -60,11 +68,19 @@ class Trainer:
     clip_grad: float = 0.0
     compile: bool = False
     freeze_bn: bool = False
+    encoder: Sequence[nn.Module] = ()
+    frozen_epochs: float = 0
+    teacher: Teacher | None = None
+    mask_encoder: MaskEncoder | None = None
+    read: Callable[[Tensor], Tensor] | None = None
     record: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # finished
     batches_done: int = 0  # of the epoch after those
     bad_steps: int = 0  # not taken, in a row
     best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0  # evaluations in a row without a better score
+    schedule: dict[str, Any] = field(default_factory=dict)  # what was laid, see build/schedule.py
+    updates_before: int = 0  # optimizer steps before the schedule was laid
     last_lr: float = 0.0  # the learning rate of the last step
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
@@ -72,10 +88,7 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         if not self.compile:
             speed_up(self.model, self.device, self.dtype)
-        self.net = _share_gradients(self.model, self.device) if world_size() > 1 else self.model
-        if self.compile:
-            # For each size by itself: inductor fails to build the step for sizes that vary.
-            self.net.compile(dynamic=False)
+        self._wrap()
         self.sums = torch.zeros(2 + len(self.loss_names), dtype=torch.float64)
         buffers = list(self.model.buffers())
         self._statistics = [b for b in buffers if b.is_floating_point()]
@@ -84,15 +97,31 @@ class Trainer:
         groups = [[b for b in buffers if b.dtype == dtype] for dtype in {b.dtype for b in buffers}]
         self._kept = [(group, [b.clone() for b in group]) for group in groups]
 
+    def _wrap(self) -> None:
+        """Make what computes a step: the network, its features too where they are wanted, shared
+        between processes, compiled.
+        """
+        net: nn.Module = self.model
+        if self.mask_encoder is not None:
+            net = WithFeatures(cast(U2Net, net))
+        self.net = _share_gradients(net, self.device) if world_size() > 1 else net
+        if self.compile:
+            # For each size by itself: inductor fails to build the step for sizes that vary.
+            self.net.compile(dynamic=False)
+
     @property
     def loss_names(self) -> list[str]:
         """What the terms of the loss are called in logs."""
-        return self.model.map_names
+        return [*self.model.map_names, *(self.mask_encoder.names if self.mask_encoder else ())]
 
     @property
     def updates(self) -> int:
         """Optimizer steps since the run began, those not taken included."""
-        return self.scheduler.last_epoch
+        return self.updates_before + self.scheduler.last_epoch
+
+    def has_stopped(self, patience: int | None) -> bool:
+        """Whether so many evaluations in a row have brought no better score."""
+        return patience is not None and self.stale >= patience
 
     @property
     def lr(self) -> float:
@@ -108,11 +137,20 @@ class Trainer:
         return networks
 
     def train_mode(self) -> None:
-        """Layers as they are in training, after an evaluation for instance."""
+        """Layers as they are in training, after an evaluation for instance; to be called at the
+        start of each epoch, as the encoder may be frozen in the first ones.
+        """
         self.model.train()
-        for module in self.model.modules() if self.freeze_bn else ():
+        frozen = self.epoch < self.frozen_epochs
+        parts = [self.model] if self.freeze_bn else self.encoder if frozen else ()
+        for module in (module for part in parts for module in part.modules()):
             if isinstance(module, BATCH_NORMS):
                 module.eval()
+        parameters = [p for part in self.encoder for p in part.parameters()]
+        if any(p.requires_grad == frozen for p in parameters):
+            for parameter in parameters:
+                parameter.requires_grad_(not frozen)
+            self._wrap()  # DDP keeps those that had a gradient when it was made
 
     def step(self, batches: Sequence[Batch]) -> Step:
         """One optimizer step on the mean loss of ``batches`` (several: gradient accumulation).
@@ -152,13 +190,21 @@ class Trainer:
 
     def _backward(self, batch: Batch, share: float, exchange: bool) -> Tensor:
         """Add a batch's share of the gradient; returns the total loss and its terms."""
-        images, masks = (part.to(self.device, non_blocking=True) for part in batch[:2])
+        images, masks, indices = (part.to(self.device, non_blocking=True) for part in batch)
+        taught = (self.teacher(images, indices),) if self.teacher else ()
         alone = isinstance(self.net, DistributedDataParallel) and not exchange
         quiet = self.net.no_sync() if alone else nullcontext()  # type: ignore[operator]
         with quiet, torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             config = self.model.config
-            images = normalize(images, mean=config.mean, std=config.std)
-            total, terms = self.loss(self.net(images), masks)
+            read = self.read or partial(normalize, mean=config.mean, std=config.std)
+            outputs = self.net(read(images))
+            if self.mask_encoder is None:
+                total, terms = self.loss(outputs, masks, *taught)
+            else:
+                maps, features = outputs
+                total, terms = self.loss(maps, masks, *taught)
+                distances = self.mask_encoder.compare(features, masks)
+                total, terms = total + distances.sum(), torch.cat((terms, distances.detach()))
             # What is not finite spoils the gradient for certain, and by the ranks' mean that of
             # each: all of them then see it without asking.
             finite = total.detach().isfinite()
@@ -209,6 +255,10 @@ class Trainer:
             "bad_steps": self.bad_steps,
             "lr_taken": self.last_lr,
             "best": self.best,
+            "stale": self.stale,
+            "schedule": self.schedule,
+            "updates_before": self.updates_before,
+            "mask_encoder": self.mask_encoder.state_dict() if self.mask_encoder else None,
             "sums": gather(self.sums),
             "rng": gather(rng),
         }
@@ -228,7 +278,12 @@ class Trainer:
             self.ema.n_averaged.copy_(state["ema_updates"])
         self.epoch, self.batches_done = state["epoch"], state["step"]
         self.bad_steps, self.best = state["bad_steps"], dict(state["best"])
-        self.last_lr = state.get("lr_taken", self.lr)  # older checkpoints have none
+        # Older checkpoints lack these.
+        self.last_lr = state.get("lr_taken", self.lr)
+        self.stale, self.schedule = state.get("stale", 0), state.get("schedule") or self.schedule
+        self.updates_before = state.get("updates_before", 0)
+        if self.mask_encoder is not None:
+            self.mask_encoder.load_state_dict(state["mask_encoder"])
         self.sums = state["sums"][rank()]
         rng = state["rng"][rank()]
         torch.random.set_rng_state(rng["cpu"])

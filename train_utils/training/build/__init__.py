@@ -3,7 +3,8 @@
 from .data import check_run_files, make_datasets, make_loss
 from .folder import claim, find_folder
 from .network import make_network, resolve_freeze_bn
-from .trainer import make_record, make_trainer, restore, start_weights
+from .schedule import size_starts
+from .trainer import make_record, make_teacher, make_trainer, restore, start_weights
 
 __all__ = [
     "check_run_files",
@@ -13,8 +14,10 @@ __all__ = [
     "make_loss",
     "make_network",
     "make_record",
+    "make_teacher",
     "make_trainer",
     "resolve_freeze_bn",
     "restore",
+    "size_starts",
     "start_weights",
 ]

@@ -2,53 +2,111 @@
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from src import UserError
 from src.files import check_outputs
 
 from ...config import Settings
 from ...data.dataset import SegmentationDataset
-from ...data.masks import mask_reader
-from ...data.splits import find_training_data
+from ...data.pairs import InvalidDataError, Inventory, Pair, file_id
+from ...data.splits import find_pairs, find_training_data
 from ...distributed import is_main
 from ..losses import DeepSupervision, balanced_weights
+from ..supervision import has_mask, unlabelled_pairs
 
 
 def make_datasets(
-    settings: Settings,
+    settings: Settings, starts: Sequence[int] | None = None
 ) -> tuple[SegmentationDataset, SegmentationDataset, list[int]]:
     """The images to train on, those that choose the best weights, and how many of each data set
-    are in the first.
+    are in the first; those without masks come last.
+
+    Args:
+        settings: of the run.
+        starts: the epoch, counted from 0, from which each size holds; None: as in a new run.
 
     Raises:
         UserError: a data set is missing or faulty.
     """
     from ...data.transforms import EvalPreset, Growing, TrainPreset, Varying  # torchvision: 1 s
 
-    read = mask_reader(
-        settings.num_classes, settings.ignore_index, settings.masks, settings.mask_threshold
-    )
-    folders = settings.image_dir, settings.mask_dir
-    sets, held_out = find_training_data(
-        settings.data_path or (), *folders, settings.skip_invalid, read
-    )
-    notes = [note for found in (sets[0], held_out, *sets[1:]) for note in found.notes]
+    found = _find_first(settings) if settings.overfit else _find(settings)
+    sets, held_out, unlabelled, notes = found
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
-    soft = settings.soft_cut is not None
+    options = strong and not settings.overfit, classes, settings.soft_cut is not None
+    stages = settings.stages
+    if settings.overfit:
+        stages = [[(size, size) for size, _ in stage] for stage in stages]
+    flip = 0.0 if settings.overfit else 0.5
     drawn = [
-        Varying([TrainPreset(*sizes, strong, classes, soft) for sizes in stage], settings.seed)
-        for stage in settings.stages
+        Varying([TrainPreset(*sizes, *options, flip) for sizes in stage], settings.seed)
+        for stage in stages
     ]
-    growing = Growing(drawn, settings.first_epochs)
-    growing_test = Growing([EvalPreset(n) for n in settings.eval_sizes], settings.first_epochs)
-    pairs = [pair for found in sets for pair in found.pairs]
+    starts = settings.first_epochs if starts is None else starts
+    growing = Growing(drawn, starts)
+    growing_test = Growing([EvalPreset(n) for n in settings.eval_sizes], starts)
+    pairs = [pair for part in sets for pair in part] + unlabelled
+    lengths = [len(part) for part in sets] + ([len(unlabelled)] if unlabelled else [])
     return (
         SegmentationDataset(pairs, growing, settings.seed),
-        SegmentationDataset(held_out.pairs, growing_test),
-        [len(found.pairs) for found in sets],
+        SegmentationDataset(held_out, growing_test),
+        lengths,
     )
+
+
+_Found = tuple[list[list[Pair]], list[Pair], list[Pair], list[str]]
+"""Pairs of each data set, those that are held out, images without masks, and notes."""
+
+
+def _reading(settings: Settings) -> tuple[Any, ...]:
+    """Folders, whether faults are left out, and how masks are read, as the data's functions take
+    them.
+    """
+    return settings.image_dir, settings.mask_dir, settings.skip_invalid, settings.mask_rule()
+
+
+def _find(settings: Settings) -> _Found:
+    sets, held_out = find_training_data(
+        settings.data_path or (), *_reading(settings), settings.annotations or ()
+    )
+    notes = [note for found in (sets[0], held_out, *sets[1:]) for note in found.notes]
+    unlabelled: list[Pair] = []
+    if settings.unlabelled:
+        used = (pair.image for found in (*sets, held_out) for pair in found.pairs)
+        known = {*map(file_id, used), *(key for found in sets for key in found.held_out)}
+        unlabelled, more = unlabelled_pairs(settings.unlabelled, known, settings.skip_invalid)
+        notes += [*more, f"{len(unlabelled)} images without masks"]
+    return [found.pairs for found in sets], held_out.pairs, unlabelled, notes
+
+
+def _find_first(settings: Settings) -> _Found:
+    """The first pairs of the first data set, to train and to score on."""
+    annotations = (settings.annotations or (None,))[0]
+    path, options = (settings.data_path or (None,))[0], (*_reading(settings), annotations)
+    found = _find_training_split(path, options)
+    count = settings.overfit or 0
+    if len(found.pairs) < count:
+        advice = f"there are {len(found.pairs)}"
+        raise UserError("more than the pairs to train on", "overfit", count, advice)
+    first = found.pairs[:count]
+    what = "1 pair" if count == 1 else f"the first {count} pairs"
+    note = f"training and scoring on {what}, neither cropped, flipped nor augmented"
+    return [first], first, [], [*found.notes, note]
+
+
+def _find_training_split(path: Path | None, options: tuple[Any, ...]) -> Inventory:
+    """All pairs where the training split has none, as of a set of a single pair."""
+    try:
+        return find_pairs(path, "train", *options)
+    except InvalidDataError:
+        raise
+    except UserError:
+        return find_pairs(path, "all", *options)
 
 
 def check_run_files(
@@ -68,7 +126,7 @@ def check_run_files(
     """
     if not is_main():
         return
-    weights = () if resumed else (settings.pretrained, settings.backbone)
+    weights = (settings.teacher, *(() if resumed else (settings.pretrained, settings.backbone)))
     inputs = [Path(source) for source in weights if source]
     for dataset in datasets:
         inputs += [file for pair in dataset.pairs for file in (pair.image, pair.mask)]
@@ -81,7 +139,8 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
     classes, weights = settings.num_classes, settings.class_weights
     cut = settings.soft_cut
     if weights == ("balanced",):
-        weights = tuple(balanced_weights(train_set.pairs, classes or 2, settings.ignore_index, cut))
+        pairs = [pair for pair in train_set.pairs if has_mask(pair)]
+        weights = tuple(balanced_weights(pairs, classes or 2, settings.ignore_index, cut))
         if is_main():
             print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
     return DeepSupervision(
@@ -94,7 +153,7 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
     )
 
 
-def describe(dataset: SegmentationDataset, purpose: str) -> str:
+def describe(pairs: Sequence[Pair], purpose: str) -> str:
     """The number of images, and a checksum of their names that shows whether they are others."""
-    names = "\n".join(pair.name for pair in dataset.pairs)
-    return f"{len(dataset)} pictures {purpose} (names {zlib.crc32(os.fsencode(names)):08x})"
+    names = "\n".join(pair.name for pair in pairs)
+    return f"{len(pairs)} pictures {purpose} (names {zlib.crc32(os.fsencode(names)):08x})"

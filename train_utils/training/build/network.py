@@ -1,7 +1,7 @@
 """The network that a run trains, with the weights it starts from."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +10,11 @@ from src import Network, U2NetConfig, UserError, build_model, load_model
 from src.weights.backbone import load_backbone
 
 from ...config import Settings
+from ..supervision import check_features
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+_ENCODERS = "stem", "encoder", "down", "stages"  # what networks call the parts of it
 
 
 def make_network(settings: Settings, state: dict[str, Any] | None, device: torch.device) -> Network:
@@ -25,7 +30,19 @@ def make_network(settings: Settings, state: dict[str, Any] | None, device: torch
     """
     model = _start_network(settings, state)
     _check_fit(settings, model)
+    encoder_of(settings, model)
+    if settings.feature_supervision:
+        check_features(model)
     model.img_size = settings.eval_sizes[-1]
+    return place_network(settings, device, model)
+
+
+def place_network(settings: Settings, device: torch.device, model: NetworkT) -> NetworkT:
+    """A network ready to train.
+
+    Raises:
+        UserError: SyncBatchNorm is asked for where there is none.
+    """
     model.recompute = settings.checkpoint_activations
     model = model.to(device).to(memory_format=torch.channels_last)
     if settings.sync_bn:
@@ -62,6 +79,23 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
             advice="see {num_classes}",
         )
     return model
+
+
+def encoder_of(settings: Settings, model: Network) -> list[nn.Module]:
+    """The parts of a network that ``freeze_encoder`` freezes; none where it freezes nothing.
+
+    Raises:
+        UserError: the network has no encoder.
+    """
+    if not settings.freeze_encoder:
+        return []
+    parts = [getattr(model, name, None) for name in _ENCODERS]
+    found = [part for part in parts if isinstance(part, nn.Module)]
+    if not found:
+        raise UserError(
+            f"{model.config.name} has no encoder", "freeze_encoder", settings.freeze_encoder
+        )
+    return found
 
 
 def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Settings:

@@ -1,13 +1,15 @@
 """The trainer of a run, what its result depends on, and how it continues from a checkpoint."""
 
 import hashlib
+import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from src import Network
+from src import Network, load_model
 from src.weights.load import find_weights
 from src.weights.named import PUBLISHED
 from src.weights.storage import FOLDER, find_file
@@ -16,9 +18,13 @@ from ...config import Settings
 from ...data.dataset import SegmentationDataset
 from ...distributed import is_main, world_size
 from ..checkpoint import check_record, save_checkpoint
+from ..losses import DeepSupervision
 from ..optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from ..supervision import Teacher, check_teacher, has_mask, make_mask_encoder
 from ..trainer import Trainer
 from .data import describe
+from .network import encoder_of, place_network
+from .schedule import extend, plan_schedule
 
 
 def make_record(
@@ -33,12 +39,17 @@ def make_record(
 
     Checkpoints keep it under the names ``flags`` and, for the data sets, ``pictures``.
     """
+    labelled = [pair for pair in train_set.pairs if has_mask(pair)]
+    pictures = [describe(labelled, "to train"), describe(test_set.pairs, "to test")]
+    if more := [pair for pair in train_set.pairs if not has_mask(pair)]:
+        pictures.insert(1, describe(more, "without masks"))
     return settings.record() | {
-        "pictures": [describe(train_set, "to train"), describe(test_set, "to test")],
+        "pictures": pictures,
         "processes": world_size(),
         "precision": str(dtype),
         "device": device.type,
         "start": start_weights(settings, state),
+        "teacher": identify_weights(settings.teacher) if settings.teacher else None,
     }
 
 
@@ -53,6 +64,11 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
         return state["flags"].get("start")
     if source is None or source == "imagenet":
         return source
+    return identify_weights(source)
+
+
+def identify_weights(source: str | Path) -> str:
+    """What tells weights from others: the sha256 of their file, or the md5 of a published one."""
     path = find_weights(source)
     if (entry := PUBLISHED.get(str(source))) and path == entry.converted:
         return f"md5 {entry.md5}"  # of its source: made anew, the file differs
@@ -63,14 +79,30 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
     return f"sha256 {digest.hexdigest()}"
 
 
+def make_teacher(settings: Settings, device: torch.device, dtype: torch.dtype) -> Teacher | None:
+    """The teacher of a run, if it has one.
+
+    Raises:
+        UserError: its file is no weights file, or of another task.
+    """
+    if settings.teacher is None or settings.teacher_weight is None:
+        return None
+    network = load_model(settings.teacher)
+    check_teacher(network, settings.teacher, settings.num_classes or 1)
+    return Teacher(network, settings.teacher_weight, device, dtype)
+
+
 def make_trainer(
     settings: Settings,
     model: Network,
-    loss: nn.Module,
+    loss: DeepSupervision,
     *,
     steps: int,
     dtype: torch.dtype,
     record: dict[str, Any],
+    starts: Sequence[int],
+    state: dict[str, Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> Trainer:
     """The network with optimizer, schedule and average.
 
@@ -80,13 +112,21 @@ def make_trainer(
         steps: of the optimizer in an epoch.
         dtype: of the convolutions.
         record: what the run's result depends on.
+        starts: when each size begins, see :func:`~.schedule.size_starts`.
+        state: the checkpoint that :func:`restore` is to continue from, if any.
+        teacher: whose maps are targets too.
     """
-    optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
-    warmup, total = settings.warmup_epochs * steps, settings.epochs * steps
+    optimizer = make_optimizer(model, settings.lr, settings.weight_decay, settings.optimizer)
+    frozen = settings.freeze_encoder
+    plan = plan_schedule(settings, state, steps, starts)
+    mask_encoder = None
+    if settings.feature_supervision:
+        place = partial(place_network, settings, next(model.parameters()).device)
+        mask_encoder = make_mask_encoder(model, loss, settings.seed, place)
     return Trainer(
         model=model,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, warmup, total),
+        scheduler=make_scheduler(optimizer, plan["warmup"], plan["total"]),
         scaler=make_scaler(next(model.parameters()).device, dtype),
         loss=loss,
         dtype=dtype,
@@ -94,11 +134,23 @@ def make_trainer(
         clip_grad=settings.clip_grad,
         compile=settings.compile,
         freeze_bn=bool(settings.freeze_bn),
+        encoder=encoder_of(settings, model),
+        frozen_epochs=math.inf if frozen == "all" else float(frozen),
+        teacher=teacher,
+        mask_encoder=mask_encoder,
         record=record,
+        schedule=plan,
     )
 
 
-def restore(settings: Settings, trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+def restore(
+    settings: Settings,
+    trainer: Trainer,
+    state: dict[str, Any],
+    path: Path,
+    steps: int,
+    starts: Sequence[int],
+) -> None:
     """Continue from a checkpoint.
 
     Args:
@@ -106,11 +158,16 @@ def restore(settings: Settings, trainer: Trainer, state: dict[str, Any], path: P
         trainer: as it would begin a new run.
         state: the checkpoint.
         path: of its file. If that is not last.pt, it becomes the newest state of the run.
+        steps, starts: as :func:`make_trainer` takes them, of what follows.
 
     Raises:
         UserError: it is from a run with different settings.
     """
     check_record(settings, state["flags"], trainer.record)
     trainer.load_state_dict(state)
+    if trainer.schedule["epochs"] != settings.epochs:
+        note = extend(settings, trainer, steps, starts)
+        if is_main():
+            print(note, flush=True)
     if path.name != "last.pt" and is_main():
         save_checkpoint(path.parent, state, settings.keep)

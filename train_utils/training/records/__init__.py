@@ -1,5 +1,5 @@
-"""What a run shows and leaves: settings, log, curves, sample sheets, TensorBoard's events, and the
-progress bar.
+"""What a run shows and leaves: settings, log, curves, sample sheets, trackers (TensorBoard and
+others), and the progress bar.
 
 matplotlib, torchvision and TensorBoard take seconds to import, so that is done where they are used.
 """
@@ -7,12 +7,14 @@ matplotlib, torchvision and TensorBoard take seconds to import, so that is done 
 from .args import git_commit, was_started_by, write_args
 from .log import Log, draw_curves
 from .progress import Progress, mean_losses, peak_memory
+from .trackers import check_trackers
 from .writer import Records
 
 __all__ = [
     "Log",
     "Progress",
     "Records",
+    "check_trackers",
     "draw_curves",
     "git_commit",
     "mean_losses",

@@ -1,6 +1,6 @@
-"""The files of a run that grow with it: log, curves, sample sheets, TensorBoard's events."""
+"""The files of a run that grow with it: log, curves, sample sheets, trackers."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,7 @@ from tqdm import tqdm
 from src.files import atomic_path, clear_temporary
 
 from .log import Log, draw_curves
-
-
-class _NoBoard:
-    """Stands for TensorBoard's writer where that cannot write."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **options: None
+from .trackers import Trackers
 
 
 class Records:
@@ -29,33 +23,29 @@ class Records:
         epoch: epochs done. What a run that went further than its last checkpoint wrote of later
             ones is dropped, so that nothing is there twice.
         update: optimizer steps done.
+        trackers: where curves and sheets go too, see :class:`Trackers`.
     """
 
-    def __init__(self, folder: Path, epoch: int, update: int) -> None:
+    def __init__(
+        self, folder: Path, epoch: int, update: int, trackers: Sequence[str] = ("tensorboard",)
+    ) -> None:
         self.folder = folder
-        from torch.utils.tensorboard import SummaryWriter
-
         clear_temporary(folder)
         clear_temporary(folder / "samples")
         self.log = Log(folder / "log.csv", epoch)
-        self.board: Any = _NoBoard()
-        try:
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=update + 1)
-        except UnicodeEncodeError:
-            print(f"{folder}: no TensorBoard events, as its name is not UTF-8", flush=True)
+        self.trackers = Trackers(trackers, folder, update)
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
-        """Add points to TensorBoard's curves, by name."""
-        for name, value in values.items():
-            self.board.add_scalar(name, value, update)
+        """Add points to the trackers' curves, by name."""
+        self.trackers.scalars(values, update)
 
     def epoch(self, row: dict[str, Any], update: int) -> None:
-        """A row of the log, in log.csv, curves.png and TensorBoard."""
+        """A row of the log, in log.csv, curves.png and the trackers."""
         with _file_errors_shown():
             self.log.append(row)
             draw_curves(self.log, self.folder / "curves.png")
         self.scalars({f"epoch/{k}": v for k, v in row.items()}, update)
-        self.board.flush()
+        self.trackers.flush()
 
     def samples(
         self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
@@ -71,11 +61,11 @@ class Records:
         path = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         with _file_errors_shown(), atomic_path(path) as temporary:
             save_image(sheet, temporary, format="png")
-        self.board.add_image("samples: picture, mask, map", sheet, update)
+        self.trackers.sheet(sheet, path, update)
 
     def close(self) -> None:
-        """Write what TensorBoard still holds back."""
-        self.board.close()
+        """Write what the trackers still hold back."""
+        self.trackers.close()
 
 
 @contextmanager

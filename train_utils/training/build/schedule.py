@@ -1,0 +1,102 @@
+"""What of a run follows from its number of epochs, and how it is laid anew where a resumed run has
+another one: the learning rate's schedule, and when each size begins.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from src import UserError
+
+from ...config import Settings
+from ..optim import make_scheduler
+from ..trainer import Trainer
+
+
+def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
+    """The epoch, counted from 0, from which each size holds.
+
+    Args:
+        settings: of the run.
+        state: the checkpoint to continue from, if any. Where it was for another number of epochs,
+            the sizes that it has reached stay, and the later ones begin at their share of the new
+            number.
+
+    Raises:
+        UserError: the checkpoint has done more epochs than are asked for.
+    """
+    if state is None:
+        return settings.first_epochs
+    done, begun = state["epoch"], state["step"] > 0
+    if settings.epochs < done + begun:
+        verb = "has done" if not begun else "is in epoch"
+        problem = f"the checkpoint {verb} {done + begun}"
+        raise UserError(problem, "epochs", settings.epochs, "pass as many, or more")
+    before = planned_epochs(settings, state)
+    starts = state.get("schedule", {}).get("starts") or [
+        round(share * before) for share in (0.0, *settings.grow_at)
+    ]
+    if settings.epochs == before:
+        return starts
+    later = [max(start, done + begun) for start in settings.first_epochs]
+    pairs = zip(starts, later, strict=True)
+    return [old if old < done + begun or not old else new for old, new in pairs]
+
+
+def planned_epochs(settings: Settings, state: dict[str, Any]) -> int:
+    """How many epochs a checkpoint's run was to have; older ones keep it with the flags."""
+    kept = state.get("schedule") or state["flags"]
+    return kept.get("epochs", settings.epochs)
+
+
+def plan_schedule(
+    settings: Settings, state: dict[str, Any] | None, steps: int, starts: Sequence[int]
+) -> dict[str, Any]:
+    """The schedule of a new run, or that of the checkpoint to continue from, for its checkpoints.
+
+    Args:
+        settings: of the run.
+        state: the checkpoint, if any.
+        steps: of the optimizer in an epoch.
+        starts: of the sizes, see :func:`size_starts`.
+
+    Returns:
+        ``epochs``, ``starts``, and ``warmup`` and ``total`` in optimizer steps.
+    """
+    if state and state.get("schedule"):
+        return dict(state["schedule"])
+    epochs = planned_epochs(settings, state) if state else settings.epochs
+    return _plan(settings, epochs, starts, steps, epochs * steps)
+
+
+def _plan(
+    settings: Settings, epochs: int, starts: Sequence[int], steps: int, total: int
+) -> dict[str, Any]:
+    warmup = settings.warmup_epochs * steps
+    return {"epochs": epochs, "starts": [*starts], "warmup": warmup, "total": total}
+
+
+def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[int]) -> str:
+    """Lay the schedule of a resumed run anew for another number of epochs.
+
+    Args:
+        settings: of the run.
+        trainer: as its checkpoint has it.
+        steps, starts: as for :func:`plan_schedule`.
+
+    Returns:
+        What the user should know of it.
+    """
+    before, done = trainer.schedule["epochs"], trainer.updates
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = group.pop("initial_lr")  # the peak, from which schedules begin
+    peak = trainer.optimizer.param_groups[0]["lr"]
+    left = settings.epochs * steps - done
+    plan = _plan(settings, settings.epochs, starts, steps, left)
+    trainer.scheduler = make_scheduler(trainer.optimizer, plan["warmup"], left)
+    trainer.schedule, trainer.updates_before, trainer.stale = plan, done, 0
+    warmup = min(plan["warmup"], left // 2)
+    rise = f"{warmup} of warm-up, then " if warmup else ""
+    return (
+        f"{settings.epochs} epochs in place of {before}: the schedule is laid anew over the "
+        f"{left} steps that are left, {rise}a cosine from a learning rate of {peak:g}"
+    )

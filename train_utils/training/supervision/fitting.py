@@ -1,0 +1,152 @@
+"""How an encoder of masks is trained, before the network that learns from it."""
+
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ConstantLR
+from tqdm import tqdm
+
+from ...data.dataset import SegmentationDataset
+from ...data.loaders import Loader
+from ...distributed import is_main, sum_over_ranks
+from ..losses import DeepSupervision
+from ..optim import make_scaler
+from ..scoring import Diverged
+from ..trainer import Batch, Trainer
+from .encoder import MaskEncoder
+
+GIVEN_BACK = 0.99  # F of maps to their masks, as officially, in two tests that follow one another
+_EVERY = 20  # optimizer steps between tests
+_LR = 1e-3  # of AdamW without decay or schedule, as officially
+
+
+def fit_mask_encoder(
+    trainer: Trainer,
+    encoder: MaskEncoder,
+    train: Loader[SegmentationDataset],
+    *,
+    accum: int,
+    limit: int,
+    bad_steps: int,
+    check: Callable[[Trainer, bool], None],
+) -> None:
+    """Train an encoder until it gives masks back, and freeze it.
+
+    It is tested in eval mode on every 20th batch, before its step: the mean of F (β² = 0.3) of its
+    finest map, cut at 0.5, to the masks of the batch.
+
+    Args:
+        trainer: of the network that is to learn from it.
+        encoder: goes on where it was interrupted.
+        train: batches of an :class:`~train_utils.data.loaders.EpochSampler`, whose masks are used.
+        accum: batches per optimizer step.
+        limit: optimizer steps at most.
+        bad_steps: so many in a row that are not finite end the run.
+        check: called before each step, and at the end of each epoch with True: saves, or raises
+            where the run is to stop.
+
+    Raises:
+        Diverged: too many bad steps in a row.
+    """
+    own = _make_trainer(trainer, encoder)
+    if encoder.training:
+        own.load_state_dict(encoder.training)
+    sampler, steps = train.sampler, -(-len(train.sampler) // accum)
+    every, given_back = min(_EVERY, steps), 0.0
+    while own.updates < limit and own.best.get("times", 0) < 2:
+        own.train_mode()
+        sampler.epoch, sampler.start = own.epoch, own.batches_done
+        batches = iter(train)
+        text = f"encoder of masks, epoch {own.epoch + 1}"
+        bar = tqdm(desc=text, total=len(sampler), disable=None if is_main() else True, leave=False)
+        with closing(bar):
+            while own.batches_done < len(sampler) and own.updates < limit:
+                encoder.training = None  # of the last step; it would be saved in place of this one
+                check(own, False)
+                group: list[Batch] = [(b[1], b[1], b[2]) for b in islice(batches, accum)]
+                if own.updates and own.updates % every == 0:
+                    given_back = _give_back(own, encoder, group)
+                    good = given_back >= GIVEN_BACK
+                    own.best = {
+                        "given_back": given_back,
+                        "times": (own.best.get("times", 0) + 1) * good,
+                    }
+                    bar.set_postfix_str(f"F {given_back:.3f}")
+                    if own.best["times"] >= 2:
+                        break
+                own.step(group)
+                bar.update(len(group))
+                if own.bad_steps >= bad_steps:
+                    raise Diverged(
+                        f"the encoder of masks: {bad_steps} steps in a row that are not finite; "
+                        "checkpoints stay as they were"
+                    )
+        if own.batches_done >= len(sampler):
+            own.epoch, own.batches_done = own.epoch + 1, 0
+            check(own, True)
+    encoder.freeze()
+    if is_main():
+        _report(own, limit)
+
+
+def _make_trainer(trainer: Trainer, encoder: MaskEncoder) -> Trainer:
+    optimizer = AdamW(encoder.model.parameters(), lr=_LR, weight_decay=0)
+    taught = encoder.loss
+    loss = DeepSupervision(
+        classes=taught.classes, ignore_index=taught.ignore_index, soft=taught.soft
+    )
+    return Trainer(
+        model=encoder.model,
+        optimizer=optimizer,
+        scheduler=ConstantLR(optimizer, 1.0),
+        scaler=make_scaler(trainer.device, trainer.dtype),
+        loss=loss,
+        dtype=trainer.dtype,
+        clip_grad=trainer.clip_grad,
+        compile=trainer.compile,
+        read=encoder.read,
+    )
+
+
+@torch.no_grad()
+def _give_back(own: Trainer, encoder: MaskEncoder, group: list[Batch]) -> float:
+    """The mean F of the encoder's maps in eval mode, over the batches' masks that hold an object,
+    on all ranks; 0 where none does.
+    """
+    own.model.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for masks, *_ in group:
+        values = encoder.read(masks.to(own.device))
+        with torch.autocast(own.device.type, own.dtype, own.dtype != torch.float32):
+            maps = own.model(values)
+        scores = _f_measure(maps > 0.5, values > 0.5)
+        sums += torch.stack((scores.nansum(), scores.isfinite().sum())).cpu().double()
+    own.train_mode()
+    total, count = sum_over_ranks(sums, own.device).tolist()
+    return total / count if count else 0.0
+
+
+def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
+    """F of each image, β² = 0.3; nan where it has no object."""
+    both = (found & wanted).flatten(1).sum(1)
+    return (
+        1.3
+        * both
+        / (0.3 * wanted.flatten(1).sum(1) + found.flatten(1).sum(1)).where(
+            wanted.flatten(1).any(1), torch.nan
+        )
+    )
+
+
+def _report(own: Trainer, limit: int) -> None:
+    given_back = own.best.get("given_back")
+    score = "" if given_back is None else f" with an F of {given_back:.3f}"
+    if own.best.get("times", 0) >= 2:
+        text = f"gives masks back{score} after {own.updates} steps"
+    else:
+        text = f"gives masks back{score} only, after {own.updates} steps, as many as the run's own"
+    tqdm.write(f"Encoder of masks: {text}; frozen")

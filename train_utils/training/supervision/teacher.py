@@ -1,0 +1,156 @@
+"""A teacher: a trained network whose maps are targets, and images that have no others."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src import Network, Predictor, UserError
+from src.device import amp_name
+from src.inference.preprocess import resize_input, resize_map
+from src.pictures.images import list_images, open_image, oriented_size
+
+from ...data.pairs import FileId, Pair, file_id, first_ten
+
+
+class Teacher:
+    """A trained network, and how much of the targets its maps are.
+
+    It sees the same augmented crops as the network that learns, at its own size and by its own mean
+    and std, in eval mode and without a gradient.
+
+    Args:
+        network: the teacher; copied.
+        share: of its maps in the targets of images with masks, from 0 to 1.
+        device: where to compute.
+        dtype: of its convolutions.
+
+    Example:
+        >>> from src import build_model
+        >>> teacher = Teacher(build_model("u2net_lite"), 0.5, torch.device("cpu"), torch.float32)
+        >>> images = torch.zeros(2, 3, 40, 40, dtype=torch.uint8)
+        >>> maps, share = teacher(images, torch.tensor([0, 7]))
+        >>> maps.shape, share.flatten().tolist()
+        (torch.Size([2, 1, 40, 40]), [0.5, 0.5])
+    """
+
+    def __init__(
+        self, network: Network, share: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.predictor = Predictor(network, device=device, amp=amp_name(dtype))
+        self.share = share
+        self.labelled: int | None = None  # images from this index on have no masks; None: all have
+
+    def __call__(self, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """What it makes of a batch.
+
+        Args:
+            images: N×3×S×S uint8, on its device.
+            indices: N, of the images in the data set.
+
+        Returns:
+            Its maps N×C×S×S, probabilities in float32, and their share of the targets, N×1×1×1.
+
+        Raises:
+            UserError: it gives values that are not finite.
+        """
+        resized = resize_input(images, self.predictor.size.fit(*images.shape[-2:]))
+        maps = resize_map(self.predictor.probabilities(resized), images.shape[-2:])
+        share = torch.full((len(images), 1, 1, 1), float(self.share), device=images.device)
+        if self.labelled is not None:
+            share[indices >= self.labelled] = 1
+        return (
+            maps.clone(),
+            share,
+        )  # a clone may take part in a gradient, what inference gave may not
+
+
+def check_teacher(network: Network, weights: Path, maps: int) -> None:
+    """Check that a network can teach one of as many maps.
+
+    Args:
+        network: the teacher.
+        weights: where it is from, for the error.
+        maps: of the network that learns: 1, or one for each class.
+
+    Raises:
+        UserError: it is of another task.
+    """
+    config = network.config
+    activation = "sigmoid" if maps == 1 else "softmax"
+    if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
+        gives = "1 map" if config.out_ch == 1 else f"{config.out_ch} maps"
+        wanted = "1 map" if maps == 1 else f"{maps} maps"
+        raise UserError(
+            f"its {config.name} takes {config.in_ch} channels and gives {gives} by "
+            f"{config.activation}; expected 3, and {wanted} by {activation}",
+            "teacher",
+            weights,
+            advice="see {num_classes}",
+        )
+
+
+def unlabelled_pairs(
+    folders: Sequence[Path], known: Collection[FileId], skip_invalid: bool
+) -> tuple[list[Pair], list[str]]:
+    """The images of folders, subfolders included, as pairs without a mask.
+
+    Args:
+        folders: of the images.
+        known: files that the run trains on with their masks, or holds out.
+        skip_invalid: decode every file, and leave out those that cannot be read.
+
+    Returns:
+        The pairs, whose masks are read as empty, and what the user should know.
+
+    Raises:
+        UserError: a folder is missing, or has no image that is not known.
+    """
+    pairs: dict[FileId, Pair] = {}
+    notes: list[str] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError("no such folder", "unlabelled", folder)
+        inside = [path for path in sorted(folder.rglob("*")) if path.is_dir()]
+        visible = [path for path in inside if "/." not in f"/{path.relative_to(folder).as_posix()}"]
+        images = [image for part in (folder, *visible) for image in list_images(part)]
+        new = {file_id(path): path for path in images}
+        left = {key: path for key, path in new.items() if key not in known}
+        if count := len(new) - len(left):
+            verb = "are" if count > 1 else "is"
+            text = f"{count} of its images {verb} trained on with masks, or held out: left out here"
+            notes.append(f"{folder}: {text}")
+        faults = _faults(left) if skip_invalid else {}
+        if faults:
+            named = first_ten([error.args[0] for error in faults.values()])
+            notes.append(
+                f"{folder}: {len(faults)} file{'s' * (len(faults) > 1)} cannot be read, left out: {named}"
+            )
+        sound = {key: path for key, path in left.items() if key not in faults}
+        if not sound:
+            raise UserError("no images without masks in it", "unlabelled", folder)
+        pairs |= {key: Pair(path, path, read=_no_mask) for key, path in sound.items()}
+    return list(pairs.values()), notes
+
+
+def has_mask(pair: Pair) -> bool:
+    """Whether a pair is none of :func:`unlabelled_pairs`, whose masks are the images themselves."""
+    return pair.mask != pair.image
+
+
+def _faults(images: dict[FileId, Path]) -> dict[FileId, UserError]:
+    faults = {}
+    for key, path in images.items():
+        try:
+            open_image(path)
+        except UserError as error:
+            faults[key] = error
+    return faults
+
+
+def _no_mask(path: Path) -> np.ndarray:
+    """An empty mask of an image's size, which a teacher's map takes the place of."""
+    width, height = oriented_size(path)
+    return np.zeros((height, width), np.uint8)
