@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src import UserError, load_model, save_model
-from src.export.transformers import CODE, ONNX, PREPROCESSOR
+from src.export.hub.transformers import CODE, ONNX, PREPROCESSOR
 from src.files import check_outputs
 from src.weights.layouts import lost_in_official, official_state
 from src.weights.storage import FOLDER, save_state

@@ -1,4 +1,4 @@
-"""Networks from folders and the Hugging Face Hub; ``src/export/hub.py`` writes and uploads them."""
+"""Networks from folders and the Hugging Face Hub; ``src/export/hub/`` writes and uploads them."""
 
 from pathlib import Path
 from typing import Any, TypeVar

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..networks.base import Network
-from ..weights.storage import save_folder
+from ...errors import UserError
+from ...networks.base import Network
+from ...weights.storage import save_folder
 from .transformers import describe, write_files
 
 _CARD = """---

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UserError
-from ..files import atomic_path, save_json
-from ..networks.base import Network
+from ...errors import UserError
+from ...files import atomic_path, save_json
+from ...networks.base import Network
 from .transformers_js import export_whole
 
 CODE, PREPROCESSOR, ONNX = "modeling_u2net.py", "preprocessor_config.json", "onnx/model.onnx"

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..files import atomic_path
-from ..inference.predictor import Predictor
-from ..networks.base import Network
-from .common import ExportedNetwork
-from .onnx import downgrade, name_axes
+from ...errors import UserError
+from ...files import atomic_path
+from ...inference.predictor import Predictor
+from ...networks.base import Network
+from ..common import ExportedNetwork
+from ..onnx import downgrade, name_axes
 
 _TOLERANCE = 1  # levels of 255: rounding may fall to either side
 _OPSET = 18  # the oldest that resizes with antialias

@@ -18,10 +18,10 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import make_flat_list_of_images
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from ..inference.preprocess import resize_input, resize_map, to_tensor
-from ..networks.registry import build_model
-from ..pictures.classes import most_probable
-from ..pictures.images import to_grey, to_rgb, turn
+from ...inference.preprocess import resize_input, resize_map, to_tensor
+from ...networks.registry import build_model
+from ...pictures.classes import most_probable
+from ...pictures.images import to_grey, to_rgb, turn
 
 
 class U2NetForImageSegmentationConfig(PretrainedConfig):
