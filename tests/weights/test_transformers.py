@@ -18,9 +18,9 @@ from PIL import Image
 
 import convert
 from src import NETWORKS, Predictor, UserError, build_model, load_model
-from src.export.onnx import IR_VERSION
 from src.export.hub.transformers import CODE, ONNX, PREPROCESSOR, bundle_code
 from src.export.hub.transformers_js import _weigh
+from src.export.onnx import IR_VERSION
 from src.inference.preprocess import resize_input
 from src.weights.load import SHIPPED
 
