@@ -10,7 +10,7 @@ The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by t
 its metadata; batch, height and width are free. Its first output is the map that counts (the fused
 one; IS-Net's finest) as probabilities, N x 1 x H x W. Before it is kept, it has to load and to give
 what the network gives, at several batches and sizes. An AOTInductor package is compiled for this
-machine's processor and for one image of --img-size, 1 x 3 x PX x PX, which takes minutes and a C++
+machine's processor and for one image of --img-size, 1 x 3 x H x W, which takes minutes and a C++
 compiler. A file for rembg is for its u2net_custom session (of IS-Net, for dis_custom), which reads
 no file outside its own folder, and shows a network squares of 320 pixels (1024), whatever it was
 trained at:
@@ -36,6 +36,7 @@ from src.export.int8 import LIMIT, export_int8
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
+from src.inference.sizes import parse_size
 from src.pictures.images import list_images
 from train_utils import cli
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     else:
         if args.format == "onnx":
-            worst = export_onnx(model, args.output, args.sides, args.half)
+            worst = export_onnx(model, args.output, args.sides, args.half, args.half_weights)
         else:
             export = export_pt2 if args.format == "pt2" else export_aoti
             worst = export(model, args.output, args.sides)
@@ -87,6 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--preset rembg goes with --format onnx, without --sides")
     if args.half and not onnx:
         parser.error("--half goes with --format onnx")
+    if args.half_weights and (not onnx or args.half or args.int8):
+        parser.error("--half-weights goes with --format onnx, without --half and --int8")
     if args.int8 and (not onnx or args.sides or args.half):
         parser.error("--int8 goes with --format onnx, without --sides and --half")
     if args.int8 != bool(args.calibrate):
@@ -107,6 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", type=cli.file_named(*FORMATS.values()), required=True, metavar="F", help="file")
     add("--sides", action="store_true", help="give the side maps too, after the one that counts")
     add("--half", action="store_true", help="onnx: weights and arithmetic in float16")
+    text = "onnx: weights in float16, arithmetic in float32, for a file of half the size"
+    add("--half-weights", action="store_true", help=text)
     add("--int8", action="store_true", help="onnx: in 8-bit integers, with --calibrate")
     add("--calibrate", type=Path, metavar="DIR", help="int8: a folder of images, at least 5")
     text = "int8: how far its maps may be from the network's, in the mean over pixels in 0 … 1"
@@ -119,7 +124,12 @@ def make_parser() -> argparse.ArgumentParser:
 def load_weights(args: argparse.Namespace) -> Network:
     """The network of --weights, for the size that --img-size gives."""
     model = load_model(args.weights)
-    model.img_size = args.img_size or model.img_size
+    if isinstance(args.img_size, int):
+        model.img_size = args.img_size
+    elif args.img_size:
+        model.input_size = str(parse_size(args.img_size, model.img_size).value)
+        if args.preset:
+            raise UserError("that program shows a network squares", "img_size", model.input_size)
     if model.config.in_ch != 3:
         raise UserError(f"{args.weights}: takes {model.config.in_ch} channels, not 3")
     return model

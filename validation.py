@@ -24,7 +24,7 @@ from src.files import check_outputs
 from src.pictures.images import list_images
 from src.weights.load import SHIPPED
 from train_utils import cli
-from train_utils.data.masks import mask_reader
+from train_utils.data.masks import count_classes, mask_reader
 from train_utils.data.pairs import Inventory
 from train_utils.distributed import from_main, is_main, process_group
 from train_utils.metrics import plots, report
@@ -54,8 +54,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         args.weights = [SHIPPED]
-    if args.metrics != "semantic" and (args.num_classes != 2 or args.ignore_index is not None):
-        parser.error("--num-classes and --ignore-index go with --metrics semantic")
+    if args.num_classes is None:
+        args.num_classes = count_classes(args.classes, args.ignore_index) if args.classes else 2
+    of_classes = args.num_classes != 2 or args.ignore_index is not None or args.classes
+    if args.metrics != "semantic" and of_classes:
+        parser.error("--num-classes, --ignore-index and --classes go with --metrics semantic")
+    if args.annotations and len(args.annotations) != len(args.data_path or (None,)):
+        parser.error("--annotations: expected one for each --data-path, or auto")
     if not 2 <= args.num_classes <= 255:
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if not args.worst:
@@ -69,13 +74,16 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     text = "which images (default: DUTS-TE in the DUTS layout, all images of other folders)"
     parser.add_argument("--split", choices=SPLITS, help=text)
     text = (
-        "basic: MAE, F, E and S; all: weighted F and relaxed boundary F too; semantic: "
+        "basic: MAE, F, E and S; all: weighted F, relaxed boundary F, mBA and HCE too; semantic: "
         "accuracies, IoU and Dice of the classes, a network's maps as they are"
     )
     kinds = "basic", "all", "semantic"
     parser.add_argument("--metrics", choices=kinds, default=kinds[0], help=text)
-    text = "semantic: 2 is object and background; more: masks, and maps, hold class indices"
-    parser.add_argument("--num-classes", type=cli.positive, default=2, metavar="K", help=text)
+    text = (
+        "semantic: 2 is object and background; more: masks, and maps, hold class indices (default: "
+        "as many as --classes, else 2)"
+    )
+    parser.add_argument("--num-classes", type=cli.positive, metavar="K", help=text)
     text = "semantic: pixels whose mask holds this are left out"
     parser.add_argument("--ignore-index", type=cli.natural, metavar="I", help=text)
     text = "stretch each map by its own minimum and maximum before scoring"
@@ -108,16 +116,21 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, Inventory]]:
     """Find every data set, under the name that tables show."""
     options = args.split, args.image_dir, args.mask_dir, args.skip_invalid
-    read = mask_reader(classes, args.ignore_index, args.masks, args.mask_threshold)
+    named = args.classes or (), args.class_colours
+    read = mask_reader(classes, args.ignore_index, args.masks, args.mask_threshold, *named)
+    annotations = args.annotations or [None] * len(args.data_path or (None,))
     if not args.data_path:
         name = args.image_dir.resolve().name if args.image_dir else ""
-        found = find_pairs(None, *options, read)
+        where = args.image_dir or annotations[0]
+        name = name or (Path(where).resolve().stem if where else "")
+        found = find_pairs(None, *options, read, annotations[0])
         if found.split == "all":
-            found.notes.append(_advise_split(args.image_dir, len(found.pairs)))
+            found.notes.append(_advise_split(where, len(found.pairs)))
         return [(name, found)]
     sets = []
-    for label, path in zip(unique_labels(args.data_path), args.data_path, strict=True):
-        found = find_pairs(path, *options, read)
+    labels = unique_labels(args.data_path)
+    for label, path, file in zip(labels, args.data_path, annotations, strict=True):
+        found = find_pairs(path, *options, read, file)
         if found.split == "all":
             found.notes.append(_advise_split(path, len(found.pairs)))
         sets.append((label, found))
@@ -178,7 +191,9 @@ def check_files(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> None:
 def inputs_of(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> Iterator[Path]:
     """All files that jobs read, and those beside them that other splits read."""
     yield from args.weights
+    yield from filter(None, (*(args.annotations or ()), args.class_colours))
     pairs = [pair for job in jobs for pair in job.data.pairs]
+    yield from {pair.mask for pair in pairs if pair.is_drawn}
     folders = {file.parent for pair in pairs for file in (pair.image, pair.mask)}
     for folder in folders | {job.maps.folder for job in jobs if job.maps}:
         yield from list_images(folder)

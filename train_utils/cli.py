@@ -16,10 +16,10 @@ import torch
 from src import UserError
 from src.compat import is_compile_error
 from src.files import is_stream
+from src.inference.sizes import Size, parse_size
 from src.networks.base import MIN_SIZE
 from src.weights.load import SHIPPED
 from src.weights.named import PUBLISHED
-from src.weights.storage import MAX_SIZE
 
 from .config import DECLARATIONS, GROUPS, Settings
 from .config import default_workers as default_workers
@@ -30,12 +30,10 @@ from .distributed import (
     record_errors,
     wait_for_reports,
 )
-from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, Kind, read_recipe
+from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, read_recipe
 
-# For argparse: integers ≥ 1 and ≥ 0, the side of a network's input in pixels, finite numbers ≥ 0,
-# and numbers in 0 … 1, 1 excluded.
+# For argparse: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, and numbers in 0 … 1, 1 excluded.
 positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
-side = Kind(int, "PX", MIN_SIZE, MAX_SIZE + 1)
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,6 +112,16 @@ def weights_path(text: str) -> Path:
     return path.absolute() if text != str(path) and str(path) in {*PUBLISHED, "lite"} else path
 
 
+def input_size(text: str) -> Size:
+    """``--img-size``, for argparse: a side in pixels, (width, height), or ``auto``."""
+    try:
+        size = parse_size(text, MIN_SIZE)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("img_size ")) from None
+    value = size.value
+    return (size.width, size.height) if value not in (size.width, "auto") else value
+
+
 def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """Which network to use (``several``: none, one or more), and at which size."""
     number: dict[str, Any] = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
@@ -123,11 +131,17 @@ def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) ->
         "save_pretrained wrote (default: lite, which comes with the toolkit)"
     )
     parser.add_argument("--weights", type=weights_path, **number, metavar="W", help=text)
-    text = "side of the square that the network sees (default: as trained, 320 if unknown)"
-    parser.add_argument("--img-size", type=side, metavar="PX", help=text)
+    text = (
+        "what the network sees: the side of a square, WxH (width first), or auto for each image's "
+        "own aspect at that area (default: a square as trained, 320 if unknown)"
+    )
+    parser.add_argument("--img-size", type=input_size, metavar="PX|WxH|auto", help=text)
 
 
-_PAIRS = "data_path", "image_dir", "mask_dir", "skip_invalid", "masks", "mask_threshold"
+_PAIRS = (
+    *("data_path", "image_dir", "mask_dir", "annotations", "skip_invalid"),
+    *("masks", "mask_threshold", "classes", "class_colours"),
+)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

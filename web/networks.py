@@ -7,13 +7,14 @@ from typing import Any
 from PIL import Image
 
 from src import Predictor, Style, UserError, render
+from src.inference.sizes import Size
 
 
 class Networks:
     """The networks to choose from, by name; threads share them."""
 
     def __init__(
-        self, weights: Sequence[Path], img_size: int | None, device: str, amp: str
+        self, weights: Sequence[Path], img_size: Size | None, device: str, amp: str
     ) -> None:
         self.by_name: dict[str, Predictor] = {}
         for path in weights:

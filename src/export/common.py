@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..compat import allow_even_sizes
 from ..errors import UserError
+from ..inference.sizes import parse_size
 from ..networks.base import Network
 
 TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
@@ -51,21 +52,26 @@ def describe_network(model: Network) -> dict[str, Any]:
         version = metadata.version("u2net-toolkit")
     except metadata.PackageNotFoundError:  # run from a clone that is not installed
         version = "clone"
-    size = model.img_size
-    return {
+    square = model.img_size
+    size = parse_size(model.input_size, square)
+    resized, kept = f"{size.width}x{size.height}", "not kept"
+    if size.auto:
+        resized, kept = f"about the area of {resized}, sides multiples of 32", "kept"
+    about = {
         "network": model.config.name,
         "config": model.config.to_dict(),
-        "img_size": size,
+        "img_size": square,
         "object_map": model.config.object_map,
         "mean": list(model.config.mean),
         "std": list(model.config.std),
         "resampling": "bilinear",
         "antialias": True,
-        "input": f"RGB, resized to {size}x{size} by bilinear interpolation with antialias (aspect "
-        "ratio not kept), divided by 255, minus mean, divided by std",
+        "input": f"RGB, resized to {resized} by bilinear interpolation with antialias (aspect "
+        f"ratio {kept}), divided by 255, minus mean, divided by std",
         "output": "probabilities from 0 to 1; resize them back to the image's size bilinearly",
         "version": version,
     }
+    return about | ({"input_size": size.value} if model.input_size else {})
 
 
 def to_json(about: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import torch
 from ..compat import NoCompilerError, compile_package
 from ..errors import UserError
 from ..files import atomic_path
+from ..inference.sizes import parse_size
 from ..networks.base import Network
 from .common import ExportedNetwork, check_export, describe_network, to_json, trace
 
@@ -54,8 +55,9 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
     """Write an AOTInductor package: compiled for this machine's processor, loaded by torch from
     Python or by LibTorch from C++ (``cpp/``). Takes minutes, and a C++ compiler.
 
-    It takes 1×3×S×S, where S is ``model.img_size``. With a free batch or size, torch would compile
-    for six times as long, and could not put the weights in the order in which oneDNN reads them.
+    It takes 1×3×H×W, a square of ``model.img_size`` or what ``model.input_size`` gives. With a free
+    batch or size, torch would compile for six times as long, and could not put the weights in the
+    order in which oneDNN reads them.
 
     Args:
         model: a network of :func:`build_model`, not fused; it stays as it is.
@@ -74,7 +76,10 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
         1e-06
     """
     network = ExportedNetwork(model, sides)
-    shape = (1, model.img_size, model.img_size)
+    size = parse_size(model.input_size, model.img_size)
+    if size.auto:
+        raise UserError("a package is for one size; give a side or WxH", "img_size", "auto")
+    shape = (1, size.height, size.width)
     program = trace(network, shape)
     options = {"aot_inductor.metadata": to_json(describe_network(model)), "freezing": True}
     with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference alone

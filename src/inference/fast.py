@@ -16,7 +16,9 @@ from ..networks.base import Network
 from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
 
 
-def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def prepare(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, sizes: int = 1
+) -> nn.Module:
     """The network in eval mode, in place: batch norm folded, channels last, and on an x86 processor
     its convolutions by oneDNN with ReLU in the same pass.
 
@@ -27,6 +29,7 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
         model: any of the networks.
         device: where it will compute.
         dtype: of the convolutions, see :func:`~..device.pick_dtype`.
+        sizes: of images for which weights are kept in the best order, where there are several.
 
     Returns:
         The same network.
@@ -39,7 +42,7 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     if dtype != torch.float32:
         _to_half(model, dtype)
     if device.type == "cpu" and has_onednn():
-        _pack(model)
+        _pack(model, sizes)
     return model
 
 
@@ -59,33 +62,39 @@ class PackedConv(nn.Module):
 
     torch's own convolution asks oneDNN for that order in each call. The operators are those that
     ``torch.compile`` writes into its code for a CPU. The best order depends on the size of the map;
-    the first call decides on it. For another size oneDNN may want another order and then reorders
-    in every call (with AVX2, ten times the time for small deep maps).
+    for another one oneDNN may want another order and then reorders in every call (with AVX2, ten
+    times the time for small deep maps). The first call decides for all sizes; where several are to
+    be expected, the orders for the latest few are kept, and the weights as they were.
     """
 
-    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str = "none", sizes: int = 1) -> None:
         super().__init__()
         self.dtype = conv.weight.dtype
         self.bias = conv.bias
         self.activation = activation
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.weight: Tensor | None = conv.weight  # until the first call
-        self.packed: Tensor | None = None
+        self.weight: Tensor | None = conv.weight  # of one size, until the first call
+        self.packed: dict[tuple[int, ...], Tensor] = {}
+        self.sizes = sizes
         self.lock = Lock()
 
     def forward(self, x: Tensor) -> Tensor:
-        packed = self.packed if self.packed is not None else self._pack(list(x.shape))
+        size = tuple(x.shape[2:]) if self.sizes > 1 else ()
+        packed = self.packed.get(size)
+        packed = self._pack(size, list(x.shape)) if packed is None else packed
         return packed_convolution(
             x.to(self.dtype), packed, self.bias, self.geometry, self.activation
         )
 
-    def _pack(self, size: list[int]) -> Tensor:
+    def _pack(self, size: tuple[int, ...], shape: list[int]) -> Tensor:
         with self.lock:
-            if self.weight is not None:
-                self.packed = pack_weight(self.weight, self.geometry, size)
-                self.weight = None
-        assert self.packed is not None
-        return self.packed
+            if size not in self.packed:
+                assert self.weight is not None
+                while len(self.packed) >= self.sizes:
+                    del self.packed[next(iter(self.packed))]
+                self.packed[size] = pack_weight(self.weight, self.geometry, shape)
+                self.weight = self.weight if self.sizes > 1 else None
+            return self.packed[size]
 
 
 class RowConv(nn.Module):
@@ -97,14 +106,14 @@ class RowConv(nn.Module):
 
     MAX_CHANNELS = 5
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, sizes: int) -> None:
         super().__init__()
         assert conv.bias is not None
         self.bias = conv.bias.view(-1, 1, 1)
         rows = nn.Conv2d(conv.in_channels, 3 * conv.out_channels, (1, 3), padding=1, bias=False)
         weight = conv.weight.permute(2, 0, 1, 3).reshape(rows.weight.shape)
         rows.weight = nn.Parameter(weight, requires_grad=False)
-        self.rows = PackedConv(rows)
+        self.rows = PackedConv(rows, sizes=sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         above, middle, below = self.rows(x).float().chunk(3, dim=1)
@@ -154,7 +163,7 @@ def _double(x: Tensor, out: Tensor, dim: int) -> None:
     out[0], out[-1] = x[0], x[-1]
 
 
-def _pack(model: nn.Module) -> None:
+def _pack(model: nn.Module, sizes: int) -> None:
     """Replace torch's modules by the ones above."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -163,7 +172,7 @@ def _pack(model: nn.Module) -> None:
             elif isinstance(child, UpsampleLike):
                 setattr(module, name, Double())
             elif isinstance(child, nn.Conv2d) and _can_pack(child):
-                setattr(module, name, _packed(child, module))
+                setattr(module, name, _packed(child, module, sizes))
 
 
 def _is_two_by_two(pool: nn.MaxPool2d) -> bool:
@@ -175,13 +184,15 @@ def _can_pack(conv: nn.Conv2d) -> bool:
     return conv.padding_mode == "zeros" and has_onednn(conv.weight.dtype)
 
 
-def _packed(conv: nn.Conv2d, parent: nn.Module) -> nn.Module:
+def _packed(conv: nn.Conv2d, parent: nn.Module, sizes: int) -> nn.Module:
     if isinstance(parent, ConvBNReLU) and isinstance(parent.relu, nn.ReLU):
         parent.relu = nn.Identity()
-        return PackedConv(conv, "relu")
+        return PackedConv(conv, "relu", sizes)
     plain = conv.kernel_size == (3, 3) and conv.padding == conv.dilation == conv.stride == (1, 1)
     plain = plain and conv.groups == 1 and conv.bias is not None
-    return (RowConv if plain and conv.out_channels <= RowConv.MAX_CHANNELS else PackedConv)(conv)
+    return (RowConv if plain and conv.out_channels <= RowConv.MAX_CHANNELS else PackedConv)(
+        conv, sizes=sizes
+    )
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> None:

@@ -24,6 +24,7 @@ from ..networks.config import U2NetConfig
 from ..networks.registry import parse_config
 from ..weights.named import cache_folder
 from ..weights.onnx import read_graph
+from .sizes import InputSize
 
 Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H×W
 
@@ -65,7 +66,7 @@ class OnnxBackend:
     """
 
     def __init__(self, path: str | Path, runtime: str = "auto") -> None:
-        _, metadata = read_graph(path)
+        graph, metadata = read_graph(path)
         if not isinstance(metadata.get("config"), dict):
             raise UserError(
                 f"{path}: quantised, but not by export.py: its metadata names no network"
@@ -75,6 +76,12 @@ class OnnxBackend:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         self.img_size: int = metadata.get("img_size", 320)
+        self.input_size = metadata.get("input_size")
+        sides = [axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim[2:]]
+        self.fixed = (sides[0], sides[1]) if all(sides) else None  # height, width
+        if self.fixed and not self.input_size:
+            self.input_size = f"{sides[1]}x{sides[0]}"
+        self.varying = False  # images of many sizes are to come
         self.path, self.asked, self.content = path, runtime, Path(path).read_bytes()
         self._start()
 
@@ -87,6 +94,18 @@ class OnnxBackend:
         self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {self.runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
         _Process.backends.add(self)
+
+    def expect(self, size: InputSize) -> None:
+        """Get ready for images of this size.
+
+        Raises:
+            UserError: the file takes another one alone.
+        """
+        self.varying = size.auto
+        if self.fixed and (size.auto or self.fixed != size.fit(1, 1)):
+            height, width = self.fixed
+            taken = InputSize(width, height)
+            raise UserError(f"{self.path} takes {taken} alone", "img_size", size.value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_runs"}
@@ -110,7 +129,9 @@ class OnnxBackend:
         ``unet`` is compiled for any: with a known size, OpenVINO 2026.4 computes wrong constants at
         its mirrored borders.
         """
-        shape = size if isinstance(self.config, U2NetConfig) else (size[0], -1, -1)
+        known = isinstance(self.config, U2NetConfig) and not self.varying
+        shape = size if known else (size[0], -1, -1)
+        size = size if known else shape
         with _Process.preparing:
             if self.runtime == "openvino" and _Process.lost_openvino:
                 raise UserError(

@@ -14,20 +14,21 @@ from torch import Tensor, nn
 
 from ..device import after_fork, fork_count, per_core, pick_device, pick_dtype
 from ..errors import UserError
-from ..networks.base import MIN_SIZE, Network
+from ..networks.base import Network
 from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
 from ..weights.load import load_model
 from ..weights.onnx import is_quantized, read_graph
 from .fast import prepare
 from .int8 import OnnxBackend
-from .preprocess import pick_preset
+from .preprocess import pick_preset, to_levels
+from .sizes import Size, parse_size
 
 
 class Backend(Protocol):
     """What computes the maps: a prepared network, or a runtime with its ONNX file.
 
-    Called with normalised images N×3×S×S on its device, it gives probabilities N×out_ch×S×S.
+    Called with normalised images N×3×H×W on its device, it gives probabilities N×out_ch×H×W.
     """
 
     config: Any
@@ -58,8 +59,10 @@ class Predictor:
         model: a network (copied, the caller's stays as it is), the name of published weights such
             as ``u2net``, or the path of a weights file or of one written by ``export.py --int8``,
             which runs on the CPU.
-        img_size: the side in pixels of the square that the network sees, at least 32; None for the
-            one that it was trained at (320 for published weights), or that the preset asks for.
+        img_size: what the network sees: the side in pixels of a square, at least 32; (width,
+            height), or as text ``"480x320"``; ``"auto"`` for each image's own aspect ratio, in
+            multiples of 32, at the area of the default; None for the square that it was trained at
+            (320 for published weights), or that the preset asks for.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
         preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``,
@@ -79,7 +82,7 @@ class Predictor:
     def __init__(
         self,
         model: nn.Module | str | Path,
-        img_size: int | None = None,
+        img_size: Size | None = None,
         device: str | torch.device = "auto",
         amp: str = "auto",
         preset: str = "default",
@@ -97,7 +100,7 @@ class Predictor:
     def _set_up(
         self,
         source: nn.Module | OnnxBackend,
-        img_size: int | None,
+        img_size: Size | None,
         device: str,
         amp: str,
         preset: str,
@@ -115,16 +118,21 @@ class Predictor:
             amp = "off" if amp == "auto" and self.preset.exact else amp
             self.dtype = pick_dtype(amp, self.device)
             self.precision = str(self.dtype).removeprefix("torch.")
-            network = cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype))
+            varying = img_size == "auto" or getattr(source, "input_size", None) == "auto"
+            kept = 4 if varying else 1  # sizes
+            network = cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype, kept))
         self.model = network  # it can no longer be trained or saved
         config = network.config
         self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
-        self.img_size: int = img_size or self.preset.pick_size(config, network.img_size)
-        if not img_size and self.img_size != network.img_size:
-            sizes = f"used at {self.img_size}² as by {preset}, trained at {network.img_size}²"
+        own = None if self.preset.exact else getattr(network, "input_size", None)
+        side = self.preset.pick_size(config, network.img_size)
+        self.size = parse_size(own if img_size is None else img_size, side)
+        self.img_size = self.size.value
+        if isinstance(network, OnnxBackend):
+            network.expect(self.size)
+        if img_size is None and side != network.img_size:
+            sizes = f"used at {side}² as by {preset}, trained at {network.img_size}²"
             self.origin = f"{self.origin}, {sizes}"
-        if self.img_size < MIN_SIZE:
-            raise UserError(f"expected at least {MIN_SIZE} pixels", "img_size", self.img_size)
         if config.in_ch != 3:
             raise UserError(f"{self.origin}: takes {config.in_ch} channels, images have 3")
         self.channel: int | None = config.object_map  # the map of the object
@@ -241,18 +249,18 @@ class Predictor:
             torch.Size([2, 40, 60])
         """
         self._follow_fork()
-        levels = _to_levels(images)
+        levels = to_levels(images)
         height, width = levels.shape[-2:]
         if not len(levels):
             channels = (self.classes,) if self.classes else ()
             return levels.new_zeros((0, *channels, height, width), dtype=torch.float32)
-        maps = self.maps(self.preset.prepare_batch(levels, self.img_size))
+        maps = self.maps(self.preset.prepare_batch(levels, self.size.fit(height, width)))
         return self.resize(maps, (height, width)).to(images.device)
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """An upright image to the 3×S×S uint8 tensor that :meth:`maps` takes, S = img_size."""
+        """An upright image to the 3×H×W uint8 tensor that :meth:`maps` takes, see ``img_size``."""
         self._follow_fork()
-        return self.preset.prepare(image, self.img_size)
+        return self.preset.prepare(image, self.size.fit(image.height, image.width))
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
         """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
@@ -311,27 +319,3 @@ def _check_int8(device: str, amp: str) -> None:
         raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)
     if amp != "auto":
         raise UserError("an int8 file has its own precision; leave it at auto", "amp", amp)
-
-
-def _to_levels(images: Tensor) -> Tensor:
-    """A user's tensor as N×3×H×W uint8, rounded as :func:`~.images.from_array` does."""
-    if images.layout != torch.strided or images.is_meta:
-        raise UserError("sparse and meta tensors are not supported; give a dense one")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise UserError(f"a tensor of {list(images.shape)}; give 3×H×W or N×3×H×W")
-    images = images.detach()
-    if images.dtype == torch.uint8 or not len(images):
-        return images.to(torch.uint8)
-    if images.is_floating_point():
-        images = images.float()
-        if not torch.isfinite(images).all():
-            raise UserError("a tensor with values that are not finite")
-        if not (images.amin() >= 0 and images.amax() <= 1):
-            raise UserError("a tensor of floats that are not all in [0, 1]; divide it by 255?")
-        return (images * 255).round().to(torch.uint8)
-    if images.dtype == torch.uint16:
-        return (images.float() / 257).round().to(torch.uint8)
-    if images.dtype == torch.bool:
-        return images.to(torch.uint8) * 255
-    kind = str(images.dtype).removeprefix("torch.")
-    raise UserError(f"a tensor of {kind}; give uint8, uint16, or floats in [0, 1]")

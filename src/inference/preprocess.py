@@ -23,28 +23,29 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resize_input(images: Tensor, size: int) -> Tensor:
-    """Resize to a square, bilinear with antialias; the aspect ratio is not kept (as published).
+def resize_input(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize, bilinear with antialias; to a square, the aspect ratio is not kept (as published).
 
     Args:
         images: 3×H×W or N×3×H×W, uint8.
-        size: side of the square in pixels.
+        size: side of a square, or height and width, in pixels.
 
     Returns:
-        3×size×size or N×3×size×size, uint8.
+        3×H×W or N×3×H×W of that size, uint8.
 
     Example:
         >>> resize_input(torch.zeros(3, 30, 40, dtype=torch.uint8), 32).shape
         torch.Size([3, 32, 32])
     """
-    if images.shape[-2:] == (size, size):
+    size = (size, size) if isinstance(size, int) else size
+    if images.shape[-2:] == size:
         return images
     # A batch of one is made where its stride tells the memory order; else torch takes a slow way.
     single = images.ndim == 3
     batch = images.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if single else images
     # GPUs have no such kernel for integers.
     floats = batch if batch.device.type == "cpu" else batch.float()
-    resized = F.interpolate(floats, (size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(floats, size, mode="bilinear", antialias=True)
     resized = resized if resized.dtype == batch.dtype else resized.round_().to(batch.dtype)
     return resized[0] if single else resized
 
@@ -96,6 +97,30 @@ def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
     return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
+def to_levels(images: Tensor) -> Tensor:
+    """A user's tensor as N×3×H×W uint8, rounded as :func:`~..pictures.images.from_array` does."""
+    if images.layout != torch.strided or images.is_meta:
+        raise UserError("sparse and meta tensors are not supported; give a dense one")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise UserError(f"a tensor of {list(images.shape)}; give 3×H×W or N×3×H×W")
+    images = images.detach()
+    if images.dtype == torch.uint8 or not len(images):
+        return images.to(torch.uint8)
+    if images.is_floating_point():
+        images = images.float()
+        if not torch.isfinite(images).all():
+            raise UserError("a tensor with values that are not finite")
+        if not (images.amin() >= 0 and images.amax() <= 1):
+            raise UserError("a tensor of floats that are not all in [0, 1]; divide it by 255?")
+        return (images * 255).round().to(torch.uint8)
+    if images.dtype == torch.uint16:
+        return (images.float() / 257).round().to(torch.uint8)
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
+    kind = str(images.dtype).removeprefix("torch.")
+    raise UserError(f"a tensor of {kind}; give uint8, uint16, or floats in [0, 1]")
+
+
 _IMAGENET = Preprocessing()
 
 
@@ -108,12 +133,12 @@ class Preset:
         """The side in pixels at which the network with this config sees images."""
         return trained_at
 
-    def prepare(self, image: Image.Image, size: int) -> Tensor:
-        """An upright image to 3×size×size uint8."""
+    def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
         return resize_input(to_tensor(to_rgb(image)), size)
 
-    def prepare_batch(self, images: Tensor, size: int) -> Tensor:
-        """As :meth:`prepare`, N×3×H×W uint8 RGB to N×3×size×size, on the same device."""
+    def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """As :meth:`prepare`, of N×3×H×W uint8 RGB, on the same device."""
         return resize_input(images, size)
 
     def normalize(
@@ -146,11 +171,11 @@ class Rembg(Preset):
         """As :meth:`Preset.pick_size`, by the kind of network alone."""
         return 320 if getattr(network, "stem", None) is None else 1024
 
-    def prepare(self, image: Image.Image, size: int) -> Tensor:
-        """An upright image to 3×size×size uint8."""
-        return to_tensor(image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
+    def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
+        return to_tensor(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
 
-    def prepare_batch(self, images: Tensor, size: int) -> Tensor:
+    def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """As :meth:`prepare`, one by one: Lanczos is Pillow's."""
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         prepared = [self.prepare(Image.fromarray(array), size) for array in arrays]

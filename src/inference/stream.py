@@ -65,7 +65,7 @@ def stream(
     cores = torch.get_num_threads()
     files = ThreadPoolExecutor(max(2, cores), initializer=torch.set_num_threads, initargs=(1,))
     inside: dict[Future[list[tuple[T, R | UserError]]], _Batch[T]] = {}
-    batch_size = 1 if on_cpu else _GPU_BATCH
+    batch_size = 1 if on_cpu or predictor.size.auto else _GPU_BATCH
     batch: _Batch[T] = _Batch(0)
     with (
         files,

@@ -32,6 +32,7 @@ class Network(nn.Module):
     config_class: ClassVar[type[NetworkConfig] | type[U2NetConfig]] = NetworkConfig
     config: NetworkConfig | U2NetConfig
     img_size: int  # the side that images are resized to; kept with the weights
+    input_size: str | None = None  # in place of that square: "480x320" or "auto"; for exports
     origin: str  # where the weights came from, for people; set by load_model
     fused = False
     recompute = False  # training keeps only what leaves a stage, see run

@@ -73,7 +73,7 @@ def read_graph(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """The graph of an ONNX file, and the metadata that our exports write.
 
     Returns:
-        The ``GraphProto``, and a dict that may hold ``config`` and ``img_size``.
+        The ``GraphProto``, and a dict that may hold ``config``, ``img_size`` and ``input_size``.
 
     Raises:
         UserError: a package is missing, or the file is truncated.
@@ -178,7 +178,7 @@ def _metadata(file: Any) -> dict[str, Any]:
     """The metadata of our own exports; what others store under these names is ignored."""
     found: dict[str, Any] = {}
     for entry in file.metadata_props:
-        kind = {"config": dict, "img_size": int}.get(entry.key)
+        kind = {"config": dict, "img_size": int, "input_size": str}.get(entry.key)
         with suppress(ValueError, RecursionError):
             if kind and type(value := json.loads(entry.value)) is kind:
                 found[entry.key] = value

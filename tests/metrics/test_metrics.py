@@ -4,10 +4,20 @@ import numpy as np
 import py_sod_metrics
 import pytest
 import torch
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    distance_transform_edt,
+    gaussian_filter,
+)
 
+from train_utils.metrics.measures.effort import correction_efforts
 from train_utils.metrics.measures.saliency import SaliencyMetrics, histogram, to_levels
-from train_utils.metrics.measures.structure import relaxed_boundary_f, structural
+from train_utils.metrics.measures.structure import (
+    boundary_accuracy,
+    relaxed_boundary_f,
+    structural,
+)
 
 TOLERANCE = 1e-4
 
@@ -47,6 +57,7 @@ def odd_set():
 def pysod(pairs):
     """PySODMetrics' numbers, under our names."""
     names = "MAE", "Fmeasure", "WeightedFmeasure", "Smeasure", "Emeasure"
+    names += ("HumanCorrectionEffortMeasure",)
     measures = {name: getattr(py_sod_metrics, name)() for name in names}
     for saliency, mask in pairs:
         for measure in measures.values():
@@ -64,6 +75,7 @@ def pysod(pairs):
         "max_e": e["curve"].max(),
         "mean_e": e["curve"].mean(),
         "adaptive_e": e["adp"],
+        "hce": results["hce"],
     }
 
 
@@ -133,6 +145,62 @@ def test_relaxed_boundary_f():
     empty = np.zeros_like(mask)
     assert relaxed_boundary_f(mask.astype(np.float32), empty) == 0
     assert relaxed_boundary_f(empty.astype(np.float32), mask) == 0
+
+
+def plain_boundary_accuracy(saliency, mask):
+    """By scipy, with discs drawn row by row as OpenCV's ellipses are."""
+    right = (saliency >= 0.5) == (mask > 0)
+    means = []
+    for step in range(5):
+        radius = 1 + int((sum(mask.shape) / 300 - 1) / 5 * step)
+        disc = np.zeros((2 * radius + 1, 2 * radius + 1), bool)
+        for y in range(-radius, radius + 1):
+            half = round((radius**2 - y**2) ** 0.5)
+            disc[y + radius, radius - half : radius + half + 1] = True
+        near = binary_dilation(mask, disc) & ~binary_erosion(mask, disc, border_value=1)
+        means.append(right[near].mean())
+    return np.mean(means)
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (700, 500), (900, 1600)])
+def test_boundary_accuracy(shape):
+    """Of discs of 1 to several pixels; what is wrong far from the outline has no influence."""
+    saliency, mask = blob(shape, 3, 15)
+    saliency = saliency.astype(np.float32) / 255
+    found = boundary_accuracy(saliency, mask.astype(np.uint8))
+    assert found == pytest.approx(plain_boundary_accuracy(saliency, mask), abs=1e-12)
+    assert 0.5 < found < 1 and boundary_accuracy(mask.astype(np.float32), mask.view(np.uint8)) == 1
+    far = mask.astype(np.float32)
+    far[-3:, -3:] = 1 - far[-3:, -3:]
+    assert boundary_accuracy(far, mask.view(np.uint8)) == 1
+    assert boundary_accuracy(1 - far, np.zeros(shape, np.uint8)) == 0
+
+
+@pytest.mark.parametrize("scale", [1, 3, 8])
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_correction_efforts(scale, share):
+    """Of ragged regions, thin and wide, with holes, at the border; as PySODMetrics counts them."""
+    rng = np.random.default_rng(scale)
+    fields = [gaussian_filter(rng.normal(size=(150, 190)), scale) for _ in range(2)]
+    mask = fields[0] > np.quantile(fields[0], 1 - share)
+    mixed = fields[0] + 0.7 * fields[1]
+    found = (mixed > np.quantile(mixed, 1 - share)).astype(np.float32)
+    expected = py_sod_metrics.HumanCorrectionEffortMeasure().cal_hce(found, mask)
+    assert correction_efforts(found, mask.astype(np.uint8)) == expected > 50
+    small = mask[30:, 20:60].astype(np.uint8), found[30:, 20:60]
+    expected = py_sod_metrics.HumanCorrectionEffortMeasure().cal_hce(small[1], small[0] > 0)
+    assert correction_efforts(small[1], small[0]) == expected
+
+
+def test_nothing_to_correct():
+    """A disc that is a pixel too large costs nothing, a stray one a click."""
+    y, x = np.mgrid[:90, :90]
+    far = np.hypot(y - 45, x - 45)
+    mask = (far < 20).astype(np.uint8)
+    assert correction_efforts((far < 21).astype(np.float32), mask) == 0
+    found = mask.astype(np.float32)
+    found[2:22, 2:22] = 1
+    assert correction_efforts(found, mask) == 1
 
 
 def test_without_stretching():

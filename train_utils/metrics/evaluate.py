@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from src.pictures.classes import most_probable
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
 from ..distributed import gather, is_main, sum_over_ranks
-from .measures.saliency import PER_IMAGE, SaliencyMetrics, histogram, to_levels
+from .measures.matting import MATTING, matting_measures
+from .measures.saliency import PER_IMAGE, STRUCTURAL, SaliencyMetrics, histogram, to_levels
 
 _IN_FLIGHT = 4  # batches whose structure is still being measured
 
@@ -174,12 +176,12 @@ def evaluate(
     Args:
         batches: of :func:`predicted`, or of maps that exist already.
         stretch: stretch each map by its own minimum and maximum first (published convention).
-        structure: weighted F and relaxed boundary F too; threads compute them while the next maps
-            are being made.
+        structure: weighted F, relaxed boundary F, mBA and HCE too; threads compute them while the
+            next maps are being made.
         device: where ranks meet to add up; the CPU by default.
         total: how many batches there are, for the progress bar.
-        cut: masks are soft: object where above this level of 255, and ``soft_mae`` is the mean
-            absolute error against the levels themselves.
+        cut: masks are soft: object where above this level of 255, and the measures of mattes are
+            taken of the levels themselves.
 
     Returns:
         The scores of all ranks' images, on every rank.
@@ -187,10 +189,12 @@ def evaluate(
     Raises:
         UserError: there is no map at all.
     """
+    if structure and not find_spec("skimage"):
+        raise UserError("all measures need scikit-image: pip install scikit-image")
     metrics = SaliencyMetrics(stretch)
     indices: list[int] = []
-    soft: list[float] = []
-    pending: deque[tuple[list[Tensor], list[Future[tuple[float, float]]]]] = deque()
+    soft: list[tuple[float, ...]] = []
+    pending: deque[tuple[list[Tensor], list[Future[tuple[float, ...]]]]] = deque()
 
     def finish_one() -> None:
         histograms, futures = pending.popleft()
@@ -199,7 +203,7 @@ def evaluate(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for levels, masks, which in progress(batches, total):
             if cut is not None:
-                soft += map(partial(_soft_mae, stretch=stretch), levels, masks)
+                soft += map(partial(matting_measures, stretch=stretch), levels, masks)
                 masks = [(mask > cut).to(torch.uint8) for mask in masks]
             pairs = list(zip(levels, masks, strict=True))
             futures = [
@@ -218,22 +222,15 @@ def evaluate(
     metrics.structure = structure  # also where this rank had no image
     if not metrics.sums[0]:
         raise UserError("nothing to score: no image could be read")
-    names = PER_IMAGE if structure else PER_IMAGE[:-2]
+    names = PER_IMAGE if structure else PER_IMAGE[: -len(STRUCTURAL)]
     named = {index: dict(zip(names, rows[index][0], strict=False)) for index in sorted(rows)}
     results = metrics.results()
     if cut is not None:
         for index, row in named.items():
-            row["soft_mae"] = rows[index][1]
-        results["soft_mae"] = sum(row["soft_mae"] for row in named.values()) / len(named)
+            row |= zip(MATTING, rows[index][1], strict=True)
+        for name in MATTING:
+            results[name] = sum(row[name] for row in named.values()) / len(named)
     return Evaluation(results, metrics.curves(), named)
-
-
-def _soft_mae(levels: Tensor, mask: Tensor, stretch: bool) -> float:
-    values = levels.double()
-    low, high = values.aminmax()
-    if stretch and high > low:
-        values = (values - low) / (high - low) * 255
-    return ((values - mask).abs().mean() / 255).item()
 
 
 def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
@@ -242,7 +239,7 @@ def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
     return tqdm(batches, "scoring", total, leave=False, disable=hide, unit="batch")
 
 
-def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, float]:
+def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, ...]:
     """As :func:`~.measures.structure.structural`, in one thread of many."""
     import cv2  # takes a while, and only this needs it
 

@@ -55,11 +55,15 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError("no such folder", "pred_dir", folder)
-    files = list_images(folder)
-    if doubled := repeated_stems(files):
-        raise UserError(f"holds two maps called {doubled[0]}", "pred_dir", folder)
-    by_stem = {path.stem: path for path in files}
     names = [pair.name for pair in pairs]
+    # Images of scenes, SCENE/STEM, have their maps in folders of these names.
+    scenes = {name: folder / name for name in sorted({_scene(name) for name in names})}
+    by_stem: dict[str, Path] = {}
+    for scene, place in scenes.items():
+        files = list_images(place) if place.is_dir() else []
+        if doubled := repeated_stems(files):
+            raise UserError(f"holds two maps called {doubled[0]}", "pred_dir", place)
+        by_stem |= {_join(scene, path): path for path in files}
     naming = find_naming(set(names), by_stem.keys())
     paths = [by_stem.get(naming.mask_of(name)) for name in names]
     if not any(paths):
@@ -70,22 +74,30 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
             folder,
         )
     # The maps of another split's images are not extra.
-    image_folders = {pair.image.parent for pair in pairs}
-    stems = {path.stem for images in image_folders for path in list_images(images)}
+    image_folders = {(_scene(pair.name), pair.image.parent) for pair in pairs}
+    stems = {_join(scene, path) for scene, place in image_folders for path in list_images(place)}
     known = {naming.mask_of(stem) for stem in stems}
     matched = list(zip(paths, pairs, strict=True))
     return Maps(
         folder,
         paths,
         missing=[pair.name for path, pair in matched if path is None],
-        extra=[path.name for path in files if path.stem not in known],
-        resized=sum(path is not None and _sizes_differ(path, pair.mask) for path, pair in matched),
+        extra=[path.name for name, path in by_stem.items() if name not in known],
+        resized=sum(path is not None and _sizes_differ(path, pair) for path, pair in matched),
     )
 
 
-def _sizes_differ(path: Path, mask: Path) -> bool:
+def _scene(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _join(scene: str, path: Path) -> str:
+    return f"{scene}/{path.stem}" if scene else path.stem
+
+
+def _sizes_differ(path: Path, pair: Pair) -> bool:
     try:
-        return oriented_size(path) != oriented_size(mask)
+        return oriented_size(path) != pair.mask_size()
     except UserError:  # which is reported when the file is read
         return False
 
@@ -127,15 +139,15 @@ class MapDataset(Dataset[Sample]):
 
     Args:
         maps: of :func:`find_maps`; images that have none cannot be asked for.
-        masks: the mask of each image.
-        read: how masks are read.
+        masks: the mask file of each image, or its pair.
+        read: how mask files are read; a pair's mask is read as the pair says.
         classes: above 2, maps hold class indices, and are resized without mixing them.
     """
 
     def __init__(
         self,
         maps: Maps,
-        masks: Sequence[Path],
+        masks: Sequence[Path] | Sequence[Pair],
         read: MaskReader = read_mask,
         classes: int = 2,
     ) -> None:
@@ -153,7 +165,9 @@ class MapDataset(Dataset[Sample]):
         index = key[1] if isinstance(key, tuple) else key
         path = self.paths[index]
         assert path
-        mask = torch.from_numpy(self.read(self.masks[index]))[None]
+        of_image = self.masks[index]
+        read = of_image.load_mask() if isinstance(of_image, Pair) else self.read(of_image)
+        mask = torch.from_numpy(read)[None]
         if self.classes > 2:
             levels = torch.from_numpy(read_classes(path, self.classes))[None, None]
             return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index

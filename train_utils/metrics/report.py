@@ -14,6 +14,9 @@ COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's
     "max_f": "maxF",
     "mae": "MAE",
     "soft_mae": "softMAE",
+    "sad": "SAD",
+    "mse": "MSE×10³",
+    "gradient_error": "Grad",
     "weighted_f": "wF",
     "relaxed_boundary_f": "relaxF",
     "s_measure": "S",
@@ -23,6 +26,8 @@ COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's
     "max_f_per_image": "maxF/img",
     "mean_f": "meanF",
     "adaptive_f": "adpF",
+    "mba": "mBA",
+    "hce": "HCE",
 }
 SEMANTIC_COLUMNS = {
     "pixel_accuracy": "PA",
@@ -47,6 +52,9 @@ def describe(results: Sequence[ScoreResult]) -> str:
     titles = {key: key for key in ("set", "maps", "images")}
     titles |= SEMANTIC_COLUMNS if semantic else COLUMNS
     rows = [{"set": r.job.set_name, "maps": r.job.source.label, **r.scores} for r in results]
+    for row in rows:
+        if "mse" in row:  # as papers on matting print it
+            row["mse"] *= 1000
     notes = dict.fromkeys(f"note: {note}" for result in results for note in _notes(result))
     lines = [*notes, all_conditions(results), markdown(rows, titles)]
     for result in results if semantic else ():
@@ -69,7 +77,7 @@ def conditions(result: ScoreResult) -> str:
     predictor = result.job.source.predictor
     if predictor is None:
         return maps
-    return f"{maps}, network at {predictor.img_size}² in {predictor.precision}"
+    return f"{maps}, network at {predictor.size} in {predictor.precision}"
 
 
 def all_conditions(results: Sequence[ScoreResult]) -> str:
@@ -91,6 +99,9 @@ def _notes(result: ScoreResult) -> list[str]:
     empty = result.scores.get("empty_masks")
     if empty:
         notes.append(f"{job.set_name}: {empty} empty masks, each counted with F = 0")
+    if job.cut is not None and job.options.stretch:
+        text = "measures of mattes are of stretched maps; papers on matting take maps as they are"
+        notes.append(f"{job.set_name}: the {text}")
     if maps := job.maps:
         where, missing, extra = f"{maps.folder} for {job.set_name}", maps.missing, maps.extra
         if maps.resized:

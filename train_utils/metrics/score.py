@@ -10,6 +10,7 @@ import torch
 
 from src.errors import UserError
 from src.inference.predictor import Predictor
+from src.inference.sizes import Size
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader, OrderedSampler, collate_ragged
@@ -44,7 +45,7 @@ class ScoreOptions:
         classes: how many there are, for the measures of classes (2: object and background); None
             for those of saliency.
         ignore_index: of classes: a mask's value for pixels that count nowhere.
-        structure: of saliency: weighted F and relaxed boundary F too.
+        structure: of saliency: weighted F, relaxed boundary F, mBA and HCE too.
         stretch: stretch each map by its own minimum and maximum; not of classes.
         batch_size: images at once.
         workers: processes that load images.
@@ -120,7 +121,7 @@ def find_sources(
     pred_dirs: Sequence[Path] = (),
     *,
     semantic: bool = False,
-    img_size: int | None = None,
+    img_size: Size | None = None,
     device: str = "auto",
     amp: str = "auto",
 ) -> list[Source]:
@@ -180,7 +181,8 @@ def make_jobs(
     for name, found in data:
         names: tuple[str, ...] = ()
         if options.classes:
-            names = tuple(class_names(found.pairs[0].image.parent.parent, options.classes))
+            folder = found.pairs[0].image.parent.parent
+            names = found.class_names or tuple(class_names(folder, options.classes))
         for source in sources:
             maps = None
             if source.predictor is None:  # the maps of all sets in folders by name, or of one
@@ -228,15 +230,16 @@ def _make_loader(
 ) -> Loader[Any]:
     """Images for the network, or maps that exist already, each with its mask."""
     options, predictor = job.options, job.source.predictor
+    if predictor and predictor.size.auto:  # images of many sizes make no batch
+        batch_size = 1
     dataset: SegmentationDataset | MapDataset
     if predictor:
         from ..data.transforms import EvalPreset  # imports torchvision
 
-        dataset = SegmentationDataset(job.data.pairs, EvalPreset(predictor.img_size))
+        dataset = SegmentationDataset(job.data.pairs, EvalPreset(predictor.size))
     else:
         assert job.maps
-        masks = [pair.mask for pair in job.data.pairs]
-        dataset = MapDataset(job.maps, masks, job.data.read, options.classes or 2)
+        dataset = MapDataset(job.maps, job.data.pairs, classes=options.classes or 2)
     return Loader(
         dataset,
         OrderedSampler(indices, batch_size),

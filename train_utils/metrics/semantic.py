@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.errors import UserError
 
+from ..data.masks import read_table
 from ..distributed import gather, sum_over_ranks
 from .evaluate import Evaluation, Scored, progress
 
@@ -112,10 +113,6 @@ def class_names(folder: Path, count: int) -> list[str]:
         UserError: the file is not UTF-8.
     """
     path = folder / "classes.txt"
-    try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as that") from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = list(read_table(path).names) if path.is_file() else []
     plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
     return names[:count] if len(names) >= count else plain

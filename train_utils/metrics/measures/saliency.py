@@ -15,10 +15,11 @@ from torch import Tensor
 BETA2 = 0.3
 _EPS = torch.finfo(torch.float64).eps
 _VALUES = torch.arange(256, dtype=torch.float64) / 255
+STRUCTURAL = ("weighted_f", "relaxed_boundary_f", "mba", "hce")  # of structure.py, effort.py
 PER_IMAGE = (
     *("mae", "max_f", "mean_f", "adaptive_f"),
     *("s_measure", "max_e", "mean_e", "adaptive_e"),
-    *("weighted_f", "relaxed_boundary_f"),  # of train_utils/metrics/measures/structure.py
+    *STRUCTURAL,
 )
 
 
@@ -88,12 +89,12 @@ class SaliencyMetrics:
 
         Args:
             histograms: of :func:`histogram`.
-            structure: weighted F and relaxed boundary F of each, if they are wanted.
+            structure: the measures of STRUCTURAL of each, if they are wanted.
         """
         counts = torch.stack(tuple(histograms)).cpu().double()
         here, curves = _measures(counts, self.stretch)
         self.structure = structure is not None
-        structure = structure if self.structure else [(0.0, 0.0)] * len(counts)
+        structure = structure if self.structure else [(0.0,) * len(STRUCTURAL)] * len(counts)
         rows = torch.cat((here, torch.tensor(structure, dtype=torch.float64)), dim=1)
         self.rows += rows.tolist()
         empty = (counts[:, :, 1].sum((1, 2)) == 0).double()
@@ -127,9 +128,11 @@ class SaliencyMetrics:
             "mean_e": mean["mean_e"],
             "adaptive_e": mean["adaptive_e"],
             "relaxed_boundary_f": mean["relaxed_boundary_f"],
+            "mba": mean["mba"],
+            "hce": mean["hce"],
         }
         if not self.structure:
-            del results["weighted_f"], results["relaxed_boundary_f"]
+            return {key: value for key, value in results.items() if key not in STRUCTURAL}
         return results
 
     def curves(self) -> dict[str, list[float]]:

@@ -1,12 +1,14 @@
-"""Weighted F and relaxed boundary F: measures of where the errors of a map lie, one at a time.
+"""Weighted F, relaxed boundary F and boundary accuracy: measures of where the errors of a map lie,
+one at a time.
 
-Both need distances between pixels, which OpenCV finds on the processor; it releases Python's lock,
+They need distances between pixels, which OpenCV finds on the processor; it releases Python's lock,
 so threads can score while the network computes.
 """
 
 import cv2
 import numpy as np
 
+from .effort import correction_efforts
 from .saliency import BETA2
 
 _AWAY = np.arange(-3, 4)
@@ -23,8 +25,8 @@ _NEIGHBOURS = {
 }
 
 
-def structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, float]:
-    """Weighted F and relaxed boundary F of one map.
+def structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, ...]:
+    """The measures of :data:`~.saliency.STRUCTURAL` of one map, in that order.
 
     Args:
         levels: H×W uint8.
@@ -36,7 +38,8 @@ def structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[flo
     if stretch and high > low:
         values = (values - values[low]) / (values[high] - values[low])
     saliency = cv2.LUT(levels, values)
-    return weighted_f(saliency, mask), relaxed_boundary_f(saliency, mask)
+    of_outline = relaxed_boundary_f(saliency, mask), boundary_accuracy(saliency, mask)
+    return weighted_f(saliency, mask), *of_outline, correction_efforts(saliency, mask)
 
 
 def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
@@ -114,3 +117,25 @@ def relaxed_boundary_f(saliency: np.ndarray, mask: np.ndarray) -> float:
 def _outline(binary: np.ndarray) -> np.ndarray:
     square = np.ones((3, 3), np.uint8)
     return binary ^ cv2.erode(binary, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def boundary_accuracy(saliency: np.ndarray, mask: np.ndarray) -> float:
+    """The mean boundary accuracy (mBA) of one map, as Cheng et al. 2020 (CascadePSP) define it.
+
+    The share of pixels that are right at 0.5, of those within a distance of the mask's outline, as
+    a mean over five distances: from 1 pixel up, in equal steps below 1/300 of width and height
+    together. The image's border is no outline. 0 where the mask has none, being empty or full.
+
+    Args:
+        saliency: H×W float32 in [0, 1].
+        mask: H×W uint8 {0, 1}.
+    """
+    right = (saliency >= 0.5) == mask.astype(bool)
+    widest = sum(mask.shape) / 300
+    shares: dict[int, float] = {}  # small images have fewer distances
+    radii = [1 + int((widest - 1) / 5 * step) for step in range(5)]
+    for radius in set(radii):
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        near = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, disc) > 0
+        shares[radius] = float(right[near].mean()) if near.any() else 0.0
+    return sum(shares[radius] for radius in radii) / len(radii)
