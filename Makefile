@@ -1,17 +1,19 @@
 # make train: the built-in example, from an empty checkout to scores and masks.
 # make test: style, types, tests.
+# make browser: the page that computes in the browser, into build/browser; WEIGHTS=u2netp for others.
 # make docs: the guides and the reference as pages, into build/docs/site.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/synthetic
 RUN := runs/synthetic
+WEIGHTS ?= lite
 SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
 	fetch_weights.py my_dataset.py transforms.py setup.py
 
 # The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2
 
-.PHONY: train test docs clean
+.PHONY: train test browser docs clean
 .DELETE_ON_ERROR:
 
 train: $(RUN)/.trained
@@ -48,9 +50,13 @@ test: .venv/ready-to-test .venv-rembg/ready
 	.venv-rembg/bin/python -m pip install --quiet 'rembg[cpu]==2.0.86'
 	touch $@
 
+browser: .venv/ready
+	npm ci --prefix web/browser --ignore-scripts --no-audit --no-fund
+	$(BIN)/python web/browser/build.py --weights $(WEIGHTS)
+
 # Of copies, as the reference is that of the installed package; griffe knows the heading Examples.
 docs: .venv-docs/ready
-	rm -rf build
+	rm -rf build/docs build/lib build/bdist.*
 	mkdir -p build/docs/pages
 	cp -r --parents README.md CHANGELOG.md CONTRIBUTING.md docs weights/README.md build/docs/pages
 	.venv-docs/bin/python -m pip install --quiet --no-deps --target build/docs/package .
@@ -63,4 +69,4 @@ docs: .venv-docs/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-rembg .venv-docs build data/synthetic runs/synthetic
+	rm -rf .venv .venv-rembg .venv-docs build web/browser/node_modules data/synthetic runs/synthetic

@@ -6,6 +6,11 @@
 The page takes images from the browser and nothing else: no path and no address that a user names is
 ever opened. Uploads and results are removed after ten minutes, and when the program ends. It needs
 the extra: pip install '.[app]'.
+
+    python app.py --browser
+
+serves another page, which computes in the visitor's browser with the weights that it was built with
+(make browser): no image is sent here, and nothing is computed.
 """
 
 import argparse
@@ -30,6 +35,7 @@ try:
     from web.listen import address_of, bind, serve
     from web.networks import Networks
     from web.page import build_page
+    from web.static import BUILT, BrowserPage
 except ImportError as missing:
     print(f"error: app.py needs {missing.name}: pip install '.[app]'", file=sys.stderr)
     sys.exit(2)
@@ -50,8 +56,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="largest image")
     text = "requests that wait for their turn with their images in memory; more are refused"
     add("--max-waiting", type=cli.positive, default=64, metavar="N", help=text)
+    text = "serve the page that computes in the browser, from where make browser has built it"
+    add("--browser", type=Path, nargs="?", const=BUILT, metavar="DIR", help=text)
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
+    if args.browser:
+        kept = {"host", "port", "browser"}
+        given = [key for key, value in vars(args).items() if value != parser.get_default(key)]
+        if others := [cli.flag(key) for key in given if key not in kept]:
+            parser.error(f"--browser computes nothing here; it goes without {', '.join(others)}")
     args.weights = args.weights or [SHIPPED]
     return args
 
@@ -87,6 +100,12 @@ def build_server(
 def main(argv: list[str] | None = None) -> int:
     """Parse, load the networks, serve until interrupted."""
     args = parse_args(argv)
+    if args.browser:
+        page = BrowserPage(args.browser)
+        with bind(args.host, args.port) as listener:
+            print(address_of(listener, args.host), flush=True)
+            serve(page, listener)
+        return 0
     limit_pixels(args.max_megapixels * 1_000_000)
     with (
         bind(args.host, args.port) as listener,  # before the networks are loaded, which takes long

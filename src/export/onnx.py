@@ -22,6 +22,7 @@ from .common import (
     ExportedNetwork,
     check_export,
     describe_network,
+    fixed_shape,
     to_json,
     trace,
 )
@@ -29,10 +30,19 @@ from .common import (
 IR_VERSION = 8  # of the file format: ONNX 1.10, ONNX Runtime 1.9
 OPSET = 15  # of the operators: the same releases
 _TRACED_OPSET = 18  # the oldest that torch's exporter writes
+_RESIZE_OPSET = 11  # the oldest whose Resize measures from the centres of pixels, as networks do
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
-def export_onnx(model: Network, path: str | Path, sides: bool = False, half: bool = False) -> float:
+def export_onnx(
+    model: Network,
+    path: str | Path,
+    sides: bool = False,
+    half: bool = False,
+    half_weights: bool = False,
+    static: bool = False,
+    opset: int | None = None,
+) -> float:
     """Write a network to one ``.onnx`` file.
 
     Args:
@@ -40,12 +50,19 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
         path: where to write; nothing is left there if the check fails.
         sides: give the side maps too, after the one that counts.
         half: weights and arithmetic in float16, input and outputs still float32.
+        half_weights: weights alone in float16; runtimes widen them once, when they load the file.
+        static: a batch of 1 and one size, ``img_size`` or ``input_size`` of the network, written
+            into the graph, for runtimes that take no free ones (OpenCV's dnn, TensorRT's older
+            parsers, NPUs).
+        opset: the version of ONNX's operators; None for the oldest from 15 on that holds the
+            network.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
 
     Raises:
-        UserError: a package is missing, or the file does not compute what the network does.
+        UserError: a package is missing, the network does not go into that opset, or the file does
+            not compute what the network does.
 
     Example:
         >>> from src import load_model
@@ -61,17 +78,26 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
             f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
         ) from None
     network = ExportedNetwork(model, sides)
-    traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network)
+    shape = fixed_shape(model) if static else None
+    traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
+    newest = onnx.defs.onnx_opset_version()
+    if opset and not _RESIZE_OPSET <= opset <= newest:
+        raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
     with _errors_only("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
     assert program is not None  # it is None without dynamo alone
     for i, value in enumerate(program.model.graph.outputs):
         value.name = model.map_names[i] if i else "saliency"
     program.model.graph.inputs[0].name = "pictures"
-    proto = downgrade(program.model_proto)
+    proto = downgrade(program.model_proto, opset or OPSET)
+    if opset:
+        proto = _convert_exactly(proto, opset)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
-    name_axes(proto, _AXES)
+    if not static:
+        name_axes(proto, _AXES)
+    if half_weights:
+        _halve_weights(proto)
     onnx.helper.set_model_props(proto, to_json(describe_network(model)))
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
@@ -81,7 +107,8 @@ def export_onnx(model: Network, path: str | Path, sides: bool = False, half: boo
             network,
             lambda x: session.run(None, {"pictures": x.numpy()}),
             path,
-            HALF_TOLERANCE if half else TOLERANCE,
+            HALF_TOLERANCE if half or half_weights else TOLERANCE,
+            **({"shapes": [shape] * 2} if shape else {}),  # two different images
         )
 
 
@@ -104,11 +131,43 @@ def downgrade(proto: Any, opset: int = OPSET) -> Any:
     return proto
 
 
+def _convert_exactly(proto: Any, opset: int) -> Any:
+    """The ``ModelProto`` that :func:`downgrade` gave, in this opset and in no other."""
+    from onnx import helper, version_converter
+
+    found = proto.opset_import[0].version
+    if found > opset:
+        raise UserError(f"does not hold this network; {found} does", "opset", opset)
+    if found < opset:
+        proto = version_converter.convert_version(proto, opset)
+    oldest = helper.find_min_ir_version_for(proto.opset_import)
+    proto.ir_version = max(IR_VERSION, oldest) if opset > _TRACED_OPSET else IR_VERSION
+    return proto
+
+
 def name_axes(proto: Any, names: Mapping[int, str]) -> None:
     """Call the axes of a ``ModelProto``'s input and outputs by these names; torch numbers them."""
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, name in names.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def _halve_weights(proto: Any) -> None:
+    """Store the weights of a ``ModelProto`` in float16, each followed by a cast to float32.
+
+    Biases stay: they are few, and some beyond what float16 holds.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 4:
+            name, values = tensor.name, numpy_helper.to_array(tensor).astype("float16")
+            tensor.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Build the page that computes in the browser: static files that any web host can serve.
+
+    npm ci --prefix web/browser
+    python web/browser/build.py                                   # into build/browser
+    python web/browser/build.py --weights u2netp --output site
+
+`make browser` does both. The page's files are copied as they are, beside the runtime that npm has
+fetched and the network as ONNX with weights in float16, which export.py checks. How an image is
+prepared is read from that file's metadata, and written to model.json.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+import onnx  # noqa: E402
+
+import export  # noqa: E402
+from src import UserError  # noqa: E402
+from src.weights.load import SHIPPED  # noqa: E402
+from train_utils import cli  # noqa: E402
+
+PACKAGE = HERE / "node_modules/onnxruntime-web"
+RUNTIMES = {  # a module and its WebAssembly; the page loads one of these pairs
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded"),
+    "jspi": ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi"),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"),
+}
+KEYS = ("network", "img_size", "object_map", "mean", "std", "resampling", "antialias", "version")
+PREPARED = ("bilinear", True)  # all that the page's pixels.js can do
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the page and print what it weighs; returns the exit status."""
+    args = parse_args(argv)
+    if not (PACKAGE / "dist").is_dir():
+        command = f"npm ci --prefix {HERE}"
+        raise UserError(f"{PACKAGE}: not there; the runtime comes from npm: {command}")
+    if (
+        args.output.exists()
+        and not (args.output / "model.json").is_file()
+        and any(args.output.iterdir())
+    ):
+        raise UserError("holds other files; choose a new folder", "output", args.output)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output.parent) as temporary:
+        page = Path(temporary) / "page"
+        shutil.copytree(HERE / "page", page)
+        copy_runtime(page / "runtime")
+        flags = [] if args.img_size is None else ["--img-size", str(args.img_size)]
+        output = ["--output", str(page / "model.onnx"), "--half-weights"]
+        export.main(["--weights", str(args.weights or SHIPPED), *flags, *output])
+        describe_model(page)
+        stamp_worker(page)
+        shutil.rmtree(args.output, ignore_errors=True)
+        page.rename(args.output)
+    args.output.chmod(0o755)
+    print_weight(args.output)
+    return 0
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags of the build."""
+    parser = cli.make_parser(__doc__)
+    cli.add_weights_flags(parser)
+    default = ROOT / "build/browser"
+    text = "folder, replaced if it holds an earlier build (default: build/browser)"
+    parser.add_argument("--output", type=Path, default=default, metavar="DIR", help=text)
+    return parser.parse_args(argv)
+
+
+def copy_runtime(folder: Path) -> None:
+    """The runtime's files, its licence among them."""
+    folder.mkdir()
+    for module, binary in RUNTIMES.values():
+        for name in (module, f"{binary}.mjs", f"{binary}.wasm"):
+            shutil.copyfile(PACKAGE / "dist" / name, folder / name)
+    package = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))
+    licence = f"{package['name']} {package['version']}, {package['license']} licence\n"
+    (folder / "LICENCE.txt").write_text(licence + MIT, encoding="utf-8")
+
+
+def describe_model(page: Path) -> None:
+    """Write model.json: how images are prepared, and the sizes of what is loaded."""
+    props = onnx.load(page / "model.onnx").metadata_props
+    metadata = {entry.key: json.loads(entry.value) for entry in props}
+    if (metadata["resampling"], metadata["antialias"]) != PREPARED or "input_size" in metadata:
+        raise UserError("the page shows a network squares, resized bilinearly with antialias")
+    if metadata["object_map"] is None:
+        raise UserError("these weights are of classes; the page needs a map of the object")
+    runtimes = {
+        name: {
+            "module": module,
+            "wasm": f"{binary}.wasm",
+            "bytes": (page / "runtime" / f"{binary}.wasm").stat().st_size,
+        }
+        for name, (module, binary) in RUNTIMES.items()
+    }
+    size = (page / "model.onnx").stat().st_size
+    about = {key: metadata[key] for key in KEYS}
+    about |= {"file": "model.onnx", "bytes": size, "runtimes": runtimes}
+    (page / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def stamp_worker(page: Path) -> None:
+    """Tell the service worker the names of all files, and a version that changes with them."""
+    paths = sorted(path for path in page.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(page)}\0".encode() + path.read_bytes())
+    names = [path.relative_to(page).as_posix() for path in paths if path.name != "sw.js"]
+    later = [name for name in names if name.startswith("runtime/") or name == "model.onnx"]
+    values = {
+        "VERSION": digest.hexdigest()[:16],
+        "SHELL": [name for name in names if name not in later],
+        "LATER": [name for name in later if name != "runtime/LICENCE.txt"],
+    }
+    head = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in values.items())
+    worker = page / "sw.js"
+    worker.write_text(head + worker.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def print_weight(page: Path) -> None:
+    """Print the bytes of the parts, as they are and as hosts send them."""
+    files = {
+        path.relative_to(page).as_posix(): (size, len(gzip.compress(path.read_bytes(), 6)))
+        for path in sorted(page.rglob("*"))
+        if path.is_file() and (size := path.stat().st_size)
+    }
+    rows = {"network": ["model.onnx"]}
+    rows["page"] = [name for name in files if "/" not in name and name != "model.onnx"]
+    for name, (module, binary) in RUNTIMES.items():
+        parts = (module, f"{binary}.mjs", f"{binary}.wasm")
+        rows[f"runtime {name}"] = [f"runtime/{part}" for part in parts]
+    for row, names in rows.items():
+        plain, packed = (sum(files[name][i] for name in names) / 1000 for i in (0, 1))
+        print(f"{row:15} {plain:9.1f} kB   {packed:8.1f} kB by gzip")
+    print(f"{page}: ready for any web host; a visitor loads network, page and one runtime")
+
+
+MIT = """
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial
+portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,216 @@
+// The page: what it is given, what it shows. The work is done in worker.js.
+
+import { MAX_PIXELS } from "./pixels.js";
+
+const find = (selector, root = document) => root.querySelector(selector);
+const [status, progress, form, results] = ["#status", "#progress", "#style", "#results"].map((s) => find(s));
+const cards = new Map(); // by number
+let ready, added = 0, wanted = 0;
+
+// Requests to the worker.
+
+const worker = new Worker(`worker.js${location.search}`, { type: "module" });
+const pending = new Map();
+let asked = 0;
+
+function ask(kind, content = {}, tell = () => {}) {
+  return new Promise((resolve, reject) => {
+    pending.set(++asked, { resolve, reject, tell });
+    worker.postMessage({ id: asked, kind, ...content });
+  });
+}
+
+worker.onmessage = ({ data: { id, done, result, error } }) => {
+  const { resolve, reject, tell } = pending.get(id);
+  if (done !== undefined) return tell(done);
+  pending.delete(id);
+  if (error === undefined) resolve(result);
+  else reject(new Error(error));
+};
+worker.onerror = (event) => {
+  for (const { reject } of pending.values()) reject(new Error(event.message || "the page's files cannot be loaded"));
+  pending.clear();
+};
+
+// Loading.
+
+/** Let the service worker take over, which adds the headers for threads where the host lacks them. */
+async function register() {
+  const { serviceWorker } = navigator;
+  if (!serviceWorker) return;
+  await serviceWorker.register("sw.js");
+  if (!serviceWorker.controller) {
+    const taken = new Promise((resolve) => serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
+    await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, 5000))]);
+  }
+  if (!serviceWorker.controller || crossOriginIsolated || cards.size || sessionStorage.reloaded) return;
+  sessionStorage.reloaded = true; // once: some browsers cannot be brought to it
+  location.reload();
+  await new Promise(() => {});
+}
+
+async function load() {
+  find("#retry").hidden = true;
+  progress.hidden = false;
+  try {
+    await register().catch(() => {}); // a private window, or no HTTPS: it works without
+    const { place } = await ask("load", {}, (done) => {
+      progress.value = done;
+      status.textContent = done < 1 ? `Loading the network: ${Math.floor(100 * done)} %` : "Starting the network …";
+    });
+    const offline = navigator.serviceWorker?.controller ? " It works without a connection from now on." : "";
+    const slow = crossOriginIsolated ? "" : " More threads would need headers that this host does not send.";
+    status.textContent = `Ready. It computes on ${place}.${place.startsWith("one") ? slow : ""}${offline}`;
+    progress.hidden = true;
+  } catch (error) {
+    status.textContent = `The network could not be loaded: ${error.message}`;
+    progress.hidden = true;
+    find("#retry").hidden = false;
+    throw error;
+  }
+}
+
+const start = () => {
+  ready = load();
+  ready.catch(() => {});
+};
+find("#retry").addEventListener("click", () => location.reload());
+
+// Images.
+
+async function add(file) {
+  const image = ++added;
+  const card = find("#card").content.firstElementChild.cloneNode(true);
+  const name = file.name || "pasted image";
+  find("h2", card).textContent = name;
+  find("canvas", card).setAttribute("aria-label", `Result of ${name}`);
+  find(".remove", card).setAttribute("aria-label", `Remove ${name}`);
+  find(".save", card).setAttribute("aria-label", `Download PNG of ${name}`);
+  find(".remove", card).addEventListener("click", () => {
+    card.remove();
+    cards.delete(image);
+    ask("forget", { image });
+    update();
+  });
+  find(".save", card).addEventListener("click", () => save(image));
+  results.append(card);
+  const entry = { card, name, open: false, about: "" };
+  cards.set(image, entry);
+  try {
+    await ready;
+    await checkSize(file);
+    if (!cards.has(image)) return;
+    tell(entry, "Computing …");
+    const { width, height, milliseconds } = await ask("open", { image, file });
+    entry.about = `${width} × ${height}, ${milliseconds} ms`;
+    card.dataset.milliseconds = milliseconds;
+    entry.open = true;
+    await preview(image);
+  } catch (error) {
+    card.classList.add("failed");
+    tell(entry, `${name}: ${error.message}`);
+  }
+  update();
+}
+
+const tell = ({ card }, text) => (find("p", card).textContent = text);
+
+/** Refuse what would take all memory, before it is decoded. */
+async function checkSize(file) {
+  const probe = new Image();
+  probe.src = URL.createObjectURL(file);
+  const known = await new Promise((resolve) => {
+    probe.onload = () => resolve(true);
+    probe.onerror = () => resolve(false); // the worker says why
+  });
+  const { naturalWidth: width, naturalHeight: height } = probe;
+  URL.revokeObjectURL(probe.src);
+  probe.src = "";
+  if (known && width * height > MAX_PIXELS) {
+    throw new Error(`${width} × ${height} pixels are more than ${MAX_PIXELS / 1e6} million; shrink it`);
+  }
+}
+
+function readStyle() {
+  const { mode, behind, colour, refine } = form.elements;
+  const levels = [1, 3, 5].map((i) => parseInt(colour.value.slice(i, i + 2), 16));
+  return { mode: mode.value, refine: refine.checked, background: behind.value === "blur" ? "blur" : levels };
+}
+
+async function preview(image) {
+  const { card, about } = cards.get(image) ?? {};
+  if (!card) return;
+  const pixels = await ask("preview", { image, style: readStyle() });
+  const canvas = find("canvas", card);
+  [canvas.width, canvas.height] = [pixels.width, pixels.height];
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  tell({ card }, about);
+  find(".save", card).disabled = false;
+  card.dataset.shown = wanted;
+}
+
+/** Draw all results anew; choices made meanwhile come first. */
+async function redraw() {
+  const turn = ++wanted;
+  const { mode, behind, colour } = form.elements;
+  find("#behind").hidden = mode.value !== "background";
+  colour.hidden = behind.value !== "colour";
+  for (const [image, { open }] of [...cards]) {
+    if (turn !== wanted) return;
+    if (open && cards.has(image)) await preview(image);
+  }
+}
+
+async function save(image) {
+  const { card, name, about } = cards.get(image);
+  const [button, bar] = [find(".save", card), find("progress", card)];
+  const style = readStyle();
+  button.disabled = true;
+  bar.hidden = false;
+  bar.value = 0;
+  tell({ card }, "Writing the file …");
+  try {
+    const file = await ask("save", { image, style }, (done) => (bar.value = done));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = `${name.replace(/\.[^.]*$/, "")}-${style.mode}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    tell({ card }, about);
+  } catch (error) {
+    tell({ card }, `${name}: ${error.message}`);
+  }
+  bar.hidden = true;
+  button.disabled = false;
+}
+
+function update() {
+  const open = [...cards.values()].filter((entry) => entry.open).length;
+  find("#all").hidden = open < 2;
+}
+
+find("#all").addEventListener("click", async () => {
+  for (const [image, { open }] of [...cards]) if (open && cards.has(image)) await save(image);
+});
+form.addEventListener("input", redraw);
+form.addEventListener("submit", (event) => event.preventDefault());
+
+const addAll = (files) => [...files].forEach(add);
+find("#files").addEventListener("change", ({ target }) => {
+  addAll(target.files);
+  target.value = ""; // the same file may be chosen again
+});
+addEventListener("paste", ({ clipboardData }) => addAll(clipboardData.files));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+addEventListener("dragleave", ({ relatedTarget }) => relatedTarget || document.body.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  addAll(event.dataTransfer.files);
+});
+
+start();
+redraw();

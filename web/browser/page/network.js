@@ -1,0 +1,94 @@
+// The network on ONNX Runtime Web: on WebGPU where there is one, else on the CPU.
+
+const RUNTIMES = "runtime/";
+const MOST_THREADS = 8; // more are slower on a network this small
+
+/** Which runtime suits this browser: its name in model.json. `?runtime=` chooses one. */
+async function pickRuntime() {
+  const gpu = "Suspending" in WebAssembly ? "jspi" : "webgpu"; // the former is much smaller
+  const asked = new URLSearchParams(self.location.search).get("runtime");
+  if (asked) return asked === "webgpu" ? gpu : "wasm";
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (!adapter) return "wasm";
+  return (adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? "wasm" : gpu;
+}
+
+/** A file's bytes; `tell` is given how many have arrived since. */
+async function fetchBytes(path, tell) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path}: the server answers ${response.status}`);
+  const parts = [];
+  for (let reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    tell(value.length);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+export class Network {
+  /** Load runtime and network; `tell` is given the share that has arrived, from 0 to 1. */
+  static async load(tell) {
+    const response = await fetch("model.json");
+    if (!response.ok) throw new Error(`model.json: the server answers ${response.status}`);
+    const about = await response.json();
+    const name = await pickRuntime();
+    const { module, wasm, bytes } = about.runtimes[name];
+    const all = bytes + about.bytes;
+    let arrived = 0;
+    const count = (more) => tell((arrived += more) / all);
+    const [binary, model, ort] = await Promise.all([
+      fetchBytes(RUNTIMES + wasm, count),
+      fetchBytes(about.file, count),
+      import(`./${RUNTIMES}${module}`),
+    ]);
+    const threads = self.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
+    ort.env.logLevel = "error";
+    ort.env.wasm.numThreads = Math.min(MOST_THREADS, threads);
+    ort.env.wasm.wasmPaths = new URL(RUNTIMES, self.location.href).href;
+    ort.env.wasm.wasmBinary = binary;
+    const network = new Network();
+    Object.assign(network, { ort, model, about, threads: ort.env.wasm.numThreads });
+    await network.start(name === "wasm" ? "wasm" : "webgpu");
+    return network;
+  }
+
+  async start(provider) {
+    try {
+      const options = { executionProviders: [provider], graphOptimizationLevel: "all" };
+      this.session = await this.ort.InferenceSession.create(this.model, options);
+      this.provider = provider;
+    } catch (error) {
+      if (provider === "wasm") throw error;
+      await this.start("wasm");
+    }
+  }
+
+  /** What computes, in words. */
+  get place() {
+    if (this.provider === "webgpu") return "the graphics processor (WebGPU)";
+    return this.threads > 1 ? `${this.threads} threads of the processor` : "one thread of the processor";
+  }
+
+  /** A prepared image 3×S×S to its map { values, size, milliseconds }. */
+  async run(input) {
+    const size = this.about.img_size;
+    const tensor = new this.ort.Tensor("float32", input, [1, 3, size, size]);
+    const start = performance.now();
+    let values;
+    try {
+      const [name] = this.session.inputNames;
+      const results = await this.session.run({ [name]: tensor });
+      const maps = await results[this.session.outputNames[0]].getData();
+      const offset = (this.about.object_map ?? 0) * size * size;
+      values = maps.slice(offset, offset + size * size);
+      if (!values.every(Number.isFinite)) throw new Error("the network gives values that are not finite");
+    } catch (error) {
+      if (this.provider === "wasm") throw error;
+      await this.start("wasm"); // the GPU is gone, or lacks something
+      return this.run(input);
+    }
+    return { values, size, milliseconds: performance.now() - start };
+  }
+}

@@ -1,0 +1,70 @@
+// Keeps the page for use without a network, and adds the headers that threads need where the host
+// does not send them. The build puts VERSION, SHELL and LATER before this: names of files that
+// are kept at once, and of those that are kept once they have been used (runtime, network).
+
+const NAME = `u2net-${VERSION}`;
+const HEADERS = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+  "Cross-Origin-Resource-Policy": "same-origin",
+};
+const pathOf = (url) => new URL(url).href.split(/[?#]/)[0].slice(self.registration.scope.length);
+
+self.addEventListener("install", (event) => event.waitUntil(fill()));
+
+async function fill() {
+  const used = [];
+  for (const name of await ownCaches()) {
+    const keys = await (await caches.open(name)).keys();
+    used.push(...keys.map(({ url }) => pathOf(url)).filter((path) => LATER.includes(path)));
+  }
+  const paths = new Set([...SHELL, ...used]);
+  const cache = await caches.open(NAME);
+  await cache.addAll([...paths].map((path) => new Request(path, { cache: "no-cache" })));
+}
+
+self.addEventListener("activate", (event) => {
+  const clear = async () => {
+    for (const name of await ownCaches()) if (name !== NAME) await caches.delete(name);
+    await self.clients.claim();
+  };
+  event.waitUntil(clear());
+});
+
+// Caches are shared by all pages of an origin: those whose files lie here are this page's.
+async function ownCaches() {
+  const found = [];
+  for (const name of await caches.keys()) {
+    if (!name.startsWith("u2net-")) continue;
+    const [first] = await (await caches.open(name)).keys();
+    if (!first || first.url.startsWith(self.registration.scope)) found.push(name);
+  }
+  return found;
+}
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) {
+    event.respondWith(answer(request, event));
+  }
+});
+
+async function answer(request, event) {
+  const path = pathOf(request.url) || "index.html";
+  const known = SHELL.includes(path) || LATER.includes(path);
+  if (!known) return fetch(request);
+  const cache = await caches.open(NAME);
+  let response = await cache.match(path);
+  if (!response) {
+    response = await fetch(path, { cache: "no-cache" });
+    if (response.ok) event.waitUntil(cache.put(path, response.clone()).catch(() => {})); // disk full
+  }
+  const { body, status, statusText } = response;
+  return new Response(body, { status, statusText, headers: withHeaders(response.headers) });
+}
+
+function withHeaders(headers) {
+  const all = new Headers(headers);
+  for (const [name, value] of Object.entries(HEADERS)) all.set(name, value);
+  return all;
+}

@@ -1,0 +1,131 @@
+// All the work, away from the page's own thread: one request after the other.
+
+import { Network } from "./network.js";
+import { BitmapSource, MAX_PIXELS, MemorySource, prepareInput } from "./pixels.js";
+import { PngWriter } from "./png.js";
+import { render } from "./render.js";
+
+const PREVIEW_SIDE = 900; // pixels of the longer side
+const MAX_BYTES = 250e6;
+
+const images = new Map(); // by number: { file, map, preview }
+let network;
+
+const requests = {
+  async load(_, tell) {
+    network = await Network.load(tell);
+    const { place, about } = network;
+    return { place, network: about.network, size: about.img_size };
+  },
+
+  /** Compute an image's map; only that and a small copy stay in memory. */
+  async open({ image, file }, tell) {
+    const source = await decode(file, { colorSpaceConversion: "none" }); // as predict.py sees it
+    let started = performance.now();
+    const { width, height } = source;
+    let input, preview;
+    try {
+      input = prepareInput(source, network.about);
+      preview = makePreview(source);
+    } finally {
+      source.close();
+    }
+    tell(0.5);
+    if (await hasProfile(file)) {
+      const coloured = await decode(file);
+      preview = makePreview(coloured);
+      coloured.close();
+    }
+    started = performance.now() - started;
+    const map = await network.run(input);
+    images.set(image, { file, map, preview });
+    return { width, height, milliseconds: Math.round(map.milliseconds), prepared: Math.round(started) };
+  },
+
+  /** A result small enough to look at, as an ImageData. */
+  async preview({ image, style }) {
+    const { map, preview } = images.get(image);
+    const out = new ImageData(preview.width, preview.height);
+    let at = 0;
+    await render(preview, map, style, (rows, channels) => {
+      for (let i = 0; i < rows.length; i += channels, at += 4) {
+        for (let c = 0; c < 3; c++) out.data[at + c] = rows[channels === 1 ? i : i + c];
+        out.data[at + 3] = channels === 4 ? rows[i + 3] : 255;
+      }
+    });
+    return out;
+  },
+
+  /** The result at the image's own size, as a PNG file. */
+  async save({ image, style }, tell) {
+    const { file, map } = images.get(image);
+    const source = await decode(file);
+    try {
+      let png;
+      const emit = (rows, channels) => {
+        png ??= new PngWriter(source.width, source.height, channels);
+        return png.write(rows);
+      };
+      await render(source, map, style, emit, tell);
+      return await png.finish();
+    } finally {
+      source.close();
+    }
+  },
+
+  async forget({ image }) {
+    images.delete(image);
+  },
+};
+
+/** An image, upright. */
+async function decode(file, options = {}) {
+  if (file.size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES / 1e6} MB; shrink it`);
+  if (!file.size) throw new Error("the file is empty");
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", ...options });
+  } catch {
+    throw new Error(await explain(file));
+  }
+  return new BitmapSource(bitmap);
+}
+
+/** Why a file cannot be decoded. */
+async function explain(file) {
+  const head = new Uint8Array(await file.slice(0, 16).arrayBuffer());
+  const text = String.fromCharCode(...head);
+  if (/^....ftyp(hei|hev|mif|msf)/s.test(text)) return "HEIC, which this browser does not read; save it as JPEG";
+  if (/^(II\*\0|MM\0\*)/.test(text)) return "TIFF, which this browser does not read; save it as PNG";
+  if (/^(\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|....ftypavi)/s.test(text)) {
+    return "cannot be read: it is torn, or too large for this browser's memory";
+  }
+  return "not an image in a format that this browser knows";
+}
+
+/** Whether a file may have a colour profile, by which browsers change colours. */
+async function hasProfile(file) {
+  const head = await file.slice(0, 1 << 18).arrayBuffer();
+  return /ICC_PROFILE|iCCP|ICCP|colr/.test(new TextDecoder("latin1").decode(head));
+}
+
+function makePreview({ bitmap, width, height }) {
+  const scale = Math.min(1, PREVIEW_SIDE / Math.max(width, height));
+  const [w, h] = [width, height].map((n) => Math.max(1, Math.round(n * scale)));
+  const context = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, w, h);
+  return new MemorySource(context.getImageData(0, 0, w, h).data, w, h);
+}
+
+let last = Promise.resolve();
+self.onmessage = ({ data: { id, kind, ...rest } }) => {
+  const tell = (done) => self.postMessage({ id, done });
+  last = last.then(async () => {
+    try {
+      self.postMessage({ id, result: await requests[kind](rest, tell) });
+    } catch (error) {
+      self.postMessage({ id, error: error?.message || String(error) });
+    }
+  });
+};

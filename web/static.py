@@ -1,0 +1,69 @@
+"""The page that computes in the browser, as static files."""
+
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from src import UserError
+
+from .arrival import refusal
+
+BUILT = Path(__file__).resolve().parents[1] / "build/browser"
+_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",  # with the next, browsers allow threads
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # ask whether a file has changed, then use it
+}
+_TYPES = {  # a system's own list may lack them, or say otherwise
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
+
+
+class BrowserPage(StaticFiles):
+    """The built page as an ASGI application, with the headers that it wants.
+
+    Args:
+        folder: what ``web/browser/build.py`` has written.
+
+    Raises:
+        UserError: nothing is built there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "model.json").is_file():
+            advice = "run make browser in a clone of the toolkit, and give the folder that it names"
+            raise UserError(f"the page is not built there; {advice}", "browser", folder)
+        for suffix, kind in _TYPES.items():
+            mimetypes.add_type(kind, suffix)
+        super().__init__(directory=folder, html=True)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":  # the server's start and end
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        try:
+            await super().__call__(scope, receive, send)
+        except HTTPException as error:
+            text = "there is no such page" if error.status_code == 404 else str(error.detail)
+            await refusal(error.status_code, text)(scope, receive, send)
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        """A file with its headers."""
+        try:
+            response = await super().get_response(path, scope)
+        except ValueError:  # a zero byte, or half a character
+            raise HTTPException(404) from None
+        response.headers.update(_HEADERS)
+        return response
