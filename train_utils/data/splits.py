@@ -100,7 +100,7 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
     for found in results:
         found.read = data.read
         found.notes += data.notes
-        found.class_names = data.annotated.names if data.annotated else ()
+        found.class_names = data.class_names
         check(found, skip_invalid, data.read)
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:

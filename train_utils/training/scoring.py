@@ -19,6 +19,7 @@ from src.pictures.classes import COLOURS, most_probable
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
 from ..distributed import gather, is_first, is_main, share_buffers
+from ..metrics.measures.matting import MATTING
 from .records import Records
 from .trainer import Trainer
 
@@ -51,7 +52,7 @@ class Task:
         """The measures in a run's log."""
         if self.classes:
             return ("mean_iou", "mean_pixel_accuracy", "pixel_accuracy")
-        return ("mae", "max_f", "mean_f", *(("soft_mae",) if self.cut is not None else ()))
+        return ("mae", "max_f", "mean_f", *(MATTING if self.cut is not None else ()))
 
     def score(self, predictor: Predictor, loader: Loader[SegmentationDataset]) -> dict[str, Any]:
         """Every measure over a set, of all ranks together."""

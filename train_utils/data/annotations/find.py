@@ -174,11 +174,7 @@ def _number_classes(
     if table:
         names, source = list(table.names), str(table.path)
     labels = rule.label_values(names, source)
-    if labels.values is None or rule.classes is None:
-        return labels, ()
-    by_value = {value: name for name, value in labels.values.items()}
-    by_value.setdefault(labels.background, "background")
-    return labels, tuple(by_value.get(i, str(i)) for i in range(rule.classes))
+    return labels, labels.by_value(rule.classes)
 
 
 def _check_labels(records: Sequence[Record], labels: Labels) -> None:

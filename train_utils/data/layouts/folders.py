@@ -124,7 +124,8 @@ def find_scenes(images: Path, masks: Path) -> list[str]:
     if images == masks or not images.is_dir() or not masks.is_dir() or list_images(images):
         return [""]
     scenes = [path.name for path in _subfolders(images) if list_images(path)]
-    return scenes if any((masks / name).is_dir() for name in scenes) else [""]
+    paired = len(scenes) > 1 and any((masks / name).is_dir() for name in scenes)
+    return scenes if paired else [""]
 
 
 def holds_masks(folders: Folders) -> bool:

@@ -37,6 +37,14 @@ class DataSet:
     read: MaskReader
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By their index, where the user or the annotations name them."""
+        if self.annotated:
+            return self.annotated.names
+        rule = self.read if isinstance(self.read, MaskRule) else MaskRule()
+        return rule.label_values().by_value(rule.classes) if rule.names else ()
+
     def has(self, split: str) -> bool:
         """Whether a list, or the names of annotations, tell a split."""
         pictures = self.annotated.pictures if self.annotated else ()

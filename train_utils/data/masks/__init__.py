@@ -2,7 +2,7 @@
 
 from .classes import read_classes
 from .decide import decide
-from .names import ClassTable, Labels, find_table, read_table
+from .names import ClassTable, Labels, count_classes, find_table, read_table
 from .rule import MASK_KINDS, MaskReader, MaskRule, mask_reader, read_mask
 from .values import grey_values, is_colour, look_like_indices, white_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "Labels",
     "MaskReader",
     "MaskRule",
+    "count_classes",
     "decide",
     "find_table",
     "grey_values",

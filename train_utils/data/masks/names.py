@@ -104,6 +104,14 @@ class Labels:
             return self.background
         return self.object if self.values is None else None
 
+    def by_value(self, classes: int | None) -> tuple[str, ...]:
+        """The names of all classes, by their values; () of an object and background."""
+        if self.values is None or classes is None:
+            return ()
+        names = {value: name for name, value in self.values.items()}
+        names.setdefault(self.background, "background")
+        return tuple(names.get(i, str(i)) for i in range(classes))
+
 
 def count_classes(names: Sequence[str], ignore_index: int | None = None) -> int:
     """How many classes there are of these names, with the background.

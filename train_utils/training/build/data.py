@@ -11,6 +11,7 @@ from src.files import check_outputs
 
 from ...config import Settings
 from ...data.dataset import SegmentationDataset
+from ...data.masks import MaskRule
 from ...data.pairs import InvalidDataError, Inventory, Pair, file_id
 from ...data.splits import find_pairs, find_training_data
 from ...distributed import is_main
@@ -63,7 +64,7 @@ _Found = tuple[list[list[Pair]], list[Pair], list[Pair], list[str]]
 """Pairs of each data set, those that are held out, images without masks, and notes."""
 
 
-def _reading(settings: Settings) -> tuple[Any, ...]:
+def _reading(settings: Settings) -> tuple[Path | None, Path | None, bool, MaskRule]:
     """Folders, whether faults are left out, and how masks are read, as the data's functions take
     them.
     """
@@ -72,7 +73,7 @@ def _reading(settings: Settings) -> tuple[Any, ...]:
 
 def _find(settings: Settings) -> _Found:
     sets, held_out = find_training_data(
-        settings.data_path or (), *_reading(settings), settings.annotations or ()
+        settings.data_path or (), *_reading(settings), annotations=settings.annotations or ()
     )
     notes = [note for found in (sets[0], held_out, *sets[1:]) for note in found.notes]
     unlabelled: list[Pair] = []
