@@ -79,6 +79,18 @@ def to_json(about: Mapping[str, Any]) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in about.items()}
 
 
+def fixed_shape(model: Network) -> Shape:
+    """The one batch, height and width of files that take no others.
+
+    Raises:
+        UserError: the network's size depends on the image.
+    """
+    size = parse_size(model.input_size, model.img_size)
+    if size.auto:
+        raise UserError("the file is for one size; give a side or WxH", "img_size", "auto")
+    return 1, size.height, size.width
+
+
 def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.ExportedProgram:
     """The ``torch.export`` program of a network.
 

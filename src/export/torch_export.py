@@ -16,9 +16,8 @@ import torch
 from ..compat import NoCompilerError, compile_package
 from ..errors import UserError
 from ..files import atomic_path
-from ..inference.sizes import parse_size
 from ..networks.base import Network
-from .common import ExportedNetwork, check_export, describe_network, to_json, trace
+from .common import ExportedNetwork, check_export, describe_network, fixed_shape, to_json, trace
 
 
 def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
@@ -76,10 +75,7 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
         1e-06
     """
     network = ExportedNetwork(model, sides)
-    size = parse_size(model.input_size, model.img_size)
-    if size.auto:
-        raise UserError("a package is for one size; give a side or WxH", "img_size", "auto")
-    shape = (1, size.height, size.width)
+    shape = fixed_shape(model)
     program = trace(network, shape)
     options = {"aot_inductor.metadata": to_json(describe_network(model)), "freezing": True}
     with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference alone
