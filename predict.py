@@ -12,11 +12,12 @@ is 8-bit grey of the image's own size, 255 where the network is sure of the obje
 stretched, so an empty scene stays dark. What shows the image keeps its EXIF data, and its
 transparency unless the background is another. A file that cannot be read is named and passed over;
 the exit status is then 2. Under torchrun each process takes its share. Videos (with PyAV) become
-videos with their sound, or a folder of frames.
+videos with their sound, cut-outs transparent ones (.webm, .mov), or a folder of frames.
 """
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "rembg: masks as that program makes them, by Lanczos and stretched to the full range"
     add("--preset", choices=tuple(PRESETS), default="default", help=text)
     add("--tta", action="store_true", help="average with the mirrored image; twice the time")
+    text = "look again at up to N parts of the image where its map is unsure (large images)"
+    add("--detail", type=cli.natural, default=0, metavar="N", help=text)
     add_file_flags(parser)
     add_result_flags(parser)
     cli.add_device_flags(parser, workers=False)
@@ -79,6 +82,8 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     text = "format of results in a folder, and of a video's --frames (default: png)"
     add("--format", choices=[suffix[1:] for suffix in IMAGE_FORMATS], help=text)
     add("--frames", action="store_true", help="of a video, write each frame as an image")
+    text = "of a video, average maps over time along what moves, so that they do not flicker"
+    add("--steady", action="store_true", help=text)
     add("--suffix", default="", metavar="TEXT", help="appended to each result's name")
     text = "refuse larger images: a small file can unpack to all memory"
     add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=text)
@@ -113,8 +118,6 @@ def check_flags(args: argparse.Namespace) -> None:
     piped = PIPE in args.input
     output, suffix = args.output, args.output.suffix.lower()
     format = f".{args.format or 'png'}"
-    if args.frames and not args.videos:
-        raise UserError("--frames goes with videos")
     if piped and len(args.input) > 1:
         raise UserError("- is one image, so it goes alone")
     if piped and (args.recursive or args.skip_existing):
@@ -127,12 +130,16 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
     if args.mode == "cutout" and format in (".jpg", ".jpeg"):
         raise UserError("--mode cutout: a JPEG has no transparency; choose --format png or webp")
-    if args.boxes and args.videos:
-        raise UserError("--boxes goes with images, not with videos")
-    if args.margin != "0" and not (args.crop or args.boxes):
-        raise UserError("--margin goes with --crop or --boxes")
-    if args.background and args.mode != "background":
-        raise UserError("--background goes with --mode background")
+    boxed, mode = args.crop or args.boxes, args.mode
+    misplaced = {
+        "--frames goes with videos": args.frames and not args.videos,
+        "--steady goes with videos": args.steady and not args.videos,
+        "--boxes goes with images, not with videos": args.boxes and args.videos,
+        "--margin goes with --crop or --boxes": args.margin != "0" and not boxed,
+        "--background goes with --mode background": args.background and mode != "background",
+    }
+    for reason in (reason for reason, wrong in misplaced.items() if wrong):
+        raise UserError(reason)
     if "/" in args.suffix or "\\" in args.suffix:
         raise UserError(f"--suffix {args.suffix}: is a part of a name, not of a path")
 
@@ -168,7 +175,8 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
         cli.require_stream("stdin")
         jobs = [plan_pipe(output, args.suffix, args.format)]
     elif args.videos:
-        jobs = plan_videos(inputs, output, args.suffix, args.frames, left_out)
+        transparent = args.mode == "cutout"
+        jobs = plan_videos(inputs, output, args.suffix, args.frames, left_out, transparent)
     else:
         skip = args.skip_existing and output != PIPE
         jobs = plan_images(inputs, output, args.suffix, args.format, args.recursive, skip, left_out)
@@ -206,11 +214,8 @@ def predict_images(
     """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
     left, skipped = share_jobs(args, jobs)
 
-    def pixels(job: Job) -> int:
-        if not job.source.is_file():  # a pipe, which cannot be read twice
-            return 0
-        width, height = oriented_size(job.source)
-        return width * height
+    def pixels(job: Job) -> int:  # not of a pipe, which cannot be read twice
+        return math.prod(oriented_size(job.source)) if job.source.is_file() else 0
 
     def write(job: Job, image: Image.Image, saliency: np.ndarray) -> Box | None:
         result, box = render_with_box(image, saliency, style)
@@ -239,10 +244,10 @@ def predict_videos(
     for job in left:
         if args.frames:
             steps = convert_frames(
-                predictor, job.source, job.target, style, args.format, print_beside_bar
+                predictor, job.source, job.target, style, args.format, print_beside_bar, args.steady
             )
         else:
-            steps = convert_video(predictor, job.source, job.target, style)
+            steps = convert_video(predictor, job.source, job.target, style, args.steady)
         try:
             with tqdm(desc=job.source.name, disable=hidden(), unit="frame") as bar:
                 bar.reset(next(steps))
@@ -269,9 +274,9 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
         file = io.BytesIO()  # some formats go back and forth in what they write
         encode(result, file, args.format)
         sys.stdout.buffer.write(file.getvalue())
-        return 0
-    with atomic_path(job.target) as temporary:
-        encode(result, temporary, result_format(job.target, args.format))
+    else:
+        with atomic_path(job.target) as temporary:
+            encode(result, temporary, result_format(job.target, args.format))
     return 0
 
 
@@ -327,9 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         piped = PIPE in (*args.input, args.output)
         if piped and not is_main():
             return 0  # there is one image, and one stream
-        predictor = Predictor(
-            args.weights, args.img_size, args.device, args.amp, args.preset, args.tta
-        )
+        what = args.weights, args.img_size, args.device, args.amp
+        predictor = Predictor(*what, args.preset, args.tta, args.detail)
         if predictor.classes:
             check_classes(style, predictor.classes, bool(args.boxes))
         if is_main():

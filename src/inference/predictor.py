@@ -19,6 +19,7 @@ from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
 from ..weights.load import load_model
 from ..weights.onnx import is_quantized, read_graph
+from .detail import look_closer
 from .fast import prepare
 from .int8 import OnnxBackend
 from .preprocess import pick_preset, to_levels
@@ -68,6 +69,8 @@ class Predictor:
         preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``,
             at that program's size where ``img_size`` is None).
         tta: average each map with that of the mirrored image; takes twice the time.
+        detail: how many parts of an image, at most, the network looks at again where its map is
+            unsure, see :func:`~.detail.look_closer`; each takes as long as the image itself.
 
     Raises:
         UserError: the file is no weights file, the network is not for RGB images, or a parameter
@@ -87,6 +90,7 @@ class Predictor:
         amp: str = "auto",
         preset: str = "default",
         tta: bool = False,
+        detail: int = 0,
     ) -> None:
         self._settings: dict[str, Any] = {
             "img_size": img_size,
@@ -94,6 +98,7 @@ class Predictor:
             "amp": amp,
             "preset": preset,
             "tta": tta,
+            "detail": detail,
         }
         self._set_up(OnnxBackend(model) if _is_int8(model) else _load(model), **self._settings)
 
@@ -105,10 +110,11 @@ class Predictor:
         amp: str,
         preset: str,
         tta: bool,
+        detail: int,
     ) -> None:
         """Make what computes of ``source``, which stays as it is."""
         self._source, self._forks = source, fork_count()
-        self.preset, self.tta = pick_preset(preset), tta
+        self.preset, self.tta, self.detail = pick_preset(preset), tta, detail
         if isinstance(source, OnnxBackend):
             _check_int8(device, amp)
             self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
@@ -139,6 +145,9 @@ class Predictor:
         self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.channel:
             self.origin = f"{self.origin}, the second of them of the object"
+        if detail and (self.classes or self.preset.exact):
+            what = "several classes" if self.classes else f"the preset {preset}"
+            raise UserError(f"is for one map of an object, not for {what}", "detail", detail)
         if self.classes and self.preset.exact:
             raise UserError(
                 f"is for one map; these weights are of {self.classes} classes", "preset", preset
@@ -226,7 +235,8 @@ class Predictor:
         if not (image.width and image.height):
             raise UserError(f"an image of {image.width}×{image.height} pixels")
         prepared = self.prepare(image)
-        return self.resize(self.maps(prepared[None])[0], (image.height, image.width))
+        saliency = self.resize(self.maps(prepared[None])[0], (image.height, image.width))
+        return self.look_closer(image, saliency)
 
     def predict_batch(self, images: Tensor) -> Tensor:
         """The maps of images of one size; nothing leaves the device where images and network are.
@@ -255,7 +265,11 @@ class Predictor:
             channels = (self.classes,) if self.classes else ()
             return levels.new_zeros((0, *channels, height, width), dtype=torch.float32)
         maps = self.maps(self.preset.prepare_batch(levels, self.size.fit(height, width)))
-        return self.resize(maps, (height, width)).to(images.device)
+        maps = self.resize(maps, (height, width))
+        if self.detail:
+            arrays = map(Image.fromarray, levels.permute(0, 2, 3, 1).cpu().numpy())
+            maps = torch.stack(list(map(self.look_closer, arrays, maps)))
+        return maps.to(images.device)
 
     def prepare(self, image: Image.Image) -> Tensor:
         """An upright image to the 3×H×W uint8 tensor that :meth:`maps` takes, see ``img_size``."""
@@ -266,6 +280,13 @@ class Predictor:
         """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
         self._follow_fork()
         return self.preset.resize(saliency, size)
+
+    def look_closer(self, image: Image.Image, saliency: Tensor) -> Tensor:
+        """The map H×W of an upright image, with the ``detail`` that the predictor was made for."""
+        if not self.detail:
+            return saliency
+        found = look_closer(self, image, saliency.cpu().numpy(), self.detail)
+        return torch.from_numpy(found)
 
     def maps(self, images: Tensor) -> Tensor:
         """Prepared images N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the predictor's device;

@@ -185,7 +185,7 @@ class _Steps(Generic[T, R]):
             raise saliency
         image, _ = loaded
         resized = self.predictor.resize(saliency, (image.height, image.width))
-        return self.finish(item, image, resized.numpy())
+        return self.finish(item, image, self.predictor.look_closer(image, resized).numpy())
 
 
 def _attempt(step: Callable[..., R], *args: Any) -> R | UserError:

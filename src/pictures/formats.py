@@ -74,6 +74,7 @@ class VideoFormat(NamedTuple):
     container: str
     codec: str
     options: dict[str, str]
+    layers: str = ""  # the format of pixels with alpha
 
 
 _H264 = ("libx264", {"crf": "16", "preset": "fast"})
@@ -86,6 +87,14 @@ VIDEO_FORMATS: dict[str, VideoFormat] = {
     ".webm": VideoFormat("webm", *_VP9),
 }
 """The videos that are written."""
+
+TRANSPARENT_FORMATS: dict[str, VideoFormat] = {
+    ".mov": VideoFormat(
+        "mov", "prores_ks", {"profile": "4444", "alpha_bits": "16"}, "yuva444p10le"
+    ),
+    ".webm": VideoFormat("webm", _VP9[0], _VP9[1] | {"auto-alt-ref": "0"}, "yuva420p"),
+}
+"""The videos that are written with transparency: ProRes 4444 for editors, VP9 for browsers."""
 
 VIDEO_SUFFIXES = frozenset(VIDEO_FORMATS) | {
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".mjpeg"),

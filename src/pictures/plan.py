@@ -7,7 +7,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import check_outputs, find_overwritten, is_stream
-from .formats import IMAGE_FORMATS, IMAGE_SUFFIXES, VIDEO_FORMATS, VIDEO_SUFFIXES
+from .formats import (
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    TRANSPARENT_FORMATS,
+    VIDEO_FORMATS,
+    VIDEO_SUFFIXES,
+)
 from .search import LeftOut, describe_kind, find_images, match_pattern, named_after_others
 
 
@@ -121,6 +127,7 @@ def plan_videos(
     suffix: str = "",
     frames: bool = False,
     left_out: LeftOut | None = None,
+    transparent: bool = False,
 ) -> list[Job]:
     """A job for each video: to a video, or with ``frames`` to a folder.
 
@@ -130,12 +137,17 @@ def plan_videos(
         suffix: appended to each name.
         frames: results are folders of images.
         left_out: gets what patterns match and is no video.
+        transparent: results have an alpha channel, which few kinds of videos hold.
 
     Raises:
         UserError: one is missing, or a result would overwrite a video or another result.
     """
     inputs = _find_videos(inputs, LeftOut() if left_out is None else left_out)
+    formats = TRANSPARENT_FORMATS if transparent else VIDEO_FORMATS
     if output.suffix.lower() in VIDEO_FORMATS and not frames:
+        if output.suffix.lower() not in formats:
+            reason = "holds no transparency; name a .webm or .mov file"
+            raise UserError(reason, "output", output, "or let {frames} write images")
         if len(inputs) > 1:
             raise UserError(
                 f"is one file for {len(inputs)} videos; name a folder", "output", output
@@ -146,7 +158,8 @@ def plan_videos(
         raise UserError(f"name a folder{or_video}", "output", output)
     names = []
     for path in inputs:
-        kept = path.suffix if path.suffix.lower() in VIDEO_FORMATS else ".mp4"
+        default = ".mov" if transparent else ".mp4"
+        kept = path.suffix if path.suffix.lower() in formats else default
         names.append((Path(path.name), suffix if frames else f"{suffix}{kept}"))
     results = _unique_names(names)
     jobs = [Job(path, output / result) for path, result in zip(inputs, results, strict=True)]

@@ -13,6 +13,7 @@ import export
 import predict
 import validation
 from src import Predictor, UserError, build_model, load_model, save_model
+from src.export.common import describe_network
 from src.inference.preprocess import normalize
 from src.inference.sizes import InputSize, parse_size
 
@@ -57,7 +58,7 @@ def test_auto_keeps_the_aspect(network, image, seen):
     """At the area of 96²; one predictor for all, sizes coming back in any order."""
     predictor = Predictor(network, "auto", "cpu", "off")
     for height, width in (image, (50, 50), image[::-1], image):
-        array = make_scene(2, width, height)[0]
+        array = np.resize(make_scene(2, 90, 60)[0], (height, width, 3))
         expected_size = {image: seen, image[::-1]: seen[::-1]}.get((height, width), (96, 96))
         expected = plainly(network, array, *expected_size)
         assert predictor(array) == pytest.approx(expected, abs=2e-4), (height, width)
@@ -94,7 +95,7 @@ def test_predictions_and_scores(call, network, tmp_path, size):
     strips and images of a pixel too."""
     make_pairs(tmp_path / "images", tmp_path / "masks", "ab")
     for name, shape in (("c", (90, 31)), ("d", (1, 70)), ("e", (1, 1))):
-        image, mask = make_scene(3, *shape)
+        image, mask = (np.resize(x, (*shape, *x.shape[2:])) for x in make_scene(3))
         save_image(tmp_path / f"images/{name}.png", image)
         save_image(tmp_path / f"masks/{name}.png", mask)
     plain = ("--img-size", size, "--device", "cpu", "--amp", "off")
@@ -131,16 +132,17 @@ def test_tta_and_rembg(network):
     assert rembg.prepare(Image.fromarray(array)).shape == (3, 64, 96)
 
 
-def test_exports_say_their_size(network, tmp_path):
-    """ONNX takes any size, and its metadata have the one that was asked for."""
-    onnx = pytest.importorskip("onnx")
-    path = tmp_path / "a.onnx"
-    save_model(network, weights := tmp_path / "w.pt")
-    for size, resized in (("96x64", "resized to 96x64 by"), ("auto", "about the area of 96x96")):
-        argv = ["--weights", str(weights), "--img-size", size, "--output", str(path)]
-        assert export.main(argv) == 0
-        props = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
-        assert (props["img_size"], props["input_size"]) == (96, size) and resized in props["input"]
+@pytest.mark.parametrize(
+    ("size", "resized"), [("96x64", "resized to 96x64 by"), ("auto", "about the area of 96x96")]
+)
+def test_exports_say_their_size(network, tmp_path, size, resized):
+    """ONNX and programs take any size, and their metadata have the one that was asked for."""
+    save_model(network, path := tmp_path / "w.pt")
+    args = ["--weights", str(path), "--img-size", size, "--output", str(tmp_path / "a.onnx")]
+    about = describe_network(exported := export.load_weights(export.parse_args(args)))
+    assert (about["img_size"], about["input_size"]) == (96, size) and resized in about["input"]
+    assert Predictor(exported, device="cpu").img_size == size
+    assert "input_size" not in describe_network(network)
 
 
 def test_a_package_is_for_one_size(call, weights, tmp_path):

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from clips import make_video, read
 from helpers.data import make_scene, truncate_file
 from helpers.processes import ranks
 from PIL import Image
@@ -19,41 +20,6 @@ from src.pictures.plan import plan_videos
 from train_utils.distributed import launched_rank
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
-
-
-def make_video(path, times=range(8), sound="aac", size=(64, 48), aspect=None):
-    """Frames at ``times`` of a tenth of a second each, and a tone."""
-    with av.open(str(path), "w") as out:
-        video = out.add_stream("libx264", 10, options={"crf": "5"})
-        video.width, video.height = size
-        video.pix_fmt = "yuv420p"
-        video.codec_context.time_base = Fraction(1, 10)
-        if aspect:
-            video.codec_context.sample_aspect_ratio = aspect
-        audio = out.add_stream(sound, 8000, layout="mono") if sound else None
-        for i, time in enumerate(times):
-            frame = av.VideoFrame.from_image(Image.fromarray(make_scene(i, *size)[0]))
-            frame.pts, frame.time_base = time, Fraction(1, 10)
-            out.mux(video.encode(frame))
-        out.mux(video.encode(None))
-        if audio:
-            tone = (np.sin(np.arange(6400) / 5) * 9000).astype(np.int16)[None]
-            frame = av.AudioFrame.from_ndarray(tone, "s16", "mono")
-            frame.sample_rate, frame.pts = 8000, 0
-            out.mux(audio.encode(frame))
-            out.mux(audio.encode(None))
-    return path
-
-
-def read(path):
-    """Times of the frames in seconds, the frames, and the packets of sound."""
-    with av.open(str(path)) as video:
-        frames = [
-            (float(f.pts * f.time_base), np.array(f.to_image())) for f in video.decode(video=0)
-        ]
-    with av.open(str(path)) as video:
-        sound = [bytes(p) for p in video.demux(audio=0) if p.size] if video.streams.audio else []
-    return [time for time, _ in frames], [frame for _, frame in frames], sound
 
 
 @pytest.fixture
@@ -272,7 +238,7 @@ def test_turned_by_a_telephone(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        ("--mode cutout --output {out}.mp4", "no cut-outs"),
+        ("--mode cutout --output {out}.mp4", "holds no transparency; name a .webm or .mov file"),
         ("--crop --output {out}.mp4", "--crop"),
         ("--output {video}", "overwrite"),
         ("--output {out}.png", "name a folder, or a video (.m4v, .mkv, .mov, .mp4, .webm)"),

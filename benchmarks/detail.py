@@ -1,0 +1,132 @@
+"""Outlines of large images: --detail beside plain tiles, pyramid blending and --refine.
+
+    python -m benchmarks.detail --weights u2netp.pth --data-path ECSSD --count 20
+
+Two kinds of images with sharp masks are made of a saliency set: its objects pasted small before
+another, blurred image of 2400×1800, and its images enlarged five times, whose objects are large and
+hold no more detail than before. Tiles: 25 that overlap by half, each a third of the image a side.
+Pyramid: the Laplacian bands of the map at three times the network's size, near the outline of the
+map at its own size, as InSPyReNet blends (Kim et al. 2022). Seconds are the processor's, of one
+thread, beyond the first map.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from my_dataset import find_pairs
+from src import Predictor
+from src.inference.detail import look_closer
+from src.pictures.matting import refine
+from train_utils import cli
+from train_utils.metrics.measures.structure import boundary_accuracy, relaxed_boundary_f
+
+SIZE = (2400, 1800)
+Way = Callable[[Predictor, Image.Image, np.ndarray], np.ndarray]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, measure, print a table for each kind."""
+    parser = cli.make_parser(__doc__)
+    cli.add_weights_flags(parser)
+    cli.add_data_flags(parser)
+    parser.add_argument("--count", type=cli.positive, default=20, metavar="N", help="images")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    predictor = Predictor(args.weights, args.img_size)
+    pairs = find_pairs((args.data_path or [None])[0], None, args.image_dir, args.mask_dir).pairs
+    opened = [(Image.open(p.image).convert("RGB"), Image.open(p.mask).convert("L")) for p in pairs]
+    chosen = range(0, len(opened), max(1, len(opened) // args.count))[: args.count]
+    for name, make in (("pasted", pasted), ("enlarged", enlarged)):
+        print(f"\n| {name} | MAE | mBA | relaxF | s |\n|---|---:|---:|---:|---:|")
+        images = [make(opened, index) for index in chosen]
+        for way, found in WAYS.items():
+            values = np.mean(list(measure(predictor, found, images)), 0)
+            print("| {} | {:.4f} | {:.3f} | {:.3f} | {:.2f} |".format(way, *values), flush=True)
+
+
+def measure(
+    predictor: Predictor, way: Way, images: list[tuple[Image.Image, np.ndarray]]
+) -> Iterator[tuple[float, ...]]:
+    """MAE, mBA, relaxed boundary F and seconds of each image."""
+    for image, mask in images:
+        first = predictor.map(image)
+        began = time.process_time()
+        found = way(predictor, image, first)
+        took = time.process_time() - began
+        outline = boundary_accuracy(found, mask), relaxed_boundary_f(found, mask)
+        yield float(np.abs(found - mask).mean()), *outline, took
+
+
+def pasted(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
+    """An object of 1.6 times its size somewhere before another image, which is blurred."""
+    rng = np.random.default_rng(index)
+    image, mask = (part.resize([int(1.6 * n) for n in part.size]) for part in opened[index])
+    behind = opened[(37 * index + 11) % len(opened)][0].resize(SIZE)
+    canvas = Image.fromarray(cv2.GaussianBlur(np.array(behind), (0, 0), 25))
+    place = tuple(int(rng.integers(0, n - m)) for n, m in zip(SIZE, mask.size, strict=True))
+    canvas.paste(image, place, mask)
+    whole = Image.new("L", SIZE)
+    whole.paste(mask, place)
+    return canvas, (np.array(whole) > 127).astype(np.uint8)
+
+
+def enlarged(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
+    """Image and mask at five times their size."""
+    image, mask = (part.resize([5 * n for n in part.size]) for part in opened[index])
+    return image, (np.array(mask) > 127).astype(np.uint8)
+
+
+def closer(count: int) -> Way:
+    """--detail."""
+    return lambda predictor, image, first: look_closer(predictor, image, first, count)
+
+
+def tiles(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.ndarray:
+    """The mean of the maps of parts, wherever they lie."""
+    total, count = np.zeros_like(first), np.zeros_like(first)
+    width, height = (n // 3 + 1 for n in image.size)
+    for y in np.linspace(0, image.height - height, 5).astype(int):
+        for x in np.linspace(0, image.width - width, 5).astype(int):
+            part = np.s_[y : y + height, x : x + width]
+            total[part] += predictor.map(image.crop((x, y, x + width, y + height)))
+            count[part] += 1
+    return total / count
+
+
+def pyramid(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.ndarray:
+    """Bands of a larger map near the outline of the first."""
+    height, width = predictor.size.fit(image.height, image.width)
+    prepared = predictor.preset.prepare(image, (3 * height, 3 * width))
+    band = predictor.maps(prepared[None])[0].cpu().numpy()
+    bands = []
+    for _ in range(2):
+        small = cv2.pyrDown(band)
+        bands.append(band - cv2.pyrUp(small, dstsize=band.shape[::-1]))
+        band = small
+    found = cv2.resize(first, band.shape[::-1], interpolation=cv2.INTER_AREA)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (31, 31))
+    for band in bands[::-1]:
+        found = cv2.pyrUp(found, dstsize=band.shape[::-1])
+        near = cv2.morphologyEx((found > 0.5).astype(np.uint8), cv2.MORPH_GRADIENT, disc)
+        found = found + band * cv2.GaussianBlur(near.astype(np.float32), (0, 0), 4)
+    return cv2.resize(found.clip(0, 1), image.size)
+
+
+WAYS: dict[str, Way] = {
+    "the map": lambda predictor, image, first: first,
+    "--detail 1": closer(1),
+    "--detail 5": closer(5),
+    "--detail 12": closer(12),
+    "tiles": tiles,
+    "pyramid": pyramid,
+    "--refine": lambda predictor, image, first: refine(image, first),
+}
+
+
+if __name__ == "__main__":
+    cli.run(main)
