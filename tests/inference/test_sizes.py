@@ -148,7 +148,7 @@ def test_exports_say_their_size(network, tmp_path, size, resized):
 def test_a_package_is_for_one_size(call, weights, tmp_path):
     argv = ("--weights", weights, "--format", "aoti", "--output", tmp_path / "a.pt2")
     status, _, err = call(export.main, *argv, "--img-size", "auto")
-    assert status == 2 and "--img-size auto: a package is for one size; give a side or WxH" in err
+    assert status == 2 and "--img-size auto: the file is for one size; give a side or WxH" in err
     status, _, err = call(export.main, *argv, "--img-size", "12x64")
     assert status == 2 and "--img-size: 12x64: expected at least 32 pixels" in err
 
