@@ -21,9 +21,11 @@ COMMANDS = {
     "validate": ("validation", "score weights, or maps, on data sets"),
     "export": ("export", "write ONNX, torch.export and AOTInductor files"),
     "convert": ("convert", "convert weights files"),
+    "draw-masks": ("draw_masks", "write annotations (COCO, LabelMe, YOLO) as masks"),
     "serve": ("app", "a web page and an HTTP API"),
     "weights": ("fetch_weights", "list the weights that have a name, or fetch them"),
 }
+SCRIPTS = {script: command for command, (script, _) in COMMANDS.items()}  # u2net app: u2net serve
 NEEDED = {"train": ("matplotlib", "tensorboard", "cv2"), "serve": ("gradio",)}  # from the start
 EXTRAS = {  # that bring a package
     **dict.fromkeys(("cv2", "matplotlib", "tensorboard"), "train"),
@@ -47,8 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(f"u2net-toolkit {__version__}")
         sys.exit(0)
-    is_named = arguments[0] in COMMANDS
-    command = arguments.pop(0) if is_named else "predict"
+    word = arguments[0] if Path(arguments[0]).exists() else SCRIPTS.get(arguments[0], arguments[0])
+    is_named = word in COMMANDS
+    command = word if is_named else "predict"
+    arguments = arguments[is_named:]
     sys.argv = [f"u2net {command}", *arguments]  # for --help and for messages
 
     def run() -> int | None:
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def describe() -> str:
     """The text of ``u2net --help``."""
-    listed = [f"  {name:9} {what}" for name, (_, what) in COMMANDS.items()]
+    listed = [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()]
     lines = [
         "usage: u2net [COMMAND] ... | --version", "", __doc__, "commands:", *listed, "",
         "u2net COMMAND --help lists the flags of one.",

@@ -56,7 +56,9 @@ export class Network {
 
   async start(provider) {
     try {
-      const options = { executionProviders: [provider], graphOptimizationLevel: "all" };
+      // Threads that wait by spinning would take the cores from each other where others use them too.
+      const extra = { session: { intra_op: { allow_spinning: "0" } } };
+      const options = { executionProviders: [provider], graphOptimizationLevel: "all", extra };
       this.session = await this.ort.InferenceSession.create(this.model, options);
       this.provider = provider;
     } catch (error) {
