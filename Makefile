@@ -8,7 +8,7 @@ DATA := data/synthetic
 RUN := runs/synthetic
 WEIGHTS ?= lite
 SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
-	fetch_weights.py my_dataset.py transforms.py setup.py
+	draw_masks.py fetch_weights.py my_dataset.py transforms.py setup.py
 
 # The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2

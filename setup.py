@@ -17,6 +17,7 @@ COMMANDS = {  # a script, and what it is called behind u2net
     "validation": "validate",
     "export": "export",
     "convert": "convert",
+    "draw_masks": "draw-masks",
     "app": "serve",
     "fetch_weights": "weights",
 }

@@ -47,7 +47,8 @@ class Kind:
         if isinstance(value, accepted.get(self.type, self.type)) and is_bool == (self.type is bool):
             with suppress(ValueError):
                 converted = self.type(value)
-                if self.least <= converted < self.below if number else not self.words:
+                only_words = self.words and self.type is str
+                if self.least <= converted < self.below if number else not only_words:
                     return converted
         raise ArgumentTypeError(f"{value!r} is not {self}")
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.data import make_duts, make_pairs, save_image
 
 from src import UserError
-from train_utils.data import splits
+from train_utils.data.layouts import lists
 from train_utils.data.splits import find_pairs, find_splits, find_training_data
 
 STEMS = [f"{i:03d}" for i in range(8)]
@@ -195,10 +195,10 @@ def test_swapped_folders_are_no_fault(folders):
 def test_names_in_lists(tmp_path, line, stem):
     stems = {"a ", "b", "p.png", "d", "x\u2028y", os.fsdecode(b"caf\xe9")}
     (tmp_path / "test.txt").write_bytes(os.fsencode(f"{line}\r\n\n"))
-    assert splits._read_list(tmp_path / "test.txt", stems) == {stem}
+    assert lists.read_list(tmp_path / "test.txt", stems) == {stem}
 
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "test.txt").write_bytes("a\nb\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"test\.txt: not a readable list of names; save it as"):
-        splits._read_list(tmp_path / "test.txt", {"a", "b"})
+        lists.read_list(tmp_path / "test.txt", {"a", "b"})

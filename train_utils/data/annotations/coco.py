@@ -8,8 +8,8 @@ import numpy as np
 
 from src.errors import UserError
 
-from .draw import Polygons, Runs, Shape, Size
-from .record import Parsed, Record, ShapeError, check_inside, numbers, polygon, read_size
+from .draw import Polygons, Runs, Shape, ShapeError, Size, decode_counts
+from .record import Parsed, Record, check_inside, numbers, polygon, read_size
 
 
 def is_coco(data: Any) -> bool:
@@ -50,7 +50,7 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
         return
     listed = data.get("categories")
     categories = {
-        one.get("id"): str(one.get("name", one.get("id")))
+        _key(one.get("id")): str(one.get("name", one.get("id")))
         for one in (listed if isinstance(listed, list) else ())
         if isinstance(one, dict)
     }
@@ -89,13 +89,13 @@ def _read_image(
         record.faults.append(f"image {entry.get('id')} has no file_name")
         return record
     try:
-        record.size = read_size(entry.get("width"), entry.get("height"))
+        record.size = read_size(entry.get("width"), entry.get("height")) or _rle_size(annotations)
     except ShapeError as error:
         record.faults.append(str(error))
         return record
     for one in annotations:
         try:
-            label = categories.get(one.get("category_id"))
+            label = categories.get(_key(one.get("category_id")))
             if label is None:
                 raise ShapeError(f"the category {one.get('category_id')}, which is unknown")
             if shape := _read_shape(one, label, record.size, parsed):
@@ -103,6 +103,15 @@ def _read_image(
         except ShapeError as error:
             record.faults.append(f"annotation {one.get('id')}: {error}")
     return record
+
+
+def _rle_size(annotations: list[dict[str, Any]]) -> Size | None:
+    """The size that the first RLE tells, where the image's entry has none."""
+    for one in annotations:
+        if isinstance(found := one.get("segmentation"), dict):
+            height, width = numbers(found.get("size"), 2).tolist()
+            return read_size(width, height)
+    return None
 
 
 def _read_shape(
@@ -151,32 +160,3 @@ def _read_runs(rle: dict[str, Any], size: Size | None) -> np.ndarray:
     if sum(lengths) != width * height:
         raise ShapeError(f"an RLE of {sum(lengths):g} pixels, expected {width * height:g}")
     return np.array(lengths, np.int64)
-
-
-def decode_counts(text: bytes) -> list[int]:
-    """The lengths of runs in COCO's compressed form.
-
-    Each number has 5 bits in a character, from 48 on, the lowest first; the sixth bit says that
-    more follow, and the highest of the last one is its sign. From the fourth on, numbers are
-    differences to the one before the last.
-
-    Raises:
-        ShapeError: not of that form.
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ShapeError("an RLE that is no such text")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ShapeError("an RLE that ends within a number")
-    return lengths

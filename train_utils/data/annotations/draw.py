@@ -16,6 +16,10 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 
+class ShapeError(ValueError):
+    """A shape that cannot be drawn; its text says why."""
+
+
 class Shape(Protocol):
     """An object of one label."""
 
@@ -102,6 +106,35 @@ class Runs:
         canvas.paste(value, (0, 0), Image.fromarray(np.ascontiguousarray(mask)))
 
 
+def decode_counts(text: bytes) -> list[int]:
+    """The lengths of runs in COCO's compressed form.
+
+    Each number has 5 bits in a character, from 48 on, the lowest first; the sixth bit says that
+    more follow, and the highest of the last one is its sign. From the fourth on, numbers are
+    differences to the one before the last.
+
+    Raises:
+        ShapeError: not of that form.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ShapeError("an RLE that is no such text")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ShapeError("an RLE that ends within a number")
+    return lengths
+
+
 @dataclass(frozen=True)
 class Polygons:
     """Polygons whose areas together are one object, as COCO draws them.
@@ -118,9 +151,9 @@ class Polygons:
         """See :class:`Shape`."""
         coder = load_pycocotools()
         width, height = canvas.size
-        polygons = [part.astype(float).tolist() for part in self.parts]
-        mask = coder.decode(coder.merge(coder.frPyObjects(polygons, height, width)))
-        canvas.paste(value, (0, 0), Image.fromarray(np.ascontiguousarray(mask * 255)))
+        polygons = [part.tolist() for part in self.parts]
+        counts = coder.merge(coder.frPyObjects(polygons, height, width))["counts"]
+        Runs(self.label, np.array(decode_counts(counts))).paint(canvas, value)
 
 
 def load_pycocotools():  # type: ignore[no-untyped-def]

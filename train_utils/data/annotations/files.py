@@ -90,14 +90,14 @@ class ImageFiles:
         """
         parts = [part for part in PureWindowsPath(name).parts if part not in ("/", "\\", ".")]
         relative = Path(*parts[1:] if parts and parts[0].endswith(":\\") else parts)
-        if not name.endswith(".*"):
-            places = (Path(name), *(base / relative for base in (file.parent, *self.roots)))
-            for place in places:
+        found: list[Path] = []
+        if name.endswith(".*"):
+            found = self.by_stem.get(name.removesuffix(".*"), [])
+        else:
+            for place in (Path(name), *(base / relative for base in (file.parent, *self.roots))):
                 if place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
-                    return place
-        found = self.by_stem.get(relative.stem, [])
-        if not name.endswith(".*"):
-            found = [path for path in found if path.name == relative.name] or found
+                    return Path(os.path.normpath(place))
+            found = [p for p in self.by_stem.get(relative.stem, []) if p.name == relative.name]
         if len(found) > 1:
             wanted = [*file.with_suffix("").parts, *relative.parts[:-1]]
             scores = [_closeness(path, relative, file, wanted) for path in found]
@@ -116,6 +116,8 @@ def _closeness(path: Path, named: Path, file: Path, wanted: Sequence[str]) -> tu
         if one != other:
             break
         same += 1
-    in_name = any(part in name for part in path.parent.parts[-1:] for name in wanted)
+    folder = path.parent.name
+    in_name = any(folder in name for name in wanted)
     shared = len(set(path.parent.parts) & set(file.parts))
-    return same, int(in_name), shared
+    of_images = folder.lower() in ("images", "image", "imgs", "img", "jpegimages")
+    return same, int(in_name), shared, int(of_images)

@@ -87,7 +87,7 @@ def find_annotated(
     if given and not image_dir:
         near = given if given.is_dir() else given.parent
         places += [near] if root not in (near, *near.parents) else []
-    _find_images(parsed.records, ImageFiles(places))
+    _find_images(parsed, ImageFiles(places))
     records = _once_each(parsed)
     if parsed.kind == "YOLO":
         records += _without_labels(records, parsed)
@@ -106,13 +106,15 @@ def find_annotated(
     return AnnotatedSet(root, pictures, parsed.faults, notes, names)
 
 
-def _find_images(records: Sequence[Record], files: ImageFiles) -> None:
-    for record in records:
+def _find_images(parsed: Parsed, files: ImageFiles) -> None:
+    for record in parsed.records:
         place = files.find(record.image, record.file) if record.image else ""
         if isinstance(place, Path):
             record.found = place
         elif place:
             record.faults.insert(0, place)
+    if parsed.kind == "YOLO":  # an empty text that belongs to no image is none of its labels
+        parsed.records = [r for r in parsed.records if r.found or r.shapes or len(r.faults) > 1]
 
 
 def _once_each(parsed: Parsed) -> list[Record]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .draw import Bitmap, Figure, Shape, Size
-from .record import Parsed, Record, ShapeError, check_inside, numbers, polygon, read_size
+from .draw import Bitmap, Figure, Shape, ShapeError, Size
+from .record import Parsed, Record, check_inside, numbers, polygon, read_size
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 

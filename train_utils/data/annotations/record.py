@@ -10,7 +10,7 @@ import numpy as np
 
 from src.errors import UserError
 
-from .draw import Shape, Size
+from .draw import Shape, ShapeError, Size
 
 _MAX_SIDE = 100_000  # px; what says more is no image
 
@@ -68,10 +68,6 @@ class Parsed:
             verb = "object is a box alone" if self.boxes == 1 else "objects are boxes alone"
             notes.append(f"{self.boxes} {verb}: drawn as filled rectangles")
         return notes
-
-
-class ShapeError(ValueError):
-    """A shape that cannot be drawn; its text says why."""
 
 
 def numbers(values: Any, count: int | None = None) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 from src.errors import UserError
 
 from ..masks import read_table
-from .draw import Figure
-from .record import Parsed, Record, ShapeError, numbers, polygon
+from .draw import Figure, ShapeError
+from .record import Parsed, Record, numbers, polygon
 
 _NAMES = ("classes.txt", "obj.names", "_classes.txt", "labels.txt")
 _OTHER = (*_NAMES, "train.txt", "val.txt", "test.txt")

@@ -13,6 +13,7 @@ _IMAGES = ("images", "image", "imgs", "img", "im", "jpegimages", "dut-omron-imag
 _MASKS = (
     *("masks", "mask", "gt", "gts", "ground_truth_mask", "ground_truth", "groundtruth"),
     *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png", "segmentationclass"),
+    "masks_machine",  # Supervisely's, beside img
 )
 _VOC = "jpegimages", "segmentationclass"  # beside which Annotations holds boxes
 

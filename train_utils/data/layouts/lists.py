@@ -23,8 +23,10 @@ def has_list(data_path: str | Path | None, split: str) -> bool:
     """
     if data_path is None:
         return False
-    own = (Path(data_path) / f"{split}.txt").is_file()
-    return own or any(Path(data_path).glob(f"ImageSets/**/{split}.txt"))
+    folder = Path(data_path)
+    if (folder / f"{split}.txt").is_file():
+        return True
+    return (folder / "ImageSets").is_dir() and any(folder.glob(f"ImageSets/**/{split}.txt"))
 
 
 def find_lists(folder: Path, known: Iterable[str] = ()) -> dict[str, Path]:

@@ -90,11 +90,13 @@ class Labels:
         values: by name; None where all labels are the object.
         background: where there is none of them.
         object: of all labels, where ``values`` is None.
+        ignored: of labels called ``ignore`` or ``void``, where ``values`` has a number for them.
     """
 
     values: Mapping[str, int] | None = None
     background: int = 0
     object: int = 1
+    ignored: int | None = None
 
     def value(self, label: str) -> int | None:
         """The value of a label; None where it is unknown."""
@@ -102,6 +104,8 @@ class Labels:
             return self.values[label]
         if _is(label, _BACKGROUND):
             return self.background
+        if self.ignored is not None and _is(label, _IGNORED):
+            return self.ignored
         return self.object if self.values is None else None
 
     def by_value(self, classes: int | None) -> tuple[str, ...]:
@@ -158,10 +162,10 @@ def number_classes(
     if ignore_index is not None:
         values |= dict.fromkeys(ignored, ignore_index)
     if first:
-        return Labels(values)
+        return Labels(values, ignored=ignore_index)
     background = next((values[name] for name in values if _is(name, _BACKGROUND)), ignore_index)
     if background is None:
         advice = "name background as the first one, or pass {ignore_index}"
         text = f"{source}: none of the {classes} classes is for pixels outside all objects"
         raise UserError(text, advice=advice)
-    return Labels(values, background)
+    return Labels(values, background, ignored=ignore_index)

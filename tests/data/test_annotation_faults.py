@@ -1,0 +1,190 @@
+"""What is wrong with annotations is named, all of it together; --skip-invalid goes on."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from helpers.annotations import annotate, coco, labelme, outlines, write
+from helpers.data import make_pairs, make_scene, save_image
+
+import train
+import validation
+from my_dataset import find_pairs
+from src import UserError
+from train_utils.data.masks import mask_reader
+
+STEMS = [f"p{i}" for i in range(16)]
+
+
+@pytest.fixture
+def png_set(tmp_path):
+    make_pairs(tmp_path / "png/images", tmp_path / "png/masks", STEMS)
+    return tmp_path / "png"
+
+
+@pytest.fixture
+def faulty_coco(png_set, tmp_path):
+    """A fault in each of seven images; the others are sound."""
+    file = annotate(png_set, tmp_path / "set", "rle") / "annotations/instances_default.json"
+    data = json.loads(file.read_text())
+    one = data["annotations"]
+    one[0]["segmentation"] = [[1, 2, 3, 4]]
+    one[1]["category_id"] = 77
+    data["images"][2]["file_name"] = "gone.jpg"
+    data["images"].append({**data["images"][3], "id": 99})
+    one[4]["segmentation"]["size"] = [48, 40]
+    one[5]["segmentation"]["counts"] = [5, 7]
+    one[6]["segmentation"] = [[0, 0, 5, "x", 9, 9]]
+    one.append({**one[7], "id": 50, "image_id": 1234})
+    file.write_text(json.dumps(data))
+    return tmp_path / "set"
+
+
+NAMED = [
+    "p0.jpg: annotation 1: a polygon of 2 points, expected 3 or more",
+    "p1.jpg: annotation 2: the category 77, which is unknown",
+    "names gone.jpg, which is not there",
+    "p3.jpg: two annotations of one image: listed 2 times in",
+    "p4.jpg: annotation 5: an RLE of another size: 40×48, its image is 48×40",
+    "p5.jpg: annotation 6: an RLE of 12 pixels, expected 1920",
+    "p6.jpg: annotation 7: coordinates that are no numbers",
+    "1 annotations are of images that it does not list: id 1234",
+]
+
+
+def test_all_faults_are_named_together(faulty_coco, call, tmp_path, weights):
+    for main, more in ((train.main, []), (validation.main, ["--weights", weights])):
+        status, _, err = call(main, "--data-path", faulty_coco, *more)
+        assert status == 2 and "--skip-invalid" in err and "Traceback" not in err
+        assert [text for text in NAMED if text not in err] == []
+    scored = ["--weights", weights, "--device", "cpu", "--img-size", 32, "--workers", 0]
+    argv = [*scored, "--json", tmp_path / "s.json", "--skip-invalid"]
+    status, out, err = call(validation.main, "--data-path", faulty_coco, *argv)
+    assert status == 0, err
+    assert [text for text in NAMED if text not in out] == []
+    assert json.loads((tmp_path / "s.json").read_text())["images"] == 9
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"images": [], "annotations": []}', "{ no"])
+@pytest.mark.parametrize("named", [False, True])
+def test_an_empty_json(tmp_path, text, named):
+    save_image(tmp_path / "images/a.jpg", make_scene()[0])
+    file = write(text, tmp_path / "annotations/a.json")
+    with pytest.raises(UserError, match=r"a\.json: (empty|not a readable json)"):
+        find_pairs(tmp_path, annotations=file if named else None)
+
+
+def test_faults_of_labelme(tmp_path):
+    """Two files for an image, a polygon of two points, an image that is not there, torn masks."""
+    image, mask = make_scene()
+    for name in "abcde":
+        save_image(tmp_path / f"{name}.jpg", image)
+        write(labelme(f"{name}.jpg", mask), tmp_path / f"{name}.json")
+    write(labelme("a.jpg", mask), tmp_path / "again.json")
+    write(labelme("gone.jpg", mask), tmp_path / "lost.json")
+    data = labelme("b.jpg", mask)
+    data["shapes"][0]["points"] = [[1, 1], [2, 2]]
+    write(data, tmp_path / "b.json")
+    data = labelme("c.jpg", mask, "embedded")
+    data["shapes"][0]["mask"] = "bm9uZQ=="
+    write(data, tmp_path / "c.json")
+    data = labelme("d.jpg", mask)
+    data["shapes"][0]["shape_type"] = "star"
+    write(data, tmp_path / "d.json")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    report = str(error.value)
+    for text in (
+        "two annotations of one image",
+        "lost.json: names gone.jpg, which is not there",
+        "b.json: shape 1: a polygon of 2 points",
+        "c.json: shape 1: an embedded mask that is no sound PNG",
+        "d.json: shape 1: a star, which is unknown",
+    ):
+        assert text in report
+    assert [pair.name for pair in find_pairs(tmp_path, skip_invalid=True).pairs] == ["e"]
+
+
+def test_faults_of_yolo(tmp_path):
+    image, mask = make_scene()
+    (line,) = outlines(mask)
+    sound = "0 " + " ".join(map(str, (line / (48, 40)).ravel())) + "\n"
+    texts = {
+        "a": sound,
+        "b": sound + "0 .1 .1 .5 .5\n",
+        "c": "0 1 2 30 4 5 6\n",
+        "d": "0 .1 .2 .3 x",
+    }
+    texts |= {"e": sound.replace("0 ", "7 ", 1), "gone": sound}
+    for name, text in texts.items():
+        if name != "gone":
+            save_image(tmp_path / f"images/{name}.jpg", image)
+        write(text, tmp_path / f"labels/{name}.txt")
+    write("names: [thing]\n", tmp_path / "data.yaml")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    report = str(error.value)
+    for text in (
+        "b.txt: line 2: a polygon of 2 points",
+        "c.txt: line 1: coordinates that are no shares of the image's size",
+        "e.txt: line 1: the class 7, which is unknown: there are 1 names",
+        "gone.txt: names gone, which is not there",
+    ):
+        assert text in report
+
+
+def test_images_without_a_yolo_file_show_nothing(tmp_path):
+    image, mask = make_scene()
+    (line,) = outlines(mask)
+    for name in "ab":
+        save_image(tmp_path / f"images/{name}.jpg", image)
+    write("0 " + " ".join(map(str, (line / (48, 40)).ravel())), tmp_path / "labels/a.txt")
+    found = find_pairs(tmp_path)
+    assert [int(pair.load_mask().sum()) for pair in found.pairs] == [mask.sum() // 255, 0]
+    assert any("1 images have no label file" in note for note in found.notes)
+
+
+def test_categories_that_the_user_does_not_name(tmp_path, call):
+    save_image(tmp_path / "images/a.jpg", make_scene()[0])
+    data = coco({"a.jpg": make_scene()[1]}, names=("cat", "dog"))
+    file = write(data, tmp_path / "a.json")
+    read = mask_reader(2, names=("dog",))
+    with pytest.raises(UserError, match="1 object of the category 'cat', which is unknown"):
+        find_pairs(tmp_path, read=read)
+    (pair,) = find_pairs(tmp_path, read=mask_reader(3, names=("dog", "cat"))).pairs
+    assert set(np.unique(pair.load_mask())) == {0, 2}
+    with pytest.raises(UserError, match=r"2 names for 7 classes.*num_classes 3"):
+        find_pairs(tmp_path, read=mask_reader(7))
+    argv = ["--annotations", file, file, "--data-path", tmp_path]
+    status, _, err = call(train.main, *argv)
+    assert status == 2 and "--annotations" in err and len(err.splitlines()) == 1
+
+
+def test_without_pycocotools(tmp_path, monkeypatch):
+    """Polygons say what to install; RLE does without."""
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    save_image(tmp_path / "images/a.jpg", make_scene()[0])
+    for form in ("rle", "polygons"):
+        write(coco({"a.jpg": make_scene()[1]}, form), tmp_path / "a.json")
+        if form == "rle":
+            assert find_pairs(tmp_path).pairs[0].load_mask().any()
+        else:
+            with pytest.raises(UserError, match="pip install"):
+                find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.xml", "export the annotations as COCO"),
+        ("a.zip", "unpack it"),
+        ("none.json", "no such file or folder"),
+        ("b.json", "Supervisely's own json"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, call, name, text):
+    if name != "none.json":
+        write('{"objects": [], "size": {}}', tmp_path / name)
+    status, _, err = call(train.main, "--annotations", tmp_path / name)
+    assert status == 2 and text in err and "Traceback" not in err

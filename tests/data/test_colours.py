@@ -1,0 +1,106 @@
+"""Masks that show classes in colours, read by a table."""
+
+import numpy as np
+import pytest
+from helpers.data import make_pairs, make_palette_image, save_image
+from helpers.runs import run
+
+import train
+from my_dataset import find_pairs
+from src import UserError
+from train_utils.data.masks import mask_reader, read_table
+
+VOC = {"background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0)}
+TABLES = {
+    "classes.txt": "{0} {1} {2} {3}",
+    "labelmap.txt": "{0}:{1},{2},{3}::",
+    "class_dict.csv": "{0},{1},{2},{3}",
+}
+INDICES = np.zeros((40, 48), np.uint8)
+INDICES[5:20, 5:20] = 1
+INDICES[15:30, 15:40] = 2
+
+
+def table(form):
+    head = {"labelmap.txt": "# label:color_rgb:parts:actions\n", "class_dict.csv": "name,r,g,b\n"}
+    lines = [form_of(name, *colour, form) for name, colour in VOC.items()]
+    return head.get(form, "") + "\n".join(lines)
+
+
+def form_of(name, *rest):
+    *colour, form = rest
+    return TABLES[form].format(name, *colour)
+
+
+@pytest.fixture
+def coloured_set(folders):
+    make_pairs(*folders, [f"p{i}" for i in range(6)])
+    palette = np.array(list(VOC.values()), np.uint8)
+    for i in range(6):
+        save_image(folders[1] / f"p{i}.png", palette[INDICES])
+    return folders[0].parent
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_beside_the_images(coloured_set, form, call):
+    with pytest.raises(UserError, match="for classes in colours pass class_colours FILE"):
+        find_pairs(coloured_set, read=mask_reader(3))
+    (coloured_set / form).write_text(table(form))
+    for pair in find_pairs(coloured_set, read=mask_reader(3)).pairs:
+        assert np.array_equal(pair.load_mask(), INDICES)
+    assert np.array_equal(find_pairs(coloured_set).pairs[0].load_mask(), INDICES > 0)
+
+
+def test_a_run_by_the_flag(coloured_set, tmp_path):
+    file = tmp_path / "colours.txt"
+    file.write_text(table("classes.txt"))
+    flags = ["--num-classes", "3", "--class-colours", str(file), "--epochs", "1"]
+    assert run(coloured_set, tmp_path / "run", *flags) == 0
+
+
+def test_a_colour_that_is_not_in_the_table(coloured_set, call):
+    (coloured_set / "classes.txt").write_text(table("classes.txt"))
+    odd = np.array(list(VOC.values()), np.uint8)[INDICES]
+    odd[2:4, 3:9] = (1, 2, 3)
+    save_image(coloured_set / "masks/p4.png", odd)
+    status, _, err = call(train.main, "--data-path", coloured_set, "--num-classes", 3)
+    assert status == 2 and "p4.png: holds the colour (1, 2, 3), which is not in the table" in err
+    assert "p3.png" not in err and "--class-colours" in err
+    found = find_pairs(coloured_set, skip_invalid=True, read=mask_reader(3))
+    assert [pair.name for pair in found.pairs] == ["p0", "p1", "p2", "p3", "p5"]
+
+
+def test_void_and_palettes(coloured_set):
+    """A palette's colours count, its own number of void stays; so does the table's void."""
+    (coloured_set / "classes.txt").write_text(table("classes.txt") + "\nvoid 224 224 192\n")
+    shuffled = [VOC["bicycle"], (0, 0, 0), VOC["aeroplane"], (224, 224, 192)]
+    order = np.array([1, 2, 0], np.uint8)
+    indices = order[INDICES]
+    indices[:3] = 3
+    save_image(coloured_set / "masks/p0.png", make_palette_image(shuffled, indices))
+    found = find_pairs(coloured_set, read=mask_reader(3, 255))
+    expected = INDICES.copy()
+    expected[:3] = 255
+    assert np.array_equal(found.pairs[0].load_mask(), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a 1 2 3\nb 1 2 3", "the colour .1, 2, 3. is there twice"),
+        ("a 1 2 3\na 4 5 6", "the name a is there twice"),
+        ("a 1 2 300", "levels of colours go to 255"),
+        ("a\nb", "holds no colours"),
+    ],
+)
+def test_faults_of_tables(tmp_path, text, problem):
+    (tmp_path / "c.txt").write_text(text)
+    with pytest.raises(UserError, match=problem):
+        mask_reader(3, colours=tmp_path / "c.txt")
+
+
+def test_lines_of_tables(tmp_path):
+    (tmp_path / "c.txt").write_text("# note\n\nsky 1 2 3\n4 5 6 road sign\nplain name\n")
+    found = read_table(tmp_path / "c.txt")
+    assert found.names == ("sky", "road sign", "plain name")
+    assert dict(found.colours) == {"sky": (1, 2, 3), "road sign": (4, 5, 6)}
