@@ -20,8 +20,8 @@ class DataSettings(Group):
     data_path: tuple[Path, ...] | None = _data(
         PATH,
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
-        "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line), or "
-        "images and annotations, or a folder for each scene (docs/data.md)",
+        "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line); "
+        "or images and annotations, or a folder for each scene (docs/data.md)",
         several=True,
         fact="pictures",
     )
