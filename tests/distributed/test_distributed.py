@@ -23,7 +23,7 @@ from train_utils.data import synthetic
 from train_utils.data.loaders import eval_loader
 from train_utils.distributed import rank
 from train_utils.metrics.evaluate import evaluate, predicted
-from train_utils.training import loop
+from train_utils.training import scoring
 from train_utils.training.trainer import Trainer
 from transforms import EvalPreset
 
@@ -58,8 +58,8 @@ def run(argv):
     Trainer.step = lambda self, batches: (original(self, batches), kept.append(self.sums.clone()))[
         0
     ]
-    save = loop.save_model
-    loop.save_model = lambda *args, **more: (save(*args, **more), written.append(rank()))
+    save = scoring.save_model
+    scoring.save_model = lambda *args, **more: (save(*args, **more), written.append(rank()))
     written.clear()
     train.train(train.parse_args(argv))
     assert not rank() or not written, "one file, one writer"
@@ -198,7 +198,7 @@ def test_torn_pictures(tmp_path, count):
 
 
 def test_sync_bn_needs_gpus(data, tmp_path):
-    with pytest.raises(loop.UserError, match=r"sync_bn: .* on GPUs"):
+    with pytest.raises(scoring.UserError, match=r"sync_bn: .* on GPUs"):
         train.main(flags(data, tmp_path / "run", "--sync-bn"))
 
 
