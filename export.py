@@ -5,6 +5,9 @@
     python export.py --weights u2net.pth --format aoti --output u2net.pt2     # for C++, see cpp/
     python export.py --weights u2net.pth --preset rembg --output ~/.rembg/u2net.onnx
     python export.py --weights u2net.pth --int8 --calibrate photos --output u2net_int8.onnx
+    python export.py --weights lite --static --opset 12 --output lite.onnx    # for OpenCV's dnn
+    python export.py --weights lite --output lite.tflite                      # LiteRT, for Android
+    python export.py --weights lite --half --output lite.mlpackage            # Core ML, for iOS
 
 The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by the mean and std in
 its metadata; batch, height and width are free. Its first output is the map that counts (the fused
@@ -16,6 +19,11 @@ no file outside its own folder, and shows a network squares of 320 pixels (1024)
 trained at:
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/u2net.onnx"}' images cutouts
+
+Files for phones are for one image of --img-size too. LiteRT's converter (pip install
+'.[litert]') and Core ML's (pip install '.[coreml]') take minutes. Core ML runs on macOS alone:
+elsewhere the package's program is computed by torch to check it, and its speed and rounding on a
+device stay unknown.
 
 --int8 is for CPUs: a third of the size, and with OpenVINO (pip install openvino) faster than in
 floats. predict.py and validation.py run such a file as it is. It takes a folder of images such as
@@ -33,6 +41,8 @@ import torch
 
 from src import FULL, ISNET, Network, UserError, load_model
 from src.export.int8 import LIMIT, export_int8
+from src.export.mobile.coreml import export_coreml, runs_here
+from src.export.mobile.litert import export_litert, export_litert_int8
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
@@ -40,7 +50,29 @@ from src.inference.sizes import parse_size
 from src.pictures.images import list_images
 from train_utils import cli
 
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
+FORMATS = {
+    "onnx": ".onnx",
+    "pt2": ".pt2",
+    "aoti": ".pt2",
+    "litert": ".tflite",
+    "coreml": ".mlpackage",
+}
+GO_WITH = {  # flags, and the formats that know them
+    "half": ("onnx", "coreml"),
+    "half_weights": ("onnx", "litert"),
+    "int8": ("onnx", "litert"),
+    "static": ("onnx",),
+    "opset": ("onnx",),
+    "preset": ("onnx",),
+}
+EXCLUDE = (  # flags that do not go together
+    ("half", "half_weights"),
+    ("half", "int8"),
+    ("half_weights", "int8"),
+    ("int8", "sides"),
+    ("preset", "sides"),
+    ("preset", "static"),
+)
 REMBG = {  # what rembg does to images before its sessions for any network: mean, std; size
     (FULL.mean, FULL.std): ("u2net_custom", FULL.img_size),
     (ISNET.mean, ISNET.std): ("dis_custom", ISNET.img_size),
@@ -51,28 +83,55 @@ def main(argv: list[str] | None = None) -> int:
     """Load the weights, export them, print the result; returns the exit status."""
     args = parse_args(argv)
     calibrate = list_images(args.calibrate) if args.calibrate and args.calibrate.is_dir() else []
-    check_outputs({"output": args.output}, [args.weights, *calibrate])
+    inside = args.output / "Manifest.json"  # of a package that is there already
+    written = inside if args.output.is_dir() else args.output
+    check_outputs({"output": written}, [args.weights, *calibrate])
     model = load_weights(args)
     print(cli.describe_weights(args.weights, model.origin))
     if args.preset:
         check_rembg(model, args.weights)
-    if args.int8:
-        computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
-        print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
-        loss = export_int8(model, args.output, args.calibrate, args.allow_loss)
-        result = (
-            f"calibrated with {loss.calibrated} images; maps of {loss.measured} others change by "
-            f"{loss.mean:.4f} in the mean ({loss.worst:.4f} the worst)"
-        )
-    else:
-        if args.format == "onnx":
-            worst = export_onnx(model, args.output, args.sides, args.half, args.half_weights)
-        else:
-            export = export_pt2 if args.format == "pt2" else export_aoti
-            worst = export(model, args.output, args.sides)
-        result = f"at most {worst:.1g} off the network"
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {result}")
+    result = write(model, args)
+    files = [args.output, *args.output.glob("**/*")]  # a Core ML package is a folder
+    size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    print(f"{args.output}: {size:.1f} MB, {result}")
+    if args.format == "coreml" and not runs_here():
+        print("checked by computing its program with torch; Core ML itself runs on macOS alone")
     return 0
+
+
+def write(model: Network, args: argparse.Namespace) -> str:
+    """Write the file that the flags describe; returns what its check found."""
+    if args.int8:
+        return measure(model, args)
+    if args.format == "onnx":
+        halves = args.half, args.half_weights
+        worst = export_onnx(model, args.output, args.sides, *halves, args.static, args.opset)
+    elif args.format == "litert":
+        print("converting; takes minutes", file=sys.stderr)
+        worst = export_litert(model, args.output, args.sides, args.half_weights)
+    elif args.format == "coreml":
+        worst = export_coreml(model, args.output, args.sides, args.half)
+    else:
+        export = export_pt2 if args.format == "pt2" else export_aoti
+        worst = export(model, args.output, args.sides)
+    return f"at most {worst:.1g} off the network"
+
+
+def measure(model: Network, args: argparse.Namespace) -> str:
+    """Write a file in 8-bit integers; returns what it loses."""
+    computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
+    print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
+    where = args.output, args.calibrate, args.allow_loss
+    if args.format == "litert":
+        loss = export_litert_int8(model, *where)
+    else:
+        loss = export_int8(model, *where, args.static, args.opset)
+    calibrated = f"calibrated with {loss.calibrated} images; " if loss.calibrated else ""
+    others = "others" if loss.calibrated else "images"
+    return (
+        f"{calibrated}maps of {loss.measured} {others} change by {loss.mean:.4f} in the mean "
+        f"({loss.worst:.4f} the worst)"
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -83,15 +142,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.format = args.format or next(name for name in FORMATS if FORMATS[name] == suffix)
     if FORMATS[args.format] != suffix:
         parser.error(f"--format {args.format} is written to a {FORMATS[args.format]} file")
-    onnx = args.format == "onnx"
-    if args.preset and (not onnx or args.sides):
-        parser.error("--preset rembg goes with --format onnx, without --sides")
-    if args.half and not onnx:
-        parser.error("--half goes with --format onnx")
-    if args.half_weights and (not onnx or args.half or args.int8):
-        parser.error("--half-weights goes with --format onnx, without --half and --int8")
-    if args.int8 and (not onnx or args.sides or args.half):
-        parser.error("--int8 goes with --format onnx, without --sides and --half")
+    for name, formats in GO_WITH.items():
+        if getattr(args, name) and args.format not in formats:
+            parser.error(f"{cli.flag(name)} goes with --format {' or '.join(formats)}")
+    for name, other in EXCLUDE:
+        if getattr(args, name) and getattr(args, other):
+            parser.error(f"{cli.flag(name)} and {cli.flag(other)} do not go together")
     if args.int8 != bool(args.calibrate):
         parser.error("--int8 and --calibrate DIR go together")
     return args
@@ -103,22 +159,37 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_weights_flags(parser)
     add = parser.add_argument
     text = (
-        "onnx, pt2 (torch.export program) or aoti (AOTInductor package) (default: onnx or pt2, by "
-        "the suffix of --output)"
+        "onnx, pt2 (torch.export program), aoti (AOTInductor package), litert (.tflite) or coreml "
+        "(.mlpackage) (default: by the suffix of --output, pt2 for .pt2)"
     )
     add("--format", choices=tuple(FORMATS), help=text)
-    add("--output", type=cli.file_named(*FORMATS.values()), required=True, metavar="F", help="file")
+    add("--output", type=output_path, required=True, metavar="F", help="file")
     add("--sides", action="store_true", help="give the side maps too, after the one that counts")
-    add("--half", action="store_true", help="onnx: weights and arithmetic in float16")
-    text = "onnx: weights in float16, arithmetic in float32, for a file of half the size"
+    text = "onnx, coreml: weights and arithmetic in float16"
+    add("--half", action="store_true", help=text)
+    text = "onnx, litert: weights in float16, arithmetic in float32, for a file of half the size"
     add("--half-weights", action="store_true", help=text)
-    add("--int8", action="store_true", help="onnx: in 8-bit integers, with --calibrate")
+    add("--int8", action="store_true", help="onnx, litert: in 8-bit integers, with --calibrate")
     add("--calibrate", type=Path, metavar="DIR", help="int8: a folder of images, at least 5")
     text = "int8: how far its maps may be from the network's, in the mean over pixels in 0 … 1"
     add("--allow-loss", type=cli.fraction, default=LIMIT, metavar="X", help=text)
+    text = "onnx: for one image of --img-size alone, as OpenCV's dnn, TensorRT and NPUs want it"
+    add("--static", action="store_true", help=text)
+    text = (
+        "onnx: version of its operators, from 11 (default: 15, or the next that holds the network)"
+    )
+    add("--opset", type=cli.positive, metavar="N", help=text)
     text = "rembg: onnx for its session u2net_custom, of IS-Net dis_custom; warns of another size"
     add("--preset", choices=("rembg",), help=text)
     return parser
+
+
+def output_path(text: str) -> Path:
+    """A file to write, for argparse; or the folder that a Core ML package is, which is replaced."""
+    path = Path(text)
+    if path.suffix.lower() == FORMATS["coreml"] and path.is_dir():
+        return path
+    return cli.file_named(*FORMATS.values())(text)
 
 
 def load_weights(args: argparse.Namespace) -> Network:

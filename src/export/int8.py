@@ -4,11 +4,11 @@ ranges of its values come from images, and the loss is measured on others before
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,11 +25,21 @@ from .onnx import IR_VERSION, export_onnx
 
 LIMIT = 0.01  # of Loss.mean, which bounds how much the MAE of the maps can change
 CALIBRATED, HELD_OUT = 128, 32  # images
+_OLDEST = 13  # opset: QuantizeLinear by channel
 _MIN_IMAGES = 5  # four to calibrate with, one to measure on
 _MIN_SPREAD = 0.03  # standard deviation of a map that says something; photos have .3, plain ones 0
 _SCENES = 8  # made images that calibrate too
 _MAX_BIAS = 32  # a larger one stands for a constant beside which 8 bits leave too few levels
 _PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # pass on the values that come in
+
+
+class Maps(Protocol):
+    """What computes the maps of prepared images; a :class:`Predictor` does."""
+
+    precision: str
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """N×3×H×W uint8 on the CPU to N×out_ch×H×W; refuses maps that are not finite."""
 
 
 class Loss(NamedTuple):
@@ -43,7 +53,12 @@ class Loss(NamedTuple):
 
 
 def export_int8(
-    model: Network, path: str | Path, calibrate: str | Path, allow_loss: float = LIMIT
+    model: Network,
+    path: str | Path,
+    calibrate: str | Path,
+    allow_loss: float = LIMIT,
+    static: bool = False,
+    opset: int | None = None,
 ) -> Loss:
     """Write a network to one ``.onnx`` file that computes in integers.
 
@@ -54,6 +69,7 @@ def export_int8(
             name, are used: four of five to find the ranges of values, the fifth to measure. A few
             made scenes widen the ranges, for what the images lack.
         allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
+        static, opset: see :func:`~.onnx.export_onnx`; the opset is at least 13.
 
     Returns:
         What the file loses, measured on the images held out.
@@ -67,19 +83,46 @@ def export_int8(
         >>> export_int8(load_model("lite.pt"), "lite_int8.onnx", "photos").mean  # doctest: +SKIP
         0.0021
     """
+
+    def quantise(quantised: Path, inputs: "CalibrationInputs") -> Predictor:
+        floats = quantised.with_stem("float")
+        try:
+            export_onnx(model, floats, static=static, opset=opset)
+        except UserError as error:  # about a file that the user knows nothing of
+            message = error.args[0].replace(str(floats), str(path))
+            raise UserError(message, error.parameter, error.value, error.advice) from None
+        _quantise(floats, quantised, inputs)
+        return Predictor(quantised)
+
+    if opset and opset < _OLDEST:
+        reason = f"has no integers for each output channel; expected at least {_OLDEST}"
+        raise UserError(reason, "opset", opset)
+    return measure_int8(model, path, calibrate, allow_loss, quantise)
+
+
+def measure_int8(
+    model: Network,
+    path: str | Path,
+    calibrate: str | Path,
+    allow_loss: float,
+    quantise: Callable[[Path, "CalibrationInputs"], Maps],
+) -> Loss:
+    """Write a file that ``quantise`` makes, if its maps are near the float32 network's.
+
+    Args:
+        model, path, calibrate, allow_loss: see :func:`export_int8`.
+        quantise: writes the file to a path, calibrated with these inputs, and gives what computes
+            its maps.
+
+    Returns, Raises: see :func:`export_int8`.
+    """
     images = _choose_images(Path(calibrate))
     predictor = Predictor(model, device="cpu", amp="off")
     held_out = _hold_out(predictor, images, calibrate)
     calibration = [image for image in images if image not in held_out]
     with tempfile.TemporaryDirectory() as temporary, atomic_path(path) as target:
-        floats = Path(temporary) / "float.onnx"
-        quantised = Path(temporary) / "int8.onnx"
-        try:
-            export_onnx(model, floats)
-        except UserError as error:  # about a file that the user knows nothing of
-            raise UserError(str(error).replace(str(floats), str(path))) from None
-        _quantise(floats, quantised, _Inputs(predictor, calibration))
-        integers = Predictor(quantised)
+        quantised = Path(temporary) / f"int8{Path(path).suffix}"
+        integers = quantise(quantised, CalibrationInputs(predictor, calibration))
         losses = [
             float((_predict(integers, predictor, image) - maps).abs().mean())
             for image, maps in held_out.items()
@@ -146,7 +189,7 @@ def _hold_out(
     return found
 
 
-def _predict(predictor: Predictor, exact: Predictor, image: Path) -> Tensor:
+def _predict(predictor: Maps, exact: Predictor, image: Path) -> Tensor:
     """All maps of an image, prepared as the float32 network takes it."""
     prepared = exact.prepare(open_image(image))[None]
     try:
@@ -155,7 +198,7 @@ def _predict(predictor: Predictor, exact: Predictor, image: Path) -> Tensor:
         raise UserError(f"{image}: in {predictor.precision}, {error}") from None
 
 
-def _quantise(floats: Path, quantised: Path, inputs: "_Inputs") -> None:
+def _quantise(floats: Path, quantised: Path, inputs: "CalibrationInputs") -> None:
     """Weights int8 by output channel, values between layers uint8, over their whole range.
 
     Weights take 7 of their 8 bits: processors without VNNI add two products of 8 bits in 16, which
@@ -237,7 +280,7 @@ def make_scene(seed: int, size: int = 256) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
-class _Inputs:
+class CalibrationInputs:
     """Prepared images and made ones, in the form of onnxruntime's ``CalibrationDataReader``."""
 
     def __init__(self, predictor: Predictor, images: Sequence[Path]) -> None:

@@ -31,6 +31,10 @@ IR_VERSION = 8  # of the file format: ONNX 1.10, ONNX Runtime 1.9
 OPSET = 15  # of the operators: the same releases
 _TRACED_OPSET = 18  # the oldest that torch's exporter writes
 _RESIZE_OPSET = 11  # the oldest whose Resize measures from the centres of pixels, as networks do
+# Operators whose definitions of opsets 11 to 14 differ in nothing but the types that they take, all
+# of them floats; ONNX's own converter knows no way back for some.
+_SAME = {"Add", "Cast", "Concat", "Constant", "Conv", "Div", "Gather", "Identity", "MaxPool", "Mul"}
+_SAME |= {"Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Sub"}
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
@@ -91,7 +95,7 @@ def export_onnx(
     program.model.graph.inputs[0].name = "pictures"
     proto = downgrade(program.model_proto, opset or OPSET)
     if opset:
-        proto = _convert_exactly(proto, opset)
+        proto = _convert_exactly(proto, opset, static)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
     if not static:
@@ -131,18 +135,34 @@ def downgrade(proto: Any, opset: int = OPSET) -> Any:
     return proto
 
 
-def _convert_exactly(proto: Any, opset: int) -> Any:
+def _convert_exactly(proto: Any, opset: int, static: bool) -> Any:
     """The ``ModelProto`` that :func:`downgrade` gave, in this opset and in no other."""
     from onnx import helper, version_converter
 
     found = proto.opset_import[0].version
+    if opset < found <= 14 and {node.op_type for node in proto.graph.node} <= _SAME:
+        proto.opset_import[0].version = found = opset
+        if opset < 13:
+            _fill_resize(proto)
     if found > opset:
-        raise UserError(f"does not hold this network; {found} does", "opset", opset)
+        reason = f"does not hold this network; {found} does"
+        raise UserError(reason, "opset", opset, None if static else "{static} may help")
     if found < opset:
         proto = version_converter.convert_version(proto, opset)
     oldest = helper.find_min_ir_version_for(proto.opset_import)
     proto.ir_version = max(IR_VERSION, oldest) if opset > _TRACED_OPSET else IR_VERSION
     return proto
+
+
+def _fill_resize(proto: Any) -> None:
+    """Give ``Resize`` the inputs that it may leave out from opset 13 on: empty ones."""
+    from onnx import TensorProto, helper
+
+    empty = "empty"
+    for node in proto.graph.node:
+        if node.op_type == "Resize":
+            node.input[1], node.input[2] = (name or empty for name in node.input[1:3])
+    proto.graph.initializer.append(helper.make_tensor(empty, TensorProto.FLOAT, [0], []))
 
 
 def name_axes(proto: Any, names: Mapping[int, str]) -> None:

@@ -40,7 +40,7 @@ def test_a_network_that_gives_no_numbers(images, tmp_path):
 
 
 def test_a_network_that_gives_no_numbers_for_some_inputs(images, tmp_path, monkeypatch):
-    def refuse(model, path):
+    def refuse(model, path, **options):
         raise UserError(f"{path}: not written: the network's own maps are not finite")
 
     monkeypatch.setattr(src.export.int8, "export_onnx", refuse)
@@ -76,7 +76,7 @@ def test_an_int8_file_that_gives_no_numbers(images, tmp_path, monkeypatch, value
         predictor.precision = "int8"
         return predictor
 
-    monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path: None)
+    monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path, **options: None)
     monkeypatch.setattr(src.export.int8, "_quantise", lambda floats, path, inputs: path.touch())
     monkeypatch.setattr(src.export.int8, "Predictor", load)
     with pytest.raises(UserError, match=r"c\.jpg: in int8, .*not finite"):
@@ -125,7 +125,7 @@ def test_made_scenes_calibrate():
     assert scenes[0].tobytes() == src.export.int8.make_scene(0).tobytes() != scenes[1].tobytes()
     predictor = Predictor(SHIPPED, device="cpu", amp="off")
     assert min(predictor.map(scene).std() for scene in scenes) > 0.1
-    inputs = src.export.int8._Inputs(predictor, [])
+    inputs = src.export.int8.CalibrationInputs(predictor, [])
     assert len(list(iter(inputs.get_next, None))) == 8
 
 

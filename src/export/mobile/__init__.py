@@ -1,0 +1,1 @@
+"""Networks for phones: LiteRT on Android and elsewhere, Core ML on what Apple makes."""

@@ -1,0 +1,129 @@
+"""Networks as Core ML packages (``.mlpackage``, a folder), for iOS 15, macOS 12 and later.
+
+The package takes one float32 image 1×3×H×W of one size, prepared as its metadata say. Core ML runs
+on macOS alone. There the check is its own prediction; elsewhere the program is read back from the
+package and computed by ``mil.py``, which shows that network, order and weights are right, and says
+nothing of the rounding of a phone's processors.
+"""
+
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...networks.base import Network
+from ..common import (
+    ExportedNetwork,
+    check_export,
+    describe_network,
+    fixed_shape,
+    to_json,
+    trace,
+)
+from .mil import run_package
+
+TOLERANCE = 1e-3  # largest difference of a probability from the network's own
+HALF_TOLERANCE = 0.02  # the same with weights and arithmetic in float16
+
+
+def export_coreml(
+    model: Network, path: str | Path, sides: bool = False, half: bool = False
+) -> float:
+    """Write a network to a Core ML package.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is. The package takes its
+            ``img_size`` or ``input_size`` alone.
+        path: the folder to write, ``.mlpackage``; an older package there is replaced, if the check
+            succeeds.
+        sides: give the side maps too, after the one that counts.
+        half: weights and arithmetic in float16, which Apple's neural engine needs.
+
+    Returns:
+        The largest difference of a probability from the network's own that the check found: of
+        Core ML itself on macOS, elsewhere of the package's program, computed by torch.
+
+    Raises:
+        UserError: a package is missing, the network cannot be converted, what is at ``path`` is no
+            package, or the package does not compute what the network does.
+
+    Example:
+        >>> from src import load_model
+        >>> export_coreml(load_model("lite.pt"), "lite.mlpackage")  # doctest: +SKIP
+        1e-06
+    """
+    path = Path(path)
+    if path.exists() and not (path / "Manifest.json").is_file():
+        raise UserError(f"{path}: exists, and is no Core ML package; name another")
+    network, shape = ExportedNetwork(model, sides), fixed_shape(model)
+    package = _convert(network, model, path, half)
+    temporary = path.with_name(f".{path.stem}.tmp.mlpackage")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _quiet():
+            package.save(str(temporary))
+            run = run_package(temporary, half, on_mac=runs_here())
+        limit = HALF_TOLERANCE if half else TOLERANCE
+        worst = check_export(network, run, path, limit, [shape] * 2)  # two different images
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return worst
+
+
+def runs_here() -> bool:
+    """Whether Core ML itself does the check."""
+    return sys.platform == "darwin"
+
+
+def _convert(network: ExportedNetwork, model: Network, path: Path, half: bool) -> Any:
+    with _quiet():
+        try:
+            import coremltools
+        except ImportError as error:
+            raise UserError(
+                f"export to Core ML needs {error.name}: pip install 'coremltools>=9.0'"
+            ) from None
+        precision = coremltools.precision
+        names = model.map_names if network.count is None else model.map_names[:1]
+        try:
+            package = coremltools.convert(
+                trace(network, fixed_shape(model)).run_decompositions({}),
+                convert_to="mlprogram",
+                compute_precision=precision.FLOAT16 if half else precision.FLOAT32,
+                minimum_deployment_target=coremltools.target.iOS15,
+                outputs=[
+                    coremltools.TensorType(name if i else "saliency")
+                    for i, name in enumerate(names)
+                ],
+                skip_model_load=True,
+            )
+        except Exception as error:  # of the converter's many parts
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{path}: Core ML's converter cannot convert {model.config.name} ({reason})"
+            ) from None
+    about = describe_network(model)
+    package.short_description = f"{about['network']}: {about['input']}"
+    package.user_defined_metadata.update(to_json(about))
+    return package
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what coremltools says of versions, of macOS and of its progress."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,235 @@
+"""Networks as LiteRT files (``.tflite``), checked by LiteRT itself before they are kept.
+
+The file takes one float32 image 1×3×H×W of one size, prepared as its metadata say, and gives the
+map that counts first, as probabilities. The metadata are the entry ``about.json`` of a ZIP archive
+behind the network, where TensorFlow Lite's own metadata has its files too: ``unzip -p net.tflite
+about.json``; runtimes pass over it.
+"""
+
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...files import atomic_path
+from ...inference.preprocess import normalize
+from ...networks.base import Network
+from ..common import ExportedNetwork, check_export, describe_network, fixed_shape
+from ..int8 import LIMIT, CalibrationInputs, Loss, measure_int8
+
+TOLERANCE = 1e-3  # largest difference of a probability from the network's own
+HALF_TOLERANCE = 0.02  # the same with weights in float16
+_ABOUT = "about.json"
+_INSTALL = (
+    "pip install 'litert-torch>=0.10'; where its versions of other packages clash with yours, "
+    "install this toolkit with it in an environment of its own (pip install '.[litert]')"
+)
+
+
+def export_litert(
+    model: Network, path: str | Path, sides: bool = False, half_weights: bool = False
+) -> float:
+    """Write a network to one ``.tflite`` file, in float32. Takes minutes.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is. The file takes its
+            ``img_size`` or ``input_size`` alone.
+        path: where to write; nothing is left there if the check fails.
+        sides: give the side maps too, after the one that counts.
+        half_weights: weights in float16, for a file of half the size.
+
+    Returns:
+        The largest difference of a probability from the network's own that the check found.
+
+    Raises:
+        UserError: a package is missing, the network cannot be converted, or the file does not
+            compute what the network does.
+
+    Example:
+        >>> from src import load_model
+        >>> export_litert(load_model("lite.pt"), "lite.tflite")  # doctest: +SKIP
+        1e-06
+    """
+    network = ExportedNetwork(model, sides)
+    shape = fixed_shape(model)
+    content = _convert(network, model, path)
+    if half_weights:
+        content = _quantise(content, _half_recipe())
+    content = _describe(content, model)
+    run = _load(content)
+    with atomic_path(path) as temporary:
+        worst = check_export(
+            network,
+            lambda x: run(x.numpy()),
+            path,
+            HALF_TOLERANCE if half_weights else TOLERANCE,
+            [shape] * 2,  # two different images
+        )
+        temporary.write_bytes(content)
+    return worst
+
+
+def export_litert_int8(
+    model: Network, path: str | Path, calibrate: str | Path, allow_loss: float = LIMIT
+) -> Loss:
+    """Write a network to one ``.tflite`` file of 8-bit weights, which computes in integers: LiteRT
+    finds the range of each layer's values while it runs, so nothing is calibrated. Input and output
+    stay float32.
+
+    Args:
+        model: a network of :func:`build_model`, not fused; it stays as it is.
+        path: where to write; nothing is left there if more is lost than allowed.
+        calibrate: a folder of images such as the network will see, every fifth of which is measured
+            on, see :func:`~..int8.export_int8`.
+        allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
+
+    Returns:
+        What the file loses, measured on these images.
+
+    Raises:
+        UserError: as :func:`export_litert`, and as :func:`~..int8.export_int8`.
+
+    Example:
+        >>> from src import load_model
+        >>> export_litert_int8(load_model("lite.pt"), "l8.tflite", "photos").mean  # doctest: +SKIP
+        0.001
+    """
+    fixed_shape(model)  # refuses before anything takes time
+
+    def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
+        content = _convert(ExportedNetwork(model, sides=False), model, path)
+        content = _describe(_quantise(content, _int8_recipe()), model)
+        quantised.write_bytes(content)
+        return _Maps(content, model)
+
+    return measure_int8(model, path, calibrate, allow_loss, quantise)._replace(calibrated=0)
+
+
+class _Maps:
+    """A quantised file, as :class:`~..int8.Maps` has it."""
+
+    precision = "int8"
+
+    def __init__(self, content: bytes, model: Network) -> None:
+        self.run, self.config = _load(content), model.config
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        x = normalize(images, torch.float32, self.config.mean, self.config.std)
+        (maps,) = self.run(x.contiguous().numpy())
+        if not np.isfinite(maps).all():
+            raise UserError("the network gives values that are not finite")
+        return torch.from_numpy(maps)
+
+
+def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> bytes:
+    """The file's content in float32, without metadata."""
+    try:
+        import litert_torch
+    except ImportError as error:
+        raise UserError(f"export to LiteRT needs {error.name}: {_INSTALL}") from None
+    shape = fixed_shape(model)
+    example = torch.zeros(shape[0], model.config.in_ch, *shape[1:])
+    with _quiet():
+        try:
+            converted = litert_torch.convert(network.eval(), (example,))
+        except Exception as error:  # of the converter's many parts
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{path}: LiteRT's converter cannot convert {model.config.name} ({reason})"
+            ) from None
+        return bytes(converted.tflite_model())
+
+
+def _describe(content: bytes, model: Network) -> bytes:
+    """The content with its metadata behind it, in a form that ``zipfile`` and ``unzip`` read."""
+    file = BytesIO(content)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(_ABOUT, json.dumps(describe_network(model)))
+    return file.getvalue()
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """The metadata of a file that :func:`export_litert` wrote."""
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(_ABOUT))
+
+
+def _load(content: bytes) -> Any:
+    """A function from an image to its maps."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    (entry,) = interpreter.get_input_details()
+    # By their place in the signature: outputs are listed in the order of their names there.
+    names = sorted(interpreter.get_signature_list()["serving_default"]["outputs"], key=_number)
+    signature = interpreter.get_signature_runner("serving_default")
+    (argument,) = interpreter.get_signature_list()["serving_default"]["inputs"]
+
+    def run(image: np.ndarray) -> list[np.ndarray]:
+        maps = signature(**{argument: image.astype(entry["dtype"])})
+        return [maps[name] for name in names]
+
+    return run
+
+
+def _number(name: str) -> int:
+    """``output_12`` comes after ``output_2``."""
+    return int(name.rpartition("_")[2])
+
+
+def _quantise(content: bytes, recipe: Any) -> bytes:
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    with _quiet():
+        quantizer = Quantizer(bytearray(content))
+        quantizer.load_quantization_recipe(recipe)
+        return bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
+
+
+def _half_recipe() -> Any:
+    """Weights in float16, each widened when the file is loaded."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    manager = recipe_manager.RecipeManager()
+    manager.add_quantization_config(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(
+                num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+            ),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+    )
+    return manager.get_quantization_recipe()
+
+
+def _int8_recipe() -> Any:
+    """Weights int8 by output channel; values between layers become int8 while it runs."""
+    from ai_edge_quantizer import recipe
+
+    return recipe.dynamic_wi8_afp32()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the converter's log of its steps."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
