@@ -11,6 +11,7 @@ from typing import Any
 from src.errors import UserError
 from src.pictures.formats import IMAGE_SUFFIXES
 
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages")
 _DEPTH = 5  # folders below a data set's own that are looked into
 
 
@@ -99,8 +100,7 @@ class ImageFiles:
                     return Path(os.path.normpath(place))
             found = [p for p in self.by_stem.get(relative.stem, []) if p.name == relative.name]
         if len(found) > 1:
-            wanted = [*file.with_suffix("").parts, *relative.parts[:-1]]
-            scores = [_closeness(path, relative, file, wanted) for path in found]
+            scores = [_closeness(path, relative, file) for path in found]
             found = [p for p, s in zip(found, scores, strict=True) if s == max(scores)]
         if len(found) == 1:
             return found[0]
@@ -109,15 +109,15 @@ class ImageFiles:
         return f"names {name.removesuffix('.*')}, which may be {found[0]} or {found[1]}"
 
 
-def _closeness(path: Path, named: Path, file: Path, wanted: Sequence[str]) -> tuple[int, ...]:
+def _closeness(path: Path, named: Path, file: Path) -> tuple[int, ...]:
     """How well an image fits a name: its folders at the end, and those of the annotation."""
     same = 0
     for one, other in zip(reversed(path.parts[:-1]), reversed(named.parts[:-1]), strict=False):
         if one != other:
             break
         same += 1
-    folder = path.parent.name
-    in_name = any(folder in name for name in wanted)
+    folder = path.parent.name  # train2017, of instances_train2017.json
+    in_name = folder in file.stem if file.stem != path.stem else folder in file.parent.parts
     shared = len(set(path.parent.parts) & set(file.parts))
-    of_images = folder.lower() in ("images", "image", "imgs", "img", "jpegimages")
+    of_images = any(part.lower() in _IMAGES for part in path.parent.parts)
     return same, int(in_name), shared, int(of_images)

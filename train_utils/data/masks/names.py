@@ -156,8 +156,8 @@ def number_classes(
     if len(kept) + first < classes or (has_background and len(kept) > classes):
         count = f"{len(names)} names"
         advice = f"pass {{num_classes}} {count_classes(names, ignore_index)}"
-        text = f"{source}: {count} for {classes} classes (the background is one of these)"
-        raise UserError(text, advice=advice)
+        text = f"{count} for {classes} classes (the background is one of these)"
+        raise _misfit(text, source, advice)
     values = {name: i for i, name in enumerate(kept, first) if i < classes or i == ignore_index}
     if ignore_index is not None:
         values |= dict.fromkeys(ignored, ignore_index)
@@ -166,6 +166,12 @@ def number_classes(
     background = next((values[name] for name in values if _is(name, _BACKGROUND)), ignore_index)
     if background is None:
         advice = "name background as the first one, or pass {ignore_index}"
-        text = f"{source}: none of the {classes} classes is for pixels outside all objects"
-        raise UserError(text, advice=advice)
+        text = f"none of the {classes} classes is for pixels outside all objects"
+        raise _misfit(text, source, advice)
     return Labels(values, background, ignored=ignore_index)
+
+
+def _misfit(text: str, source: object, advice: str) -> UserError:
+    if source == "classes":  # the user's own
+        return UserError(text, "classes", advice=advice)
+    return UserError(f"{source}: {text}", advice=advice)
