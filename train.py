@@ -29,6 +29,7 @@ from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
 from train_utils.training.loop import Diverged, Interrupted, Task, fit
 from train_utils.training.records import check_trackers, write_args
+from train_utils.training.supervision import has_mask
 from train_utils.training.trainer import Trainer
 
 
@@ -64,6 +65,8 @@ def train(settings: Settings) -> int:
 
     # Data: what is trained on, and what chooses the best weights.
     train_set, test_set, lengths = build.make_datasets(settings, starts)
+    if teacher:
+        teacher.labelled = sum(map(has_mask, train_set.pairs))
     build.check_run_files(settings, folder, train_set, test_set, resumed=bool(resume))
     sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
     on_gpu = device.type == "cuda"

@@ -62,6 +62,9 @@ def test_a_teacher_and_images_without_masks(data, teacher, tmp_path):
     whole = resumes_alike(data, tmp_path, 1, *flags)
     record = last(whole)["flags"]
     assert "5 pictures without masks" in record["pictures"][1] and record["data_shares"] == [0, 1]
+    again = [*SHORT, *flags, "--teacher-weight", "0.1"]
+    assert run(data, tmp_path / "again", *again) == 0
+    assert same_state(last(tmp_path / "again")["model"], last(whole)["model"]), "no mask has a part"
     assert record["teacher"].startswith("sha256 ") and record["teacher_weight"] == 0.5
 
     # Another teacher, or none, is another run; the same one may have moved.
