@@ -14,7 +14,7 @@ from my_dataset import find_pairs
 from src import UserError
 from train_utils.data.masks import mask_reader
 
-STEMS = [f"p{i}" for i in range(16)]
+STEMS = [*(f"p{i}" for i in range(10)), *(f"q{i}" for i in range(6))]
 
 
 @pytest.fixture

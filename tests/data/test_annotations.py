@@ -1,5 +1,6 @@
 """Annotations drawn as masks, against the tools that write them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
 
+import validation
 from my_dataset import SegmentationDataset, find_pairs, find_splits
 from src import UserError
 from train_utils.data.annotations.draw import decode_counts
@@ -203,3 +205,19 @@ def test_soft_sets_take_drawn_masks_as_white(tmp_path, png_set):
     assert set(np.unique(found.pairs[0].load_mask())) == {0, 255}
     data = SegmentationDataset(found.pairs, TrainPreset(32, 32, soft=True))
     assert data[0][1].max() > 200
+
+
+def test_classes_are_scored_by_name(tmp_path, call):
+    """Of a COCO json and maps of indices; the names are in the table."""
+    save_image(tmp_path / "images/a.jpg", make_scene()[0])
+    mask = make_scene()[1]
+    file = write(coco({"a.jpg": mask}, names=("cat", "dog")), tmp_path / "a.json")
+    save_image(tmp_path / "maps/a.png", mask // 255)
+    argv = ["--annotations", file, "--pred-dir", tmp_path / "maps", "--metrics", "semantic"]
+    options = ["--device", "cpu", "--workers", 0, "--json", tmp_path / "s.json"]
+    status, said, err = call(validation.main, *argv, *options, "--classes", "cat", "dog")
+    assert status == 0 and "background 1.000, cat 1.000" in said, err
+    row = json.loads((tmp_path / "s.json").read_text())
+    assert row["num_classes"] == 3 and row["class_iou"] == [1.0, 1.0, None]
+    status, _, err = call(validation.main, *argv, *options[:-1], file, "--classes", "cat", "dog")
+    assert status == 2 and "would overwrite an input" in err
