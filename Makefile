@@ -1,6 +1,7 @@
 # make train: the built-in example, from an empty checkout to scores and masks.
 # make test: style, types, tests.
 # make browser: the page that computes in the browser, into build/browser; WEIGHTS=u2netp for others.
+# make test-litert: the tests that need LiteRT's converter, in an environment of its own.
 # make docs: the guides and the reference as pages, into build/docs/site.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -54,6 +55,19 @@ browser: .venv/ready
 	npm ci --prefix web/browser --ignore-scripts --no-audit --no-fund
 	$(BIN)/python web/browser/build.py --weights $(WEIGHTS)
 
+# LiteRT's converter pins versions that pydantic, schemathesis' and gradio's, does not take. Its
+# environment lies over the packages of .venv, torch above all. Not part of make test: it takes 800 MB
+# more, and each conversion a minute.
+test-litert: .venv-litert/ready
+	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -q -p no:anyio tests/export/test_phones.py
+
+.venv-litert/ready: .venv/ready-to-test pyproject.toml
+	$(PYTHON) -m venv .venv-litert
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > .venv-litert/packages
+	mv .venv-litert/packages "$$(.venv-litert/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+	.venv-litert/bin/python -m pip install --quiet 'litert-torch==0.10.0'
+	touch $@
+
 # Of copies, as the reference is that of the installed package; griffe knows the heading Examples.
 docs: .venv-docs/ready
 	rm -rf build/docs build/lib build/bdist.*
@@ -69,4 +83,4 @@ docs: .venv-docs/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-rembg .venv-docs build web/browser/node_modules data/synthetic runs/synthetic
+	rm -rf .venv .venv-rembg .venv-litert .venv-docs build web/browser/node_modules data/synthetic runs/synthetic

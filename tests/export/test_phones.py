@@ -11,6 +11,7 @@ from helpers.data import SMALL, make_pairs, make_varied_network
 
 import export
 from src import UserError, save_model
+from src.export.mobile import litert
 from src.export.mobile.coreml import export_coreml, runs_here
 from src.export.mobile.litert import export_litert, export_litert_int8, read_about
 
@@ -89,6 +90,18 @@ def test_litert_without_its_package(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Once:
+    """A function that is called once, and gives the same result ever after."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args):
+        if not hasattr(self, "result"):
+            self.result = self.function(*args)
+        return self.result
+
+
 @needs_litert
 def test_litert(model, tmp_path):
     """All maps, their order, the metadata; float16 weights; LiteRT's own interpreter runs them."""
@@ -114,7 +127,9 @@ def test_litert(model, tmp_path):
 
 
 @needs_litert
-def test_litert_with_smaller_weights(model, tmp_path):
+def test_litert_with_smaller_weights(model, tmp_path, monkeypatch):
+    """float16 and int8 of one conversion, as each takes half a minute."""
+    monkeypatch.setattr(litert, "_convert", Once(litert._convert))
     make_pairs(tmp_path / "images", tmp_path / "masks", "abcdefgh")
     export_litert(model, tmp_path / "half.tflite", half_weights=True)
     loss = export_litert_int8(model, tmp_path / "int8.tflite", tmp_path / "images", 0.1)

@@ -6,13 +6,8 @@ package and computed by ``mil.py``, which shows that network, order and weights 
 nothing of the rounding of a phone's processors.
 """
 
-import logging
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ from ..common import (
     trace,
 )
 from .mil import run_package
+from .quiet import quiet
 
 TOLERANCE = 1e-3  # largest difference of a probability from the network's own
 HALF_TOLERANCE = 0.02  # the same with weights and arithmetic in float16
@@ -66,7 +62,7 @@ def export_coreml(
     temporary = path.with_name(f".{path.stem}.tmp.mlpackage")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _quiet():
+        with quiet():
             package.save(str(temporary))
             run = run_package(temporary, half, on_mac=runs_here())
         limit = HALF_TOLERANCE if half else TOLERANCE
@@ -84,7 +80,7 @@ def runs_here() -> bool:
 
 
 def _convert(network: ExportedNetwork, model: Network, path: Path, half: bool) -> Any:
-    with _quiet():
+    with quiet():
         try:
             import coremltools
         except ImportError as error:
@@ -114,16 +110,3 @@ def _convert(network: ExportedNetwork, model: Network, path: Path, half: bool) -
     package.short_description = f"{about['network']}: {about['input']}"
     package.user_defined_metadata.update(to_json(about))
     return package
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what coremltools says of versions, of macOS and of its progress."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -7,11 +7,8 @@ about.json``; runtimes pass over it.
 """
 
 import json
-import logging
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from ...inference.preprocess import normalize
 from ...networks.base import Network
 from ..common import ExportedNetwork, check_export, describe_network, fixed_shape
 from ..int8 import LIMIT, CalibrationInputs, Loss, measure_int8
+from .quiet import quiet
 
 TOLERANCE = 1e-3  # largest difference of a probability from the network's own
 HALF_TOLERANCE = 0.02  # the same with weights in float16
@@ -103,7 +101,8 @@ def export_litert_int8(
         >>> export_litert_int8(load_model("lite.pt"), "l8.tflite", "photos").mean  # doctest: +SKIP
         0.001
     """
-    fixed_shape(model)  # refuses before anything takes time
+    fixed_shape(model)
+    _import_converter()  # refused before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
         content = _convert(ExportedNetwork(model, sides=False), model, path)
@@ -130,17 +129,22 @@ class _Maps:
         return torch.from_numpy(maps)
 
 
-def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> bytes:
-    """The file's content in float32, without metadata."""
+def _import_converter() -> Any:
     try:
-        import litert_torch
+        with quiet():
+            import litert_torch
     except ImportError as error:
         raise UserError(f"export to LiteRT needs {error.name}: {_INSTALL}") from None
-    shape = fixed_shape(model)
+    return litert_torch
+
+
+def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> bytes:
+    """The file's content in float32, without metadata."""
+    shape, converter = fixed_shape(model), _import_converter()
     example = torch.zeros(shape[0], model.config.in_ch, *shape[1:])
-    with _quiet():
+    with quiet():
         try:
-            converted = litert_torch.convert(network.eval(), (example,))
+            converted = converter.convert(network.eval(), (example,))
         except Exception as error:  # of the converter's many parts
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -165,10 +169,11 @@ def read_about(path: str | Path) -> dict[str, Any]:
 
 def _load(content: bytes) -> Any:
     """A function from an image to its maps."""
-    from ai_edge_litert.interpreter import Interpreter
+    with quiet():
+        from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
+        interpreter = Interpreter(model_content=content)
+        interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
     # By their place in the signature: outputs are listed in the order of their names there.
     names = sorted(interpreter.get_signature_list()["serving_default"]["outputs"], key=_number)
@@ -188,9 +193,9 @@ def _number(name: str) -> int:
 
 
 def _quantise(content: bytes, recipe: Any) -> bytes:
-    from ai_edge_quantizer.quantizer import Quantizer
+    with quiet():
+        from ai_edge_quantizer.quantizer import Quantizer
 
-    with _quiet():
         quantizer = Quantizer(bytearray(content))
         quantizer.load_quantization_recipe(recipe)
         return bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
@@ -221,15 +226,3 @@ def _int8_recipe() -> Any:
     from ai_edge_quantizer import recipe
 
     return recipe.dynamic_wi8_afp32()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the converter's log of its steps."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            yield
-    finally:
-        logging.disable(disabled)
