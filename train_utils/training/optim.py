@@ -8,6 +8,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from src.device import pick_dtype
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 OPTIMIZERS = ("adamw", "muon")
@@ -101,7 +103,10 @@ class Muon(AdamW):
             momenta = [self._momentum(kernel) for kernel in kernels]
             torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
             ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov's
-            matrices = orthogonalize(torch.stack(ahead).flatten(2))
+            stacked = torch.stack(ahead).flatten(2)
+            # In bfloat16 where that is fast: some steps of a rough iteration need no more.
+            dtype = pick_dtype("auto", stacked.device)
+            matrices = orthogonalize(stacked.to(dtype)).float()
             scale = 0.2 * max(matrices.shape[1:]) ** 0.5
             torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
             updates = list(matrices.view(len(kernels), *shape))
@@ -118,8 +123,8 @@ class Muon(AdamW):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Matrices of the same singular vectors, whose singular values are between 0.7 and 1.2.
 
-    Five steps of a Newton-Schulz iteration, in float32; values below about 1/1000 of a matrix's
-    norm stay smaller.
+    Five steps of a Newton-Schulz iteration; values below about 1/1000 of a matrix's norm stay
+    smaller.
 
     Args:
         matrices: ...×M×N.
