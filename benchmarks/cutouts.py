@@ -85,15 +85,15 @@ def timed(way: Callable, seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarra
     return way(seen, alpha), time.process_time() - began
 
 
-def picture(name: str) -> np.ndarray:
+def picture(name: str, size: tuple[int, int] = SIZE) -> np.ndarray:
     """One of scikit-image's pictures, in [0, 1]."""
-    return cv2.resize(getattr(data, name)(), SIZE, interpolation=cv2.INTER_AREA) / 255
+    return cv2.resize(getattr(data, name)(), size, interpolation=cv2.INTER_AREA) / 255
 
 
-def strands(seed: int) -> np.ndarray:
+def strands(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     """Alpha of an oval with hair, drawn at four times the size."""
     rng = np.random.default_rng(seed)
-    width, height = (4 * n for n in SIZE)
+    width, height = (4 * n for n in size)
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
     middle, radii = np.array([width, height]) / 2, np.array([width / 5, height / 4])
@@ -105,7 +105,7 @@ def strands(seed: int) -> np.ndarray:
             step = step + rng.normal(0, 10, 2)
             points.append(points[-1] + step)
         draw.line([tuple(p) for p in points], fill=255, width=int(rng.integers(1, 8)))
-    return np.array(image.resize(SIZE, Image.Resampling.BOX), np.float32) / 255
+    return np.array(image.resize(size, Image.Resampling.BOX), np.float32) / 255
 
 
 def guided(seen: np.ndarray, alpha: np.ndarray, radius: int = 8, eps: float = 1e-4) -> np.ndarray:

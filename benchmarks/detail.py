@@ -2,12 +2,12 @@
 
     python -m benchmarks.detail --weights u2netp.pth --data-path ECSSD --count 20
 
-Two kinds of images with sharp masks are made of a saliency set: its objects pasted small before
-another, blurred image of 2400×1800, and its images enlarged five times, whose objects are large and
-hold no more detail than before. Tiles: 25 that overlap by half, each a third of the image a side.
-Pyramid: the Laplacian bands of the map at three times the network's size, near the outline of the
-map at its own size, as InSPyReNet blends (Kim et al. 2022). Seconds are the processor's, of one
-thread, beyond the first map.
+Images with sharp masks are made of a saliency set: its objects pasted small before another, blurred
+image of 2400×1800, and its images enlarged five times, whose objects are large and hold no more
+detail than before. The third kind is the hair of benchmarks/cutouts.py, drawn at 3000×2250. Tiles:
+25 that overlap by half, each a third of the image a side. Pyramid: the Laplacian bands of the map
+at three times the network's size, near the outline of the map at its own size, as InSPyReNet blends
+(Kim et al. 2022). Seconds are the processor's, of one thread, beyond the first map.
 """
 
 import time
@@ -25,7 +25,10 @@ from src.pictures.matting import refine
 from train_utils import cli
 from train_utils.metrics.measures.structure import boundary_accuracy, relaxed_boundary_f
 
+from .cutouts import PAIRS, picture, strands
+
 SIZE = (2400, 1800)
+DRAWN = (3000, 2250)
 Way = Callable[[Predictor, Image.Image, np.ndarray], np.ndarray]
 
 
@@ -41,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     pairs = find_pairs((args.data_path or [None])[0], None, args.image_dir, args.mask_dir).pairs
     opened = [(Image.open(p.image).convert("RGB"), Image.open(p.mask).convert("L")) for p in pairs]
     chosen = range(0, len(opened), max(1, len(opened) // args.count))[: args.count]
-    for name, make in (("pasted", pasted), ("enlarged", enlarged)):
-        print(f"\n| {name} | MAE | mBA | relaxF | s |\n|---|---:|---:|---:|---:|")
-        images = [make(opened, index) for index in chosen]
+    for make in (pasted, enlarged, drawn):
+        print(f"\n| {make.__name__} | MAE | mBA | relaxF | s |\n|---|---:|---:|---:|---:|")
+        images = [make(opened, index) for index in (chosen if make != drawn else range(len(PAIRS)))]
         for way, found in WAYS.items():
             values = np.mean(list(measure(predictor, found, images)), 0)
             print("| {} | {:.4f} | {:.3f} | {:.3f} | {:.2f} |".format(way, *values), flush=True)
@@ -79,6 +82,15 @@ def enlarged(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
     """Image and mask at five times their size."""
     image, mask = (part.resize([5 * n for n in part.size]) for part in opened[index])
     return image, (np.array(mask) > 127).astype(np.uint8)
+
+
+def drawn(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
+    """An oval of one of scikit-image's pictures before another, with hair."""
+    alpha = strands(index, DRAWN)
+    near, behind = (picture(name, DRAWN) for name in PAIRS[index])
+    seen = alpha[..., None] * near + (1 - alpha[..., None]) * behind
+    image = Image.fromarray((255 * seen).round().astype(np.uint8))
+    return image, (alpha > 0.5).astype(np.uint8)
 
 
 def closer(count: int) -> Way:
@@ -125,6 +137,9 @@ WAYS: dict[str, Way] = {
     "tiles": tiles,
     "pyramid": pyramid,
     "--refine": lambda predictor, image, first: refine(image, first),
+    "--detail 5 --refine": lambda predictor, image, first: refine(
+        image, look_closer(predictor, image, first, 5)
+    ),
 }
 
 

@@ -86,9 +86,9 @@ def plan(
     side = max(float(np.ptp(points, axis=1).max()), 1.0)
     pieces = 1
     while count > 0 and 2 * side / pieces >= min(seen):
-        boxes = _cover(points, side / pieces, image)
+        boxes = _cover(points, pieces, image)
         if len(boxes) > count:  # a step of half the size may still do
-            boxes, pieces = _cover(points, 4 * side / (3 * pieces), image), pieces * 2
+            boxes, pieces = _cover(points, 0.75 * pieces, image), pieces * 2
             if len(boxes) > count or pieces < 8:
                 return
         shares = ((right - left, bottom - top) for left, top, right, bottom in boxes)
@@ -98,12 +98,17 @@ def plan(
         pieces *= 2
 
 
-def _cover(points: np.ndarray, cell: float, image: tuple[int, int]) -> list[Box]:
-    """The cells of a grid that hold any of the points (2×N), each with as much around it again."""
+def _cover(points: np.ndarray, pieces: float, image: tuple[int, int]) -> list[Box]:
+    """The cells of a grid that hold any of the points (2×N), each in the middle of a part.
+
+    The whole and its halves have half of their size around them. A smaller piece, of which a
+    network knows less, has as much as itself on each side.
+    """
     first = points.min(1)
+    cell = max(float(np.ptp(points, axis=1).max()), 1.0) / pieces
     cells = {(y, x) for x, y in ((points.T - first) / cell * 0.9999).astype(int).tolist()}
     middles = ((first + cell * (np.array((x, y)) + 0.5)).tolist() for y, x in sorted(cells))
-    return [_fit(x, y, 2 * cell, image) for x, y in middles]
+    return [_fit(x, y, (3 if pieces > 2 else 2) * cell, image) for x, y in middles]
 
 
 def _fit(x: float, y: float, side: float, image: tuple[int, int]) -> Box:

@@ -73,7 +73,8 @@ def test_another_opinion_does_not_count():
             return torch.zeros(len(images), 64, 64)
 
     found = look_closer(Blind(), image, first.copy(), 9)
-    assert np.abs(found - first).max() < 0.5 and np.abs(found - first).mean() < 0.003
+    assert ((found > 0.5) != (first > 0.5)).mean() < 0.004  # a rim of the outline's own width
+    assert np.abs(found - first).mean() < 0.004
 
 
 @pytest.mark.parametrize("image", [(800, 600), (5000, 40), (40, 5000), (64, 64), (10, 7)])

@@ -14,6 +14,7 @@ import predict
 import validation
 from src import Predictor, UserError, build_model, load_model, save_model
 from src.export.common import describe_network
+from src.inference.int8 import OnnxBackend
 from src.inference.preprocess import normalize
 from src.inference.sizes import InputSize, parse_size
 
@@ -160,3 +161,13 @@ def test_a_gpu_batch_of_many_sizes_is_none():
     predictor = Predictor(build_model("u2net_lite"), "auto", "cpu", "off")
     images = [torch.zeros(1, 3, 30, 60), torch.zeros(2, 3, 60, 30)]
     assert [len(predictor(batch)) for batch in images] == [1, 2]
+
+
+def test_a_file_of_one_size_refuses_others():
+    """In one line that names it: it runs as it is."""
+    backend = object.__new__(OnnxBackend)
+    backend.path, backend.fixed = "a.onnx", (64, 96)
+    backend.expect(parse_size((96, 64), 320))
+    for wrong, named in (((64, 96), "64x96"), (96, "96"), ("auto", "auto")):
+        with pytest.raises(UserError, match=rf"^img_size {named}: a.onnx takes 96×64 alone$"):
+            backend.expect(parse_size(wrong, 320))
