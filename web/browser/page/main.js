@@ -38,10 +38,14 @@ worker.onerror = (event) => {
 async function register() {
   const { serviceWorker } = navigator;
   if (!serviceWorker) return;
-  await serviceWorker.register("sw.js");
-  if (!serviceWorker.controller) {
-    const taken = new Promise((resolve) => serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
-    await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, 5000))]);
+  const registration = await serviceWorker.register("sw.js");
+  if (!serviceWorker.controller && !registration.active) {
+    await new Promise((resolve) => {
+      serviceWorker.addEventListener("controllerchange", resolve, { once: true });
+      const { installing } = registration;
+      installing?.addEventListener("statechange", () => installing.state === "redundant" && resolve()); // it failed
+      setTimeout(resolve, 60_000);
+    });
   }
   if (!serviceWorker.controller || crossOriginIsolated || cards.size || sessionStorage.reloaded) return;
   sessionStorage.reloaded = true; // once: some browsers cannot be brought to it
@@ -50,23 +54,21 @@ async function register() {
 }
 
 async function load() {
-  find("#retry").hidden = true;
-  progress.hidden = false;
   try {
     await register().catch(() => {}); // a private window, or no HTTPS: it works without
     const { place } = await ask("load", {}, (done) => {
       progress.value = done;
-      status.textContent = done < 1 ? `Loading the network: ${Math.floor(100 * done)} %` : "Starting the network …";
+      find("#share").textContent = `${Math.floor(100 * done)} %`; // too often to be read out
     });
     const offline = navigator.serviceWorker?.controller ? " It works without a connection from now on." : "";
     const slow = crossOriginIsolated ? "" : " More threads would need headers that this host does not send.";
     status.textContent = `Ready. It computes on ${place}.${place.startsWith("one") ? slow : ""}${offline}`;
-    progress.hidden = true;
   } catch (error) {
     status.textContent = `The network could not be loaded: ${error.message}`;
-    progress.hidden = true;
     find("#retry").hidden = false;
     throw error;
+  } finally {
+    progress.hidden = find("#share").hidden = true;
   }
 }
 
@@ -103,7 +105,6 @@ async function add(file) {
     tell(entry, "Computing …");
     const { width, height, milliseconds } = await ask("open", { image, file });
     entry.about = `${width} × ${height}, ${milliseconds} ms`;
-    card.dataset.milliseconds = milliseconds;
     entry.open = true;
     await preview(image);
   } catch (error) {
@@ -113,7 +114,9 @@ async function add(file) {
   update();
 }
 
-const tell = ({ card }, text) => (find("p", card).textContent = text);
+function tell(entry, text) {
+  if (entry) find("p", entry.card).textContent = text; // it may have been removed
+}
 
 /** Refuse what would take all memory, before it is decoded. */
 async function checkSize(file) {
@@ -138,15 +141,13 @@ function readStyle() {
 }
 
 async function preview(image) {
-  const { card, about } = cards.get(image) ?? {};
-  if (!card) return;
+  const { card, about } = cards.get(image);
   const pixels = await ask("preview", { image, style: readStyle() });
   const canvas = find("canvas", card);
   [canvas.width, canvas.height] = [pixels.width, pixels.height];
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   tell({ card }, about);
   find(".save", card).disabled = false;
-  card.dataset.shown = wanted;
 }
 
 /** Draw all results anew; choices made meanwhile come first. */
@@ -157,7 +158,7 @@ async function redraw() {
   colour.hidden = behind.value !== "colour";
   for (const [image, { open }] of [...cards]) {
     if (turn !== wanted) return;
-    if (open && cards.has(image)) await preview(image);
+    if (open && cards.has(image)) await preview(image).catch((error) => tell(cards.get(image), error.message));
   }
 }
 

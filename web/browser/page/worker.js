@@ -14,14 +14,12 @@ let network;
 const requests = {
   async load(_, tell) {
     network = await Network.load(tell);
-    const { place, about } = network;
-    return { place, network: about.network, size: about.img_size };
+    return { place: network.place };
   },
 
   /** Compute an image's map; only that and a small copy stay in memory. */
-  async open({ image, file }, tell) {
+  async open({ image, file }) {
     const source = await decode(file, { colorSpaceConversion: "none" }); // as predict.py sees it
-    let started = performance.now();
     const { width, height } = source;
     let input, preview;
     try {
@@ -30,16 +28,14 @@ const requests = {
     } finally {
       source.close();
     }
-    tell(0.5);
     if (await hasProfile(file)) {
       const coloured = await decode(file);
       preview = makePreview(coloured);
       coloured.close();
     }
-    started = performance.now() - started;
     const map = await network.run(input);
     images.set(image, { file, map, preview });
-    return { width, height, milliseconds: Math.round(map.milliseconds), prepared: Math.round(started) };
+    return { width, height, milliseconds: Math.round(map.milliseconds) };
   },
 
   /** A result small enough to look at, as an ImageData. */
@@ -78,13 +74,13 @@ const requests = {
   },
 };
 
-/** An image, upright. */
-async function decode(file, options = {}) {
+/** An image, upright as browsers turn it by themselves. */
+async function decode(file, options) {
   if (file.size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES / 1e6} MB; shrink it`);
   if (!file.size) throw new Error("the file is empty");
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", ...options });
+    bitmap = await createImageBitmap(file, options);
   } catch {
     throw new Error(await explain(file));
   }
