@@ -11,6 +11,8 @@
 
 #include <unistd.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -71,10 +73,14 @@ std::string get_value(const std::unordered_map<std::string, std::string>& metada
 // The map of an image, H×W in [0, 1].
 at::Tensor predict(AOTIModelPackageLoader& network, const at::Tensor& image) {
   const auto metadata = network.get_metadata();
-  const int64_t side = std::stoll(get_value(metadata, "img_size"));
+  // "480x320" in quotes, in place of the square that the network was trained at.
+  const std::string size = get_value(metadata, metadata.count("input_size") ? "input_size" : "img_size");
+  int64_t width = 0, height = 0;
+  if (std::sscanf(size.c_str(), "\"%" SCNd64 "x%" SCNd64, &width, &height) != 2)
+    width = height = std::stoll(size);
   const std::string object_map = get_value(metadata, "object_map");
   if (object_map == "null") throw std::runtime_error("a network of several classes gives no mask");
-  at::Tensor input = resize(image, side, side).to(at::kFloat).contiguous().div_(255);
+  at::Tensor input = resize(image, height, width).to(at::kFloat).contiguous().div_(255);
   input = input.sub_(per_channel(get_value(metadata, "mean")));
   input = input.div_(per_channel(get_value(metadata, "std")));
   const int64_t channel = std::stoll(object_map);

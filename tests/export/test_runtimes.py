@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,42 @@ def test_cpp(package, tmp_path):
         argv = [tmp_path / "mask", package, tmp_path / "large.png", tmp_path / output]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 2 and "would overwrite an input" in done.stderr
+
+
+RUNTIME = Path(os.environ.get("ONNXRUNTIME", "/usr"))  # an unpacked release, or the system's
+HEADERS = [RUNTIME / "include" / name for name in ("", "onnxruntime", "onnxruntime/core/session")]
+
+
+@on_path("g++", "cmake")
+@pytest.mark.skipif(
+    not any((folder / "onnxruntime_cxx_api.h").is_file() for folder in HEADERS),
+    reason="ONNX Runtime for C++ is not in $ONNXRUNTIME nor installed (libonnxruntime-dev)",
+)
+def test_cpp_by_onnxruntime(tmp_path):
+    """Its masks are predict.py's: images that shrink and grow, files of one size and of any."""
+    build = tmp_path / "build"
+    for command in (
+        ["cmake", "-S", ROOT / "cpp", "-B", build, f"-DONNXRUNTIME={RUNTIME}"],
+        ["cmake", "--build", build],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "OpenCV" in done.stderr:
+            pytest.skip("OpenCV is not installed here for C++ (libopencv-dev)")
+        assert done.returncode == 0, done.stdout + done.stderr
+    model = make_varied_network(SMALL)
+    predict = Predictor(model, device="cpu", amp="off")
+    for static in (True, False):
+        export_onnx(model, tmp_path / "net.onnx", static=static)
+        for width, height in ((301, 207), (40, 33)):
+            image = Image.fromarray(make_scene(3, width, height)[0])
+            image.save(tmp_path / "image.png")
+            argv = [build / "mask_onnx", tmp_path / "net.onnx", tmp_path / "image.png"]
+            subprocess.run([*argv, tmp_path / "mask.png"], check=True)
+            theirs = np.asarray(Image.open(tmp_path / "mask.png")).astype(int)
+            ours = np.asarray(predict(image)).astype(int)
+            assert np.ptp(ours) > 10 and np.abs(theirs - ours).max() <= 1
+            done = subprocess.run([*argv, tmp_path / "image.png"], capture_output=True, text=True)
+            assert done.returncode == 2 and "would overwrite an input" in done.stderr
 
 
 REMBG = ROOT / ".venv-rembg/bin/python"  # its packages clash with pysodmetrics'
