@@ -7,6 +7,7 @@ about.json``; runtimes pass over it.
 """
 
 import json
+import tempfile
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -150,7 +151,10 @@ def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> byte
             raise UserError(
                 f"{path}: LiteRT's converter cannot convert {model.config.name} ({reason})"
             ) from None
-        return bytes(converted.tflite_model())
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "net.tflite"
+            converted.export(str(file))
+            return file.read_bytes()
 
 
 def _describe(content: bytes, model: Network) -> bytes:
