@@ -3,10 +3,12 @@
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
-from helpers.data import SMALL_TABLE, make_varied_network, same_state
+from helpers.data import SMALL_TABLE, make_pairs, make_varied_network, same_state, save_image
 from helpers.runs import rows, run
+from PIL import Image
 
 from src import GT_ENCODER, ISNET, ISNET_LITE, LITE, U2NetConfig, UserError, build_model, save_model
 from train_utils import cli
@@ -93,20 +95,18 @@ def test_masks_are_not_seen_where_the_teacher_is_all(data, teacher, tmp_path):
 
 
 def test_a_teacher_of_classes(tmp_path, folders):
-    from helpers.data import make_pairs
-
     make_pairs(*folders, [f"i{n}" for n in range(9)])
+    for path in folders[1].iterdir():
+        save_image(path, np.asarray(Image.open(path)) // 255)
     network = make_varied_network(str(SMALL_TABLE), out_ch=3, activation="softmax")
     save_model(network, tmp_path / "three.pt")
     flags = [*SHORT, "--epochs", "1", "--teacher", str(tmp_path / "three.pt")]
     args = folders[0].parent, tmp_path / "run", *flags
     with pytest.raises(UserError, match="gives 3 maps by softmax; expected 3, and 1 map by sigm"):
         run(*args)
-    with pytest.raises(UserError, match="gives 3 maps by softmax; expected 3, and 256 maps"):
-        run(*args, "--num-classes", "256")
-    small = make_varied_network(str(SMALL_TABLE), out_ch=256, activation="softmax")
-    save_model(small, tmp_path / "three.pt")
-    assert run(*args, "--num-classes", "256", "--ignore-index", "255") == 0
+    with pytest.raises(UserError, match="gives 3 maps by softmax; expected 3, and 4 maps"):
+        run(*args, "--num-classes", "4")
+    assert run(*args, "--num-classes", "3", "--ignore-index", "2") == 0
 
 
 def test_features_of_masks(data, tmp_path, capsys):
@@ -119,7 +119,7 @@ def test_features_of_masks(data, tmp_path, capsys):
     shutil.rmtree(whole)
     resumes_alike(data, tmp_path, 11, *flags)  # 8 steps of the encoder, at most as many as its own
     named = [name for name in rows(whole)[0] if name.startswith("loss_")]
-    assert named[-3:] == ["loss_feature1", "loss_feature2", "loss_feature3"]
+    assert named == ["loss_fused", "loss_side1", "loss_side2", "loss_feature1", "loss_feature2"]
     row = {name: float(value) for name, value in rows(whole)[0].items() if value}
     assert row["loss"] == pytest.approx(sum(row[name] for name in named), rel=1e-4)
     assert last(whole)["mask_encoder"]["training"] is None
