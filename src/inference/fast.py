@@ -106,7 +106,7 @@ class RowConv(nn.Module):
 
     MAX_CHANNELS = 5
 
-    def __init__(self, conv: nn.Conv2d, sizes: int) -> None:
+    def __init__(self, conv: nn.Conv2d, sizes: int = 1) -> None:
         super().__init__()
         assert conv.bias is not None
         self.bias = conv.bias.view(-1, 1, 1)
