@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 import validation
 from my_dataset import SegmentationDataset, find_pairs, find_splits
 from src import UserError
-from train_utils.data.annotations.draw import decode_counts
+from train_utils.data.annotations.draw import ShapeError, decode_counts
 from train_utils.data.masks import mask_reader
 from train_utils.data.splits import find_training_data
 from transforms import TrainPreset
@@ -88,8 +88,10 @@ def test_runs_as_pycocotools_encodes_them():
         for share in (0, 0.01, 0.5, 1):
             mask = (rng.random(shape) < share).astype(np.uint8)
             text = coder.encode(np.asfortranarray(mask))["counts"]
-            assert decode_counts(text) == [n for n in runs(mask)] or not mask.any()
-            assert sum(decode_counts(text)) == mask.size
+            assert decode_counts(text).tolist() == (runs(mask) if mask.any() else [mask.size])
+    for text in (b"P", b"\x00", b"p" * 20 + b"0", b"~"):
+        with pytest.raises(ShapeError):
+            decode_counts(text)
 
 
 def test_labelme_as_it_draws_its_own_file(tmp_path):

@@ -151,12 +151,11 @@ def _read_runs(rle: dict[str, Any], size: Size | None) -> np.ndarray:
         raise ShapeError(f"an RLE of another size: {wrong}")
     counts = rle.get("counts")
     if isinstance(counts, (str, bytes)):
-        text = counts.encode() if isinstance(counts, str) else counts
-        lengths = decode_counts(text)
+        lengths = decode_counts(counts.encode() if isinstance(counts, str) else counts)
     else:
-        lengths = numbers(counts).tolist()
-    if any(length < 0 or length != int(length) for length in lengths):
+        lengths = numbers(counts)
+    if (lengths < 0).any() or (lengths % 1).any():
         raise ShapeError("an RLE with runs of negative or broken length")
-    if sum(lengths) != width * height:
-        raise ShapeError(f"an RLE of {sum(lengths):g} pixels, expected {width * height:g}")
-    return np.array(lengths, np.int64)
+    if lengths.sum() != width * height:
+        raise ShapeError(f"an RLE of {lengths.sum():g} pixels, expected {width * height:g}")
+    return lengths.astype(np.int64)
