@@ -142,7 +142,7 @@ def test_images_without_a_yolo_file_show_nothing(tmp_path):
     write("0 " + " ".join(map(str, (line / (48, 40)).ravel())), tmp_path / "labels/a.txt")
     found = find_pairs(tmp_path)
     assert [int(pair.load_mask().sum()) for pair in found.pairs] == [mask.sum() // 255, 0]
-    assert any("1 images have no label file" in note for note in found.notes)
+    assert any("1 image without a label file" in note for note in found.notes)
 
 
 def test_categories_that_the_user_does_not_name(tmp_path, call):

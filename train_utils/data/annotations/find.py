@@ -98,11 +98,11 @@ def find_annotated(
     if any(isinstance(shape, Polygons) for record in records for shape in record.shapes):
         load_pycocotools()  # or say at once that it is missing
     pictures = _pictures(records, labels, root, parsed.kind)
-    head = f"{len(pictures)} images annotated in {parsed.kind}'s format"
+    head = f"{_images(pictures)} annotated in {parsed.kind}'s format"
     notes = [head, *parsed.describe()] if pictures else parsed.describe()
     empty = [picture for picture in pictures if not picture.drawing.shapes and not picture.faults]
     if empty:
-        notes.append(f"{len(empty)} of them show no object, such as {empty[0].image}: empty masks")
+        notes.append(f"{_images(empty)} without objects, such as {empty[0].image}: empty masks")
     return AnnotatedSet(root, pictures, parsed.faults, notes, names)
 
 
@@ -137,6 +137,10 @@ def _once_each(parsed: Parsed) -> list[Record]:
     return kept
 
 
+def _images(things: Sequence[object]) -> str:
+    return "1 image" if len(things) == 1 else f"{len(things)} images"
+
+
 def _folders(records: Sequence[Record]) -> list[Path]:
     """The folders of the images that were found."""
     return list(dict.fromkeys(record.found.parent for record in records if record.found))
@@ -153,7 +157,7 @@ def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
     """Images without a label file, which is how YOLO marks those without objects."""
     others = _others(records)
     if others:
-        text = f"{len(others)} images have no label file, such as {others[0]}: without objects"
+        text = f"{_images(others)} without a label file, such as {others[0]}: no objects"
         parsed.notes.append(text)
     file = records[0].file if records else Path()
     return [Record(file.with_name(f"{p.stem}.txt"), p.name, found=p) for p in others]
@@ -162,7 +166,7 @@ def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
 def _count_others(records: Sequence[Record], parsed: Parsed) -> None:
     others = _others(records)
     if others:
-        text = f"{len(others)} images are not annotated, such as {others[0]}: not used"
+        text = f"{_images(others)} not annotated, such as {others[0]}: not used"
         parsed.notes.append(text)
 
 
