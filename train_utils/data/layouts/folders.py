@@ -44,7 +44,7 @@ def find_folders(
             )
         return Path(image_dir), {None: (Path(image_dir), Path(mask_dir))}
     if not data_path:
-        advice = "give {data_path} DIR, {annotations} FILE, or {image_dir} DIR {mask_dir} DIR"
+        advice = "give {data_path} DIR, or {image_dir} DIR {mask_dir} DIR, or {annotations} FILE"
         raise UserError("no data", advice=advice)
     root = Path(data_path)
     if not root.is_dir():
