@@ -125,8 +125,8 @@ def unlabelled_pairs(
         faults = _faults(left) if skip_invalid else {}
         if faults:
             named = first_ten([error.args[0] for error in faults.values()])
-            count = f"{len(faults)} file{'s' * (len(faults) > 1)}"
-            notes.append(f"{folder}: {count} cannot be read, left out: {named}")
+            files = f"{len(faults)} file{'s' * (len(faults) > 1)}"
+            notes.append(f"{folder}: {files} cannot be read, left out: {named}")
         sound = {key: path for key, path in left.items() if key not in faults}
         if not sound:
             raise UserError("no images without masks in it", "unlabelled", folder)
