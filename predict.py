@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "rembg: masks as that program makes them, by Lanczos and stretched to the full range"
     add("--preset", choices=tuple(PRESETS), default="default", help=text)
     add("--tta", action="store_true", help="average with the mirrored image; twice the time")
-    text = "look again at up to N parts of the image where its map is unsure (large images)"
+    text = "look again at up to N parts of a large image where its map is unsure"
     add("--detail", type=cli.natural, default=0, metavar="N", help=text)
     add_file_flags(parser)
     add_result_flags(parser)

@@ -88,8 +88,6 @@ def parse_size(size: object, trained_at: int) -> InputSize:
         reason = "give a side in pixels, WxH (width first) or auto"
         raise UserError(reason, "img_size", shown)
     width, height = sides
-    if min(width, height) < MIN_SIZE:
-        raise UserError(f"expected at least {MIN_SIZE} pixels", "img_size", shown)
-    if max(width, height) > MAX_SIZE:
-        raise UserError(f"expected at most {MAX_SIZE} pixels", "img_size", shown)
+    if min(width, height) < MIN_SIZE or max(width, height) > MAX_SIZE:
+        raise UserError(f"expected from {MIN_SIZE} to {MAX_SIZE} pixels", "img_size", shown)
     return InputSize(width, height, size == "auto")
