@@ -164,7 +164,7 @@ def test_maps_that_are_not_finite(form, options, tmp_path):
     ("options", "size", "named"),
     [
         ({"in_ch": 1}, 64, "takes 1 channels"),
-        ({}, 31, "img_size 31: expected at least 32"),
+        ({}, 31, "img_size 31: expected from 32 to 8192"),
     ],
 )
 def test_networks_that_are_not_for_pictures(options, size, named):
