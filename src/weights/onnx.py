@@ -193,7 +193,7 @@ def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
             values[node.output[0]] = to_array(node.attribute[0].t)
-        elif node.op_type == "Identity" and node.input[0] in values:
+        elif node.op_type in ("Identity", "Cast") and node.input[0] in values:  # Cast: from float16
             values[node.output[0]] = values[node.input[0]]
     norms = {node.input[0]: node for node in graph.node if node.op_type == "BatchNormalization"}
     for node in graph.node:

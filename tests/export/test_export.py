@@ -11,7 +11,7 @@ import torch
 from helpers.data import ROOT, SMALL, make_varied_network, same_state
 
 import export
-from src import UserError, build_model, save_model
+from src import UserError, build_model, load_model, save_model
 from src.export.common import HALF_TOLERANCE, check_export, describe_network
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_pt2
@@ -107,6 +107,9 @@ def test_half_weights_onnx(model, tmp_path):
     found = session.run(None, {"pictures": x.numpy()})[0]
     assert found.dtype == np.float32 and 0 < worst <= HALF_TOLERANCE
     assert np.abs(found - expected(model, x)[0]).max() < 0.01
+    with torch.inference_mode():  # it is a weights file too
+        again = load_model(tmp_path / "net.onnx")(x).numpy()
+    assert np.abs(found - again).max() < 1e-5
 
 
 def test_pt2(call, model, weights, tmp_path):
