@@ -195,7 +195,7 @@ function makeBackdrop(background, small, source) {
   const { width, height, alpha, own } = small;
   const sigma = Math.max(2, Math.max(source.width, source.height) / 40) * (width / source.width);
   const radius = Math.max(1, Math.round((Math.sqrt(4 * sigma * sigma + 1) - 1) / 2)); // three boxes
-  const blur = (plane) => [1, 2, 3].reduce((blurred) => boxMean(blurred, width, height, radius), plane);
+  const blur = (plane) => [1, 2, 3].reduce((blurred) => blurOnce(blurred, width, height, radius), plane);
   // Colours weighted by how much they are background: the object must not shine out of the blur.
   let shown = alpha.map((value, i) => (1 - value) * own[i]);
   let known = blur(shown);
@@ -209,6 +209,17 @@ function makeBackdrop(background, small, source) {
   });
   const sure = known.map((value) => (value >= 32 / 255 ? 1 : 0));
   return new Stretched(fillHidden(planes, sure, width, height), width, height, source);
+}
+
+/** Means over windows, beyond the border of the pixels on it. */
+function blurOnce(plane, width, height, radius) {
+  const [wide, high] = [width + 2 * radius, height + 2 * radius];
+  const inside = (i, length) => Math.min(length - 1, Math.max(0, i - radius));
+  const padded = Float32Array.from({ length: wide * high }, (_, i) => {
+    return plane[inside(Math.floor(i / wide), height) * width + inside(i % wide, width)];
+  });
+  const means = boxMean(padded, wide, high, radius);
+  return plane.map((_, i) => means[(Math.floor(i / width) + radius) * wide + (i % width) + radius]);
 }
 
 /** Planes continued smoothly where `known` is 0. */
