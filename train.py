@@ -81,12 +81,19 @@ def train(settings: Settings) -> int:
     # Optimizer, schedule, average: what changes with each step.
     record = build.make_record(settings, state, train_set, test_set, device, dtype)
     steps = -(-len(train_batches) // settings.accum)  # of an epoch
-    given = {"steps": steps, "starts": starts}
     trainer = build.make_trainer(
-        settings, model, loss, dtype=dtype, record=record, state=state, teacher=teacher, **given
+        settings,
+        model,
+        loss,
+        steps=steps,
+        dtype=dtype,
+        record=record,
+        starts=starts,
+        state=state,
+        teacher=teacher,
     )
     if state and resume:
-        build.restore(settings, trainer, state, resume, **given)
+        build.restore(settings, trainer, state, resume, steps=steps, starts=starts)
         del state  # more than twice the network, which the run has no more use for
 
     # Train.
