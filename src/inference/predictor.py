@@ -134,6 +134,8 @@ class Predictor:
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
+        if self.preset.exact and not isinstance(self.img_size, int):
+            raise UserError("that program shows a network squares", "img_size", self.img_size)
         if isinstance(network, OnnxBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:

@@ -51,6 +51,12 @@ def test_a_constant_map_is_empty(network):
     assert preset.finish(torch.full((2, 1, 4, 4), 0.3)).max() == 0
 
 
+@pytest.mark.parametrize("size", ["auto", (64, 96)])
+def test_rembg_shows_squares_alone(network, size):
+    with pytest.raises(UserError, match="squares"):
+        Predictor(network, size, device="cpu", preset="rembg")
+
+
 def test_unknown(network):
     with pytest.raises(UserError, match="rembg"):
         Predictor(network, preset="rembgg")

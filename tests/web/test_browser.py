@@ -15,6 +15,7 @@ import app
 import predict
 from src import Predictor, Style, render
 from src.pictures.images import open_image
+from web.browser import build
 
 ORIENTATION = 0x0112
 
@@ -270,3 +271,10 @@ def test_flags(call, tmp_path):
     assert status == 2 and told.count("\n") == 1 and "make browser" in told
     status, _, told = call(app.main, "--browser", tmp_path, "--cors", "*", "--device", "cpu")
     assert status == 2 and "--cors" in told and "--device" in told
+
+
+@pytest.mark.parametrize("size", ["480x320", "auto"])
+def test_the_page_takes_squares(call, tmp_path, size):
+    status, _, err = call(build.main, "--img-size", size, "--output", tmp_path / "page")
+    assert status == 2 and "--img-size" in err and "squares" in err
+    assert not (tmp_path / "page").exists()
