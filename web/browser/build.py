@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     """Build the page and print what it weighs; returns the exit status."""
     args = parse_args(argv)
     if not isinstance(args.img_size, int | None):
-        raise UserError("the page shows a network squares; give one side", "img_size", args.img_size)
+        problem = "the page shows a network squares; give one side"
+        raise UserError(problem, "img_size", args.img_size)
     if not (PACKAGE / "dist").is_dir():
         command = f"npm ci --prefix {HERE}"
         raise UserError(f"{PACKAGE}: not there; the runtime comes from npm: {command}")
