@@ -55,6 +55,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default not in (None, "", [], ()) and action.default is not False
         if has_default and "(default" not in (action.help or ""):
+            if isinstance(action.default, tuple):  # as one would type them
+                return f"{action.help} (default: {' '.join(map(str, action.default))})"
             return super()._get_help_string(action)
         return action.help
 

@@ -96,6 +96,16 @@ def test_sampler_order(monkeypatch):
     assert set(order(monkeypatch, 0, length=2, batch=5)) == {0, 1}
 
 
+@pytest.mark.parametrize(("length", "world"), [(2, 2), (3, 2), (4, 3), (5, 4)])
+def test_no_batch_holds_an_image_twice(monkeypatch, length, world):
+    """Where ranks take more than there is, either."""
+    for batch in range(1, length + 1):
+        for rank in range(world):
+            taken = order(monkeypatch, 1, rank, world, length, batch)
+            for first in range(0, len(taken), batch):
+                assert len({*taken[first : first + batch]}) == batch
+
+
 def test_sets_and_their_shares():
     """Twice each picture of the first, every other one of the second, each epoch others; in one
     order, not set by set."""

@@ -16,8 +16,8 @@ from src import UserError, build_model
 from train_utils import cli
 from train_utils.config import DECLARATIONS, GROUPS, Settings
 from train_utils.kinds import read_recipe
-from train_utils.training.build import start_weights
-from train_utils.training.build.network import _differences
+from train_utils.training.build import size_starts, start_weights
+from train_utils.training.build.network import _check_fit, _differences
 from train_utils.training.checkpoint import check_record
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -148,6 +148,7 @@ def test_a_range_is_a_stage():
             for value in ("text", "-192", "192-", "64-96-128", "192-352.0", "192:352", "9/10")
         ),
         ("--img-size 32-64", "--crop-size 28: expected at least 32"),
+        ("--img-size 28 --overfit 1", "--img-size 28: expected at least 32 ("),
         ("--img-size 64-128 --crop-size 64-96", "a range of 2 sizes; as many as --img-size, where"),
         ("--img-size 320 --crop-size 64-96", "a range of 2 sizes; as many as --img-size, where"),
         ("--img-size 64-128 --crop-size 96-160", "--crop-size 96: larger than the image; at most"),
@@ -181,6 +182,7 @@ def test_defaults_of_zero_are_shown(call):
         "of weights, order and crops (default: 0)",
         "0 for none (default: 0.0)",
         "the middle one (288) to evaluate",
+        "(default: tensorboard)",
     ):
         assert text in squeezed
 
@@ -189,6 +191,39 @@ def refused(settings, before, **facts):
     with pytest.raises(UserError) as caught:
         check_record(settings, before, settings.record() | facts)
     return caught.value.describe(cli.flag)
+
+
+def test_overfit_runs_crop_nothing():
+    """So a size that is large enough whole is one, and what is too small is named for what it is.
+
+    32 of 9/10 would be 28, and U-Net's unpadded convolutions need more than 184 pixels.
+    """
+    settings = train.parse_args(["--overfit", "1", "--img-size", "32", "64-96"])
+    assert settings.stages == [[(32, 32)], [(64, 64), (96, 96)]]
+    _check_fit(settings, build_model("unet_bn"))
+    _check_fit(train.parse_args(["--overfit", "2", "--img-size", "200"]), build_model("unet"))
+    for flags, network, error in (
+        ("--overfit 1 --img-size 32", "u2net_lite", "--overfit 1: batch norm needs more"),
+        ("--overfit 2 --img-size 160", "unet", "--img-size 160: the unpadded convolutions"),
+        ("--img-size 200", "unet", "--crop-size 180: the unpadded convolutions"),
+    ):
+        with pytest.raises(UserError) as caught:
+            _check_fit(train.parse_args(flags.split()), build_model(network))
+        assert caught.value.describe(cli.flag).startswith(error)
+
+
+def test_no_size_is_skipped_by_another_number_of_epochs():
+    """Of a run that is shortened before it has come to all of them."""
+    state = {"epoch": 4, "step": 0, "schedule": {"epochs": 24, "starts": [0, 8, 16]}}
+    sizes = {"img_size": (64, 96, 128)}
+    with pytest.raises(UserError) as caught:
+        size_starts(Settings(**sizes, epochs=6), state)
+    assert caught.value.describe(cli.flag) == (
+        "--epochs 6: each size needs an epoch of its own, but they begin after 0, 4, 4; pass more "
+        "epochs"
+    )
+    assert size_starts(Settings(**sizes, epochs=8), state) == [0, 4, 5]
+    assert size_starts(Settings(**sizes, epochs=48), state) == [0, 16, 32]
 
 
 def test_what_a_resumed_run_may_change():

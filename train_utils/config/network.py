@@ -65,10 +65,9 @@ class NetworkSettings(Group):
 
     def _check(self) -> None:
         if self.smallest_crop < MIN_SIZE:
-            advice = f"it is {_SHARE} of {{img_size}} by default"
-            raise UserError(
-                f"expected at least {MIN_SIZE}", "crop_size", self.smallest_crop, advice
-            )
+            name, problem = self.crop_setting, f"expected at least {MIN_SIZE}"
+            advice = f"it is {_SHARE} of {{img_size}} by default" if name == "crop_size" else None
+            raise UserError(problem, name, self.smallest_crop, advice)
         for size, crop in (pair for stage in self.stages for pair in stage):
             if crop > size:
                 advice = f"at most {{img_size}}, which is {size}"
@@ -90,6 +89,11 @@ class NetworkSettings(Group):
     def smallest_crop(self) -> int:
         """Of all crops of the run, in pixels."""
         return min(crop for stage in self.stages for _, crop in stage)
+
+    @property
+    def crop_setting(self) -> str:
+        """Which setting to raise where crops are too small."""
+        return "img_size" if self.crop_size == self.img_size else "crop_size"
 
     @property
     def eval_sizes(self) -> list[int]:

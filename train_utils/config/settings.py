@@ -44,8 +44,9 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
                     raise UserError(str(error), name) from None
         if not self.loss:
             self._set("loss", "ce" if self.num_classes or self.classes else "bce")
-        if self.overfit:  # a batch holds no image twice
+        if self.overfit:  # a batch holds no image twice, and all of each
             self._set("batch_size", min(self.batch_size, self.overfit))
+            self._set("crop_size", self.img_size)
         for part in _PARTS:
             part._complete(self)
         for part in _PARTS:
@@ -60,14 +61,8 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
             problem = f"only one evaluation in {self.epochs} epochs, at their end"
             advice = "lower {eval_interval}"
             raise UserError(problem, "patience", self.patience, advice)
-        starts = self.first_epochs
-        if any(a >= b for a, b in pairwise([*starts, self.epochs])):
-            raise UserError(
-                f"each size needs an epoch of its own, but they begin after {str(starts)[1:-1]}",
-                "epochs",
-                self.epochs,
-                advice="pass more epochs, fewer values of {img_size}, or a rising {grow_at}",
-            )
+        advice = "pass more epochs, fewer values of {img_size}, or a rising {grow_at}"
+        self.check_starts(self.first_epochs, advice)
         weights, classes = self.class_weights, self.num_classes or 2
         if weights and not {"bce", "ce"} & set(self.loss.split("+")):
             raise UserError(f"only bce and ce use them, the loss is {self.loss}", "class_weights")
@@ -89,6 +84,19 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         if self.teacher and not (self.teacher_weight or self.unlabelled):
             problem = "the teacher's maps would count for nothing"
             raise UserError(problem, "teacher_weight", 0, "raise it, or leave {teacher} out")
+
+    def check_starts(self, starts: list[int], advice: str) -> None:
+        """Refuse sizes that have no epoch of their own.
+
+        Args:
+            starts: the epoch, counted from 0, from which each size holds.
+            advice: what to do.
+        """
+        if any(a >= b for a, b in pairwise([*starts, self.epochs])):
+            problem = (
+                f"each size needs an epoch of its own, but they begin after {str(starts)[1:-1]}"
+            )
+            raise UserError(problem, "epochs", self.epochs, advice)
 
     @property
     def first_epochs(self) -> list[int]:

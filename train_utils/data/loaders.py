@@ -70,8 +70,8 @@ class EpochSampler(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order = self._order()
         wanted = len(self) * self.batch_size * world_size()
-        order = order.repeat(-(-wanted // len(order)))[:wanted][rank() :: world_size()]
-        batches = order.view(-1, self.batch_size)[self.start :].tolist()
+        order = order.repeat(-(-wanted // len(order)))[:wanted]
+        batches = order.view(-1, world_size(), self.batch_size)[self.start :, rank()].tolist()
         for number, batch in enumerate(batches, self.start):
             yield [(self.epoch, index, number) for index in batch]
 

@@ -40,13 +40,10 @@ def make_datasets(
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
     strong, classes = settings.augment == "strong", bool(settings.num_classes)
     options = strong and not settings.overfit, classes, settings.soft_cut is not None
-    stages = settings.stages
-    if settings.overfit:
-        stages = [[(size, size) for size, _ in stage] for stage in stages]
     flip = 0.0 if settings.overfit else 0.5
     drawn = [
         Varying([TrainPreset(*sizes, *options, flip) for sizes in stage], settings.seed)
-        for stage in stages
+        for stage in settings.stages
     ]
     starts = settings.first_epochs if starts is None else starts
     growing = Growing(drawn, starts)

@@ -113,15 +113,17 @@ def _check_fit(settings: Settings, model: Network) -> None:
     name, smallest = model.config.name, settings.smallest_crop
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
         raise UserError(f"expected one for each of {name}'s {model.num_maps} maps", "loss_weights")
+    larger = settings.crop_setting
     if settings.batch_size == 1 and smallest <= model.stride:
+        count = "overfit" if settings.overfit else "batch_size"
         problem = (
             f"batch norm needs more than the one pixel of the coarsest maps of crops of {smallest}"
         )
-        raise UserError(problem, "batch_size", 1, advice="raise {batch_size} or {crop_size}")
+        raise UserError(problem, count, 1, advice=f"raise {{{count}}} or {{{larger}}}")
     if smallest <= 2 * model.margin:
         problem = f"the unpadded convolutions of {name} need more than {2 * model.margin} pixels"
         advice = "pass a larger one, or {model} unet_bn"
-        raise UserError(problem, "crop_size", smallest, advice)
+        raise UserError(problem, larger, smallest, advice)
 
 
 def _structure(model: Network) -> tuple[Any, ...]:

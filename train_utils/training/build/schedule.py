@@ -22,7 +22,8 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
             number.
 
     Raises:
-        UserError: the checkpoint has done more epochs than are asked for.
+        UserError: the checkpoint has done more epochs than are asked for, or too few are left for
+            the sizes to come.
     """
     if state is None:
         return settings.first_epochs
@@ -39,7 +40,9 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
         return starts
     later = [max(start, done + begun) for start in settings.first_epochs]
     pairs = zip(starts, later, strict=True)
-    return [old if old < done + begun or not old else new for old, new in pairs]
+    starts = [old if old < done + begun or not old else new for old, new in pairs]
+    settings.check_starts(starts, "pass more epochs")
+    return starts
 
 
 def planned_epochs(settings: Settings, state: dict[str, Any]) -> int:
