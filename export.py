@@ -42,7 +42,7 @@ import torch
 from src import FULL, ISNET, Network, UserError, load_model
 from src.export.int8 import LIMIT, export_int8
 from src.export.mobile.coreml import export_coreml, runs_here
-from src.export.mobile.litert import export_litert, export_litert_int8
+from src.export.mobile.litert import export_litert, export_litert_int8, import_converter
 from src.export.onnx import export_onnx
 from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
@@ -107,6 +107,7 @@ def write(model: Network, args: argparse.Namespace) -> str:
         halves = args.half, args.half_weights
         worst = export_onnx(model, args.output, args.sides, *halves, args.static, args.opset)
     elif args.format == "litert":
+        import_converter()  # before minutes are announced
         print("converting; takes minutes", file=sys.stderr)
         worst = export_litert(model, args.output, args.sides, args.half_weights)
     elif args.format == "coreml":

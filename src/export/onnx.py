@@ -81,12 +81,12 @@ def export_onnx(
         raise UserError(
             f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
         ) from None
-    network = ExportedNetwork(model, sides)
-    shape = fixed_shape(model) if static else None
-    traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
     newest = onnx.defs.onnx_opset_version()
     if opset and not _RESIZE_OPSET <= opset <= newest:
         raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
+    network = ExportedNetwork(model, sides)
+    shape = fixed_shape(model) if static else None
+    traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
     with _errors_only("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
     assert program is not None  # it is None without dynamo alone

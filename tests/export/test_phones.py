@@ -86,10 +86,14 @@ def test_what_is_no_package_stays(model, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("litert_torch") is not None, reason="litert-torch is installed")
-def test_litert_without_its_package(model, tmp_path):
+def test_litert_without_its_package(model, tmp_path, call):
     with pytest.raises(UserError, match=r"LiteRT needs litert_torch: pip install"):
         export_litert(model, tmp_path / "net.tflite")
     assert not list(tmp_path.iterdir())
+    save_model(model, tmp_path / "net.pt")
+    argv = ["--weights", tmp_path / "net.pt", "--output", tmp_path / "net.tflite"]
+    status, _, err = call(export.main, *argv)
+    assert status == 2 and "needs litert_torch" in err and "minutes" not in err
 
 
 class Once:

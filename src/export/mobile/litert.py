@@ -103,7 +103,7 @@ def export_litert_int8(
         0.001
     """
     fixed_shape(model)
-    _import_converter()  # refused before anything takes time
+    import_converter()  # refused before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
         content = _convert(ExportedNetwork(model, sides=False), model, path)
@@ -130,7 +130,12 @@ class _Maps:
         return torch.from_numpy(maps)
 
 
-def _import_converter() -> Any:
+def import_converter() -> Any:
+    """LiteRT's converter.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         with quiet():
             import litert_torch
@@ -141,7 +146,7 @@ def _import_converter() -> Any:
 
 def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> bytes:
     """The file's content in float32, without metadata."""
-    shape, converter = fixed_shape(model), _import_converter()
+    shape, converter = fixed_shape(model), import_converter()
     example = torch.zeros(shape[0], model.config.in_ch, *shape[1:])
     with quiet():
         try:
