@@ -134,6 +134,53 @@ def test_faults_of_yolo(tmp_path):
         assert text in report
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"0 0.5 0.5\n", "line 1: a polygon of 1 point, expected 3 or more"),
+        (b"\n0 nan 0.1 0.5 0.1 0.5 0.5\n", "line 2: coordinates that are not finite"),
+        (b"cat 0.1 0.1 0.5 0.1 0.5 0.5\n", "line 1: the class cat, expected a number from 0"),
+        ("0 0.1\n".encode("utf-16"), "cannot be read (not UTF-8)"),
+    ],
+)
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_yolo_file_is_one_whatever_its_first_line(tmp_path, text, fault, all_of_them):
+    """Else the image would be one without objects; a text of another name is no label file."""
+    for name in "ab":
+        save_image(tmp_path / f"images/{name}.jpg", make_scene()[0])
+    write("0 .1 .1 .5 .1 .5 .5\n", tmp_path / "labels/b.txt")
+    write("from a tool", tmp_path / "labels/README.txt")
+    for name in "ab" if all_of_them else "a":
+        (tmp_path / f"labels/{name}.txt").write_bytes(text)
+    if all_of_them:
+        fault = fault.replace("a polygon of 1 point, expected 3 or more", "2 numbers, expected 4")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert f"a.txt: {fault}" in str(error.value) and "README" not in str(error.value)
+
+
+def test_a_faulty_line_among_boxes_leaves_them_boxes(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / f"images/{name}.jpg", make_scene()[0])
+    write("0 .5 .5 .2 .2\n", tmp_path / "labels/a.txt")
+    write("\ufeff0 .5 .5 .2\n", tmp_path / "labels/b.txt")
+    found = find_pairs(tmp_path, skip_invalid=True)
+    assert [pair.name for pair in found.pairs] == ["a"]
+    assert any("b.txt: line 1: 3 numbers, expected 4" in note for note in found.notes)
+
+
+def test_texts_beside_annotations_are_no_labels(tmp_path):
+    """Captions, of images that json or other files annotate."""
+    image, mask = make_scene()
+    save_image(tmp_path / "images/a.jpg", image)
+    write("a cup on a table", tmp_path / "images/a.txt")
+    for form in ("json", "yolo"):
+        data = coco({"a.jpg": mask}) if form == "json" else "0 .1 .1 .5 .1 .5 .5\n"
+        file = write(data, tmp_path / ("a.json" if form == "json" else "labels/a.txt"))
+        assert find_pairs(tmp_path).pairs[0].load_mask().any()
+        file.unlink()
+
+
 def test_images_without_a_yolo_file_show_nothing(tmp_path):
     image, mask = make_scene()
     (line,) = outlines(mask)

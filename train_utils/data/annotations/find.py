@@ -80,14 +80,15 @@ def find_annotated(
     Raises:
         UserError: what was given is none, or annotations of two kinds are there.
     """
-    parsed = read_annotations(root, given)
-    if parsed is None:
-        return None
     places = [image_dir] if image_dir else [root]
     if given and not image_dir:
         near = given if given.is_dir() else given.parent
         places += [near] if root not in (near, *near.parents) else []
-    _find_images(parsed, ImageFiles(places))
+    files = ImageFiles(places)
+    parsed = read_annotations(root, given, files)
+    if parsed is None:
+        return None
+    _find_images(parsed, files)
     records = _once_each(parsed)
     if parsed.kind == "YOLO":
         records += _without_labels(records, parsed)

@@ -7,10 +7,10 @@ from typing import Any
 from src.errors import UserError
 
 from .coco import has_keypoints, is_coco, other_use, read_coco
-from .files import foreign_kind, load_json, walk
+from .files import ImageFiles, foreign_kind, load_json, walk
 from .labelme import is_labelme, read_labelme
 from .record import Parsed
-from .yolo import is_label_file, read_names, read_yolo
+from .yolo import find_label_files, read_names, read_yolo
 
 _HINTS = {
     ".xml": "XML is not read; export the annotations as COCO (in CVAT: COCO 1.0)",
@@ -19,12 +19,13 @@ _HINTS = {
 }
 
 
-def read_annotations(root: Path, given: Path | None) -> Parsed | None:
+def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Parsed | None:
     """Read the annotation files of a data set.
 
     Args:
         root: its folder.
         given: a file, or a folder of files, in place of what is below ``root``.
+        images: of the data set.
 
     Returns:
         What they hold; None where there are none.
@@ -36,10 +37,9 @@ def read_annotations(root: Path, given: Path | None) -> Parsed | None:
     coco, labelme = Parsed("COCO"), Parsed("LabelMe")
     jsons = [path for path in files if path.suffix.lower() == ".json"]
     faults, notes = _read_jsons(jsons, coco, labelme, strict=given is not None)
-    labels = [path for path in files if path.suffix.lower() == ".txt" and is_label_file(path)]
-    if not any(path.stat().st_size for path in labels):
-        labels = []
     kinds = [parsed for parsed in (coco, labelme) if parsed.records or parsed.faults]
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    labels = find_label_files(texts, images, alone=not kinds)
     if len(kinds) + bool(labels) > 1:
         first = [str(parsed.records[0].file) for parsed in kinds if parsed.records]
         listed = " and ".join([*first, *map(str, labels[:1])])

@@ -10,18 +10,47 @@ from src.errors import UserError
 
 from ..masks import read_table
 from .draw import Figure, ShapeError
+from .files import ImageFiles
 from .record import Parsed, Record, numbers, polygon
 
 _NAMES = ("classes.txt", "obj.names", "_classes.txt", "labels.txt")
 _OTHER = (*_NAMES, "train.txt", "val.txt", "test.txt")
+_MAX_CLASSES = 10_000
 
 
-def is_label_file(path: Path) -> bool:
-    """Whether a text file may hold the polygons of an image, by its name and its first line."""
-    if path.name.lower() in _OTHER:
-        return False
+def find_label_files(paths: Sequence[Path], images: ImageFiles, alone: bool) -> list[Path]:
+    """The text files that hold the objects of images, or should.
+
+    Those that look like it, by their first line. Others too, whose faults are then named, where
+    they are called as an image is: in the same folders and, where nothing else has objects of that
+    image, in others.
+
+    Args:
+        paths: the text files.
+        images: of the data set.
+        alone: nothing else has annotations: where no file looks like labels, others may be some.
+
+    Returns:
+        The files; none where all are empty.
+    """
+    texts = [path for path in paths if path.name.lower() not in _OTHER]
+    sound = [path for path in texts if _looks_like_labels(path)]
+    filled = [path for path in sound if path.stat().st_size]
+    if not filled and not alone:
+        return []
+    folders, stems = {path.parent for path in filled}, {path.stem for path in filled}
+    others = [
+        path
+        for path in texts
+        if path not in sound and (path.parent in folders or path.stem not in stems)
+    ]
+    faulty = [path for path in others if path.stem in images.by_stem]
+    return sorted([*sound, *faulty]) if filled or faulty else []
+
+
+def _looks_like_labels(path: Path) -> bool:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             first = next((line for line in file if line.strip()), "")
     except (OSError, UnicodeDecodeError):
         return False
@@ -68,44 +97,56 @@ def _yaml_names(path: Path) -> list[str] | None:
 def read_yolo(files: Sequence[Path], names: Sequence[str] | None, parsed: Parsed) -> None:
     """Add the images of label files.
 
-    Lines of five numbers are boxes in a set that has nothing else, and faults where others are
-    polygons.
+    Lines of five numbers are boxes in a set without polygons, and faults where others are polygons.
 
     Args:
         files: of the labels, one for each image.
         names: of the classes; None where only their numbers are known.
         parsed: what they are added to.
     """
-    rows = {file: _read_rows(file) for file in files}
-    of_boxes = all(len(row) == 5 for lines in rows.values() for row in lines)
-    highest = -1
-    for file, lines in rows.items():
-        record = Record(file, f"{file.stem}.*")
+    records = [Record(file, f"{file.stem}.*") for file in files]
+    rows = [_read_rows(record) for record in records]
+    of_boxes = all(len(row) < 7 for lines in rows for row in lines)
+    for record, lines in zip(records, rows, strict=True):
         parsed.records.append(record)
         for number, row in enumerate(lines, 1):
             try:
-                record.shapes.append(_read_line(row, names, of_boxes))
-                highest = max(highest, int(float(row[0])))
-                parsed.boxes += of_boxes
+                if row:
+                    record.shapes.append(_read_line(row, names, of_boxes))
+                    parsed.boxes += of_boxes
             except ShapeError as error:
                 record.faults.append(f"line {number}: {error}")
-    listed = names or [str(i) for i in range(highest + 1)]
-    parsed.names |= dict.fromkeys(listed)
+    if names is None:
+        labels = [int(shape.label) for record in records for shape in record.shapes]
+        names = [str(i) for i in range(max(labels, default=-1) + 1)]
+    parsed.names |= dict.fromkeys(names)
 
 
-def _read_rows(file: Path) -> list[list[str]]:
-    text = file.read_text(encoding="utf-8", errors="replace")
-    return [line.split() for line in text.splitlines() if line.strip()]
+def _read_rows(record: Record) -> list[list[str]]:
+    try:
+        text = record.file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        record.faults.append(f"cannot be read ({reason})")
+        return []
+    return [line.split() for line in text.splitlines()]
+
+
+def _class_number(text: str) -> int:
+    try:
+        value = float(text)  # as some tools write all numbers
+    except ValueError:
+        value = -1
+    if not (0 <= value < _MAX_CLASSES and value.is_integer()):
+        raise ShapeError(f"the class {text}, expected a number from 0")
+    return int(value)
 
 
 def _read_line(row: list[str], names: Sequence[str] | None, of_boxes: bool) -> Figure:
-    values = numbers(row)
-    number, places = values[0], values[1:]
-    if number < 0 or number != int(number):
-        raise ShapeError(f"the class {row[0]}, expected a number from 0")
+    number, places = _class_number(row[0]), numbers(row[1:], 4 if of_boxes else None)
     if names is not None and number >= len(names):
-        raise ShapeError(f"the class {int(number)}, which is unknown: there are {len(names)} names")
-    label = names[int(number)] if names is not None else str(int(number))
+        raise ShapeError(f"the class {number}, which is unknown: there are {len(names)} names")
+    label = names[number] if names is not None else str(number)
     if of_boxes:
         centre, size = places[:2], places[2:]
         kind, points = "rectangle", np.array([centre - size / 2, centre + size / 2])
