@@ -23,7 +23,6 @@ from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
 from train_utils.config import Settings
 from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
-from train_utils.data.splits import has_list
 from train_utils.distributed import is_main, launch_id, process_group, rank
 from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
@@ -43,9 +42,7 @@ def train(settings: Settings) -> int:
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
-    first = settings.data_path[0] if settings.data_path else None
-    if has_list(first, "classes") and not settings.num_classes and is_main():
-        print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
+    build.report_unused_classes(settings)
     if settings.freeze_encoder and is_main() and not (settings.pretrained or settings.backbone):
         print("The frozen encoder's weights are random without --pretrained or --backbone")
 

@@ -258,6 +258,9 @@ def test_classes_without_their_number(call, folders):
     (folders[0].parent / "classes.txt").write_text("ground\nbox\n")
     _, said, _ = call(train.main, "--data-path", folders[0].parent, "--model", "none")
     assert "classes.txt is ignored without --num-classes" in said
+    (folders[0].parent / "classes.txt").write_text("ground 0 0 0\nbox 255 255 255\n")
+    _, said, _ = call(train.main, "--data-path", folders[0].parent, "--model", "none")
+    assert "ignored" not in said, "colours tell the object without a number of classes"
 
 
 def test_classes_are_no_saliency(call, finished, duts):

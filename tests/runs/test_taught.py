@@ -11,8 +11,15 @@ from PIL import Image
 
 from src import GT_ENCODER, ISNET, ISNET_LITE, LITE, U2NetConfig, UserError, build_model, save_model
 from train_utils import cli
+from train_utils.config import Settings
+from train_utils.training.build import make_datasets
 from train_utils.training.losses import DeepSupervision
-from train_utils.training.supervision import fitting, make_mask_encoder, mask_encoder_table
+from train_utils.training.supervision import (
+    fitting,
+    has_mask,
+    make_mask_encoder,
+    mask_encoder_table,
+)
 from train_utils.training.trainer import Trainer
 
 SHORT = ["--ema", "0", "--epochs", "2", "--eval-interval", "2"]
@@ -78,6 +85,36 @@ def test_a_teacher_and_images_without_masks(data, teacher, tmp_path):
     assert "--teacher was 'sha256 " in refused.value.describe(cli.flag)
     with pytest.raises(UserError, match=r"teacher.* was 'sha256 .*, now None"):
         run(data, whole, *SHORT, "--resume", "auto")
+
+
+NAMES = [f"i{number}" for number in range(9)]
+
+
+@pytest.mark.parametrize("one_folder", [False, True])
+def test_masks_are_no_images_without_masks(folders, capsys, one_folder):
+    """Held out or not, or of no image; their number is said."""
+    images, masks = folders
+    make_pairs(images, masks, NAMES)
+    save_image(images.parent / "more.png", np.zeros((40, 40, 3), np.uint8))
+    where = {"data_path": images.parent}
+    if one_folder:
+        where = {"image_dir": images, "mask_dir": images}
+        for path in list(masks.iterdir()):
+            path.rename(images / f"{path.stem}_mask.png")
+    else:
+        save_image(masks / "of_none.png", np.zeros((4, 4), np.uint8))
+    pairs = make_datasets(Settings(**where, unlabelled=images.parent, teacher="u2netp"))[0].pairs
+    assert [pair.image.name for pair in pairs if not has_mask(pair)] == ["more.png"]
+    count = 9 if one_folder else 10
+    assert f"{count} of its images are masks of the run: left out" in capsys.readouterr().out
+
+
+def test_masks_of_a_later_sets_test_split_are_no_images(data, folders):
+    """Which nothing else of the run reads."""
+    make_pairs(*folders, NAMES)
+    both = (folders[0].parent, data)
+    with pytest.raises(UserError, match="no images without masks in it"):
+        make_datasets(Settings(data_path=both, unlabelled=data, teacher="u2netp"))
 
 
 def test_masks_are_not_seen_where_the_teacher_is_all(data, teacher, tmp_path):

@@ -1,6 +1,6 @@
 """What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
 
-from .data import check_run_files, make_datasets, make_loss
+from .data import check_run_files, make_datasets, make_loss, report_unused_classes
 from .folder import claim, find_folder
 from .network import make_network, resolve_freeze_bn
 from .schedule import size_starts
@@ -16,6 +16,7 @@ __all__ = [
     "make_record",
     "make_teacher",
     "make_trainer",
+    "report_unused_classes",
     "resolve_freeze_bn",
     "restore",
     "size_starts",

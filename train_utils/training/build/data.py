@@ -2,7 +2,8 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from src.files import check_outputs
 
 from ...config import Settings
 from ...data.dataset import SegmentationDataset
-from ...data.masks import MaskRule
+from ...data.layouts.folders import find_folders, find_scenes, list_files
+from ...data.masks import MaskRule, read_table
 from ...data.pairs import InvalidDataError, Inventory, Pair, file_id
 from ...data.splits import find_pairs, find_training_data
 from ...distributed import is_main
@@ -57,6 +59,17 @@ def make_datasets(
     )
 
 
+def report_unused_classes(settings: Settings) -> None:
+    """Say where names of classes play no part; their colours, if they have some, do without."""
+    table = settings.data_path[0] / "classes.txt" if settings.data_path else None
+    if settings.num_classes or table is None or not table.is_file() or not is_main():
+        return
+    with suppress(UserError):  # what cannot be read has no colours
+        if read_table(table).colours:
+            return
+    print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
+
+
 _Found = tuple[list[list[Pair]], list[Pair], list[Pair], list[str]]
 """Pairs of each data set, those that are held out, images without masks, and notes."""
 
@@ -77,9 +90,22 @@ def _find(settings: Settings) -> _Found:
     if settings.unlabelled:
         used = (pair.image for found in (*sets, held_out) for pair in found.pairs)
         known = {*map(file_id, used), *(key for found in sets for key in found.held_out)}
-        unlabelled, more = unlabelled_pairs(settings.unlabelled, known, settings.skip_invalid)
+        masks = {*map(file_id, _mask_files(settings))}
+        unlabelled, more = unlabelled_pairs(
+            settings.unlabelled, known, settings.skip_invalid, masks
+        )
         notes += [*more, f"{len(unlabelled)} images without masks"]
     return [found.pairs for found in sets], held_out.pairs, unlabelled, notes
+
+
+def _mask_files(settings: Settings) -> Iterator[Path]:
+    """All masks of the data sets: of what is held out, and of no image, too."""
+    for path in settings.data_path or (None,):
+        with suppress(UserError):  # a set whose masks are drawn has no files of them
+            _, folders = find_folders(path, settings.image_dir, settings.mask_dir)
+            for images, masks in folders.values():
+                for scene in find_scenes(images, masks):
+                    yield from list_files(images / scene, masks / scene, Inventory("all"))[1]
 
 
 def _find_first(settings: Settings) -> _Found:

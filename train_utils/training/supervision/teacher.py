@@ -93,7 +93,10 @@ def check_teacher(network: Network, weights: Path, maps: int) -> None:
 
 
 def unlabelled_pairs(
-    folders: Sequence[Path], known: Collection[FileId], skip_invalid: bool
+    folders: Sequence[Path],
+    known: Collection[FileId],
+    skip_invalid: bool,
+    masks: Collection[FileId] = (),
 ) -> tuple[list[Pair], list[str]]:
     """The images of folders, subfolders included, as pairs without a mask.
 
@@ -101,6 +104,7 @@ def unlabelled_pairs(
         folders: of the images.
         known: files that the run trains on with their masks, or holds out.
         skip_invalid: decode every file, and leave out those that cannot be read.
+        masks: files of the run's masks, which are no images.
 
     Returns:
         The pairs, whose masks are read as empty, and what the user should know.
@@ -116,12 +120,13 @@ def unlabelled_pairs(
         inside = [path for path in sorted(folder.rglob("*")) if path.is_dir()]
         visible = [path for path in inside if "/." not in f"/{path.relative_to(folder).as_posix()}"]
         images = [image for part in (folder, *visible) for image in list_images(part)]
-        new = {file_id(path): path for path in images}
-        left = {key: path for key, path in new.items() if key not in known}
-        if count := len(new) - len(left):
-            verb = "are" if count > 1 else "is"
-            text = f"{count} of its images {verb} trained on with masks, or held out: left out here"
-            notes.append(f"{folder}: {text}")
+        left = {file_id(path): path for path in images}
+        reasons = (known, "trained on with masks, or held out"), (masks, "masks of the run")
+        for others, reason in reasons:
+            if count := sum(key in others for key in left):
+                verb = "are" if count > 1 else "is"
+                notes.append(f"{folder}: {count} of its images {verb} {reason}: left out here")
+            left = {key: path for key, path in left.items() if key not in others}
         faults = _faults(left) if skip_invalid else {}
         if faults:
             named = first_ten([error.args[0] for error in faults.values()])
