@@ -1,5 +1,6 @@
 """YOLO segmentation: a text file for each image, a polygon a line in shares of its size."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def read_names(root: Path, folders: Sequence[Path]) -> list[str] | None:
     """The names of the classes, by number: of a ``data.yaml`` or a list beside the images.
 
     Raises:
-        UserError: the yaml cannot be read.
+        UserError: the file cannot be read, or a name is there twice.
     """
     for folder in (root, *folders):
         for path in sorted(folder.glob("*.y*ml")):
@@ -90,8 +91,13 @@ def _yaml_names(path: Path) -> list[str] | None:
         raise UserError(f"{path}: not a readable YAML ({first})") from None
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, Mapping) and names and all(isinstance(key, int) for key in names):
-        return [str(names.get(i, i)) for i in range(max(names) + 1)]
-    return list(map(str, names)) if isinstance(names, list) and names else None
+        names = [names.get(i, i) for i in range(max(names) + 1)]
+    if not isinstance(names, list) or not names:
+        return None
+    listed = list(map(str, names))
+    if twice := [name for name, count in Counter(listed).items() if count > 1]:
+        raise UserError(f"{path}: the name {twice[0]} is there twice")
+    return listed
 
 
 def read_yolo(files: Sequence[Path], names: Sequence[str] | None, parsed: Parsed) -> None:

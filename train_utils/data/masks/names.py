@@ -1,7 +1,6 @@
 """Names and colours of classes, and the value that each has in a mask."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +54,26 @@ def read_table(path: str | Path) -> ClassTable:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     names: list[str] = []
     colours: list[tuple[str, Colour]] = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        if line.startswith("#") or re.fullmatch(r"(?i)name\s*,\s*r\s*,\s*g\s*,\s*b", line):
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if (
+            not line
+            or line.startswith("#")
+            or re.fullmatch(r"(?i)name\s*,\s*r\s*,\s*g\s*,\s*b", line)
+        ):
             continue
         found = next(filter(None, (form.fullmatch(line) for form in _LINES)), None)
-        names.append(found["name"] if found else re.sub(r":[\s:]*$", "", line))
+        name = found["name"] if found else re.sub(r":[\s:]*$", "", line)
+        if name in names:
+            raise UserError(f"{path}: line {number}: the name {name} is there twice")
+        names.append(name)
         if found:
             red, green, blue = (int(n) for n in found.groups() if n and n.isdecimal())
             if max(red, green, blue) > 255:
-                raise UserError(f"{path}: {line}: levels of colours go to 255")
-            colours.append((names[-1], (red, green, blue)))
-    for what, values in (("colour", [colour for _, colour in colours]), ("name", names)):
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice and (what == "colour" or colours):
-            raise UserError(f"{path}: the {what} {twice[0]} is there twice")
+                raise UserError(f"{path}: line {number}: {line}: levels of colours go to 255")
+            if (red, green, blue) in dict(colours).values():
+                text = f"the colour {red} {green} {blue} is there twice"
+                raise UserError(f"{path}: line {number}: {text}")
+            colours.append((name, (red, green, blue)))
     return ClassTable(tuple(names), tuple(colours), path)
 
 
@@ -143,12 +148,15 @@ def number_classes(
         source: where the names are from, for messages.
 
     Raises:
-        UserError: their number does not fit, or nothing is left for the background.
+        UserError: a name is there twice, their number does not fit, or nothing is left for the
+            background.
 
     Example:
         >>> number_classes(["cat", "dog"], 3).values
         {'cat': 1, 'dog': 2}
     """
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise _misfit(f"the name {twice[0]} is there twice", source, "each class needs its own")
     ignored = [name for name in names if ignore_index is not None and _is(name, _IGNORED)]
     kept = [name for name in names if name not in ignored]
     has_background = any(_is(name, _BACKGROUND) for name in kept)
