@@ -8,6 +8,7 @@ import pytest
 from helpers.annotations import annotate, coco, labelme, outlines, write
 from helpers.data import make_pairs, make_scene, save_image
 
+import draw_masks
 import train
 import validation
 from my_dataset import find_pairs
@@ -73,6 +74,35 @@ def test_an_empty_json(tmp_path, text, named):
     file = write(text, tmp_path / "annotations/a.json")
     with pytest.raises(UserError, match=r"a\.json: (empty|not a readable json)"):
         find_pairs(tmp_path, annotations=file if named else None)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"images": [{"file_name": "a.jpg"}], "annotations": {}}, "its annotations are no list"),
+        (labelme("a.jpg", make_scene()[1]) | {"shapes": {}}, "whose shapes are no list"),
+        ([1], "neither COCO nor LabelMe json"),
+    ],
+)
+@pytest.mark.parametrize("folders", [("", ""), ("images", "annotations")])
+def test_a_json_that_is_not_understood_is_named(tmp_path, data, said, folders):
+    save_image(tmp_path / folders[0] / "a.jpg", make_scene()[0])
+    file = write(data, tmp_path / folders[1] / "a.json")
+    for given in (None, file):
+        with pytest.raises(UserError) as error:
+            find_pairs(tmp_path, annotations=given)
+        assert f"{file}: " in str(error.value) and said in str(error.value)
+
+
+def test_a_list_of_what_is_not_annotated(tmp_path):
+    for name in ("p01", "p02"):
+        save_image(tmp_path / f"images/{name}.jpg", make_scene()[0])
+    write(coco({"p01.jpg": make_scene()[1]}), tmp_path / "a.json")
+    write("p01\nimages/p02.jpg\np03\n", tmp_path / "test.txt")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path, "test")
+    assert "test.txt: lists p02, which is not annotated" in str(error.value)
+    assert "test.txt: lists p03, which has no image" in str(error.value)
 
 
 def test_faults_of_labelme(tmp_path):
@@ -206,6 +236,21 @@ def test_categories_that_the_user_does_not_name(tmp_path, call):
     argv = ["--annotations", file, file, "--data-path", tmp_path]
     status, _, err = call(train.main, *argv)
     assert status == 2 and "--annotations" in err and len(err.splitlines()) == 1
+
+
+def test_names_that_are_there_twice(tmp_path, call):
+    """By the flag, in a list of names, in a data.yaml."""
+    save_image(tmp_path / "images/a.jpg", make_scene()[0])
+    write("0 .1 .1 .5 .1 .5 .5\n", tmp_path / "labels/a.txt")
+    for main in (train.main, draw_masks.main):
+        more = ["--output", tmp_path / "out"] if main is draw_masks.main else []
+        status, _, err = call(main, "--data-path", tmp_path, "--classes", "cat", "a", "a", *more)
+        assert status == 2 and "--classes: the name a is there twice" in err, err
+    for name, text in (("classes.txt", "a\nb\na"), ("data.yaml", "names: [a, b, a]")):
+        file = write(text, tmp_path / name)
+        with pytest.raises(UserError, match=rf"{name}.*: the name a is there twice"):
+            find_pairs(tmp_path)
+        file.unlink()
 
 
 def test_without_pycocotools(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def other_use(data: dict[str, Any]) -> str | None:
     """What a COCO json is for, if not for masks of objects."""
     annotations = data.get("annotations")
     if not isinstance(annotations, list):
-        return "lists of images"
+        return "its annotations are no list" if annotations is not None else "lists of images"
     first = next((one for one in annotations if isinstance(one, dict)), {})
     if "caption" in first:
         return "captions"

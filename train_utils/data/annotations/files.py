@@ -55,6 +55,8 @@ def foreign_kind(data: Any) -> str:
         return "a list of COCO's results, without images"
     if isinstance(data, dict) and {"_via_img_metadata", "regions"} & data.keys():
         return "VIA's own json; export it as COCO"
+    if isinstance(data, dict) and {"shapes", "imagePath"} <= data.keys():
+        return "a LabelMe json whose shapes are no list"
     keys = f"its keys are {', '.join(map(str, list(data)[:6]))}" if isinstance(data, dict) else ""
     return f"neither COCO nor LabelMe json{keys and f': {keys}'}"
 

@@ -49,6 +49,7 @@ class AnnotatedSet:
         faults: of whole files.
         notes: what the user should know.
         names: of the classes, by their index; () of an object and background.
+        others: the stems of images beside them that are not annotated.
     """
 
     root: Path
@@ -56,6 +57,10 @@ class AnnotatedSet:
     faults: list[UserError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    others: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures or self.faults)
 
 
 def find_annotated(
@@ -64,7 +69,7 @@ def find_annotated(
     given: Path | None = None,
     image_dir: Path | None = None,
     table: ClassTable | None = None,
-) -> AnnotatedSet | None:
+) -> AnnotatedSet:
     """Find the annotations of a data set, and read them.
 
     Args:
@@ -75,7 +80,7 @@ def find_annotated(
         table: the classes that the data set names.
 
     Returns:
-        The set; None where nothing below ``root`` looks like annotations.
+        The set; empty where nothing below ``root`` is annotations, with notes on what looks so.
 
     Raises:
         UserError: what was given is none, or annotations of two kinds are there.
@@ -86,14 +91,15 @@ def find_annotated(
         places += [near] if root not in (near, *near.parents) else []
     files = ImageFiles(places)
     parsed = read_annotations(root, given, files)
-    if parsed is None:
-        return None
+    if not (parsed.records or parsed.faults):
+        return AnnotatedSet(root, notes=parsed.notes)
     _find_images(parsed, files)
     records = _once_each(parsed)
     if parsed.kind == "YOLO":
         records += _without_labels(records, parsed)
-    else:
-        _count_others(records, parsed)
+    if others := _others(records):
+        text = f"{_images(others)} not annotated, such as {others[0]}: not used"
+        parsed.notes.append(text)
     labels, names = _number_classes(parsed, rule, table)
     _check_labels(records, labels)
     if any(isinstance(shape, Polygons) for record in records for shape in record.shapes):
@@ -104,7 +110,8 @@ def find_annotated(
     empty = [picture for picture in pictures if not picture.drawing.shapes and not picture.faults]
     if empty:
         notes.append(f"{_images(empty)} without objects, such as {empty[0].image}: empty masks")
-    return AnnotatedSet(root, pictures, parsed.faults, notes, names)
+    stems = frozenset(path.stem for path in others)
+    return AnnotatedSet(root, pictures, parsed.faults, notes, names, stems)
 
 
 def _find_images(parsed: Parsed, files: ImageFiles) -> None:
@@ -162,13 +169,6 @@ def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
         parsed.notes.append(text)
     file = records[0].file if records else Path()
     return [Record(file.with_name(f"{p.stem}.txt"), p.name, found=p) for p in others]
-
-
-def _count_others(records: Sequence[Record], parsed: Parsed) -> None:
-    others = _others(records)
-    if others:
-        text = f"{_images(others)} not annotated, such as {others[0]}: not used"
-        parsed.notes.append(text)
 
 
 def _number_classes(

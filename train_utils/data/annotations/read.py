@@ -19,7 +19,7 @@ _HINTS = {
 }
 
 
-def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Parsed | None:
+def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Parsed:
     """Read the annotation files of a data set.
 
     Args:
@@ -28,7 +28,7 @@ def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Pars
         images: of the data set.
 
     Returns:
-        What they hold; None where there are none.
+        What they hold; nothing but notes where there are none.
 
     Raises:
         UserError: what was given is no annotation, or there are two kinds.
@@ -53,15 +53,10 @@ def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Pars
     parsed = kinds[0] if kinds else coco
     parsed.faults = [*faults, *parsed.faults]
     parsed.notes = [*notes, *parsed.notes]
-    if parsed.records or parsed.faults:
-        return parsed
-    if given:
-        raise UserError(
-            "holds no annotations: neither COCO nor LabelMe json, nor YOLO txt",
-            "annotations",
-            given,
-        )
-    return None
+    if given and not (parsed.records or parsed.faults):
+        text = "holds no annotations: neither COCO nor LabelMe json, nor YOLO txt"
+        raise UserError("; ".join([text, *parsed.notes[:10]]), "annotations", given)
+    return parsed
 
 
 def _list(root: Path, given: Path | None) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def choose(
     scenes: Mapping[str, str],
     found: Inventory,
     skip_invalid: bool,
+    unused: Collection[str] = (),
 ) -> dict[str, set[str]]:
     """The images of every split, by lists or, without any, by their names.
 
@@ -75,6 +76,7 @@ def choose(
             name where there are none.
         found: what faults and notes are added to.
         skip_invalid: an image in two lists is left out of the earlier split, and is no fault.
+        unused: names of images that are not annotated, where others are.
     """
     names, units = set(scenes), set(scenes.values())
     paths = find_lists(folder, names | units)
@@ -83,7 +85,10 @@ def choose(
         found.notes.append(f"lists of {next(iter(paths.values())).parent}")
     named = {name: read_list(path, names | units) for name, path in paths.items()}
     found.faults += [
-        UserError(f"{paths[split]}: lists {name}, which has no image")
+        UserError(
+            f"{paths[split]}: lists {name}, which "
+            + ("is not annotated" if name in unused else "has no image")
+        )
         for name in sorted(named.get(split, set()) - names - units)
         if not elsewhere  # as PASCAL VOC lists images that have no masks
     ]

@@ -40,7 +40,7 @@ class DataSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """By their index, where the user or the annotations name them."""
-        if self.annotated:
+        if self.annotated is not None:
             return self.annotated.names
         rule = self.read if isinstance(self.read, MaskRule) else MaskRule()
         return rule.label_values().by_value(rule.classes) if rule.names else ()
@@ -53,7 +53,7 @@ class DataSet:
 
     def find(self, split: str, skip_invalid: bool) -> Inventory:
         """Match the pairs of a split; of ``train``, none that is held out."""
-        if self.annotated:
+        if self.annotated is not None:
             return _find_annotated_split(self.root, self.annotated, split, skip_invalid)
         return _find_split(self.root, self.folders, split, skip_invalid)
 
@@ -89,9 +89,7 @@ def open_dataset(
     base = given if given.is_dir() else given.parent
     base = base.parent if base.name.lower() in _ANNOTATIONS else base
     root = Path(data_path or image_dir or base)
-    found = _open_annotated(root, rule, given, Path(image_dir) if image_dir else None)
-    assert found
-    return found
+    return _open_annotated(root, rule, given, Path(image_dir) if image_dir else None)
 
 
 def _search(
@@ -108,8 +106,14 @@ def _search(
         failure = error
     has_masks = bool(folders) and (None not in folders or holds_masks(folders))
     searched = data_path and not (image_dir or mask_dir or has_masks) and root.is_dir()
-    if searched and (found := _open_annotated(root, rule)):
-        return found
+    if searched:
+        found = _open_annotated(root, rule)
+        if found.annotated:
+            return found
+        if found.notes:  # on files that look like annotations
+            failure = failure or UserError("holds no masks", "data_path", root)
+            text = "; ".join([failure.args[0], *found.notes[:10]])
+            failure = UserError(text, failure.parameter, failure.value, failure.advice)
     if failure:
         raise failure
     notes = []
@@ -141,12 +145,10 @@ def _with_table(rule: MaskRule, root: Path) -> MaskRule:
 
 def _open_annotated(
     root: Path, read: MaskReader, given: Path | None = None, image_dir: Path | None = None
-) -> DataSet | None:
-    """A data set whose masks are drawn; None where a folder holds no annotations."""
+) -> DataSet:
+    """A data set whose masks are drawn; an empty one where a folder holds no annotations."""
     rule = _with_table(read if isinstance(read, MaskRule) else MaskRule(), root)
     annotated = find_annotated(root, rule, given, image_dir, rule.table)
-    if annotated is None:
-        return None
     return DataSet(str(given or root), root, {}, annotated, rule, annotated.notes)
 
 
@@ -162,7 +164,7 @@ def _find_annotated_split(
         for picture in annotated.pictures:
             chosen[picture.split or "train"].add(picture.name)
     else:
-        chosen = choose(root, split, names, found, skip_invalid)
+        chosen = choose(root, split, names, found, skip_invalid, annotated.others)
     held_out = chosen["val"] | chosen["test"] if split == "train" else set()
     for picture in annotated.pictures:
         if picture.name in chosen[split] and picture.faults:
