@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 import app
 import predict
-from src import Predictor, Style, render
+from src import Predictor, Style, load_model, render
 from src.pictures.images import open_image
+from src.weights.load import SHIPPED
 from web.browser import build
 
 ORIENTATION = 0x0112
@@ -239,7 +240,7 @@ def test_what_is_built(built):
     rest = [size for path, size in sizes.items() if path.parent == folder]
     assert sum(rest) - sizes[folder / "model.onnx"] <= 200_000
     about = json.loads((folder / "model.json").read_text())
-    assert about["img_size"] == 192 and about["mean"] == [0.485, 0.456, 0.406]
+    assert about["img_size"] == load_model(SHIPPED).img_size and about["mean"] == [0.485, 0.456, 0.406]
     assert about["bytes"] == sizes[folder / "model.onnx"] and about["resampling"] == "bilinear"
     for row in ("network", "page", "runtime wasm", "runtime jspi", "runtime webgpu"):
         assert re.search(rf"^{row} +[\d.]+ kB", printed, re.M)
