@@ -240,7 +240,8 @@ def test_what_is_built(built):
     rest = [size for path, size in sizes.items() if path.parent == folder]
     assert sum(rest) - sizes[folder / "model.onnx"] <= 200_000
     about = json.loads((folder / "model.json").read_text())
-    assert about["img_size"] == load_model(SHIPPED).img_size and about["mean"] == [0.485, 0.456, 0.406]
+    assert about["img_size"] == load_model(SHIPPED).img_size
+    assert about["mean"] == [0.485, 0.456, 0.406]
     assert about["bytes"] == sizes[folder / "model.onnx"] and about["resampling"] == "bilinear"
     for row in ("network", "page", "runtime wasm", "runtime jspi", "runtime webgpu"):
         assert re.search(rf"^{row} +[\d.]+ kB", printed, re.M)
