@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(*found.notes, sep="\n", end="\n" if found.notes else "")
     outputs = [args.output / f"{pair.name}.png" for pair in found.pairs]
+    images = {pair.image.parent.resolve() for pair in found.pairs}
+    if shared := [path.parent for path in outputs if path.parent.resolve() in images]:
+        raise UserError("is the images' own folder; choose another", "output", shared[0])
     there = [path for path in outputs if path.exists()]
     if there and not args.overwrite:
         text = f"{len(there)} of the masks are there already, such as {there[0]}"

@@ -59,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     of_classes = args.num_classes != 2 or args.ignore_index is not None or args.classes
     if args.metrics != "semantic" and of_classes:
         parser.error("--num-classes, --ignore-index and --classes go with --metrics semantic")
+    if args.metrics == "semantic" and args.masks == "soft":
+        parser.error("--masks soft: levels are scored by --metrics basic or all")
     if args.annotations and len(args.annotations) != len(args.data_path or (None,)):
         parser.error("--annotations: expected one for each --data-path, or auto")
     if not 2 <= args.num_classes <= 255:

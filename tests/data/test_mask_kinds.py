@@ -143,11 +143,20 @@ def test_flags_that_do_not_agree(call):
         (["--masks", "binary", "--num-classes", 5], "--masks binary"),
         (["--masks", "soft", "--num-classes", 2], "--masks soft"),
         (["--mask-threshold", 3, "--num-classes", 5], "--mask-threshold 3"),
+        (["--masks", "soft", "--classes", "a", "b"], "omit --classes"),
+        (["--masks", "classes", "--mask-threshold", 5, "--num-classes", 2], "only; leave it out"),
         (["--mask-threshold", 255], "--mask-threshold"),
         (["--masks", "grey"], "--masks"),
     ):
         status, _, err = call(train.main, "--data-path", "nowhere", *argv)
         assert status == 2 and named in err and len(err.splitlines()) == 1, argv
+    for argv, said in (
+        (["--masks", "soft"], "--masks soft: levels are scored by --metrics basic or all"),
+        (["--masks", "classes", "--mask-threshold", 5], "--mask-threshold 5: of object"),
+    ):
+        argv = ["--data-path", "nowhere", "--metrics", "semantic", *argv]
+        status, _, err = call(validation.main, *argv)
+        assert status == 2 and said in err and "--num-classes" not in err, argv
 
 
 @pytest.fixture

@@ -51,3 +51,12 @@ def test_nothing_is_written_over(png_set, tmp_path, call):
     argv = ["--data-path", png_set, "--output", png_set / "masks", "--overwrite"]
     status, _, err = call(draw_masks.main, *argv)
     assert status == 2 and "would overwrite an input" in err
+
+
+def test_no_mask_is_written_among_the_images(png_set, tmp_path, call):
+    """Where it would be an image, or one of two, to whatever reads the set next."""
+    root = annotate(png_set, tmp_path / "set", "yolo")
+    for output in (root / "images", root / "labels/../images"):
+        status, _, err = call(draw_masks.main, "--data-path", root, "--output", output)
+        assert status == 2 and "is the images' own folder; choose another" in err
+    assert {path.suffix for path in (root / "images").iterdir()} == {".jpg"}

@@ -211,11 +211,22 @@ def mask_reader(
     rule = MaskRule(kind, level, classes, ignore_index, names=tuple(names), table=table)
     if names:
         rule.label_values()
-    parameter, value = ("mask_threshold", threshold) if kind == "auto" else ("masks", kind)
+    _check_kind(rule, threshold)
     fixed = kind in ("binary", "soft") or threshold is not None
-    if fixed and (kind in ("soft", "classes") or rule.of_classes) and classes is not None:
-        raise UserError("of object and background only", parameter, value, "omit {num_classes}")
     if not fixed:
         return rule
     rule = replace(rule, kind="binary" if kind == "auto" else kind)
     return replace(rule, refused=(), ones=threshold is None)
+
+
+def _check_kind(rule: MaskRule, threshold: int | None) -> None:
+    """Refuse what is of an object and background alone, where masks are of classes."""
+    text = "of object and background only"
+    if rule.classes is None:
+        return
+    if rule.kind == "soft" or (rule.kind == "binary" and rule.of_classes):
+        of_two = rule.kind == "binary" and rule.classes == 2
+        spare = "ignore_index" if of_two else "classes" if rule.names else "num_classes"
+        raise UserError(text, "masks", rule.kind, f"omit {{{spare}}}")
+    if threshold is not None and rule.of_classes:
+        raise UserError(text, "mask_threshold", threshold, "leave it out")
