@@ -316,7 +316,7 @@ def test_without_openvino(made, monkeypatch):
 
 
 def test_refused_where_too_much_is_lost(call, made, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path: None)
+    monkeypatch.setattr(src.export.int8, "export_onnx", lambda model, path, **_: None)
     monkeypatch.setattr(
         src.export.int8, "_quantise", lambda _, path, inputs: path.write_bytes(made[1].read_bytes())
     )

@@ -46,6 +46,7 @@ class FakeGPU:
     """A predictor that computes in batches; of an image's grey level it makes a map."""
 
     device = SimpleNamespace(type="cuda")
+    size = SimpleNamespace(auto=False)
     resize = staticmethod(resize_map)
 
     def __init__(self, refused=()):

@@ -170,7 +170,7 @@ def test_the_first_pairs_alone(data, tmp_path, capsys, monkeypatch):
     images = {batch[0][i].numpy().tobytes() for batch in seen for i in range(len(batch[0]))}
     assert len(images) == 2 and seen[0][0].shape == (2, 3, 48, 48)
     losses = [float(row["loss"]) for row in rows(tmp_path)]
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < 0.6 * losses[0]
     assert last(tmp_path)["flags"]["batch_size"] == 2
 
 
