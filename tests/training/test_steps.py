@@ -82,7 +82,7 @@ def make_trainer(model, dtype=torch.float32, **options):
 
 def small_batch():
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    return pictures, torch.ones(2, 1, 32, 32, dtype=torch.uint8), None
+    return pictures, torch.ones(2, 1, 32, 32, dtype=torch.uint8), torch.arange(2)
 
 
 def length(model, before):
