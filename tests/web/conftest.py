@@ -1,6 +1,7 @@
-"""One server for all tests of the page and the API."""
+"""One server for all tests of the page and the API; a browser without a screen."""
 
 import pytest
+from helpers.browser import CHROMIUM
 from helpers.server import serving
 
 pytest.importorskip("gradio", reason="gradio is not installed")
@@ -10,3 +11,14 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("app")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import CHROMIUM, build_page, serving_page, serving_plainly
+from helpers.browser import build_page, serving_page, serving_plainly
 from helpers.data import ROOT, make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE
 from PIL import Image, ImageDraw
@@ -24,17 +24,6 @@ ORIENTATION = 0x0112
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     return build_page(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The page in a browser without a screen."""
 
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -11,19 +10,6 @@ from PIL import Image
 
 from src import Predictor
 from src.pictures.render import Style, render
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
