@@ -34,8 +34,11 @@ class RecipeSettings(Group):
         "adamw",
     )
     lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
-    warmup_epochs: int = _recipe(
-        NATURAL, "of rising learning rate, half the run at most; then a cosine to the end", 2
+    warmup_epochs: float = _recipe(
+        NUMBER,
+        "of rising learning rate (0.1: a tenth of an epoch), half the run at most; then a cosine "
+        "to the end",
+        2.0,
     )
     weight_decay: float = _recipe(NUMBER, "weight decay, of all but norms and biases", 1e-4)
     clip_grad: float = _recipe(NUMBER, "largest gradient norm; 0 for none", 0.0)

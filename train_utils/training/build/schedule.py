@@ -74,7 +74,7 @@ def plan_schedule(
 def _plan(
     settings: Settings, epochs: int, starts: Sequence[int], steps: int, total: int
 ) -> dict[str, Any]:
-    warmup = settings.warmup_epochs * steps
+    warmup = round(settings.warmup_epochs * steps)
     return {"epochs": epochs, "starts": [*starts], "warmup": warmup, "total": total}
 
 
