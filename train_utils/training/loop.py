@@ -79,16 +79,11 @@ def fit(
     with _signals_caught() as caught, written as records:
         # First the encoder of masks, where features are to follow it.
         if begun and trainer.mask_encoder and not trainer.mask_encoder.ready:
-            steps = -(-len(sampler) // accum)
-            stop_or_save = partial(_check_encoder, caught, trainer, folder, keep, save_every)
+            save = partial(_save_encoder, caught, trainer, folder, keep, save_every)
+            limit = epochs * -(-len(sampler) // accum)
+            encoder = trainer.mask_encoder
             fit_mask_encoder(
-                trainer,
-                trainer.mask_encoder,
-                train,
-                accum=accum,
-                limit=epochs * steps,
-                bad_steps=BAD_STEPS,
-                check=stop_or_save,
+                trainer, encoder, train, accum=accum, limit=limit, bad_steps=BAD_STEPS, check=save
             )
             _save(trainer, folder, keep)
 
@@ -125,16 +120,8 @@ def fit(
                     if due and trainer.batches_done < len(sampler):
                         _save(trainer, folder, keep)
 
-            # Finish the epoch: what no rank could read, and the mean losses, over all of them.
-            for errors in gather(train.errors):
-                train.errors |= errors
-            _name_passed_over(train, passed_over)
-            trainer.epoch, trainer.batches_done = trainer.epoch + 1, 0
-            sums = sum_over_ranks(trainer.sums, trainer.device)
-            losses = mean_losses(sums, trainer.loss_names)
-            row = {"epoch": trainer.epoch, "lr": trainer.last_lr, **losses}
-
-            # Score the networks, and keep the best weights.
+            # Finish the epoch, and score the networks every so many; the best weights are kept.
+            row = _finish_epoch(trainer, train, passed_over)
             if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
                 row |= evaluate_networks(trainer, test, folder, task, records)
 
@@ -143,17 +130,13 @@ def fit(
                 records.epoch(row, trainer.updates)
                 tqdm.write(f"{_line(row, epochs, task)}, {progress.speed():.1f} images/s")
             _save(trainer, folder, keep)
-            if is_main() and trainer.epoch < epochs and trainer.has_stopped(patience):
-                names = f"{task.shown[0]} {trainer.best[task.shown[0]]:.4f} of epoch"
-                tqdm.write(
-                    f"Stopped early: no better score than {names} {trainer.best['epoch']} in "
-                    f"{trainer.stale} evaluation{'s' * (trainer.stale > 1)}"
-                )
+            if trainer.epoch < epochs and trainer.has_stopped(patience):
+                _report_early_stop(trainer, task)
             if trainer.epoch < epochs and (stop := _received(caught, trainer, True)):
                 raise Interrupted(stop)
 
 
-def _check_encoder(
+def _save_encoder(
     caught: list[int],
     trainer: Trainer,
     folder: Path,
@@ -170,6 +153,28 @@ def _check_encoder(
         _save(trainer, folder, keep)
     if stop:
         raise Interrupted(stop)
+
+
+def _finish_epoch(
+    trainer: Trainer, train: Loader[SegmentationDataset], passed_over: set[int]
+) -> dict[str, Any]:
+    """Count the epoch and name what no rank could read; returns the log's row of it."""
+    for errors in gather(train.errors):
+        train.errors |= errors
+    _name_passed_over(train, passed_over)
+    trainer.epoch, trainer.batches_done = trainer.epoch + 1, 0
+    sums = sum_over_ranks(trainer.sums, trainer.device)
+    losses = mean_losses(sums, trainer.loss_names)
+    return {"epoch": trainer.epoch, "lr": trainer.last_lr, **losses}
+
+
+def _report_early_stop(trainer: Trainer, task: Task) -> None:
+    if is_main():
+        name = task.shown[0]
+        tqdm.write(
+            f"Stopped early: no better score than {name} {trainer.best[name]:.4f} of epoch "
+            f"{trainer.best['epoch']} in {trainer.stale} evaluation{'s' * (trainer.stale > 1)}"
+        )
 
 
 @contextmanager

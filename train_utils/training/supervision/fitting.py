@@ -132,14 +132,10 @@ def _give_back(own: Trainer, encoder: MaskEncoder, group: list[Batch]) -> float:
 
 def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
     """F of each image, β² = 0.3; nan where it has no object."""
-    both = (found & wanted).flatten(1).sum(1)
-    return (
-        1.3
-        * both
-        / (0.3 * wanted.flatten(1).sum(1) + found.flatten(1).sum(1)).where(
-            wanted.flatten(1).any(1), torch.nan
-        )
+    both, found_all, wanted_all = (
+        part.flatten(1).sum(1) for part in (found & wanted, found, wanted)
     )
+    return (1.3 * both / (0.3 * wanted_all + found_all)).where(wanted_all > 0, torch.nan)
 
 
 def _report(own: Trainer, limit: int) -> None:

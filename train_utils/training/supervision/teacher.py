@@ -61,10 +61,8 @@ class Teacher:
         share = torch.full((len(images), 1, 1, 1), float(self.share), device=images.device)
         if self.labelled is not None:
             share[indices >= self.labelled] = 1
-        return (
-            maps.clone(),
-            share,
-        )  # a clone may take part in a gradient, what inference gave may not
+        # A clone may take part in a gradient, what inference gave may not.
+        return maps.clone(), share
 
 
 def check_teacher(network: Network, weights: Path, maps: int) -> None:
