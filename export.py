@@ -40,10 +40,11 @@ from pathlib import Path
 import torch
 
 from src import FULL, ISNET, Network, UserError, load_model
-from src.export.int8 import LIMIT, export_int8
-from src.export.mobile.coreml import export_coreml, runs_here
+from src.export.common import shape_of
+from src.export.int8 import LIMIT, choose_images, export_int8
+from src.export.mobile.coreml import check_package, export_coreml, runs_here
 from src.export.mobile.litert import export_litert, export_litert_int8, import_converter
-from src.export.onnx import export_onnx
+from src.export.onnx import check_opset, export_onnx
 from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
 from src.inference.sizes import parse_size
@@ -65,6 +66,7 @@ GO_WITH = {  # flags, and the formats that know them
     "opset": ("onnx",),
     "preset": ("onnx",),
 }
+ONE_SIZE = ("aoti", "litert", "coreml")  # formats of files for one size of image
 EXCLUDE = (  # flags that do not go together
     ("half", "half_weights"),
     ("half", "int8"),
@@ -82,7 +84,7 @@ REMBG = {  # what rembg does to images before its sessions for any network: mean
 def main(argv: list[str] | None = None) -> int:
     """Load the weights, export them, print the result; returns the exit status."""
     args = parse_args(argv)
-    calibrate = list_images(args.calibrate) if args.calibrate and args.calibrate.is_dir() else []
+    calibrate = list_images(args.calibrate) if args.calibrate else []
     inside = args.output / "Manifest.json"  # of a package that is there already
     written = inside if args.output.is_dir() else args.output
     check_outputs({"output": written}, [args.weights, *calibrate])
@@ -151,7 +153,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"{cli.flag(name)} and {cli.flag(other)} do not go together")
     if args.int8 != bool(args.calibrate):
         parser.error("--int8 and --calibrate DIR go together")
+    try:
+        check_values(args)
+    except UserError as error:
+        parser.error(error.describe(cli.flag))
     return args
+
+
+def check_values(args: argparse.Namespace) -> None:
+    """Check all that can be known before weights are fetched and packages are looked for.
+
+    Raises:
+        UserError: a value cannot be.
+    """
+    size = parse_size(args.img_size, FULL.img_size)
+    if args.static or args.format in ONE_SIZE:
+        shape_of(size)
+    if args.preset and (size.auto or size.width != size.height):
+        raise UserError("that program shows a network squares", "img_size", size.value)
+    check_opset(args.opset, args.int8)
+    if args.calibrate:
+        choose_images(args.calibrate)
+    if args.format == "coreml":
+        check_package(args.output)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -200,8 +224,6 @@ def load_weights(args: argparse.Namespace) -> Network:
         model.img_size = args.img_size
     elif args.img_size:
         model.input_size = str(parse_size(args.img_size, model.img_size).value)
-        if args.preset:
-            raise UserError("that program shows a network squares", "img_size", model.input_size)
     if model.config.in_ch != 3:
         raise UserError(f"{args.weights}: takes {model.config.in_ch} channels, not 3")
     return model

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..compat import allow_even_sizes
 from ..errors import UserError
-from ..inference.sizes import parse_size
+from ..inference.sizes import InputSize, parse_size
 from ..networks.base import Network
 
 TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
+PHONE_TOLERANCE = 1e-3  # the same, by the converters of phones' files
 HALF_TOLERANCE = 0.02  # with weights and arithmetic of 16 bits
 
 Shape = tuple[int, int, int]  # batch, height, width
@@ -85,7 +86,11 @@ def fixed_shape(model: Network) -> Shape:
     Raises:
         UserError: the network's size depends on the image.
     """
-    size = parse_size(model.input_size, model.img_size)
+    return shape_of(parse_size(model.input_size, model.img_size))
+
+
+def shape_of(size: InputSize) -> Shape:
+    """As :func:`fixed_shape`, of a size that is known before the network is."""
     if size.auto:
         raise UserError("the file is for one size; give a side or WxH", "img_size", "auto")
     return 1, size.height, size.width

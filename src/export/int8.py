@@ -21,11 +21,10 @@ from ..files import atomic_path
 from ..inference.predictor import Predictor
 from ..networks.base import Network
 from ..pictures.images import list_images, open_image
-from .onnx import IR_VERSION, export_onnx
+from .onnx import IR_VERSION, check_opset, export_onnx, require_onnx
 
 LIMIT = 0.01  # of Loss.mean, which bounds how much the MAE of the maps can change
 CALIBRATED, HELD_OUT = 128, 32  # images
-_OLDEST = 13  # opset: QuantizeLinear by channel
 _MIN_IMAGES = 5  # four to calibrate with, one to measure on
 _MIN_SPREAD = 0.03  # standard deviation of a map that says something; photos have .3, plain ones 0
 _SCENES = 8  # made images that calibrate too
@@ -94,9 +93,9 @@ def export_int8(
         _quantise(floats, quantised, inputs)
         return Predictor(quantised)
 
-    if opset and opset < _OLDEST:
-        reason = f"has no integers for each output channel; expected at least {_OLDEST}"
-        raise UserError(reason, "opset", opset)
+    check_opset(opset, integers=True)
+    choose_images(calibrate)
+    require_onnx()  # refused before anything takes time
     return measure_int8(model, path, calibrate, allow_loss, quantise)
 
 
@@ -116,7 +115,7 @@ def measure_int8(
 
     Returns, Raises: see :func:`export_int8`.
     """
-    images = _choose_images(Path(calibrate))
+    images = choose_images(calibrate)
     predictor = Predictor(model, device="cpu", amp="off")
     held_out = _hold_out(predictor, images, calibrate)
     calibration = [image for image in images if image not in held_out]
@@ -139,7 +138,13 @@ def measure_int8(
     return loss
 
 
-def _choose_images(folder: Path) -> list[Path]:
+def choose_images(folder: str | Path) -> list[Path]:
+    """The images of a folder that are calibrated with and measured on: at most 160, all different.
+
+    Raises:
+        UserError: there is no such folder, or it holds too few.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError("no such folder", "calibrate", folder)
     found = list_images(folder)

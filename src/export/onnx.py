@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ IR_VERSION = 8  # of the file format: ONNX 1.10, ONNX Runtime 1.9
 OPSET = 15  # of the operators: the same releases
 _TRACED_OPSET = 18  # the oldest that torch's exporter writes
 _RESIZE_OPSET = 11  # the oldest whose Resize measures from the centres of pixels, as networks do
+_QUANTIZE_OPSET = 13  # the oldest whose QuantizeLinear has a scale for each output channel
 # Operators whose definitions of opsets 11 to 14 differ in nothing but the types that they take, all
 # of them floats; ONNX's own converter knows no way back for some.
 _SAME = {"Add", "Cast", "Concat", "Constant", "Conv", "Div", "Gather", "Identity", "MaxPool", "Mul"}
@@ -73,19 +75,10 @@ def export_onnx(
         >>> export_onnx(load_model("lite.pt"), "lite.onnx")  # doctest: +SKIP
         2e-06
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UserError(
-            f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
-        ) from None
-    newest = onnx.defs.onnx_opset_version()
-    if opset and not _RESIZE_OPSET <= opset <= newest:
-        raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
-    network = ExportedNetwork(model, sides)
+    check_opset(opset)
     shape = fixed_shape(model) if static else None
+    onnx, onnxruntime = require_onnx()
+    network = ExportedNetwork(model, sides)
     traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
     with _errors_only("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
@@ -114,6 +107,43 @@ def export_onnx(
             HALF_TOLERANCE if half or half_weights else TOLERANCE,
             **({"shapes": [shape] * 2} if shape else {}),  # two different images
         )
+
+
+def check_opset(opset: int | None, integers: bool = False) -> None:
+    """Check that files can be written in this version of the operators, None for the usual one.
+
+    Args:
+        opset: the version.
+        integers: the file computes in integers.
+
+    Raises:
+        UserError: they cannot.
+    """
+    from onnx import defs
+
+    newest = defs.onnx_opset_version()
+    if opset and not _RESIZE_OPSET <= opset <= newest:
+        raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
+    if opset and integers and opset < _QUANTIZE_OPSET:
+        reason = f"has no integers for each output channel; expected at least {_QUANTIZE_OPSET}"
+        raise UserError(reason, "opset", opset)
+
+
+def require_onnx() -> tuple[ModuleType, ModuleType]:
+    """The modules ``onnx`` and ``onnxruntime``, where what writes files is there too.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise UserError(
+            f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
+        ) from None
+    return onnx, onnxruntime
 
 
 def downgrade(proto: Any, opset: int = OPSET) -> Any:

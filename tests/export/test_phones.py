@@ -153,9 +153,14 @@ def test_litert_with_smaller_weights(model, tmp_path, monkeypatch):
         (["--output", "x.mlpackage", "--half-weights"], "--half-weights goes with"),
         (["--output", "x.tflite", "--format", "coreml"], "written to a .mlpackage"),
         (["--output", "x.tflite", "--img-size", "auto"], "--img-size auto: the file is for one"),
+        (["--output", "x.mlpackage", "--img-size", "auto"], "--img-size auto: the file is for"),
+        (["--output", "x.tflite", "--int8", "--calibrate", "x"], "--calibrate x: no such folder"),
+        (["--output", "x.tflite", "--int8", "--calibrate", "."], "--calibrate .: holds 0 images"),
+        (["--output", "mine.mlpackage"], "mine.mlpackage: exists, and is no Core ML package"),
     ],
 )
-def test_flags_that_do_not_go_together(call, argv, named, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_flags_that_do_not_go_together(call, argv, named, tmp_path, nothing_there):
+    """Told before packages are looked for, and before weights are loaded."""
+    (tmp_path / "mine.mlpackage").mkdir()
     status, _, err = call(export.main, *argv)
     assert status == 2 and named in err.splitlines()[-1] and "Traceback" not in err

@@ -79,11 +79,16 @@ def test_opsets_that_cannot_be(model, tmp_path, opset, monkeypatch):
         (["--output", "x.pt2", "--static"], "--static goes with --format onnx"),
         (["--output", "x.tflite", "--opset", "12"], "--opset goes with --format onnx"),
         (["--output", "x.onnx", "--opset", "0"], "--opset"),
+        (["--output", "x.onnx", "--opset", "10"], "--opset 10: must be from 11 to"),
+        (["--output", "x.onnx", "--static", "--img-size", "auto"], "--img-size auto: the file is"),
+        (["--output", "x.onnx", "--preset", "rembg", "--img-size", "64x32"], "--img-size 64x32:"),
+        (["--output", "x.onnx", "--int8", "--calibrate", "x"], "--calibrate x: no such folder"),
+        (["--output", "x.pt2", "--format", "aoti", "--img-size", "auto"], "--img-size auto: the"),
         (["--output", "x.onnx", "--static", "--preset", "rembg"], "do not go together"),
         (["--output", "x.onnx", "--opset", "12", "--int8", "--calibrate", "x"], "at least 13"),
     ],
 )
-def test_flags_that_do_not_go_together(call, argv, named, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_flags_that_do_not_go_together(call, argv, named, nothing_there):
+    """Told before packages are looked for, and before weights are loaded."""
     status, _, err = call(export.main, *argv)
     assert status == 2 and named in err.splitlines()[-1] and "Traceback" not in err

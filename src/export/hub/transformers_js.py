@@ -12,7 +12,7 @@ from ...files import atomic_path
 from ...inference.predictor import Predictor
 from ...networks.base import Network
 from ..common import ExportedNetwork
-from ..onnx import downgrade, name_axes
+from ..onnx import downgrade, name_axes, require_onnx
 
 _TOLERANCE = 1  # levels of 255: rounding may fall to either side
 _OPSET = 18  # the oldest that resizes with antialias
@@ -35,14 +35,7 @@ def export_whole(model: Network, path: Path) -> None:
             f"{path}: transformers.js takes a network of RGB images and one map of the object; "
             f"{model.config.name} has {model.config.in_ch} channels and {model.config.out_ch} maps"
         )
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UserError(
-            f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
-        ) from None
+    onnx, onnxruntime = require_onnx()
     free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.onnx.export(
         _Whole(model).eval(),

@@ -14,6 +14,8 @@ from typing import Any
 from ...errors import UserError
 from ...networks.base import Network
 from ..common import (
+    HALF_TOLERANCE,
+    PHONE_TOLERANCE,
     ExportedNetwork,
     check_export,
     describe_network,
@@ -23,9 +25,6 @@ from ..common import (
 )
 from .mil import run_package
 from .quiet import quiet
-
-TOLERANCE = 1e-3  # largest difference of a probability from the network's own
-HALF_TOLERANCE = 0.02  # the same with weights and arithmetic in float16
 
 
 def export_coreml(
@@ -55,8 +54,7 @@ def export_coreml(
         1e-06
     """
     path = Path(path)
-    if path.exists() and not (path / "Manifest.json").is_file():
-        raise UserError(f"{path}: exists, and is no Core ML package; name another")
+    check_package(path)
     network, shape = ExportedNetwork(model, sides), fixed_shape(model)
     package = _convert(network, model, path, half)
     temporary = path.with_name(f".{path.stem}.tmp.mlpackage")
@@ -65,13 +63,23 @@ def export_coreml(
         with quiet():
             package.save(str(temporary))
             run = run_package(temporary, half, on_mac=runs_here())
-        limit = HALF_TOLERANCE if half else TOLERANCE
+        limit = HALF_TOLERANCE if half else PHONE_TOLERANCE
         worst = check_export(network, run, path, limit, [shape] * 2)  # two different images
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return worst
+
+
+def check_package(path: Path) -> None:
+    """Check that what is at ``path``, if anything, is an older package.
+
+    Raises:
+        UserError: it is something else, which stays.
+    """
+    if path.exists() and not (path / "Manifest.json").is_file():
+        raise UserError(f"{path}: exists, and is no Core ML package; name another")
 
 
 def runs_here() -> bool:

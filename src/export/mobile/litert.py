@@ -21,12 +21,17 @@ from ...errors import UserError
 from ...files import atomic_path
 from ...inference.preprocess import normalize
 from ...networks.base import Network
-from ..common import ExportedNetwork, check_export, describe_network, fixed_shape
-from ..int8 import LIMIT, CalibrationInputs, Loss, measure_int8
+from ..common import (
+    HALF_TOLERANCE,
+    PHONE_TOLERANCE,
+    ExportedNetwork,
+    check_export,
+    describe_network,
+    fixed_shape,
+)
+from ..int8 import LIMIT, CalibrationInputs, Loss, choose_images, measure_int8
 from .quiet import quiet
 
-TOLERANCE = 1e-3  # largest difference of a probability from the network's own
-HALF_TOLERANCE = 0.02  # the same with weights in float16
 _ABOUT = "about.json"
 _INSTALL = (
     "pip install 'litert-torch>=0.10'; where its versions of other packages clash with yours, "
@@ -70,7 +75,7 @@ def export_litert(
             network,
             lambda x: run(x.numpy()),
             path,
-            HALF_TOLERANCE if half_weights else TOLERANCE,
+            HALF_TOLERANCE if half_weights else PHONE_TOLERANCE,
             [shape] * 2,  # two different images
         )
         temporary.write_bytes(content)
@@ -103,6 +108,7 @@ def export_litert_int8(
         0.001
     """
     fixed_shape(model)
+    choose_images(calibrate)
     import_converter()  # refused before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
