@@ -42,6 +42,10 @@ def train(settings: Settings) -> int:
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
+    # What can be known before weights are fetched.
+    cli.require_packages("matplotlib", "torchvision")
+    check_trackers(settings.tracker)
+    build.check_paths(settings)
     build.report_unused_classes(settings)
     if settings.freeze_encoder and is_main() and not (settings.pretrained or settings.backbone):
         print("The frozen encoder's weights are random without --pretrained or --backbone")
@@ -58,7 +62,6 @@ def train(settings: Settings) -> int:
     model = build.make_network(settings, state, device)
     starts = build.size_starts(settings, state)
     teacher = build.make_teacher(settings, device, dtype)
-    check_trackers(settings.tracker)
 
     # Data: what is trained on, and what chooses the best weights.
     train_set, test_set, lengths = build.make_datasets(settings, starts)

@@ -206,6 +206,7 @@ def inputs_of(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> Iterator[Pa
 def main(argv: list[str] | None = None) -> int:
     """Score; returns the exit status, 2 where something could not be scored."""
     args = parse_args(argv)
+    cli.require_packages("torchvision", *(["matplotlib"] if args.plot or args.worst else []))
     keep_freed_memory()
     with process_group(args.device):
         if is_main():  # at once, and again with all that is read

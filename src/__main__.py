@@ -9,7 +9,6 @@ torchrun --nproc_per_node=4 -m u2net train --data-path DUTS
 import sys
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -27,11 +26,6 @@ COMMANDS = {
 }
 SCRIPTS = {script: command for command, (script, _) in COMMANDS.items()}  # u2net app: u2net serve
 NEEDED = {"train": ("matplotlib", "tensorboard", "cv2"), "serve": ("gradio",)}  # from the start
-EXTRAS = {  # that bring a package
-    **dict.fromkeys(("cv2", "matplotlib", "tensorboard"), "train"),
-    **dict.fromkeys(("fastapi", "gradio", "uvicorn"), "app"),
-    "onnxscript": "export",
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,16 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     def run() -> int | None:
         if not is_named:
             _check_command(arguments[0])
-        try:
-            for package in NEEDED.get(command, ()):
-                if find_spec(package) is None:
-                    raise ModuleNotFoundError(name=package)
-            return _script(COMMANDS[command][0]).main(arguments)
-        except ModuleNotFoundError as error:
-            if error.name not in EXTRAS:
-                raise
-            install = f"pip install 'u2net-toolkit[{EXTRAS[error.name]}]'"
-            raise UserError(f"u2net {command} needs {error.name}: {install}") from None
+        _script("train_utils.cli").require_packages(*NEEDED.get(command, ()))
+        return _script(COMMANDS[command][0]).main(arguments)
 
     _script("train_utils.cli").run(run)
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Container
 from difflib import get_close_matches
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,12 @@ from .distributed import (
     wait_for_reports,
 )
 from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, read_recipe
+
+_EXTRAS = {  # of the toolkit, that bring packages
+    **dict.fromkeys(("cv2", "matplotlib", "skimage", "tensorboard", "torchvision"), "train"),
+    **dict.fromkeys(("fastapi", "gradio", "uvicorn"), "app"),
+    "onnxscript": "export",
+}
 
 # For argparse: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, and numbers in 0 … 1, 1 excluded.
 positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
@@ -241,6 +248,17 @@ def describe_computing(device: torch.device, *precisions: str) -> str:
     return f"computing on {device}{named} in {' and '.join(dict.fromkeys(precisions))}"
 
 
+def require_packages(*names: str) -> None:
+    """Check that packages are there, before anything takes time.
+
+    Raises:
+        ModuleNotFoundError: one is not; :func:`run` says how to install it.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
+
+
 def require_stream(name: str) -> None:
     """Check that ``stdin`` or ``stdout``, which is to be used, is open.
 
@@ -258,6 +276,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
     match error:
         case UserError():
             return error.describe(flag), 2
+        case ModuleNotFoundError() if (package := (error.name or "").split(".")[0]) in _EXTRAS:
+            script = Path(sys.argv[0]).name
+            return f"{script} needs {package}: pip install 'u2net-toolkit[{_EXTRAS[package]}]'", 2
         case KeyboardInterrupt():
             return "interrupted", 130
         case OSError():  # a full disk, say

@@ -22,7 +22,7 @@ from ..weights.onnx import is_quantized, read_graph
 from .detail import look_closer
 from .fast import prepare
 from .int8 import OnnxBackend
-from .preprocess import pick_preset, to_levels
+from .preprocess import check_preset, pick_preset, to_levels
 from .sizes import Size, parse_size
 
 
@@ -100,7 +100,13 @@ class Predictor:
             "tta": tta,
             "detail": detail,
         }
-        self._set_up(OnnxBackend(model) if _is_int8(model) else _load(model), **self._settings)
+        check_preset(preset, img_size, detail)  # before weights are fetched
+        if _is_int8(model):
+            source: nn.Module | OnnxBackend = OnnxBackend(model)
+        else:
+            pick_dtype(amp, pick_device(str(device)))
+            source = _load(model)
+        self._set_up(source, **self._settings)
 
     def _set_up(
         self,
@@ -134,8 +140,6 @@ class Predictor:
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
-        if self.preset.exact and not isinstance(self.img_size, int):
-            raise UserError("that program shows a network squares", "img_size", self.img_size)
         if isinstance(network, OnnxBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:
@@ -147,9 +151,10 @@ class Predictor:
         self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.channel:
             self.origin = f"{self.origin}, the second of them of the object"
-        if detail and (self.classes or self.preset.exact):
-            what = "several classes" if self.classes else f"the preset {preset}"
-            raise UserError(f"is for one map of an object, not for {what}", "detail", detail)
+        if detail and self.classes:
+            raise UserError(
+                "is for one map of an object, not for several classes", "detail", detail
+            )
         if self.classes and self.preset.exact:
             raise UserError(
                 f"is for one map; these weights are of {self.classes} classes", "preset", preset

@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from ..networks.base import MIN_SIZE
 from ..networks.config import MEAN, STD, Preprocessing
 from ..pictures.images import to_rgb
+from .sizes import Size, parse_size
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -218,3 +220,21 @@ def pick_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UserError(f"expected one of {', '.join(PRESETS)}", "preset", name)
     return PRESETS[name]
+
+
+def check_preset(name: str, img_size: Size | None, detail: int) -> None:
+    """Refuse what no network does with a preset.
+
+    Args:
+        name: of the preset.
+        img_size, detail: as :class:`~.predictor.Predictor` takes them.
+
+    Raises:
+        UserError: there is none of that name, or it does not go with the others.
+    """
+    size, exact = parse_size(img_size, MIN_SIZE).value, pick_preset(name).exact
+    if exact and not isinstance(size, int):
+        raise UserError("that program shows a network squares", "img_size", size)
+    if exact and detail:
+        text = f"is for one map of an object, not for the preset {name}"
+        raise UserError(text, "detail", detail)

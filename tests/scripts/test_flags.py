@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 import torch
-from helpers.data import SMALL_TABLE
+from helpers.data import SMALL_TABLE, make_scene, save_image
 
+import predict
 import train
+import validation
 from src import UserError
 from train_utils import cli
 from train_utils.training import loop
@@ -92,6 +95,57 @@ def test_pretrained_weights_keep_their_statistics(duts, begun, tmp_path, prepare
         same = {k for k in after if torch.equal(before[k], after[k])}
         statistics = {k for k in after if "running" in k or "num_batches" in k}
         assert same == (statistics if frozen else set())
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "said"),
+    [
+        (train.main, ["--data-path", "no"], "--data-path no: no such folder"),
+        (train.main, ["--data-path", ".", "--unlabelled", "no"], "--unlabelled no: no such folder"),
+        (train.main, ["--annotations", "no.json"], "--annotations no.json: no such file or folder"),
+        (train.main, ["--data-path", ".", "--tracker", "wandb"], "--tracker wandb: needs the pack"),
+        (predict.main, ["a.png", "--device", "gpu"], "--device gpu: not usable here"),
+        (predict.main, ["a.png", "--amp", "fp16", "--device", "cpu"], "--amp fp16: needs a GPU"),
+        (
+            predict.main,
+            ["a.png", "--preset", "rembg", "--img-size", "auto"],
+            "--img-size auto: that",
+        ),
+        (predict.main, ["a.png", "--preset", "rembg", "--detail", "2"], "--detail 2: is for one"),
+    ],
+)
+def test_wrong_flags_are_told_before_weights_are_fetched(
+    main, argv, said, call, tmp_path, monkeypatch
+):
+    def load(weights):
+        pytest.fail(f"{weights} was loaded")
+
+    for place in ("src.inference.predictor", "train_utils.training.build.network"):
+        monkeypatch.setattr(f"{place}.load_model", load)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "a.png", make_scene()[0])
+    more = ["--pretrained", "u2net"] if main is train.main else []
+    if "--unlabelled" in argv:
+        more = ["--teacher", "u2net"]
+        monkeypatch.setattr("train_utils.training.build.trainer.load_model", load)
+    status, _, err = call(main, *argv, *more)
+    assert status == 2 and said in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("main", "package", "argv"),
+    [
+        (train.main, "matplotlib", ["--data-path", "."]),
+        (train.main, "torchvision", ["--data-path", "."]),
+        (validation.main, "torchvision", ["--data-path", "."]),
+        (validation.main, "matplotlib", ["--data-path", ".", "--plot", "curves.png"]),
+    ],
+)
+def test_packages_that_are_missing_are_told_at_once(main, package, argv, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    status, _, err = call(main, *argv)
+    assert status == 2 and f" needs {package}: pip install 'u2net-toolkit[train]'" in err
 
 
 def test_statistics_that_are_kept_are_not_shared(duts, begun, tmp_path):

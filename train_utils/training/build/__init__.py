@@ -1,12 +1,13 @@
 """What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
 
-from .data import check_run_files, make_datasets, make_loss, report_unused_classes
+from .data import check_paths, check_run_files, make_datasets, make_loss, report_unused_classes
 from .folder import claim, find_folder
 from .network import make_network, resolve_freeze_bn
 from .schedule import size_starts
 from .trainer import make_record, make_teacher, make_trainer, restore, start_weights
 
 __all__ = [
+    "check_paths",
     "check_run_files",
     "claim",
     "find_folder",

@@ -59,6 +59,21 @@ def make_datasets(
     )
 
 
+def check_paths(settings: Settings) -> None:
+    """Check that the data are there, before weights are fetched.
+
+    Raises:
+        UserError: a file or folder is not.
+    """
+    for name in ("data_path", "unlabelled"):
+        for path in getattr(settings, name) or ():
+            if not path.is_dir():
+                raise UserError("no such folder", name, path)
+    for path in settings.annotations or ():
+        if path != "auto" and not Path(path).exists():
+            raise UserError("no such file or folder", "annotations", path)
+
+
 def report_unused_classes(settings: Settings) -> None:
     """Say where names of classes play no part; their colours, if they have some, do without."""
     table = settings.data_path[0] / "classes.txt" if settings.data_path else None
