@@ -11,6 +11,9 @@ WEIGHTS ?= lite
 SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
 	draw_masks.py fetch_weights.py my_dataset.py transforms.py setup.py
 
+# Of the tests: one more than there are processors, as some tests wait for other processes.
+WORKERS := $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+
 # The two environments of the tests are built in parallel.
 MAKEFLAGS += --jobs=2
 
@@ -34,7 +37,7 @@ test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src train_utils web $(SCRIPTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
