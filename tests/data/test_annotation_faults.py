@@ -11,7 +11,7 @@ from helpers.data import make_pairs, make_scene, save_image
 import draw_masks
 import train
 import validation
-from my_dataset import find_pairs
+from my_dataset import find_pairs, find_splits
 from src import UserError
 from train_utils.data.masks import mask_reader
 
@@ -50,7 +50,7 @@ NAMED = [
     "p4.jpg: annotation 5: an RLE of another size: 40×48, its image is 48×40",
     "p5.jpg: annotation 6: an RLE of 12 pixels, expected 1920",
     "p6.jpg: annotation 7: coordinates that are no numbers",
-    "1 annotations are of images that it does not list: id 1234",
+    "1 annotation is of images that it does not list: id 1234",
 ]
 
 
@@ -158,7 +158,7 @@ def test_faults_of_yolo(tmp_path):
     for text in (
         "b.txt: line 2: a polygon of 2 points",
         "c.txt: line 1: coordinates that are no shares of the image's size",
-        "e.txt: line 1: the class 7, which is unknown: there are 1 names",
+        "e.txt: line 1: the class 7, which is unknown: the names end at 0",
         "gone.txt: names gone, which is not there",
     ):
         assert text in report
@@ -227,7 +227,7 @@ def test_categories_that_the_user_does_not_name(tmp_path, call):
     data = coco({"a.jpg": make_scene()[1]}, names=("cat", "dog"))
     file = write(data, tmp_path / "a.json")
     read = mask_reader(2, names=("dog",))
-    with pytest.raises(UserError, match="1 object of the category 'cat', which is unknown"):
+    with pytest.raises(UserError, match="the category 'cat', which is unknown"):
         find_pairs(tmp_path, read=read)
     (pair,) = find_pairs(tmp_path, read=mask_reader(3, names=("dog", "cat"))).pairs
     assert set(np.unique(pair.load_mask())) == {0, 2}
@@ -236,6 +236,56 @@ def test_categories_that_the_user_does_not_name(tmp_path, call):
     argv = ["--annotations", file, file, "--data-path", tmp_path]
     status, _, err = call(train.main, *argv)
     assert status == 2 and "--annotations" in err and len(err.splitlines()) == 1
+
+
+def test_a_category_unknown_in_many_images_is_told_once(tmp_path, png_set):
+    """With the count, and the first ten; of those left out, all. So are classes without objects."""
+    root = annotate(png_set, tmp_path / "set", "rle")
+    file = root / "annotations/instances_default.json"
+    data = json.loads(file.read_text())
+    data["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for one in data["annotations"][-4:]:
+        one["category_id"] = 2
+    file.write_text(json.dumps(data))
+    with pytest.raises(UserError) as error:
+        find_pairs(root, read=mask_reader(2, names=("dog",)))
+    said = str(error.value)
+    assert said.count("'cat', which is unknown") == 1 and "12 faults in the data" in said
+    assert f"12 files: the category 'cat', which is unknown (dog) (in {file})" in said
+    assert f"in {root / 'images'}: p0.jpg, p1.jpg" in said and " and 2 more" in said
+    found = find_pairs(root, read=mask_reader(2, names=("dog",)), skip_invalid=True)
+    (note,) = (note for note in found.notes if "left out" in note)
+    assert len(found.pairs) == 4 and note.startswith("12 faults, left out:")
+    assert all(f"{pair}.jpg" in note for pair in STEMS[:12]) and "more" not in note
+    found = find_pairs(root, read=mask_reader(5, names=("cow", "dog", "cat", "hen")))
+    assert "2 classes occur in no annotation: cow, hen" in found.notes
+
+
+def test_faults_of_the_whole_set_are_listed_once(faulty_coco):
+    """Not for each split anew."""
+    found = find_splits(faulty_coco, skip_invalid=True)
+    said = "\n".join(note for split in found for note in split.notes)
+    assert [text for text in NAMED if said.count(text) != 1] == []
+    assert "(in " not in said[said.index("listed 2 times") :].splitlines()[0]
+
+
+def test_labelme_images_by_the_name_of_the_json(tmp_path):
+    """Where the image has got another name; what is in the json alone is named as that."""
+    image, mask = make_scene()
+    save_image(tmp_path / "a.jpg", image)
+    write(labelme("IMG_2041.jpg", mask), tmp_path / "a.json")
+    (pair,) = (found := find_pairs(tmp_path)).pairs
+    assert pair.image == tmp_path / "a.jpg" and np.array_equal(pair.load_mask(), mask > 0)
+    (note,) = (note for note in found.notes if "IMG_2041" in note)
+    assert (
+        note.startswith("1 image found by the name of the annotation") and "a.jpg is taken" in note
+    )
+    write(labelme("b.jpg", mask) | {"imageData": "/9j/4AAQ"}, tmp_path / "b.json")
+    with pytest.raises(
+        UserError, match=r"names b.jpg, which is not there \(the json holds the image"
+    ):
+        find_pairs(tmp_path)
+    assert len(find_pairs(tmp_path, skip_invalid=True).pairs) == 1
 
 
 def test_names_that_are_there_twice(tmp_path, call):

@@ -102,7 +102,7 @@ def test_labelme_as_it_draws_its_own_file(tmp_path):
     found = find_pairs(tmp_path)
     assert np.array_equal(found.pairs[0].load_mask(), expected > 0)
     (note,) = (note for note in found.notes if "left out" in note)
-    assert all(kind in note for kind in ("1 line shapes", "1 point shapes", "1 linestrip shapes"))
+    assert all(kind in note for kind in ("1 line shape", "1 point shape", "1 linestrip shape"))
     read = mask_reader(4, names=("cat", "dog", "cup"))
     found = find_pairs(tmp_path, read=read)
     assert np.array_equal(found.pairs[0].load_mask(), expected)

@@ -8,6 +8,7 @@ from helpers.runs import run
 import train
 from my_dataset import find_pairs
 from src import UserError
+from src.pictures.images import open_image
 from train_utils.data.masks import mask_reader, read_table
 
 VOC = {"background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0)}
@@ -49,6 +50,25 @@ def test_a_table_beside_the_images(coloured_set, form, call):
     for pair in find_pairs(coloured_set, read=mask_reader(3)).pairs:
         assert np.array_equal(pair.load_mask(), INDICES)
     assert np.array_equal(find_pairs(coloured_set).pairs[0].load_mask(), INDICES > 0)
+
+
+def test_classes_that_occur_nowhere_are_named(coloured_set):
+    """By the set's names, by the user's, and by number; one pixel in one mask is enough."""
+    listed = VOC | {"cow": (9, 9, 9), "hen": (7, 7, 7)}
+    lines = (f"{name} {red} {green} {blue}" for name, (red, green, blue) in listed.items())
+    (coloured_set / "classes.txt").write_text("\n".join(lines))
+    for names in ((), tuple(listed)):
+        found = find_pairs(coloured_set, read=mask_reader(5, names=names))
+        assert "2 classes occur in no mask: cow, hen" in found.notes
+    last = coloured_set / "masks/p5.png"
+    save_image(last, np.where(np.arange(48)[:, None] == 7, np.uint8([9, 9, 9]), open_image(last)))
+    assert "1 class occurs in no mask: hen" in find_pairs(coloured_set, read=mask_reader(5)).notes
+    (coloured_set / "classes.txt").unlink()
+    for path in (coloured_set / "masks").iterdir():
+        save_image(path, INDICES)
+    found = find_pairs(coloured_set, read=mask_reader(4, ignore_index=255))
+    assert "1 class occurs in no mask: 3" in found.notes
+    assert not any("occur" in n for n in find_pairs(coloured_set, read=mask_reader(3)).notes)
 
 
 def test_a_run_by_the_flag(coloured_set, tmp_path):

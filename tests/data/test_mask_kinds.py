@@ -50,7 +50,7 @@ def test_a_set_of_grey_levels(grey_set):
     assert sums == {**dict.fromkeys(STEMS[:4], 4), "p4": 0, "p5": 0, "p6": 1, "p7": 0}
     notes = "\n".join(found.notes)
     assert "3 masks come out empty, without a value above 127 of 255, such as" in notes
-    assert "1 masks of small numbers and 255 are read as grey" in notes and "p6.png" in notes
+    assert "1 mask of small numbers and 255 is read as grey" in notes and "p6.png" in notes
     assert "6 of 8 masks are soft (levels between 0 and 255): object where > 127" in notes
 
 

@@ -49,7 +49,7 @@ def test_one_without_a_mask_is_named(folders):
         find_pairs(image_dir=folders[0], mask_dir=folders[1])
     (folders[0] / "b.jpg").unlink()
     found = find_pairs(image_dir=folders[0], mask_dir=folders[1])
-    assert any("1 masks have no image, such as d_mask" in note for note in found.notes)
+    assert any("1 mask has no image, such as d_mask" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("stems", [["x1", "x2", "x3"], ["1", "2", "b_mask"]])

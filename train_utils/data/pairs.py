@@ -13,6 +13,8 @@ import numpy as np
 
 from src.errors import UserError
 from src.pictures.images import open_image, oriented_size
+from src.words import counted
+from src.words import first_ten as first_ten
 
 from .annotations import Drawing
 from .masks import MaskReader, read_mask
@@ -23,6 +25,7 @@ FileId = tuple[int, int]
 _ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its image's
 _NAMINGS_TRIED = 16
 _FAULTS_SHOWN = 10  # of a kind
+_ALIKE = 3  # files of one fault that are told one by one, and texts of a kind that are not
 
 
 @dataclass(frozen=True)
@@ -150,18 +153,13 @@ def match(
         found.notes.append(f"the masks are called {naming.mask_of('NAME')}")
     unused = by_stem.keys() - {naming.mask_of(stem) for stem in stems}
     if unused:
-        found.notes.append(f"{len(unused)} masks have no image, such as {min(unused)}: not used")
+        what = counted(len(unused), "mask has", "masks have")
+        found.notes.append(f"{what} no image, such as {min(unused)}: not used")
 
 
 def repeated_stems(files: Iterable[Path]) -> list[str]:
     """The stems that several files have."""
     return [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
-
-
-def first_ten(names: Sequence[str]) -> str:
-    """Names in a row; of many, the first ten and how many more there are."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
 
 
 def find_naming(images: Set[str], masks: Set[str]) -> Naming:
@@ -278,6 +276,46 @@ def _check_pair(pair: Pair, deep: bool) -> Pair | UserError:
     return UserError(f"{pair.image}: is {sizes}: the aspect ratios differ")
 
 
+def list_faults(
+    faults: Sequence[UserError],
+    describe: Callable[[UserError], str],
+    shown: int | None = _FAULTS_SHOWN,
+) -> list[str]:
+    """Lines of faults by kind; those that more than three files have alike are told once.
+
+    Args:
+        faults: whose texts begin with a file.
+        describe: the text of one.
+        shown: at most so many of a kind, or files of one fault; None for all.
+    """
+    kinds: dict[str, list[tuple[str, UserError]]] = {}
+    for fault in faults:
+        path, _, reason = fault.args[0].partition(": ")
+        kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
+        kinds.setdefault(kind, []).append((reason, fault))
+    lines = []
+    for alike in kinds.values():
+        counts = Counter(reason for reason, _ in alike)
+        if len(counts) <= _ALIKE:
+            for once in (reason for reason, count in counts.items() if count > _ALIKE):
+                same = [fault for reason, fault in alike if reason == once]
+                alike = [(reason, fault) for reason, fault in alike if reason != once]
+                lines += _list_alike(same, describe(same[0]), shown)
+        lines += [f"  {describe(fault)}" for _, fault in alike[:shown]]
+        if more := len(alike[shown:]) if shown else 0:
+            lines.append(f"  … and {more} more like these")
+    return lines
+
+
+def _list_alike(faults: Sequence[UserError], text: str, shown: int | None) -> list[str]:
+    files = [Path(fault.args[0].partition(": ")[0]) for fault in faults]
+    folders = {file.parent for file in files}
+    where = f"in {files[0].parent}: " if len(folders) == 1 and files[0].parent != Path() else ""
+    names = [file.name if where else str(file) for file in files]
+    listed = first_ten(names) if shown else ", ".join(names)
+    return [f"  {len(files)} files: {text.removeprefix(f'{files[0]}: ')}", f"    {where}{listed}"]
+
+
 class InvalidDataError(UserError):
     """Every kind of fault in a data set, with the files that have it; of many, the first ten.
 
@@ -293,18 +331,10 @@ class InvalidDataError(UserError):
     def describe(self, rename: Callable[[str], str] = str) -> str:
         """The head, the faults and what to do, in lines of their own."""
         faults = {fault.args[0]: fault for found in self.results for fault in found.faults}
-        kinds: dict[str, list[UserError]] = {}
-        for text, fault in faults.items():
-            path, _, reason = text.partition(": ")
-            kind = re.sub(r"[\d, ]+", " ", reason.replace(Path(path).stem, ""))
-            kinds.setdefault(kind, []).append(fault)
-        lines = [f"{self.args[0]}: {len(faults)} fault{'s' * (len(faults) > 1)} in the data:"]
+        lines = [f"{self.args[0]}: {counted(len(faults), 'fault')} in the data:"]
         if any(found.swapped for found in self.results):
             lines.append("  are the two folders swapped? The images can be read as masks")
-        for alike in kinds.values():
-            lines += [f"  {fault.describe(rename)}" for fault in alike[:_FAULTS_SHOWN]]
-            if len(alike) > _FAULTS_SHOWN:
-                lines.append(f"  … and {len(alike) - _FAULTS_SHOWN} more like these")
+        lines += list_faults([*faults.values()], lambda fault: fault.describe(rename))
         some_left = all(found.pairs for found in self.results)
         skip = f", or pass {rename('skip_invalid')} to leave them out" if some_left else ""
         return "\n".join([*lines, f"Fix these files{skip}"])

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.errors import UserError
+from src.words import counted
 
 from .layouts.folders import DUTS
 from .layouts.lists import LISTED
 from .layouts.lists import has_list as has_list
 from .layouts.opening import DataSet, leave_out, open_dataset
 from .masks import MaskReader, read_mask
-from .pairs import InvalidDataError, Inventory, check
+from .pairs import InvalidDataError, Inventory, check, list_faults
 
 SPLITS = (*LISTED, "all")
 
@@ -105,6 +106,7 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:
         raise InvalidDataError(data.where, results)
+    told: set[str] = set()  # of faults of the whole set, which all of its splits have
     for found in results:
         if not found.pairs:
             val = found.split == "test" and data.has("val")
@@ -113,13 +115,16 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
                 f"{found.split}.txt, or add images",
                 advice="val.txt holds some: {split} val" if val else None,
             )
-        if found.faults:
-            found.notes.append(_left_out(found.faults))
+        if new := [fault for fault in found.faults if fault.args[0] not in told]:
+            found.notes.append(_left_out(new))
+            told |= {fault.args[0] for fault in new}
         rescaled = sum(pair.rescaled for pair in found.pairs)
         if rescaled:
+            what = f"{counted(rescaled, 'mask')} of {len(found.pairs)}"
+            verb, whose = ("has", "its") if rescaled == 1 else ("have", "their")
             found.notes.append(
-                f"{rescaled} masks of {len(found.pairs)} have another size than their image, of "
-                "the same aspect: scaled to it for training, scored at their own"
+                f"{what} {verb} another size than {whose} image, of the same aspect: scaled to it "
+                f"for training, scored at {whose} own"
             )
     return results
 
@@ -169,5 +174,5 @@ def find_training_data(
 
 
 def _left_out(faults: Sequence[UserError]) -> str:
-    named = "".join(f"\n  {fault.args[0]}" for fault in faults)
-    return f"{len(faults)} fault{'s' * (len(faults) > 1)}, left out:{named}"
+    lines = list_faults(faults, lambda fault: fault.args[0], shown=None)
+    return "\n".join([f"{counted(len(faults), 'fault')}, left out:", *lines])

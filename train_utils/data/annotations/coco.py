@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.words import counted
 
 from .draw import Polygons, Runs, Shape, ShapeError, Size, decode_counts
 from .record import Parsed, Record, check_inside, numbers, polygon, read_size
@@ -63,9 +64,9 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
         own = of_image.pop(_key(entry.get("id")), [])
         parsed.records.append(_read_image(entry, own, categories, file, parsed))
     if of_image:
-        count = sum(map(len, of_image.values()))
+        count = counted(sum(map(len, of_image.values())), "annotation is", "annotations are")
         keys = ", ".join(map(str, list(of_image)[:6]))
-        text = f"{file}: {count} annotations are of images that it does not list: id {keys}"
+        text = f"{file}: {count} of images that it does not list: id {keys}"
         parsed.faults.append(UserError(text))
 
 
@@ -131,7 +132,7 @@ def _read_shape(
         raise ShapeError("a segmentation that is neither polygons nor RLE")
     box = annotation.get("bbox")
     if not box:
-        parsed.left_out["annotations without a shape"] += 1
+        parsed.left_out["annotation", " without a shape"] += 1
         return None
     x, y, width, height = numbers(box, 4).tolist()
     if width <= 0 or height <= 0:

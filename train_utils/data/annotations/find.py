@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.pictures.images import list_images
+from src.words import counted, first_ten
 
 from ..masks import ClassTable, Labels, MaskRule
 from .draw import Drawing, Polygons, load_pycocotools
@@ -98,29 +99,41 @@ def find_annotated(
     if parsed.kind == "YOLO":
         records += _without_labels(records, parsed)
     if others := _others(records):
-        text = f"{_images(others)} not annotated, such as {others[0]}: not used"
+        text = f"{counted(len(others), 'image')} not annotated, such as {others[0]}: not used"
         parsed.notes.append(text)
     labels, names = _number_classes(parsed, rule, table)
     _check_labels(records, labels)
     if any(isinstance(shape, Polygons) for record in records for shape in record.shapes):
         load_pycocotools()  # or say at once that it is missing
+    parsed.notes += _describe_unused(records, labels, names)
     pictures = _pictures(records, labels, root, parsed.kind)
-    head = f"{_images(pictures)} annotated in {parsed.kind}'s format"
+    head = f"{counted(len(pictures), 'image')} annotated in {parsed.kind}'s format"
     notes = [head, *parsed.describe()] if pictures else parsed.describe()
     empty = [picture for picture in pictures if not picture.drawing.shapes and not picture.faults]
     if empty:
-        notes.append(f"{_images(empty)} without objects, such as {empty[0].image}: empty masks")
+        notes.append(
+            f"{counted(len(empty), 'image')} without objects, such as {empty[0].image}: empty masks"
+        )
     stems = frozenset(path.stem for path in others)
     return AnnotatedSet(root, pictures, parsed.faults, notes, names, stems)
 
 
 def _find_images(parsed: Parsed, files: ImageFiles) -> None:
+    renamed = []
     for record in parsed.records:
         place = files.find(record.image, record.file) if record.image else ""
+        if place and isinstance(place, str) and parsed.kind == "LabelMe":
+            own = files.find(f"{record.file.stem}.*", record.file)
+            if isinstance(own, Path):
+                renamed.append(f"{record.file} names {record.image}, {own} is taken")
+                place = own
         if isinstance(place, Path):
             record.found = place
         elif place:
-            record.faults.insert(0, place)
+            record.faults.insert(0, place + record.embedded)
+    if renamed:
+        what = f"{counted(len(renamed), 'image')} found by the name of the annotation"
+        parsed.notes.append(f"{what}, not where it says: {renamed[0]}")
     if parsed.kind == "YOLO":  # an empty text that belongs to no image is none of its labels
         parsed.records = [r for r in parsed.records if r.found or r.shapes or len(r.faults) > 1]
 
@@ -145,10 +158,6 @@ def _once_each(parsed: Parsed) -> list[Record]:
     return kept
 
 
-def _images(things: Sequence[object]) -> str:
-    return "1 image" if len(things) == 1 else f"{len(things)} images"
-
-
 def _folders(records: Sequence[Record]) -> list[Path]:
     """The folders of the images that were found."""
     return list(dict.fromkeys(record.found.parent for record in records if record.found))
@@ -165,7 +174,9 @@ def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
     """Images without a label file, which is how YOLO marks those without objects."""
     others = _others(records)
     if others:
-        text = f"{_images(others)} without a label file, such as {others[0]}: no objects"
+        text = (
+            f"{counted(len(others), 'image')} without a label file, such as {others[0]}: no objects"
+        )
         parsed.notes.append(text)
     file = records[0].file if records else Path()
     return [Record(file.with_name(f"{p.stem}.txt"), p.name, found=p) for p in others]
@@ -185,13 +196,23 @@ def _number_classes(
 
 
 def _check_labels(records: Sequence[Record], labels: Labels) -> None:
-    for record in records:
-        counts = Counter(s.label for s in record.shapes if labels.value(s.label) is None)
-        for label, count in counts.items():
-            known = ", ".join(labels.values or ())
-            objects = "object" if count == 1 else "objects"
-            text = f"{count} {objects} of the category {label!r}, which is unknown ({known})"
-            record.faults.append(text)
+    known = ", ".join(labels.values or ())
+    for record in records:  # with the same text in all images, which messages put together
+        unknown = dict.fromkeys(s.label for s in record.shapes if labels.value(s.label) is None)
+        record.faults += [
+            f"the category {label!r}, which is unknown ({known})" for label in unknown
+        ]
+
+
+def _describe_unused(records: Sequence[Record], labels: Labels, names: Sequence[str]) -> list[str]:
+    """The classes that no object is of."""
+    found = {labels.value(shape.label) for record in records for shape in record.shapes}
+    found |= {labels.background, labels.ignored}
+    unused = [name for value, name in enumerate(names) if value not in found]
+    if not unused:
+        return []
+    what = counted(len(unused), "class occurs", "classes occur")
+    return [f"{what} in no annotation: {first_ten(unused)}"]
 
 
 def _pictures(records: Sequence[Record], labels: Labels, root: Path, kind: str) -> list[Picture]:
@@ -206,7 +227,10 @@ def _pictures(records: Sequence[Record], labels: Labels, root: Path, kind: str) 
         where, end = str(record.file), ""
         if kind == "COCO" and record.found:
             where, end = str(record.found), f" (in {record.file})"
-        faults = tuple(UserError(f"{where}: {fault}{end}") for fault in record.faults)
+        faults = tuple(
+            UserError(f"{where}: {fault}{end * (str(record.file) not in fault)}")
+            for fault in record.faults
+        )
         pictures.append(Picture(name, place, record.file, drawing, split, faults))
     return sorted(pictures, key=lambda picture: picture.image)
 

@@ -14,6 +14,10 @@ from .draw import Bitmap, Figure, Shape, ShapeError, Size
 from .record import Parsed, Record, check_inside, numbers, polygon, read_size
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
+_EMBEDDED = (
+    " (the json holds the image itself, as imageData, which is not read: write it beside the json, "
+    "by LabelMe's labelme_export_json for instance)"
+)
 
 
 def is_labelme(data: Any) -> bool:
@@ -32,7 +36,7 @@ def read_labelme(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
     name = data.get("imagePath")
     # As LabelMe reads it, on Windows and elsewhere.
     path = PureWindowsPath(name).as_posix() if isinstance(name, str) and name else f"{file.stem}.*"
-    record = Record(file, path)
+    record = Record(file, path, embedded=_EMBEDDED if data.get("imageData") else "")
     parsed.records.append(record)
     try:
         record.size = read_size(data.get("imageWidth"), data.get("imageHeight"))
@@ -53,7 +57,7 @@ def read_labelme(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
 def _read_shape(shape: dict[str, Any], size: Size | None, parsed: Parsed) -> Shape | None:
     kind, label = shape.get("shape_type") or "polygon", str(shape.get("label", ""))
     if kind in _WITHOUT_AREA:
-        parsed.left_out[f"{kind} shapes"] += 1
+        parsed.left_out[f"{kind} shape", ""] += 1
         return None
     points = shape.get("points")
     if kind in ("polygon", "oriented_rectangle"):

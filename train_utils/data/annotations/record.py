@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.words import counted
 
 from .draw import Shape, ShapeError, Size
 
@@ -26,6 +27,7 @@ class Record:
         size: of the image, as the file has it; None where it has none.
         faults: what is wrong with it.
         found: the image file, once it is found.
+        embedded: what to add where no file is found, as ``file`` holds the image itself.
     """
 
     file: Path
@@ -34,6 +36,7 @@ class Record:
     size: Size | None = None
     faults: list[str] = field(default_factory=list)
     found: Path | None = None
+    embedded: str = ""
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Parsed:
         records: of the images.
         faults: of whole files.
         names: of classes, as the files have them.
-        left_out: kinds of shapes that have no area, and how many there were.
+        left_out: kinds of shapes that have no area, as a noun and what follows it, and how many
+            there were.
         boxes: how many objects are boxes alone.
         notes: what else the user should know.
     """
@@ -54,7 +58,7 @@ class Parsed:
     records: list[Record] = field(default_factory=list)
     faults: list[UserError] = field(default_factory=list)
     names: dict[str, None] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     boxes: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -62,11 +66,12 @@ class Parsed:
         """What the user should know of the shapes."""
         notes = list(self.notes)
         if self.left_out:
-            listed = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
+            kinds = ((counted(count, *kind[:1]), kind[1]) for kind, count in self.left_out.items())
+            listed = ", ".join(map("".join, kinds))
             notes.append(f"left out, as they have no area: {listed}")
         if self.boxes:
-            verb = "object is a box alone" if self.boxes == 1 else "objects are boxes alone"
-            notes.append(f"{self.boxes} {verb}: drawn as filled rectangles")
+            what = counted(self.boxes, "object is a box alone", "objects are boxes alone")
+            notes.append(f"{what}: drawn as filled rectangles")
         return notes
 
 
@@ -83,7 +88,7 @@ def numbers(values: Any, count: int | None = None) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ShapeError("coordinates that are not finite")
     if count is not None and len(array) != count:
-        raise ShapeError(f"{len(array)} numbers, expected {count}")
+        raise ShapeError(f"{counted(len(array), 'number')}, expected {count}")
     return array
 
 
@@ -95,10 +100,10 @@ def polygon(values: Any) -> np.ndarray:
     """
     array = numbers(values)
     if len(array) % 2:
-        raise ShapeError(f"a polygon of {len(array)} numbers, expected pairs of x and y")
+        count = counted(len(array), "number")
+        raise ShapeError(f"a polygon of {count}, expected pairs of x and y")
     if len(array) < 6:
-        points = len(array) // 2
-        raise ShapeError(f"a polygon of {points} point{'s' * (points != 1)}, expected 3 or more")
+        raise ShapeError(f"a polygon of {counted(len(array) // 2, 'point')}, expected 3 or more")
     return array
 
 

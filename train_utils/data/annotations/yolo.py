@@ -151,7 +151,7 @@ def _class_number(text: str) -> int:
 def _read_line(row: list[str], names: Sequence[str] | None, of_boxes: bool) -> Figure:
     number, places = _class_number(row[0]), numbers(row[1:], 4 if of_boxes else None)
     if names is not None and number >= len(names):
-        raise ShapeError(f"the class {number}, which is unknown: there are {len(names)} names")
+        raise ShapeError(f"the class {number}, which is unknown: the names end at {len(names) - 1}")
     label = names[number] if names is not None else str(number)
     if of_boxes:
         centre, size = places[:2], places[2:]

@@ -5,6 +5,7 @@ from pathlib import Path
 from src.errors import UserError
 from src.pictures.images import list_images
 from src.pictures.search import LeftOut, search_folder
+from src.words import counted
 
 from ..pairs import Inventory, first_ten, most_frequent_naming
 
@@ -152,7 +153,7 @@ def _content(folder: Path) -> str:
         return f"{folder} is no folder either"
     names = [f"{path.name}/" for path in _subfolders(folder)]
     if count := len(list_images(folder)):
-        names.append(f"{count} images")
+        names.append(counted(count, "image"))
     return f"{folder} holds {first_ten(names) or 'neither folders nor images'}"
 
 

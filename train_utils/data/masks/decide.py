@@ -5,16 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
 from src.errors import UserError
 from src.pictures.images import open_image
+from src.words import counted, first_ten
 
+from .names import Labels
 from .rule import MaskRule
 from .values import MAX_CLASS_INDEX, grey_values, look_like_indices, white_of
 
+_AT_ONCE = 64  # masks that are read before the next look at what is missing
 _SAMPLE = 256  # masks that are looked at first: values are odd in many masks of a set or in none
 
 
@@ -44,7 +48,7 @@ def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
         The rule for this set, and what the user should know of its masks.
     """
     if rule.of_classes:
-        return rule, []
+        return rule, list(_describe_unused(rule, masks))
     levels = _inspect(masks[:: max(1, len(masks) // _SAMPLE)], rule)
     if any(one.dark or one.indices or one.soft for one in levels):
         levels = _inspect(masks, rule)
@@ -60,25 +64,59 @@ def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
     return rule, list(_describe(rule, levels))
 
 
+def _describe_unused(rule: MaskRule, masks: Sequence[Path]) -> Iterator[str]:
+    """The classes of which no mask has a pixel. Masks are read until each class has been seen: in
+    most sets, few of them.
+    """
+    labels = Labels({}, background=-1)  # numbers for names
+    if names := rule.names or (rule.table.names if rule.table else ()):
+        with suppress(UserError):  # a list of names that is of other masks
+            labels = rule.label_values(names)
+    listed = labels.by_value(rule.classes)
+    missing = {*range(rule.classes or 0)} - {labels.background, rule.ignore_index}
+    some = Random(0).sample(list(masks), len(masks))  # those in a row are alike
+
+    def present(path: Path) -> set[int]:
+        with suppress(UserError):  # which is named elsewhere
+            return set(np.unique(rule(path)).tolist())
+        return set()
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(some), _AT_ONCE):
+            missing.difference_update(*pool.map(present, some[start : start + _AT_ONCE]))
+            if not missing:
+                return
+    what = counted(len(missing), "class occurs", "classes occur")
+    yield f"{what} in no mask: {first_ten([listed[value] for value in sorted(missing)])}"
+
+
 def _describe(rule: MaskRule, levels: Sequence[_Levels]) -> Iterator[str]:
     cut = f"{rule.threshold} of 255"
     filled = [one for one in levels if one.highest]
     if empty := len(levels) - len(filled):
-        yield f"{empty} of the {len(levels)} masks inspected are empty: all their values are 0"
+        what = f"{empty} of the {counted(len(levels), 'mask')} inspected"
+        verb, whose = ("is", "its") if empty == 1 else ("are", "their")
+        yield f"{what} {verb} empty: all {whose} values are 0"
     dark = [one for one in filled if one.dark or (one.highest == 1 and not rule.ones)]
     if dark and "dark" not in rule.refused:
-        verb = "have no value" if rule.kind == "soft" else "come out empty, without a value"
-        yield f"{len(dark)} masks {verb} above {cut}, such as {dark[0].path}"
+        verbs = "has no value", "have no value"
+        if rule.kind != "soft":
+            verbs = "comes out empty, without a value", "come out empty, without a value"
+        what = counted(len(dark), f"mask {verbs[0]}", f"masks {verbs[1]}")
+        yield f"{what} above {cut}, such as {dark[0].path}"
     odd = [one for one in filled if one.indices]
     if odd and "indices" not in rule.refused:
-        yield f"{len(odd)} masks of small numbers and 255 are read as grey, such as {odd[0].path}"
+        what = f"{counted(len(odd), 'mask')} of small numbers and 255"
+        yield f"{what} {'is' if len(odd) == 1 else 'are'} read as grey, such as {odd[0].path}"
     soft = sum(one.soft for one in filled)
     if soft:
         done = "kept" if rule.kind == "soft" else f"object where > {cut}"
-        yield f"{soft} of {len(filled)} masks are soft (levels between 0 and 255): {done}"
+        what = f"{soft} of {counted(len(filled), 'mask')} {'is' if soft == 1 else 'are'} soft"
+        yield f"{what} (levels between 0 and 255): {done}"
     ones = sum(one.highest == 1 for one in filled)
     if rule.ones and 0 < ones < len(filled):
-        yield f"{ones} masks hold 0 and 1, others reach 255: object where 1 in the former"
+        what = counted(ones, "mask holds", "masks hold")
+        yield f"{what} 0 and 1, others reach 255: object where 1 in the former"
 
 
 def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:

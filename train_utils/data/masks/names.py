@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+from src.words import counted
 
 Colour = tuple[int, int, int]
 TABLES = ("classes.txt", "labelmap.txt", "class_dict.csv")  # ours, CVAT's, CamVid's
@@ -162,7 +163,7 @@ def number_classes(
     has_background = any(_is(name, _BACKGROUND) for name in kept)
     first = 0 if has_background or len(kept) >= classes else 1
     if len(kept) + first < classes or (has_background and len(kept) > classes):
-        count = f"{len(names)} names"
+        count = counted(len(names), "name")
         advice = f"pass {{num_classes}} {count_classes(names, ignore_index)}"
         text = f"{count} for {classes} classes (the background is one of these)"
         raise _misfit(text, source, advice)
