@@ -42,10 +42,8 @@ def train(settings: Settings) -> int:
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
-    # What can be known before weights are fetched.
     cli.require_packages("matplotlib", "torchvision")
     check_trackers(settings.tracker)
-    build.check_paths(settings)
     build.report_unused_classes(settings)
     if settings.freeze_encoder and is_main() and not (settings.pretrained or settings.backbone):
         print("The frozen encoder's weights are random without --pretrained or --backbone")
@@ -61,6 +59,7 @@ def train(settings: Settings) -> int:
     torch.manual_seed(settings.seed)
     model = build.make_network(settings, state, device)
     starts = build.size_starts(settings, state)
+    build.check_paths(settings)
     teacher = build.make_teacher(settings, device, dtype)
 
     # Data: what is trained on, and what chooses the best weights.

@@ -56,6 +56,30 @@ def test_lists(davis, form):
     assert names(val) == ["dog/00000", "dog/00001"]
 
 
+def test_scenes_with_folders_of_their_own(tmp_path):
+    """As DAVSOD comes: images and masks in each scene, beside others that are not used."""
+    for scene in SCENES:
+        make_pairs(
+            *(tmp_path / scene / kind for kind in ("Imgs", "GT_object_level")), ["0001", "2"]
+        )
+        save_image(tmp_path / scene / "GT_instance_level/0001.png", make_scene(9)[1])
+    train, test = find_splits(tmp_path)
+    assert sorted(names(train) + names(test)) == sorted(
+        f"{s}/{i}" for s in SCENES for i in ("0001", "2")
+    )
+    (scene,) = {name.split("/")[0] for name in names(test)}
+    assert not any(name.startswith(f"{scene}/") for name in names(train))
+    assert all(pair.mask.parent.name == "GT_object_level" for pair in train.pairs)
+    assert f"4 scenes in {tmp_path}" in test.notes
+    assert not any("images of" in note for note in test.notes)
+    (tmp_path / "test.txt").write_text("bus\n")
+    assert names(find_pairs(tmp_path, "test")) == ["bus/0001", "bus/2"]
+    (tmp_path / "camel/GT_object_level").rename(tmp_path / "camel/lost")
+    with pytest.raises(UserError, match="camel/GT_object_level: no such folder"):
+        find_pairs(tmp_path)
+    assert len(names(find_pairs(tmp_path, skip_invalid=True))) == 6
+
+
 def test_faults_in_scenes(davis):
     (davis / "Annotations/480p/bus/00001.png").unlink()
     with pytest.raises(UserError, match=r"bus/00001\.jpg: no mask 00001"):

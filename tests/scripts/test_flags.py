@@ -120,15 +120,14 @@ def test_wrong_flags_are_told_before_weights_are_fetched(
     def load(weights):
         pytest.fail(f"{weights} was loaded")
 
-    for place in ("src.inference.predictor", "train_utils.training.build.network"):
+    for place in ("src.inference.predictor", "train_utils.training.build.trainer"):
         monkeypatch.setattr(f"{place}.load_model", load)
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.chdir(tmp_path)
     save_image(tmp_path / "a.png", make_scene()[0])
-    more = ["--pretrained", "u2net"] if main is train.main else []
-    if "--unlabelled" in argv:
-        more = ["--teacher", "u2net"]
-        monkeypatch.setattr("train_utils.training.build.trainer.load_model", load)
+    more = ["--model", "u2net_lite", "--teacher", "u2net"] if main is train.main else []
+    if "--tracker" in argv:
+        monkeypatch.setattr("train_utils.training.build.network.build_model", load)
     status, _, err = call(main, *argv, *more)
     assert status == 2 and said in err.splitlines()[-1]
 

@@ -15,11 +15,14 @@ _MASKS = (
     *("masks", "mask", "gt", "gts", "ground_truth_mask", "ground_truth", "groundtruth"),
     *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png", "segmentationclass"),
     "masks_machine",  # Supervisely's, beside img
+    "gt_object_level",  # DAVSOD's, in each scene
 )
+_OF_SCENES = "gt_object_level"  # in a scene's folder, rather than in that of a data set
 _VOC = "jpegimages", "segmentationclass"  # beside which Annotations holds boxes
 
 Folders = dict[str | None, tuple[Path, Path]]
-"""Images and masks by the split that all of them belong to; None where lists choose."""
+"""Images and masks by the split that all of them belong to, or by the scene; None where lists
+choose, and where there are no scenes."""
 
 
 def find_folders(
@@ -65,6 +68,8 @@ def _find_parts(root: Path) -> tuple[Path, Path]:
     if found := _parts(root):
         return found
     inside = [parts for folder in _subfolders(root) if (parts := _parts(folder))]
+    if inside and all(masks.name.lower() == _OF_SCENES for _, masks in inside):
+        return root, root
     if len(inside) == 1:
         return inside[0]
     problem = (
@@ -114,27 +119,39 @@ def _innermost(images: Path, masks: Path) -> tuple[Path, Path]:
     return images, masks
 
 
-def find_scenes(images: Path, masks: Path) -> list[str]:
-    """The scenes of a set that has a folder for each, with images, and one of its name with masks.
+def find_scenes(images: Path, masks: Path) -> Folders:
+    """The scenes of a set that has a folder for each, with images, and one of its name with masks;
+    or one with both, as DAVSOD has it (``select_0043/Imgs``, ``select_0043/GT_object_level``).
 
     Args:
         images, masks: the folders that hold them (``JPEGImages/480p``, ``Annotations/480p``).
 
     Returns:
-        Their names; of a set without scenes "" alone.
+        The folders of images and masks by the scene's name; of a set without scenes, those given,
+        by None.
     """
-    if images == masks or not images.is_dir() or not masks.is_dir() or list_images(images):
-        return [""]
-    scenes = [path.name for path in _subfolders(images) if list_images(path)]
-    paired = len(scenes) > 1 and any((masks / name).is_dir() for name in scenes)
-    return scenes if paired else [""]
+    alone: Folders = {None: (images, masks)}
+    if not images.is_dir() or not masks.is_dir() or list_images(images):
+        return alone
+    inside = _subfolders(images)
+    if images == masks:
+        both = {path: parts for path in inside if (parts := _parts(path))}
+        if not both or any(own.name.lower() != _OF_SCENES for _, own in both.values()):
+            return alone
+        first, own = (path.name for path in next(iter(both.values())))
+        others = {path: (path / first, path / own) for path in inside if (path / first).is_dir()}
+        return {path.name: parts for path, parts in sorted((others | both).items())}
+    scenes: Folders = {path.name: (path, masks / path.name) for path in inside if list_images(path)}
+    paired = len(scenes) > 1 and any(own.is_dir() for _, own in scenes.values())
+    return scenes if paired else alone
 
 
 def holds_masks(folders: Folders) -> bool:
     """Whether there is an image among the masks, rather than annotations."""
     return any(
-        masks.is_dir() and any(list_images(masks / scene) for scene in find_scenes(images, masks))
+        own.is_dir() and bool(list_images(own))
         for images, masks in folders.values()
+        for _, own in find_scenes(images, masks).values()
     )
 
 

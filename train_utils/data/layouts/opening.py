@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.pictures.images import list_images
+from src.words import counted
 
 from ..annotations import AnnotatedSet, find_annotated
 from ..masks import MaskReader, MaskRule, decide, find_table, read_mask
@@ -120,10 +121,12 @@ def _search(
     images, masks = folders.get(None, (root, root))
     usual = ("images", "masks"), ("duts-tr-image", "duts-tr-mask")
     scenes = find_scenes(images, masks)
-    if data_path and None in folders and (images.name.lower(), masks.name.lower()) not in usual:
+    named = (images.name.lower(), masks.name.lower()) in usual
+    each = images == masks and None not in scenes  # scene has folders of its own
+    if data_path and None in folders and not (named or each):
         notes.append(f"images of {images}, masks of {masks}")
-    if scenes != [""]:
-        notes.append(f"{len(scenes)} scenes in {images}")
+    if None not in scenes:
+        notes.append(f"{counted(len(scenes), 'scene')} in {images}")
     if isinstance(rule, MaskRule):
         rule = _with_table(rule, root)
         everything = _find_split(root, folders, "all", skip_invalid=True)
@@ -209,8 +212,8 @@ def _match_folders(
 ) -> None:
     """Add the pairs of two folders to a split; ``part``: that all of them belong to."""
     files = {
-        scene: list_files(image_dir / scene, mask_dir / scene, found)
-        for scene in find_scenes(image_dir, mask_dir)
+        scene or "": list_files(*folders, found)
+        for scene, folders in find_scenes(image_dir, mask_dir).items()
     }
     images = [
         (f"{scene}/{path.stem}" if scene else path.stem, scene, path)

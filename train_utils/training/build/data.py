@@ -60,7 +60,7 @@ def make_datasets(
 
 
 def check_paths(settings: Settings) -> None:
-    """Check that the data are there, before weights are fetched.
+    """Check that the data are there, before a teacher's weights are fetched.
 
     Raises:
         UserError: a file or folder is not.
@@ -119,8 +119,8 @@ def _mask_files(settings: Settings) -> Iterator[Path]:
         with suppress(UserError):  # a set whose masks are drawn has no files of them
             _, folders = find_folders(path, settings.image_dir, settings.mask_dir)
             for images, masks in folders.values():
-                for scene in find_scenes(images, masks):
-                    yield from list_files(images / scene, masks / scene, Inventory("all"))[1]
+                for pair in find_scenes(images, masks).values():
+                    yield from list_files(*pair, Inventory("all"))[1]
 
 
 def _find_first(settings: Settings) -> _Found:
