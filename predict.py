@@ -19,7 +19,8 @@ import argparse
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,14 @@ from src.files import atomic_path, check_outputs, printable
 from src.inference.preprocess import PRESETS
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
-from src.pictures.plan import PIPE, Job, check_targets, plan_images, plan_pipe, plan_videos
+from src.pictures.plan import PIPE, Job, Jobs, check_targets, plan_images, plan_pipe, plan_videos
 from src.pictures.render import MODES, Box, check_classes, encode, render_with_box
 from src.pictures.search import LeftOut, is_video
 from src.video.convert import convert_frames, convert_video, has_all_frames
 from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
-from train_utils.distributed import from_main, gather, is_main, process_group, rank, world_size
+from train_utils.distributed import from_main, is_main, process_group, scatter, world_size
+from train_utils.shares import Share, hidden, print_beside_bar, report_error, report_total
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,6 +82,8 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="search folders recursively; their tree is kept")
     add("--skip-existing", action="store_true", help="continue an interrupted run")
     text = "format of results in a folder, and of a video's --frames (default: png)"
+    text = "predict the K-th of N shares of the images: 1/8 to 8/8 are all, in any order or at once"
+    add("--share", type=Share.parse, metavar="K/N", help=text)
     add("--format", choices=[suffix[1:] for suffix in IMAGE_FORMATS], help=text)
     add("--frames", action="store_true", help="of a video, write each frame as an image")
     text = "of a video, average maps over time along what moves, so that they do not flicker"
@@ -120,8 +124,8 @@ def check_flags(args: argparse.Namespace) -> None:
     format = f".{args.format or 'png'}"
     if piped and len(args.input) > 1:
         raise UserError("- is one image, so it goes alone")
-    if piped and (args.recursive or args.skip_existing):
-        raise UserError("--recursive and --skip-existing go with folders, not with -")
+    if piped and (args.recursive or args.skip_existing or args.share):
+        raise UserError("--recursive, --skip-existing and --share go with folders, not with -")
     if suffix in IMAGE_FORMATS:
         if args.format and IMAGE_FORMATS[suffix] != IMAGE_FORMATS[format]:
             raise UserError(f"--format {args.format}: --output {output} says otherwise")
@@ -136,6 +140,9 @@ def check_flags(args: argparse.Namespace) -> None:
         "--steady goes with videos": args.steady and not args.videos,
         "--boxes goes with images, not with videos": args.boxes and args.videos,
         "--margin goes with --crop or --boxes": args.margin != "0" and not boxed,
+        f"--boxes {args.boxes}: each share has a file of its own; name it after its number": (
+            args.boxes and args.share and not args.share.is_in(args.boxes.name)
+        ),
         "--background goes with --mode background": args.background and mode != "background",
     }
     for reason in (reason for reason, wrong in misplaced.items() if wrong):
@@ -166,28 +173,30 @@ def make_style(args: argparse.Namespace) -> Style:
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
 
-def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
+def list_jobs(args: argparse.Namespace) -> tuple[Jobs, int]:
     """The jobs of all ranks, checked, and how many folders cannot be read."""
     left_out = LeftOut()
     inputs, output = args.input, args.output
     beside = [path for path in (args.background, args.weights) if path]  # what is read, too
     if inputs == [PIPE]:
         cli.require_stream("stdin")
-        jobs = [plan_pipe(output, args.suffix, args.format)]
+        jobs = Jobs([plan_pipe(output, args.suffix, args.format)])
     elif args.videos:
         transparent = args.mode == "cutout"
         jobs = plan_videos(inputs, output, args.suffix, args.frames, left_out, transparent)
     else:
         skip = args.skip_existing and output != PIPE
         jobs = plan_images(inputs, output, args.suffix, args.format, args.recursive, skip, left_out)
+    args.listed, listed = len(jobs), jobs
+    if args.share:
+        jobs = args.share.pick(jobs)
     if output == PIPE:
         cli.require_stream("stdout")
         if len(jobs) > 1:
             raise UserError(f"--output - is for one image, not for {len(jobs)}")
     else:
-        to_do = [job for job in jobs if not (args.skip_existing and is_done(args, job))]
-        check_targets(to_do, beside, args.frames and args.format)
-    check_outputs({"boxes": args.boxes}, [*beside, *(job.source for job in jobs)])
+        check_targets(jobs, beside, args.frames and args.format, lambda job: is_done(args, job))
+    check_outputs({"boxes": args.boxes}, chain(beside, (job.source for job in listed)))
     for error in left_out.errors:
         print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
     for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):
@@ -195,24 +204,27 @@ def list_jobs(args: argparse.Namespace) -> tuple[list[Job], int]:
     return jobs, len(left_out.errors)
 
 
-def share_jobs(args: argparse.Namespace, jobs: list[Job]) -> tuple[list[Job], int]:
-    """This rank's share of the jobs, and how many more of them are done already."""
-    share = jobs[rank() :: world_size()]
-    left = [job for job in share if not (args.skip_existing and is_done(args, job))]
-    return left, len(share) - len(left)
-
-
 def is_done(args: argparse.Namespace, job: Job) -> bool:
-    """Whether an earlier run has made the whole result."""
+    """Whether an earlier run has made the whole result, and --skip-existing keeps it."""
+    if not args.skip_existing:
+        return False
     done = job.target.exists() and (not args.boxes or printable(job.source) in args.earlier)
     return has_all_frames(job.target, args.format) if args.frames else done
 
 
+def leave_out_done(args: argparse.Namespace, share: Jobs, bar: tqdm) -> Iterator[Job]:
+    """The jobs that are left; the bar's total becomes their number, as the list is gone through."""
+    for job in share:
+        if is_done(args, job):
+            bar.total -= 1
+        else:
+            yield job
+
+
 def predict_images(
-    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
+    args: argparse.Namespace, jobs: Jobs, share: Jobs, predictor: Predictor, style: Style
 ) -> int:
     """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
-    left, skipped = share_jobs(args, jobs)
 
     def pixels(job: Job) -> int:  # not of a pipe, which cannot be read twice
         return math.prod(oriented_size(job.source)) if job.source.is_file() else 0
@@ -224,22 +236,30 @@ def predict_images(
         return box
 
     failed = 0
-    results = stream(predictor, left, load_image, write, pixels, len(left))
-    with collect_boxes(args.boxes, [printable(job.source) for job in jobs], args.earlier) as boxes:
-        for job, box in tqdm(results, "predicting", len(left), disable=hidden(), unit="image"):
+    names = (printable(job.source) for job in jobs)
+    with (
+        collect_boxes(args.boxes, names, args.earlier) as boxes,
+        tqdm(desc="predicting", total=len(share), disable=hidden(), unit="image") as bar,
+    ):
+        left = leave_out_done(args, share, bar)
+        first = list(islice(left, 8))  # if there are fewer images than cores, each gets several
+        items, total = chain(first, left), len(first)
+        for job, box in stream(predictor, items, load_image, write, pixels, total):
+            bar.update()
             if isinstance(box, UserError):
                 failed += 1
                 report_error(box, job)
-            else:
+            elif args.boxes:
                 boxes[printable(job.source)] = box
+        skipped = len(share) - bar.total
     return report_total(args, "images", len(jobs), failed, skipped)
 
 
 def predict_videos(
-    args: argparse.Namespace, jobs: list[Job], predictor: Predictor, style: Style
+    args: argparse.Namespace, jobs: Jobs, share: Jobs, predictor: Predictor, style: Style
 ) -> int:
     """Predict this rank's share of the videos; returns the exit status, alike on all ranks."""
-    left, skipped = share_jobs(args, jobs)
+    left = [job for job in share if not is_done(args, job)]
     failed = 0
     for job in left:
         if args.frames:
@@ -256,7 +276,7 @@ def predict_videos(
         except (UserError, OSError) as error:
             failed += 1
             report_error(error, job)
-    return report_total(args, "videos", len(jobs), failed, skipped)
+    return report_total(args, "videos", len(jobs), failed, len(share) - len(left))
 
 
 def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style: Style) -> int:
@@ -291,33 +311,6 @@ def load_image(job: Job) -> Image.Image:
     return image
 
 
-def print_beside_bar(message: str) -> None:
-    """Print a message, and leave the progress bar whole."""
-    tqdm.write(message, file=sys.stderr)
-
-
-def report_error(error: UserError | OSError, job: Job) -> None:
-    """Print what is wrong with one file; the run goes on."""
-    message = error.describe(cli.flag) if isinstance(error, UserError) else str(error)
-    if str(job.source) not in message:
-        message = f"{job.source}: {message}"
-    tqdm.write(f"error: {message}", file=sys.stderr)
-
-
-def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, skipped: int) -> int:
-    """Print what all ranks together have done; returns the exit status."""
-    failed, skipped = (sum(gather(n)) for n in (failed, skipped))
-    if is_main():
-        existing = f", {skipped} already existed" if skipped else ""
-        print(f"{count - failed - skipped} of {count} {kind} written to {args.output}{existing}")
-    return 2 if failed else 0
-
-
-def hidden() -> bool | None:
-    """For tqdm: shown by one rank, where there is a terminal."""
-    return None if is_main() else True
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict; under torchrun each rank takes its share of the images."""
     args = parse_args(argv)
@@ -326,9 +319,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
         args.earlier = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
-        # Listed by one rank: another might find what this one has written. Before the weights are
-        # loaded, so that a wrong name is reported at once.
-        jobs, unreadable = from_main(list_jobs(args) if is_main() else None)
+        # Listed by one rank, as another might find what this one has written; each gets its share.
+        # Before the weights are loaded, so that a wrong name is reported at once.
+        jobs, unreadable = list_jobs(args) if is_main() else (Jobs(), 0)
+        share = scatter(lambda number: jobs.share(number, world_size()))
         piped = PIPE in (*args.input, args.output)
         if piped and not is_main():
             return 0  # there is one image, and one stream
@@ -341,9 +335,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             about = cli.describe_weights(args.weights, predictor.origin)
             print(f"{about}; {computing}", file=sys.stderr)
         if piped:
-            return predict_pipe(args, jobs[0], predictor, style)
+            return predict_pipe(args, next(iter(jobs)), predictor, style)
         predict = predict_videos if args.videos else predict_images
-        return predict(args, jobs, predictor, style) or (2 if unreadable else 0)
+        return predict(args, jobs, share, predictor, style) or from_main(2 if unreadable else 0)
 
 
 if __name__ == "__main__":

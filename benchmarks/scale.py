@@ -1,9 +1,11 @@
 """What grows with what: cost against number and size of pictures, and number of processes.
 
     python -m benchmarks.scale --plot scale.png          # five minutes on two cores
+    python -m benchmarks.scale --names 1000000           # listing alone, of empty files
 
 - pictures: predict.py's pipeline, from files to masks, over more and more of them;
 - size: Predictor's maps of one picture, at sides from 128 to 640;
+- names: how long predict.py lists images before it computes, and what the list takes in memory;
 - processes: training by torchrun on gloo, all with one thread, as many as there are cores.
 
 Each is drawn against its first point in proportion to the work, and its exponent is printed: time
@@ -12,21 +14,24 @@ as work to the power of 1 grows as the work does.
 
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import matplotlib
 import torch
 
+from predict import list_jobs, parse_args
 from predict import main as predict
 from src import Predictor, build_model, save_model
 from train_utils import cli
 from train_utils.data import synthetic
 
-from .timing import in_turn, seconds
+from .timing import in_turn, peak_memory, seconds
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -35,10 +40,17 @@ Points = dict[float, float]  # amount of work → seconds
 
 
 def main() -> None:
-    """Measure, print a line each, draw."""
+    """Measure, print a line each; of most, draw."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F", required=True)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F")
+    text = (
+        "list so many empty files, a thousand a folder, in the folder for temporary files ($TMPDIR)"
+    )
+    kind.add_argument("--names", type=cli.positive, metavar="N", help=text)
     args = parser.parse_args()
+    if args.names:
+        return by_names(args.names)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,6 +64,37 @@ def main() -> None:
     for axis, (label, points) in zip(axes, found.items(), strict=True):
         draw(axis, label, points)
     figure.savefig(args.plot, dpi=110)
+
+
+def by_names(count: int) -> None:
+    """Time and memory of a list of images, with none of the results there, and with all."""
+    with tempfile.TemporaryDirectory() as name:
+        inputs, output = Path(name, "in"), Path(name, "out")
+        argv = [str(inputs), "--recursive", "--output", str(output)]
+        make_names(inputs, count, ".jpg")
+        for state, flags in (("new", []), ("all done", ["--skip-existing"])):
+            before, began = peak_memory(), time.perf_counter()
+            processor = time.process_time()
+            args = parse_args([*argv, *flags])
+            args.earlier = {}
+            jobs, _ = list_jobs(args)
+            took, used = time.perf_counter() - began, time.process_time() - processor
+            share = len(pickle.dumps(jobs.share(0, 8))) / 1e6
+            print(
+                f"{len(jobs)} names, {state}: {took:.1f} s, processor {used:.1f} s, memory "
+                f"+{1000 * (peak_memory() - before):.0f} MB; to each of 8 ranks {share:.2f} MB",
+                flush=True,
+            )
+            make_names(output, count, ".png")
+
+
+def make_names(folder: Path, count: int, suffix: str) -> None:
+    """So many empty files, a thousand a folder."""
+    for start in range(0, count, 1000):
+        inside = folder / f"{start // 100_000:03}" / f"{start // 1000:06}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for number in range(start, min(start + 1000, count)):
+            (inside / f"image_{number:09}{suffix}").touch()
 
 
 def by_count(folder: Path) -> Points:

@@ -301,7 +301,7 @@ def check_outputs(
             if other != parameter:
                 advice = f"name another, as {{{other}}} is written there"
                 raise UserError("two results in one file", parameter, path, advice)
-    inputs = list(inputs)
+    inputs = inputs if len(several) == 1 else list(inputs)  # of which there may be millions
     for parameter, paths in several.items():
         if found := find_overwritten(paths, inputs):
             output, file = found

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def read_boxes(path: Path) -> Boxes:
 
 @contextmanager
 def collect_boxes(
-    path: Path | None, images: Sequence[str], earlier: Mapping[str, Box | None]
+    path: Path | None, images: Iterable[str], earlier: Mapping[str, Box | None]
 ) -> Iterator[Boxes]:
     """A dictionary for the boxes that this rank finds; all ranks' are written after the block.
 
@@ -51,8 +51,8 @@ def collect_boxes(
 
     Args:
         path: of the CSV file; None writes none.
-        images: names of all images, in the order of the rows. Those without a box in the end have
-            no row.
+        images: names of all images, in the order of the rows; taken at the end, by rank 0. Those
+            without a box in the end have no row.
         earlier: boxes of images that are not predicted again. Those that are not among ``images``
             come first.
 
@@ -60,15 +60,16 @@ def collect_boxes(
         Boxes by the image's name; None is a row without numbers.
     """
     found: Boxes = {}
-    wanted = set(images)
-    names = [*(name for name in earlier if name not in wanted), *images]
 
     def write(*parts: Boxes) -> None:
+        if not path or not is_main():
+            return
         boxes = dict(earlier)
         for part in parts:
             boxes |= part
-        if path and is_main():
-            write_boxes(path, {name: boxes[name] for name in names if name in boxes})
+        wanted = dict.fromkeys(images)
+        names = (*(name for name in earlier if name not in wanted), *wanted)
+        write_boxes(path, {name: boxes[name] for name in names if name in boxes})
 
     try:
         yield found

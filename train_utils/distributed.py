@@ -214,6 +214,15 @@ def from_main(value: Any) -> Any:
     return values[0]
 
 
+def scatter(make: Callable[[int], Any]) -> Any:
+    """This rank's own of the values that rank 0 makes, one after the other, for each rank."""
+    own = None
+    for number in range(world_size()):
+        value = from_main(make(number) if is_main() else None)
+        own = value if number == rank() else own
+    return own
+
+
 def gather(value: Any) -> list[Any]:
     """Every rank's value, in the order of ranks, on every rank."""
     values = [value] * world_size()

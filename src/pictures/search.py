@@ -1,10 +1,14 @@
 """Images among files, folders and patterns; and what lies there that is none."""
 
+import errno
 import glob
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UserError
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -15,6 +19,13 @@ _HINTS = {  # of kinds that something can be done about; for argument names see 
     "video": "videos go in a run of their own",
     "file of the output folder": "results of an earlier run are no images",
 }
+
+
+class Kind(NamedTuple):
+    """How many files of a kind are left out, and the first of them."""
+
+    number: int
+    first: Path
 
 
 @dataclass
@@ -34,14 +45,22 @@ class LeftOut:
         'left out: 2 .txt files (album/a.txt, …)'
     """
 
-    kinds: dict[str, list[Path]] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
     errors: list[UserError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, path: str | Path, kind: str | None = None) -> None:
-        """Add a file or folder; ``kind`` where it is not told by what is there."""
+    def add(self, path: str | Path, kind: str | None = None, count: int = 1) -> None:
+        """Add a file or folder, or ``count`` of which it is the first.
+
+        Args:
+            path: the file or folder.
+            kind: what it is, where that is not told by what is there.
+            count: how many there are of this kind.
+        """
         path = Path(path)
-        self.kinds.setdefault(kind or describe_kind(path), []).append(path)
+        kind = kind or describe_kind(path)
+        before, first = self.kinds.get(kind, (0, path))
+        self.kinds[kind] = Kind(before + count, first)
 
     def describe(self, rename: Callable[[str], str] | None = None) -> str:
         """Number, kind and first name in one line; empty if nothing was left out.
@@ -50,34 +69,41 @@ class LeftOut:
             rename: turns a parameter's name into a flag's; with it, the line says what to do.
         """
         parts = []
-        for kind, paths in self.kinds.items():
-            more = ", …" if len(paths) > 1 else ""
+        for kind, (count, first) in self.kinds.items():
+            more = ", …" if count > 1 else ""
             hint = ""
             if rename and kind in _HINTS:
                 hint = f"; {_HINTS[kind].format(recursive=rename('recursive'))}"
-            parts.append(f"{_count(kind, paths)} ({paths[0]}{more}{hint})")
+            parts.append(f"{_count(kind, count)} ({first}{more}{hint})")
         return f"left out: {', '.join(parts)}" if parts else ""
 
     def count(self) -> str:
         """Number and kind alone: ``2 .txt files, 1 folder``."""
-        return ", ".join(_count(kind, paths) for kind, paths in self.kinds.items())
+        return ", ".join(_count(kind, count) for kind, (count, _) in self.kinds.items())
 
 
-def _count(kind: str, paths: list[Path]) -> str:
+def _count(kind: str, count: int) -> str:
     head, of, rest = re.split("( of | without |$)", kind, maxsplit=1)
-    return f"{len(paths)} {head}{'s' if len(paths) > 1 else ''}{of}{rest}"
+    return f"{count} {head}{'s' if count > 1 else ''}{of}{rest}"
 
 
-def describe_kind(path: Path) -> str:
+def describe_kind(path: "Path | os.DirEntry[str]") -> str:
     """What a path is: ``image``, ``video``, ``folder``, ``.txt file``, ``broken link`` …"""
     hidden = path.name.startswith(".")  # macOS writes ._NAME.jpg
-    if not path.is_file():
-        if path.is_dir():
-            return f"{'hidden ' if hidden else 'linked ' if path.is_symlink() else ''}folder"
-        return "special file" if path.exists() else "broken link"
-    suffix = path.suffix.lower()
+    linked = path.is_symlink()
+    # An entry of a folder knows what it is, unless it is a link; asking the disk takes longer.
+    is_file, is_folder = (
+        (os.path.isfile(path), os.path.isdir(path))
+        if linked or isinstance(path, Path)
+        else (path.is_file(), path.is_dir())
+    )
+    if not is_file:
+        if is_folder:
+            return f"{'hidden ' if hidden else 'linked ' if linked else ''}folder"
+        return "special file" if os.path.exists(path) else "broken link"
     if hidden:
         return "hidden file"
+    suffix = path.name[len(stem_of(path.name)) :].lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
@@ -102,26 +128,59 @@ def search_folder(
             a circle.
         output: a resolved folder of results, which are left out.
     """
+    found = walk_folder(folder, left_out, recursive, output)
+    return [inside / name for inside, names in found for name in names]
+
+
+def walk_folder(
+    folder: Path, left_out: LeftOut, recursive: bool = False, output: Path | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Folders that hold images, with the images' names, sorted; see :func:`search_folder`."""
+    images, others = [], dict[str, tuple[int, str]]()  # how many of a kind, and the first
+    folders = []
     try:
-        entries = [(path, describe_kind(path)) for path in sorted(folder.iterdir())]
+        if not os.access(folder, os.X_OK):  # nothing in it could be opened
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                kind = describe_kind(entry)
+                if kind == "image":
+                    images.append(entry.name)
+                elif kind == "folder":
+                    folders.append(entry.name)
+                else:
+                    count, first = others.get(kind, (0, entry.name))
+                    others[kind] = count + 1, min(first, entry.name)
     except OSError as error:
         left_out.errors.append(UserError(f"{folder}: cannot be read ({error.strerror})"))
-        return []
-    images = [path for path, kind in entries if kind == "image"]
-    for path, kind in entries:
+        return
+    if images:
+        images.sort()
+        yield folder, images
+    below = [(name, "folder", 1) for name in folders]
+    for name, kind, count in sorted([*below, *((first, k, n) for k, (n, first) in others.items())]):
+        path = folder / name
         if kind == "folder" and path.resolve() == output:
             left_out.add(path, "output folder")
         elif kind == "folder" and recursive:
-            images += search_folder(path, left_out, recursive, output)
-        elif kind != "image":
-            left_out.add(path, kind)
-    return images
+            yield from walk_folder(path, left_out, recursive, output)
+        else:
+            left_out.add(path, kind, count)
+
+
+class Found(NamedTuple):
+    """Images of one folder."""
+
+    folder: Path
+    place: Path  # of the folder below the output
+    names: list[str]
+    whole: bool  # all that the folder holds
 
 
 def find_images(
     path: Path, left_out: LeftOut, recursive: bool = False, output: Path | None = None
-) -> dict[Path, Path]:
-    """The images of an input, and the place of each below the output.
+) -> Iterator[Found]:
+    """The images of an input by folder, and the place of each folder below the output.
 
     Args:
         path: an image, a folder, or a pattern (``*``, ``?``, ``**``; its suffix in any case).
@@ -130,40 +189,70 @@ def find_images(
     Raises:
         UserError: it is missing, or there is no image in it.
     """
-    inside = LeftOut()
+    if not path.is_dir() and path.exists():
+        yield Found(path.parent, Path(), [path.name], False)
+        return
+    inside, empty = LeftOut(), True
     if path.is_dir():
-        above, images = path, search_folder(path, inside, recursive, output)
-    elif path.exists():
-        return {path: Path(path.name)}
+        above = path
+        found: Iterator[tuple[Path, list[str], bool]] = (
+            (*part, True) for part in walk_folder(path, inside, recursive, output)
+        )
     else:
+        # Where the pattern leads through folders, they are kept below its last literal one.
         matches = match_pattern(path)
         parts = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
-        # Where the pattern leads through folders, they are kept below its last literal one.
-        above, images = Path(*parts), []
-        is_inside = output is not None and above.resolve() in output.parents
-        for match in matches:
-            kind = describe_kind(match)
-            place = match.parent.resolve()
-            if is_inside and output in (place, *place.parents):
-                inside.add(match, "file of the output folder")
-            elif kind == "folder" and recursive and "**" not in path.parts:
-                images += search_folder(match, inside, recursive, output)
-            elif kind == "image":
-                images.append(match)
-            elif kind != "folder" or "**" not in path.parts:  # which that one goes through
-                inside.add(match, kind)
-    if not images and not inside.errors:
+        above = Path(*parts)
+        found = _sort_matches(path, above, matches, inside, recursive, output)
+    for folder, names, whole in found:
+        empty = False
+        yield Found(folder, folder.relative_to(above), names, whole)
+    if empty and not inside.errors:
         but = f", but {inside.count()}" if inside.kinds else ""
         searchable = "folder" in inside.kinds and not recursive
         advice = "{recursive} searches its folders" if searchable else None
         raise UserError(f"{path}: holds no images{but}", advice=advice)
-    for kind, paths in inside.kinds.items():
-        left_out.kinds.setdefault(kind, []).extend(paths)
+    for kind, (count, first) in inside.kinds.items():
+        left_out.add(first, kind, count)
     left_out.errors += inside.errors
-    return {image: image.relative_to(above) for image in images}
 
 
-def match_pattern(pattern: Path) -> list[Path]:
+def _sort_matches(
+    pattern: Path,
+    above: Path,
+    matches: list[str],
+    left_out: LeftOut,
+    recursive: bool,
+    output: Path | None,
+) -> Iterator[tuple[Path, list[str], bool]]:
+    """What a pattern matches, as of :func:`walk_folder`, and whether a folder is searched."""
+    is_inside = output is not None and above.resolve() in output.parents
+    through = "**" in pattern.parts  # which goes through folders by itself
+    for parent, group in groupby(matches, os.path.dirname):
+        folder = Path(parent)
+        resolved = folder.resolve()
+        if is_inside and output in (resolved, *resolved.parents):
+            for match in group:
+                left_out.add(match, "file of the output folder")
+            continue
+        names: list[str] = []
+        for path in map(Path, group):
+            kind = describe_kind(path)
+            if kind == "image":
+                names.append(path.name)
+            elif kind == "folder" and recursive and not through:
+                if names:
+                    yield folder, names, False
+                names = []
+                for inside, found in walk_folder(path, left_out, recursive, output):
+                    yield inside, found, True
+            elif kind != "folder" or not through:
+                left_out.add(path, kind)
+        if names:
+            yield folder, names, False
+
+
+def match_pattern(pattern: Path) -> list[str]:
     """What a pattern matches, sorted; its suffix in upper and lower case.
 
     Raises:
@@ -173,7 +262,7 @@ def match_pattern(pattern: Path) -> list[Path]:
         raise UserError(f"{pattern}: a link to {pattern.readlink()}, which is not there")
     if not glob.has_magic(str(pattern)):
         raise UserError(f"{pattern}: no such file or folder")
-    matches = [Path(match) for match in sorted(glob.glob(_any_case(pattern), recursive=True))]
+    matches = sorted(glob.glob(_any_case(pattern), recursive=True))
     if not matches:
         raise UserError(f"{pattern}: matches nothing")
     return matches
@@ -196,17 +285,22 @@ def _any_case(pattern: Path) -> str:
     return str(pattern.with_name(f"{stem}{dot}{suffix}"))
 
 
-def named_after_others(images: Iterable[Path]) -> dict[Path, Path]:
-    """Images whose names are those of others in their folder with more behind, such as
-    ``a_mask.png`` beside ``a.jpg``; the other one of each.
+def named_after_others(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Images of a folder whose names are those of others with more behind, and that other one.
+
+    Example:
+        >>> list(named_after_others(["a.jpg", "a_mask.png", "b.jpg"]))
+        [('a_mask.png', 'a.jpg')]
     """
-    by_stem = {(path.parent, path.stem): path for path in images}
-    found = {}
-    for (folder, stem), path in by_stem.items():
-        ends = [match.start() for match in re.finditer(r"[-_. ]", stem)]
-        other = next(
-            (by_stem[folder, stem[:n]] for n in ends if (folder, stem[:n]) in by_stem), None
-        )
+    by_stem = {stem_of(name): name for name in names}
+    for stem, name in by_stem.items():
+        ends = (match.start() for match in re.finditer(r"[-_. ]", stem))
+        other = next((by_stem[stem[:n]] for n in ends if stem[:n] in by_stem), None)
         if other:
-            found[path] = other
-    return found
+            yield name, other
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its suffix; quicker than ``Path(name).stem``, of which it is part."""
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix else name

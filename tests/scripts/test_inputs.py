@@ -218,14 +218,14 @@ def test_a_folder_that_cannot_be_read(run, tmp_path, monkeypatch):
     """Is named, and the rest goes on."""
     for name in ("a/1.png", "b/2.png", "c/3.png"):
         save_image(tmp_path / "album" / name, make_scene()[0])
-    real = Path.iterdir
+    real = os.scandir
 
-    def iterdir(path):
-        if path.name == "b":
+    def scandir(path):
+        if Path(path).name == "b":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     status, said, err = run(tmp_path / "album", "--recursive", "--output", tmp_path / "out")
     assert status == 2 and "2 of 2 images" in said
     assert f"error: {tmp_path / 'album/b'}: cannot be read (Permission denied)" in err

@@ -1,0 +1,167 @@
+"""Whether results can be written, and overwrite nothing: for millions of them too.
+
+Only what is in the folders of results already is looked at file by file.
+"""
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError
+from ...files import check_outputs, find_overwritten
+from ..search import stem_of
+from .jobs import Job, Jobs, Names
+
+_64_BITS = 2**64 - 1
+
+
+def check_targets(
+    jobs: Jobs,
+    inputs: Sequence[str | Path],
+    frames: str = "",
+    done: Callable[[Job], bool] = lambda job: False,
+) -> None:
+    """Check, before anything is computed, that the results of jobs can be written.
+
+    Args:
+        jobs: those of the run.
+        inputs: files that the run reads beside the sources: weights, a background.
+        frames: of videos, the suffix of single frames; ``target`` is a folder then.
+        done: which jobs whose result is there are not done again.
+
+    Raises:
+        UserError: a result cannot be written, or would overwrite an input.
+    """
+    if frames:  # any of what is in the folder may be a frame
+        folders = [job.target for job in jobs if not done(job)]
+        targets = [folder / f"000001{frames}" for folder in folders]
+        targets += [path for path in folders if path.is_dir() for path in path.iterdir()]
+        check_outputs({"output": targets}, inputs)
+        return
+    folder, tried = "", 0  # the longest name that was tried in this folder
+    for files, there in _with_results(jobs):
+        if files.target != folder:
+            folder, tried = files.target, 0
+        targets = [job.target for job in files.jobs() if job.target.name in there and not done(job)]
+        new = max((name for name in files.targets if name not in there), key=_length, default="")
+        if _length(new) > tried:
+            tried = _length(new)
+            targets.append(Path(folder) / new)
+        if targets:
+            check_outputs({"output": targets}, inputs)
+
+
+def _length(name: str) -> int:
+    return len(os.fsencode(name))
+
+
+def _with_results(jobs: Jobs) -> Iterator[tuple[Names, frozenset[str]]]:
+    """Jobs by folder, with the names of all that is in the folder of their results already."""
+    folder, there = None, frozenset[str]()
+    for files in jobs.by_folder():
+        if files.target != folder:
+            folder = files.target
+            try:
+                there = frozenset(os.listdir(folder))
+            except (OSError, ValueError):
+                there = frozenset()
+        yield files, there
+
+
+def unique_names(names: Sequence[str], endings: Iterable[str]) -> list[str]:
+    """Each name with an ending for its suffix; the suffix stays where two would be the same."""
+    endings = list(endings)
+    whole: set[str] = set()
+    while True:
+        results = [
+            (name if name in whole else stem_of(name)) + ending
+            for name, ending in zip(names, endings, strict=True)
+        ]
+        if len(set(results)) == len(results):
+            return results
+        counts = Counter(results)
+        clashing = {name for name, r in zip(names, results, strict=True) if counts[r] > 1}
+        if clashing <= whole:
+            return results
+        whole |= clashing
+
+
+def find_doubled(results: Sequence[str], kind: str = "image") -> None:
+    """Check that results in one folder have names of their own.
+
+    Raises:
+        UserError: two have not, for two sources have one name.
+    """
+    if len(set(results)) < len(results):
+        doubled = next(name for name, count in Counter(results).items() if count > 1)
+        text = f"two {kind}s are called {stem_of(doubled)}; predict their folders one by one"
+        raise UserError(text)
+
+
+def check_overwriting(
+    jobs: Jobs,
+    kind: str = "image",
+    place: str = "folder",
+    skippable: Callable[[Path], bool] = lambda source: False,
+) -> Jobs:
+    """The jobs, if none overwrites an input.
+
+    Args:
+        jobs: of all inputs.
+        kind: of input, for messages.
+        place: what the output is, for messages.
+        skippable: whether ``skip_existing`` would leave out a source as a result of an earlier run.
+
+    Raises:
+        UserError: one does.
+    """
+    if found := _find_overwritten(jobs):
+        target, source = found
+        text = f"{target} would overwrite {'an' if kind == 'image' else 'a'} {kind}"
+        skip = "if it is an earlier result, {skip_existing} leaves it as it is"
+        advice = skip if skippable(source) else None
+        raise UserError(f"{text}; name another {place}", "output", advice=advice)
+    return jobs
+
+
+def _find_overwritten(jobs: Jobs) -> tuple[Path, Path] | None:
+    """As :func:`~src.files.find_overwritten`; of a million files it holds a number each."""
+    written = np.unique(np.concatenate([np.zeros(0, np.uint64), *map(_inodes, _existing(jobs))]))
+    if not len(written):
+        return None
+    sources: list[Path] = []
+    for files in jobs.by_folder():
+        paths = [os.path.join(files.source, name) for name in files.sources]
+        alike = np.isin(_inodes(paths), written)
+        sources += [Path(paths[n]) for n in np.flatnonzero(alike)]
+    wanted = _inodes(map(str, sources))
+    targets = (
+        path
+        for paths in _existing(jobs)
+        for path, alike in zip(paths, np.isin(_inodes(paths), wanted), strict=True)
+        if alike
+    )
+    return find_overwritten(targets, sources) if sources else None
+
+
+def _existing(jobs: Jobs) -> Iterator[list[str]]:
+    """The results that are there already."""
+    for files, there in _with_results(jobs):
+        found = [os.path.join(files.target, name) for name in files.targets if name in there]
+        if found:
+            yield found
+
+
+def _inodes(paths: Iterable[str]) -> np.ndarray:
+    """Numbers of the files that paths lead to; 0 where there is none."""
+    numbers = array("Q")
+    for path in paths:
+        try:
+            numbers.append(os.stat(path).st_ino & _64_BITS)
+        except (OSError, ValueError):
+            numbers.append(0)
+    return np.frombuffer(numbers, np.uint64) if numbers else np.zeros(0, np.uint64)

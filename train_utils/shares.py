@@ -1,0 +1,82 @@
+"""A run in several parts that know nothing of each other, and what it says of them all."""
+
+import argparse
+import os
+import re
+import sys
+import zlib
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from src.errors import UserError
+from src.pictures.plan import Job, Jobs
+
+from . import cli
+from .distributed import gather, is_main
+
+
+class Share(NamedTuple):
+    """The ``number``-th of ``total`` parts of a run, from 1 on."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """``2/8``, for argparse.
+
+        Example:
+            >>> Share.parse("2/8")
+            Share(number=2, total=8)
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise argparse.ArgumentTypeError(f"{text!r} is none of 1/8, 2/8, … 8/8, for example")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+    def is_in(self, name: str) -> bool:
+        """Whether a file's name has the number of the share in it: ``boxes-02.csv``."""
+        return str(self.number) in map(str, map(int, re.findall(r"\d+", name)))
+
+    def pick(self, jobs: Jobs) -> Jobs:
+        """The jobs of this share. By their names, so that each is in one share, whatever files come
+        and go while the others begin."""
+
+        def is_own(folder: str, name: str) -> bool:
+            mixed = zlib.crc32(os.fsencode(os.path.join(folder, name)))
+            return mixed % self.total == self.number - 1
+
+        return jobs.only(is_own)
+
+
+def report_error(error: UserError | OSError, job: Job) -> None:
+    """Print what is wrong with one file; the run goes on."""
+    message = error.describe(cli.flag) if isinstance(error, UserError) else str(error)
+    if str(job.source) not in message:
+        message = f"{job.source}: {message}"
+    print_beside_bar(f"error: {message}")
+
+
+def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, skipped: int) -> int:
+    """Print what all ranks together have done; returns the exit status."""
+    failed, skipped = (sum(gather(n)) for n in (failed, skipped))
+    if is_main():
+        share = f" (share {args.share} of {args.listed})" if args.share else ""
+        existing = f", {skipped} already existed" if skipped else ""
+        done = count - failed - skipped
+        print(f"{done} of {count} {kind}{share} written to {args.output}{existing}")
+    return 2 if failed else 0
+
+
+def print_beside_bar(message: str) -> None:
+    """Print a message, and leave the progress bar whole."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def hidden() -> bool | None:
+    """For tqdm: shown by one rank, where there is a terminal."""
+    return None if is_main() else True
