@@ -71,6 +71,27 @@ def test_classes_that_occur_nowhere_are_named(coloured_set):
     assert not any("occur" in n for n in find_pairs(coloured_set, read=mask_reader(3)).notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "colours"),
+    [  # as the sets' own papers and tools list them
+        ("voc", 21, {0: (0, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}),
+        ("cityscapes", 19, {0: (128, 64, 128), 13: (0, 0, 142), 18: (119, 11, 32), 255: (0, 0, 0)}),
+    ],
+)
+def test_colours_of_known_sets(coloured_set, call, name, classes, colours):
+    """By name; void is ignored, which has to be said."""
+    image = np.uint8(list(colours.values())).repeat(12, 0)[None].repeat(40, 0)
+    for path in (coloured_set / "masks").iterdir():
+        save_image(path, np.dstack([image, np.full((40, 48), 255, np.uint8)]))  # RGBA
+    (pair, *_) = find_pairs(coloured_set, read=mask_reader(classes, 255, colours=name)).pairs
+    assert np.array_equal(pair.load_mask(), np.uint8(list(colours)).repeat(12)[None].repeat(40, 0))
+    argv = ["--data-path", coloured_set, "--num-classes", classes, "--class-colours", name]
+    status, _, err = call(train.main, *argv)
+    assert status == 2 and f"--class-colours {name}: its masks have pixels to ignore" in err
+    status, _, err = call(train.main, *argv, "--num-classes", 9)
+    assert status == 2 and f"--class-colours {name}: has {classes} classes" in err
+
+
 def test_a_run_by_the_flag(coloured_set, tmp_path):
     file = tmp_path / "colours.txt"
     file.write_text(table("classes.txt"))

@@ -9,6 +9,7 @@ from helpers.data import make_pairs, make_palette_image, make_scene, save_image
 import validation
 from my_dataset import find_pairs, find_splits
 from src import UserError
+from train_utils.data.masks import mask_reader
 from train_utils.data.splits import find_training_data
 
 SCENES = ["bear", "bus", "camel", "dog"]
@@ -126,3 +127,11 @@ def test_pascal_voc(tmp_path):
     assert (names(train), names(val)) == (["a"], ["b"])
     assert train.pairs[0].load_mask().sum() == 11 * 23
     assert names(find_pairs(tmp_path)) == ["a", "b"]
+    found = find_pairs(tmp_path, read=mask_reader(21, 255))
+    assert found.class_names[2] == "bicycle" and set(np.unique(found.pairs[0].load_mask())) == {
+        0,
+        2,
+    }
+    assert any("19 classes occur in no mask: aeroplane, bird" in note for note in found.notes)
+    (tmp_path / "classes.txt").write_text("\n".join(f"kind {i}" for i in range(21)))
+    assert find_pairs(tmp_path, read=mask_reader(21, 255)).class_names[2] == "kind 2"

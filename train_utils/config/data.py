@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src import UserError
 
-from ..data.masks import MASK_KINDS, MaskRule, count_classes, mask_reader
+from ..data.masks import KNOWN_TABLES, MASK_KINDS, MaskRule, count_classes, mask_reader
 from ..kinds import NUMBER, PATH, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
 from .group import Group, check_count
 
@@ -65,10 +65,10 @@ class DataSettings(Group):
         "background is 0, unless it is among them (default: classes.txt, or all objects alike)",
         several=True,
     )
-    class_colours: Path | None = _data(
-        Kind(Path, "FILE"),
-        "colours of the classes, for masks that show them so: name r g b, one a line (default: "
-        "those in classes.txt)",
+    class_colours: Path | str | None = _data(
+        Kind(Path, "FILE|voc|cityscapes", words=tuple(KNOWN_TABLES)),
+        "colours of the classes, for masks that show them so: name r g b, one a line; or those of "
+        "PASCAL VOC or Cityscapes (default: those in classes.txt)",
         fact="pictures",
     )
     ignore_index: int | None = _data(

@@ -10,11 +10,12 @@ from src.pictures.images import list_images
 from src.words import counted
 
 from ..annotations import AnnotatedSet, find_annotated
-from ..masks import MaskReader, MaskRule, decide, find_table, read_mask
+from ..masks import VOC_NAMES, ClassTable, MaskReader, MaskRule, decide, find_table, read_mask
 from ..pairs import FileId, Inventory, Pair, file_id, match
 from .folders import DUTS, Folders, find_folders, find_scenes, holds_masks, list_files
 from .lists import LISTED, choose, has_list
 
+_VOC_MASKS = "SegmentationClass"  # of PASCAL VOC's 21 classes, in its own tree
 _ANNOTATIONS = ("annotations", "annotation", "labels", "label", "json", "labelme")
 
 
@@ -40,11 +41,15 @@ class DataSet:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By their index, where the user or the annotations name them."""
+        """By their index, where the user, the annotations or the set name them."""
         if self.annotated is not None:
             return self.annotated.names
         rule = self.read if isinstance(self.read, MaskRule) else MaskRule()
-        return rule.label_values().by_value(rule.classes) if rule.names else ()
+        if rule.names:
+            return rule.label_values().by_value(rule.classes)
+        with suppress(UserError):  # a list of other names
+            return rule.label_values(rule.table.names).by_value(rule.classes) if rule.table else ()
+        return ()
 
     def has(self, split: str) -> bool:
         """Whether a list, or the names of annotations, tell a split."""
@@ -129,6 +134,8 @@ def _search(
         notes.append(f"{counted(len(scenes), 'scene')} in {images}")
     if isinstance(rule, MaskRule):
         rule = _with_table(rule, root)
+        if rule.table is None and rule.classes == len(VOC_NAMES) and masks.name == _VOC_MASKS:
+            rule = replace(rule, table=ClassTable(VOC_NAMES))
         everything = _find_split(root, folders, "all", skip_invalid=True)
         rule, known = decide(rule, [pair.mask for pair in everything.pairs])
         notes += known

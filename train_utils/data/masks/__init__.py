@@ -2,12 +2,15 @@
 
 from .classes import read_classes
 from .decide import decide
+from .known import KNOWN_TABLES, VOC_NAMES
 from .names import ClassTable, Labels, count_classes, find_table, read_table
 from .rule import MASK_KINDS, MaskReader, MaskRule, mask_reader, read_mask
 from .values import grey_values, is_colour, look_like_indices, white_of
 
 __all__ = [
+    "KNOWN_TABLES",
     "MASK_KINDS",
+    "VOC_NAMES",
     "ClassTable",
     "Labels",
     "MaskReader",

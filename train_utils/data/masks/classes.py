@@ -33,7 +33,10 @@ def to_classes(
     if image.mode not in ("L", "P", "1"):
         advice = None
         if image.mode in ("RGB", "RGBA"):
-            advice = "for classes in colours pass {class_colours} FILE (name r g b, one a line)"
+            advice = (
+                "for classes in colours pass {class_colours} FILE (name r g b, one a line), "
+                "{class_colours} voc or {class_colours} cityscapes"
+            )
         text = f"{path}: is {image.mode}; a mask of classes must be 8-bit grey or palette"
         raise UserError(text, advice=advice)
     indices = np.array(image, dtype=np.uint8)

@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.pictures.images import open_image
 
 from .classes import from_colours, has_only, to_classes
+from .known import KNOWN_TABLES
 from .names import ClassTable, Labels, count_classes, number_classes, read_table
 from .values import channel_range, grey_values, is_colour, look_like_indices, white_of
 
@@ -192,8 +193,9 @@ def mask_reader(
         kind: of ``MASK_KINDS``: what the masks are, whatever they look like.
         threshold: the level of 255 above which a mask is object, whatever the masks look like.
         names: of the classes, for annotations that name them; by default the data set's own.
-        colours: a file of names and colours (:func:`~train_utils.data.masks.read_table`), for masks
-            that show classes in colours; by default the data set's ``classes.txt``.
+        colours: a file of names and colours (:func:`~train_utils.data.masks.read_table`), ``voc``
+            or ``cityscapes``, for masks that show classes in colours; by default the data set's
+            ``classes.txt``.
 
     Returns:
         A function from a mask file to H×W uint8.
@@ -204,10 +206,7 @@ def mask_reader(
     if kind == "classes" and classes is None:
         raise UserError("how many are there?", "masks", kind, "pass {num_classes} too")
     level = 127 if threshold is None else threshold
-    table = read_table(colours) if colours else None
-    if table and not table.colours:
-        advice = "expected name r g b, one a line"
-        raise UserError("holds no colours", "class_colours", colours, advice)
+    table = _read_colours(colours, classes, ignore_index) if colours else None
     rule = MaskRule(kind, level, classes, ignore_index, names=tuple(names), table=table)
     if names:
         rule.label_values()
@@ -217,6 +216,25 @@ def mask_reader(
         return rule
     rule = replace(rule, kind="binary" if kind == "auto" else kind)
     return replace(rule, refused=(), ones=threshold is None)
+
+
+def _read_colours(colours: str | Path, classes: int | None, ignore_index: int | None) -> ClassTable:
+    known = KNOWN_TABLES.get(str(colours))
+    if known and not Path(colours).is_file():
+        own = len(known.names) - 1  # without void
+        if classes not in (None, own):
+            raise UserError(
+                f"has {own} classes", "class_colours", colours, f"{{num_classes}} {own}"
+            )
+        if classes is not None and ignore_index is None:
+            text = "its masks have pixels to ignore"
+            raise UserError(text, "class_colours", colours, "pass {ignore_index} 255 too")
+        return known
+    table = read_table(colours)
+    if not table.colours:
+        advice = "expected name r g b, one a line"
+        raise UserError("holds no colours", "class_colours", colours, advice)
+    return table
 
 
 def _check_kind(rule: MaskRule, threshold: int | None) -> None:
