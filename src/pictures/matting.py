@@ -18,6 +18,7 @@ _STRIP = 1 << 19  # pixels that are worked on at once at full size
 _VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
 _ANY = [0] + [255] * 255  # alpha: 255 where it is not 0
 _REACH = 2  # pixels by which colours go on under what is transparent
+_FREEDOM = (1e-3, 1.2)  # of colours to move alpha away from a map that is sure, or unsure
 _PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
 
@@ -26,9 +27,9 @@ def refine(image: Image.Image, alpha: np.ndarray) -> np.ndarray:
 
     Around the map's outline, a pixel's alpha is its place between the colours of what is surely
     object and surely background near it: the least squares solution of the compositing equation,
-    with the map as its prior where these colours are alike, or vary much themselves. The result is
-    the map for a second pass. ``docs/predict.md`` compares it with a guided filter and closed-form
-    matting.
+    with the map as its prior, which counts the more the surer it is, the more alike these colours
+    are, and the more they vary themselves. The result is the map for a second pass.
+    ``docs/predict.md`` compares it with a guided filter and closed-form matting.
 
     Args:
         image: RGB, of any size.
@@ -67,6 +68,8 @@ def _local_colours(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colours of object and background around each pixel, 3×H×W, and how little they say."""
     pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
+    # Next to an outline the map is sure; what looks like the object there is a blade of grass.
+    freedom = (10 * prior * (1 - prior)).square().clamp(*_FREEDOM)
     level = prior
     for _ in range(2):
         near, near_weight, near_variance = _window_mean(pixels, _certainty(level), radius)
@@ -75,6 +78,7 @@ def _local_colours(
         # eyes and shadows inside an object, far from any background, are no holes in it.
         doubt = _PRIOR + near_variance + behind_variance
         doubt /= (near_weight / 0.01).clamp(0.3, 1) * (behind_weight / 0.05).clamp(1e-3, 1)
+        doubt /= freedom
         level = torch.where(band, _place(pixels, near, behind, prior, doubt), prior)
     return near, behind, doubt
 

@@ -224,6 +224,29 @@ def test_refined_edges_are_the_pictures():
     assert errors[0] < min(errors[1], 0.5 * errors[2]), errors
 
 
+@pytest.mark.parametrize("dark", ["object", "ground"])
+def test_refined_ground_stays_empty(dark):
+    """Blades before which a smooth object stands are no part of it, its own spots no holes."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:480, :640]
+    away = np.hypot(y - 240, x - 320) - 150  # pixels outside
+    true = (0.5 - away).clip(0, 1)
+    shape = (120, 320), (240, 160)
+    blades, spots = (
+        np.asarray(Image.fromarray(rng.random(size, np.float32)).resize((640, 480), 2))
+        for size in shape
+    )
+    layers = [0.1 + 0.2 * spots, 0.2 + 0.7 * blades]
+    object_, ground = layers if dark == "object" else layers[::-1]
+    grey = 255 * (true * object_ + (1 - true) * ground)
+    image = Image.fromarray((grey[..., None] * (0.9, 1, 0.5)).round().astype(np.uint8))
+    seen = (0.5 - 0.5 * np.tanh(away / 2.4)).astype(np.float32)  # as soft as a map of 320² is
+    refined = refine(image, seen)
+    assert refined[away > 7].max() < 4 / 255, "specks"
+    assert refined[away < -7].min() > 251 / 255, "holes"
+    assert np.abs(refined - true).mean() < 0.8 * np.abs(seen - true).mean()
+
+
 def test_strips_are_not_seen(monkeypatch):
     """Large pictures are worked on in strips of rows; the result is that of the whole."""
     alpha = disc(200, 90, soft=30)
