@@ -47,18 +47,22 @@ def test_aoti(package):
         assert torch.allclose(network(x)[0], model(x), atol=1e-5)
 
 
-@on_path("g++", "cmake")
-def test_cpp(package, tmp_path):
-    """Built by the README's commands; its masks are predict.py's, of pictures that shrink, grow and
-    have to be turned upright."""
+def build_cpp(folder, *options):
+    """The programs of cpp/, by the commands of docs/export.md."""
     for command in (
-        ["cmake", "-S", ROOT / "cpp", "-B", tmp_path, f"-DPYTHON={sys.executable}"],
-        ["cmake", "--build", tmp_path],
+        ["cmake", "-S", ROOT / "cpp", "-B", folder, *options],
+        ["cmake", "--build", folder],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if "OpenCV" in done.stderr:
             pytest.skip("OpenCV is not installed here for C++ (libopencv-dev)")
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@on_path("g++", "cmake")
+def test_cpp(package, tmp_path):
+    """Its masks are predict.py's, of pictures that shrink, grow and have to be turned upright."""
+    build_cpp(tmp_path, f"-DPYTHON={sys.executable}")
     float32 = ["--weights", package.with_suffix(".pt"), "--device", "cpu", "--amp", "off"]
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
@@ -100,14 +104,7 @@ HEADERS = [RUNTIME / "include" / name for name in ("", "onnxruntime", "onnxrunti
 def test_cpp_by_onnxruntime(tmp_path):
     """Its masks are predict.py's: images that shrink and grow, files of one size and of any."""
     build = tmp_path / "build"
-    for command in (
-        ["cmake", "-S", ROOT / "cpp", "-B", build, f"-DONNXRUNTIME={RUNTIME}"],
-        ["cmake", "--build", build],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if "OpenCV" in done.stderr:
-            pytest.skip("OpenCV is not installed here for C++ (libopencv-dev)")
-        assert done.returncode == 0, done.stdout + done.stderr
+    build_cpp(build, f"-DONNXRUNTIME={RUNTIME}")
     model = make_varied_network(SMALL)
     predict = Predictor(model, device="cpu", amp="off")
     for static in (True, False):

@@ -12,8 +12,9 @@ from PIL import Image
 
 import export
 import predict
-from src import UserError, save_model
+from src import Predictor, UserError, save_model
 from src.export.onnx import export_onnx
+from src.pictures.images import open_image
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,36 @@ def test_static_rectangle_in_half(model, tmp_path):
     network.input_size = "auto"
     with pytest.raises(UserError, match="img_size auto: the file is for one size"):
         export_onnx(network, tmp_path / "net.onnx", static=True)
+
+
+def test_static_int8(call, model, tmp_path):
+    """One size, integers of opset 13; onnxruntime's maps of it are near the network's, and
+    predict.py takes it at that size alone."""
+    save_model(model, tmp_path / "net.pt")
+    images = [save_image(tmp_path / f"photos/{i}.png", make_scene(i, 90, 70)[0]) for i in range(6)]
+    path = tmp_path / "net.onnx"
+    argv = ["--weights", tmp_path / "net.pt", "--output", path, "--static", "--opset", 13, "--int8"]
+    more = ["--calibrate", tmp_path / "photos", "--allow-loss", 0.1]
+    status, said, err = call(export.main, *argv, *more)
+    assert status == 0 and "change by" in said, err
+    file = onnx.load(path)
+    kinds = {node.op_type for node in file.graph.node}
+    assert file.opset_import[0].version == 13 and "QuantizeLinear" in kinds and "Shape" not in kinds
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape == [1, 3, 64, 64]
+    predictor = Predictor(model, device="cpu", amp="off")
+    x = predictor.preset.normalize(
+        predictor.prepare(open_image(images[0]))[None], torch.float32, model.config
+    )
+    with torch.no_grad():
+        expected = model.logits(x)[0].sigmoid().numpy()
+    (found,) = session.run(None, {"pictures": x.numpy()})
+    assert expected.std() > 0.01 and np.abs(found - expected).mean() < 0.1 * expected.std()
+    argv = [images[0], "--weights", path, "--output", tmp_path / "m.png"]
+    assert call(predict.main, *argv)[0] == 0
+    assert np.ptp(np.asarray(Image.open(tmp_path / "m.png"))) > 10
+    status, _, err = call(predict.main, *argv, "--img-size", 96)
+    assert status == 2 and "64" in err.splitlines()[-1] and "Traceback" not in err
 
 
 @pytest.mark.parametrize("opset", [10, 99])
