@@ -81,9 +81,9 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="DIR|FILE", help=text)
     add("--recursive", action="store_true", help="search folders recursively; their tree is kept")
     add("--skip-existing", action="store_true", help="continue an interrupted run")
-    text = "format of results in a folder, and of a video's --frames (default: png)"
     text = "predict the K-th of N shares of the images: 1/8 to 8/8 are all, in any order or at once"
     add("--share", type=Share.parse, metavar="K/N", help=text)
+    text = "format of results in a folder, and of a video's --frames (default: png)"
     add("--format", choices=[suffix[1:] for suffix in IMAGE_FORMATS], help=text)
     add("--frames", action="store_true", help="of a video, write each frame as an image")
     text = "of a video, average maps over time along what moves, so that they do not flicker"
