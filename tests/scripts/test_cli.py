@@ -131,6 +131,8 @@ def test_help_explains_every_flag(script, call, monkeypatch):
     for action in parsers[0]._actions:
         assert action.help, action.dest
         assert "".join(action.help.replace("%%", "%").split()) in squeezed
+    texts = [action.help for action in parsers[0]._actions]
+    assert len(set(texts)) == len(texts), "a flag has another's help"
     assert not any(f"(default:{empty})" in squeezed for empty in ("None", ""))
     assert squeezed.count(")(default") == 0
 
