@@ -23,6 +23,7 @@ from src.device import keep_freed_memory, pick_device
 from src.files import check_outputs
 from src.pictures.images import list_images
 from src.weights.load import SHIPPED
+from src.words import counted
 from train_utils import cli
 from train_utils.data.masks import count_classes, mask_reader
 from train_utils.data.pairs import Inventory
@@ -45,6 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the flags of validation.py; exits with status 2 where they don't agree."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser, several=True)
+    text = "look again at up to N parts of each image, as predict.py --detail does"
+    parser.add_argument("--detail", type=cli.natural, default=0, metavar="N", help=text)
     text = "score the maps in these folders; for a set called NAME, those in DIR/NAME if it exists"
     parser.add_argument("--pred-dir", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     cli.add_data_flags(parser)
@@ -54,6 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         args.weights = [SHIPPED]
+    if args.detail and not args.weights:
+        parser.error("--detail: maps are scored as they are; it goes with --weights")
     if args.num_classes is None:
         args.num_classes = count_classes(args.classes, args.ignore_index) if args.classes else 2
     of_classes = args.num_classes != 2 or args.ignore_index is not None or args.classes
@@ -144,12 +149,12 @@ def _advise_split(folder: Path, count: int) -> str:
     held_out = "val" if has_list(folder, "val") and not has_list(folder, "test") else "test"
     if any(has_list(folder, split) for split in SPLITS[:-1]):
         return (
-            f"all {count} images, those that train.py takes too; --split {held_out} scores only "
-            "the ones held out"
+            f"all {counted(count, 'image')}, those that train.py takes too; --split {held_out} "
+            "scores only the ones held out"
         )
     return (
-        f"all {count} images; if the weights were trained on this set, --split test scores only "
-        "the ones that train.py holds out"
+        f"all {counted(count, 'image')}; if the weights were trained on this set, --split test "
+        "scores only the ones that train.py holds out"
     )
 
 
@@ -231,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
             img_size=args.img_size,
             device=args.device,
             amp=args.amp,
+            detail=args.detail,
         )
         jobs = make_jobs(data, sources, options)
         if is_main():

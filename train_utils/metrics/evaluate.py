@@ -19,6 +19,8 @@ from tqdm import tqdm
 from src.errors import UserError
 from src.inference.predictor import Predictor
 from src.pictures.classes import most_probable
+from src.pictures.images import open_image
+from src.words import counted
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
@@ -94,7 +96,7 @@ def predicted(predictor: Predictor, loader: ImageLoader, stretch: bool) -> Itera
         UserError: the network has several maps.
     """
     require_one_map(predictor, predictor.origin)
-    channel = predictor.channel or 0
+    channel = 0 if predictor.detail else predictor.channel or 0
     return _scored(predictor, loader, lambda maps: to_levels(maps[channel], stretch))
 
 
@@ -115,7 +117,8 @@ def predicted_classes(predictor: Predictor, loader: ImageLoader, classes: int) -
     """
     maps = predictor.model.config.out_ch
     if maps != classes and (maps, classes) != (1, 2):
-        raise UserError(f"the network has {maps} maps; one for each class", "num_classes", classes)
+        has = counted(maps, "map")
+        raise UserError(f"the network has {has}; one for each class", "num_classes", classes)
     return _scored(predictor, loader, most_probable)
 
 
@@ -125,6 +128,8 @@ def _scored(
     """``convert`` makes H×W uint8 of the probabilities C×H×W of each image."""
     for images, masks, indices in loader:
         maps = _finite_maps(predictor, images, indices, loader)
+        if predictor.detail:
+            maps = _closer_maps(predictor, maps, indices, loader)
         if maps:
             yield Scored(
                 [convert(predictor.resize(m, masks[i].shape[-2:])) for i, m in maps.items()],
@@ -148,6 +153,24 @@ def _finite_maps(
             errors[index] = MapError(f"{loader.dataset.pairs[index].image}: {error}")
     loader.report(errors)
     return maps
+
+
+def _closer_maps(
+    predictor: Predictor, maps: dict[int, Tensor], indices: list[int], loader: ImageLoader
+) -> dict[int, Tensor]:
+    """Maps of the object, 1×H×W of their images' sizes, after the predictor's second look."""
+    closer: dict[int, Tensor] = {}
+    errors: dict[int, UserError] = {}
+    for place, found in maps.items():
+        path = loader.dataset.pairs[indices[place]].image
+        try:
+            image = open_image(path)
+            saliency = predictor.resize(found[predictor.channel], (image.height, image.width))
+            closer[place] = predictor.look_closer(image, saliency)[None].to(predictor.device)
+        except UserError as error:
+            errors[indices[place]] = MapError(f"{path}: {error}")
+    loader.report(errors)
+    return closer
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.files import atomic_path, printable, save_json
+from src.words import counted
 
 from ..data.pairs import first_ten
 from .score import ScoreResult
@@ -77,7 +78,8 @@ def conditions(result: ScoreResult) -> str:
     predictor = result.job.source.predictor
     if predictor is None:
         return maps
-    return f"{maps}, network at {predictor.size} in {predictor.precision}"
+    closer = f", up to {counted(predictor.detail, 'part')} looked at again" * bool(predictor.detail)
+    return f"{maps}, network at {predictor.size} in {predictor.precision}{closer}"
 
 
 def all_conditions(results: Sequence[ScoreResult]) -> str:
@@ -95,22 +97,25 @@ def _notes(result: ScoreResult) -> list[str]:
     notes += [f"{job.set_name}: {note}" for note in job.data.notes]
     if errors := len(result.errors):
         count = len(job.data.pairs)
-        notes.append(f"{job.set_name}: {errors} of {count} images left out: the others are scored")
+        left_out = f"{errors} of {counted(count, 'image')} left out"
+        notes.append(f"{job.set_name}: {left_out}: the others are scored")
     empty = result.scores.get("empty_masks")
     if empty:
-        notes.append(f"{job.set_name}: {empty} empty masks, each counted with F = 0")
+        notes.append(f"{job.set_name}: {counted(empty, 'empty mask')}, each counted with F = 0")
     if job.cut is not None and job.options.stretch:
         text = "measures of mattes are of stretched maps; papers on matting take maps as they are"
         notes.append(f"{job.set_name}: the {text}")
     if maps := job.maps:
         where, missing, extra = f"{maps.folder} for {job.set_name}", maps.missing, maps.extra
         if maps.resized:
-            resized = f"{maps.resized} maps resized, of another size than their mask"
+            resized = f"{counted(maps.resized, 'map')} resized, of another size than their mask"
             notes.append(f"{where}: {resized}")
         if missing:  # in a row that leaves room for the scores; the JSON has them all
-            notes.append(f"{where}: no map of {len(missing)} images: {first_ten(missing)}")
+            notes.append(
+                f"{where}: no map of {counted(len(missing), 'image')}: {first_ten(missing)}"
+            )
         if extra:
-            notes.append(f"{where}: no mask for {len(extra)} maps: {first_ten(extra)}")
+            notes.append(f"{where}: no mask for {counted(len(extra), 'map')}: {first_ten(extra)}")
     return notes
 
 
@@ -172,6 +177,7 @@ def _json_row(result: ScoreResult) -> dict[str, Any]:
         row["network"] = predictor.model.config.name
         row["img_size"] = predictor.img_size
         row["precision"] = predictor.precision
+        row["detail"] = predictor.detail
     if options.classes:
         row["num_classes"] = options.classes
         row["ignore_index"] = options.ignore_index

@@ -124,6 +124,7 @@ def find_sources(
     img_size: Size | None = None,
     device: str = "auto",
     amp: str = "auto",
+    detail: int = 0,
 ) -> list[Source]:
     """Load every network, and label all sources.
 
@@ -131,7 +132,7 @@ def find_sources(
         weights: files of networks.
         pred_dirs: folders of maps.
         semantic: networks may have several maps.
-        img_size, device, amp: as :class:`~src.Predictor` takes them.
+        img_size, device, amp, detail: as :class:`~src.Predictor` takes them.
 
     Returns:
         The networks, then the folders.
@@ -142,7 +143,7 @@ def find_sources(
     paths = [*weights, *pred_dirs]
     predictors: list[Predictor | None] = [None] * len(paths)
     for i, path in enumerate(weights):
-        predictors[i] = predictor = Predictor(path, img_size, device, amp)
+        predictors[i] = predictor = Predictor(path, img_size, device, amp, detail=detail)
         if not semantic:
             require_one_map(predictor, path)
     return list(map(Source, unique_labels(paths), paths, predictors))
