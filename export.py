@@ -49,6 +49,7 @@ from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
 from src.inference.sizes import parse_size
 from src.pictures.images import list_images
+from src.words import counted
 from train_utils import cli
 
 FORMATS = {
@@ -129,10 +130,11 @@ def measure(model: Network, args: argparse.Namespace) -> str:
         loss = export_litert_int8(model, *where)
     else:
         loss = export_int8(model, *where, args.static, args.opset)
-    calibrated = f"calibrated with {loss.calibrated} images; " if loss.calibrated else ""
-    others = "others" if loss.calibrated else "images"
+    calibrated = counted(loss.calibrated, "image")
+    calibrated = f"calibrated with {calibrated}; " if loss.calibrated else ""
+    others = counted(loss.measured, "other" if loss.calibrated else "image")
     return (
-        f"{calibrated}maps of {loss.measured} {others} change by {loss.mean:.4f} in the mean "
+        f"{calibrated}maps of {others} change by {loss.mean:.4f} in the mean "
         f"({loss.worst:.4f} the worst)"
     )
 
@@ -225,7 +227,8 @@ def load_weights(args: argparse.Namespace) -> Network:
     elif args.img_size:
         model.input_size = str(parse_size(args.img_size, model.img_size).value)
     if model.config.in_ch != 3:
-        raise UserError(f"{args.weights}: takes {model.config.in_ch} channels, not 3")
+        channels = counted(model.config.in_ch, "channel")
+        raise UserError(f"{args.weights}: takes {channels}, not 3")
     return model
 
 

@@ -14,12 +14,14 @@ writes last.pt and exits with status 130; --resume auto continues, after a crash
 result.
 """
 
+import re
 from pathlib import Path
 
 import torch
 
 from src import UserError
 from src.device import keep_freed_memory, pick_device, pick_dtype
+from src.words import counted
 from train_utils import cli
 from train_utils.config import Settings
 from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
@@ -131,13 +133,14 @@ def train(settings: Settings) -> int:
 def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path | None) -> None:
     """Say what begins, and note it in args.json."""
     if trainer.epoch >= settings.epochs:
-        print(f"{folder}: all {settings.epochs} epochs are done")
+        print(f"{folder}: {counted(settings.epochs, 'epoch is', 'epochs are')} done already")
         return
     if trainer.has_stopped(settings.patience):
         advice = "raise --patience or --epochs to go on"
         print(f"{folder}: stopped early after epoch {trainer.epoch}; {advice}")
         return
-    done = f"{trainer.epoch} epochs and {trainer.batches_done} batches" if resume else None
+    epochs, batches = counted(trainer.epoch, "epoch"), trainer.batches_done
+    done = f"{epochs} and {counted(batches, 'batch', 'batches')}" if resume else None
     if resume:
         print(f"Resuming from {resume} after {done}")
     elif settings.resume:
@@ -147,7 +150,8 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
     args = settings.to_dict()
     del args["resume"]
     write_args(folder, args, launch_id(), resumed=done)
-    images = " and ".join(trainer.record["pictures"]).replace("pictures", "images")
+    described = " and ".join(trainer.record["pictures"]).replace("pictures", "images")
+    images = re.sub(r"\b1 images\b", "1 image", described)  # of a text that resumed runs compare
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name
     print(f"{name} on {trainer.device} in {precision}, {images}, into {folder}/", flush=True)

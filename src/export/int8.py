@@ -21,6 +21,7 @@ from ..files import atomic_path
 from ..inference.predictor import Predictor
 from ..networks.base import Network
 from ..pictures.images import list_images, open_image
+from ..words import counted
 from .onnx import IR_VERSION, check_opset, export_onnx, require_onnx
 
 LIMIT = 0.01  # of Loss.mean, which bounds how much the MAE of the maps can change
@@ -129,8 +130,8 @@ def measure_int8(
         loss = Loss(float(np.mean(losses)), max(losses), len(calibration), len(held_out))
         if not loss.mean <= allow_loss:  # NaN is not
             raise UserError(
-                f"{path} is not written, as maps of {loss.measured} images held out change by "
-                f"{loss.mean:.4f} in the mean; {loss.mean * 1.1:.2g} would allow it",
+                f"{path} is not written, as maps of {counted(loss.measured, 'image')} held out "
+                f"change by {loss.mean:.4f} in the mean; {loss.mean * 1.1:.2g} would allow it",
                 "allow_loss",
                 allow_loss,
             )
@@ -150,7 +151,7 @@ def choose_images(folder: str | Path) -> list[Path]:
     found = list_images(folder)
     if len(found) < _MIN_IMAGES:
         raise UserError(
-            f"holds {len(found)} images; expected at least {_MIN_IMAGES}, better "
+            f"holds {counted(len(found), 'image')}; expected at least {_MIN_IMAGES}, better "
             f"{CALIBRATED + HELD_OUT}",
             "calibrate",
             folder,

@@ -24,6 +24,7 @@ from ..networks.config import U2NetConfig
 from ..networks.registry import parse_config
 from ..weights.named import cache_folder
 from ..weights.onnx import read_graph
+from ..words import counted
 from .sizes import InputSize
 
 Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H×W
@@ -90,7 +91,7 @@ class OnnxBackend:
         usable = find_spec("openvino") and not _Process.lost_openvino
         auto = "openvino" if usable else "onnxruntime"
         self.runtime = auto if self.asked == "auto" else self.asked
-        maps = "1 map" if self.config.out_ch == 1 else f"{self.config.out_ch} maps"
+        maps = counted(self.config.out_ch, "map")
         self.origin = f"int8 ONNX file, {self.config.name}, {maps}, run by {self.runtime}"
         self._runs: dict[tuple[int, ...], Run] = {}
         _Process.backends.add(self)

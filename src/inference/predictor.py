@@ -146,7 +146,7 @@ class Predictor:
             sizes = f"used at {side}² as by {preset}, trained at {network.img_size}²"
             self.origin = f"{self.origin}, {sizes}"
         if config.in_ch != 3:
-            raise UserError(f"{self.origin}: takes {config.in_ch} channels, images have 3")
+            raise UserError(f"{self.origin}: takes {config.in_ch}-channel images, not RGB")
         self.channel: int | None = config.object_map  # the map of the object
         self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.channel:

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..networks.base import Network
 from ..networks.registry import build_model
 from ..networks.tables import FULL, ISNET, LITE
+from ..words import counted
 from .layouts import StateDict, recognise
 from .named import PUBLISHED, Published, alone, fetch_onnx, find_published
 from .onnx import check_onnx, read_onnx
@@ -152,8 +153,7 @@ def _load_file(path: Path) -> Network:
         if entry := find_published(path):  # such files hold no mean and std
             _prepare(model, entry)
             kind = f"ONNX file published as {entry.name}"
-    maps = "1 map" if model.config.out_ch == 1 else f"{model.config.out_ch} maps"
-    model.origin = f"{kind}, {model.config.name}, {maps}"
+    model.origin = f"{kind}, {model.config.name}, {counted(model.config.out_ch, 'map')}"
     return model.eval()
 
 

@@ -163,7 +163,7 @@ def test_maps_that_are_not_finite(form, options, tmp_path):
 @pytest.mark.parametrize(
     ("options", "size", "named"),
     [
-        ({"in_ch": 1}, 64, "takes 1 channels"),
+        ({"in_ch": 1}, 64, "takes 1-channel images"),
         ({}, 31, "img_size 31: expected from 32 to 8192"),
     ],
 )

@@ -145,12 +145,12 @@ def test_args_of_the_beginning_stay(tmp_path):
     path = tmp_path / "args.json"
     write_args(tmp_path, {"workers": 1, "keep": 2}, "a")
     first = json.loads(path.read_text())
-    write_args(tmp_path, {"workers": 3, "keep": 2}, "b", resumed="1 epochs and 2 batches")
+    write_args(tmp_path, {"workers": 3, "keep": 2}, "b", resumed="1 epoch and 2 batches")
     write_args(tmp_path, {"workers": 1, "keep": 2}, "c", resumed="2 epochs and 0 batches")
     found = json.loads(path.read_text())
     resumed = found.pop("resumed")
     assert found == first and [entry.get("workers") for entry in resumed] == [3, None]
-    assert resumed[0]["after"] == "1 epochs and 2 batches" and "keep" not in resumed[0]
+    assert resumed[0]["after"] == "1 epoch and 2 batches" and "keep" not in resumed[0]
     assert [was_started_by(tmp_path, name) for name in ("a", "b", "c", "d", None)] == [
         True, True, True, False, False
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from typing import Any
 
 from src import UserError
+from src.words import counted
 
 
 class Group:
@@ -21,4 +22,4 @@ class Group:
 def check_count(name: str, values: tuple[Any, ...], count: int, what: str) -> None:
     """Refuse a setting of several values that has another number of them than ``count``."""
     if len(values) != count:
-        raise UserError(f"expected {count} values, got {len(values)}", name, advice=what)
+        raise UserError(f"expected {counted(count, 'value')}, got {len(values)}", name, advice=what)

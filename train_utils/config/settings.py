@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from src import UserError
+from src.words import counted
 
 from ..training.losses import find_parts
 from .data import DataSettings
@@ -58,7 +59,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         find_parts(self.loss, self.num_classes or 1)
         self._check_teacher()
         if self.patience and self.eval_interval >= self.epochs:
-            problem = f"only one evaluation in {self.epochs} epochs, at their end"
+            problem = f"only one evaluation in {counted(self.epochs, 'epoch')}, at the end"
             advice = "lower {eval_interval}"
             raise UserError(problem, "patience", self.patience, advice)
         advice = "pass more epochs, fewer values of {img_size}, or a rising {grow_at}"

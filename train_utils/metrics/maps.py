@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from src.errors import UserError
 from src.inference.preprocess import resize_map
 from src.pictures.images import list_images, open_image, oriented_size, to_rgb
+from src.words import counted
 
 from ..data.dataset import Sample
 from ..data.masks import MaskReader, is_colour, read_classes, read_mask
@@ -68,7 +69,7 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
     paths = [by_stem.get(naming.mask_of(name)) for name in names]
     if not any(paths):
         raise UserError(
-            f"holds no map of any of the {len(names)} images; they are looked for by name, such as "
+            f"holds no map of the {counted(len(names), 'image')}; maps are looked for by name, as "
             f"{names[0]}.png, in that folder itself or in one named like the data set",
             "pred_dir",
             folder,

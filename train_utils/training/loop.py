@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from src import UserError
+from src.words import counted
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
@@ -173,7 +174,7 @@ def _report_early_stop(trainer: Trainer, task: Task) -> None:
         name = task.shown[0]
         tqdm.write(
             f"Stopped early: no better score than {name} {trainer.best[name]:.4f} of epoch "
-            f"{trainer.best['epoch']} in {trainer.stale} evaluation{'s' * (trainer.stale > 1)}"
+            f"{trainer.best['epoch']} in {counted(trainer.stale, 'evaluation')}"
         )
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.words import counted
 
 from ..data.pairs import Pair
 
@@ -232,7 +233,8 @@ class DeepSupervision(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         weights = self.weights or (1.0,) * len(logits)
         if len(weights) != len(logits):
-            raise UserError(f"{len(weights)} given for {len(logits)} maps", "loss_weights")
+            text = f"{len(weights)} given for {counted(len(logits), 'map')}"
+            raise UserError(text, "loss_weights")
         with torch.autocast(mask.device.type, enabled=False):
             target = self.target(_centre(mask, logits[0].shape[-2:]))
             if taught is not None:

@@ -11,6 +11,7 @@ from ...errors import UserError
 from ...files import atomic_path
 from ...inference.predictor import Predictor
 from ...networks.base import Network
+from ...words import counted
 from ..common import ExportedNetwork
 from ..onnx import downgrade, name_axes, require_onnx
 
@@ -33,7 +34,8 @@ def export_whole(model: Network, path: Path) -> None:
     if model.config.object_map is None or model.config.in_ch != 3:
         raise UserError(
             f"{path}: transformers.js takes a network of RGB images and one map of the object; "
-            f"{model.config.name} has {model.config.in_ch} channels and {model.config.out_ch} maps"
+            f"{model.config.name} has {counted(model.config.in_ch, 'channel')} and "
+            f"{counted(model.config.out_ch, 'map')}"
         )
     onnx, onnxruntime = require_onnx()
     free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}

@@ -9,6 +9,7 @@ from typing import Any
 
 from src import UserError
 from src.files import check_outputs
+from src.words import counted
 
 from ...config import Settings
 from ...data.dataset import SegmentationDataset
@@ -109,7 +110,7 @@ def _find(settings: Settings) -> _Found:
         unlabelled, more = unlabelled_pairs(
             settings.unlabelled, known, settings.skip_invalid, masks
         )
-        notes += [*more, f"{len(unlabelled)} images without masks"]
+        notes += [*more, f"{counted(len(unlabelled), 'image')} without masks"]
     return [found.pairs for found in sets], held_out.pairs, unlabelled, notes
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from src import Network, U2NetConfig, UserError, build_model, load_model
 from src.weights.backbone import load_backbone
+from src.words import counted
 
 from ...config import Settings
 from ..supervision import check_features
@@ -74,8 +75,9 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
     config = model.config
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
         raise UserError(
-            f"{source}: {config.name} takes {config.in_ch} channels and gives {config.out_ch} maps "
-            f"by {config.activation}; expected 3, {maps} and {activation}",
+            f"{source}: {config.name} takes {counted(config.in_ch, 'channel')} and gives "
+            f"{counted(config.out_ch, 'map')} by {config.activation}; expected 3, {maps} and "
+            f"{activation}",
             advice="see {num_classes}",
         )
     return model
@@ -112,7 +114,8 @@ def _check_fit(settings: Settings, model: Network) -> None:
     """Compare what the settings ask for with what the network can take."""
     name, smallest = model.config.name, settings.smallest_crop
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
-        raise UserError(f"expected one for each of {name}'s {model.num_maps} maps", "loss_weights")
+        maps = counted(model.num_maps, "map")
+        raise UserError(f"expected one for each of {name}'s {maps}", "loss_weights")
     larger = settings.crop_setting
     if settings.batch_size == 1 and smallest <= model.stride:
         count = "overfit" if settings.overfit else "batch_size"

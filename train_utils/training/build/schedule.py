@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src import UserError
+from src.words import counted
 
 from ...config import Settings
 from ..optim import make_scheduler
@@ -100,6 +101,7 @@ def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[in
     warmup = min(plan["warmup"], left // 2)
     rise = f"{warmup} of warm-up, then " if warmup else ""
     return (
-        f"{settings.epochs} epochs in place of {before}: the schedule is laid anew over the "
-        f"{left} steps that are left, {rise}a cosine from a learning rate of {peak:g}"
+        f"{counted(settings.epochs, 'epoch')} in place of {before}: the schedule is laid anew over "
+        f"the {counted(left, 'step that is', 'steps that are')} left, {rise}a "
+        f"cosine from a learning rate of {peak:g}"
     )

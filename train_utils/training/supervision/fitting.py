@@ -10,6 +10,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ConstantLR
 from tqdm import tqdm
 
+from src.words import counted
+
 from ...data.dataset import SegmentationDataset
 from ...data.loaders import Loader
 from ...distributed import is_main, sum_over_ranks
@@ -139,10 +141,10 @@ def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _report(own: Trainer, limit: int) -> None:
-    given_back = own.best.get("given_back")
+    given_back, steps = own.best.get("given_back"), counted(own.updates, "step")
     score = "" if given_back is None else f" with an F of {given_back:.3f}"
     if own.best.get("times", 0) >= 2:
-        text = f"gives masks back{score} after {own.updates} steps"
+        text = f"gives masks back{score} after {steps}"
     else:
-        text = f"gives masks back{score} only, after {own.updates} steps, as many as the run's own"
+        text = f"gives masks back{score} only, after {steps}, as many as the run's own"
     tqdm.write(f"Encoder of masks: {text}; frozen")

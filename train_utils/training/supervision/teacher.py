@@ -11,6 +11,7 @@ from src import Network, Predictor, UserError
 from src.device import amp_name
 from src.inference.preprocess import resize_input, resize_map
 from src.pictures.images import list_images, open_image, oriented_size
+from src.words import counted
 
 from ...data.pairs import FileId, Pair, file_id, first_ten
 
@@ -79,11 +80,10 @@ def check_teacher(network: Network, weights: Path, maps: int) -> None:
     config = network.config
     activation = "sigmoid" if maps == 1 else "softmax"
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
-        gives = "1 map" if config.out_ch == 1 else f"{config.out_ch} maps"
-        wanted = "1 map" if maps == 1 else f"{maps} maps"
+        takes, gives = counted(config.in_ch, "channel"), counted(config.out_ch, "map")
         raise UserError(
-            f"its {config.name} takes {config.in_ch} channels and gives {gives} by "
-            f"{config.activation}; expected 3, and {wanted} by {activation}",
+            f"its {config.name} takes {takes} and gives {gives} by {config.activation}; expected "
+            f"3, and {counted(maps, 'map')} by {activation}",
             "teacher",
             weights,
             advice="see {num_classes}",
@@ -128,8 +128,9 @@ def unlabelled_pairs(
         faults = _faults(left) if skip_invalid else {}
         if faults:
             named = first_ten([error.args[0] for error in faults.values()])
-            files = f"{len(faults)} file{'s' * (len(faults) > 1)}"
-            notes.append(f"{folder}: {files} cannot be read, left out: {named}")
+            notes.append(
+                f"{folder}: {counted(len(faults), 'file')} cannot be read, left out: {named}"
+            )
         sound = {key: path for key, path in left.items() if key not in faults}
         if not sound:
             raise UserError("no images without masks in it", "unlabelled", folder)
