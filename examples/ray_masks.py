@@ -1,0 +1,98 @@
+"""Masks of a folder of images on many machines, or from a bucket, by Ray Data.
+
+    pip install . 'ray[data]'
+    python examples/ray_masks.py album masks --weights u2net --workers 8
+
+Each worker has a network of its own, on one core (with --gpus, on a GPU or a part of one), and
+writes the masks of the images that Ray hands to it. The images may be anything that pyarrow reads,
+such as s3://bucket/album; the masks go to a folder that all machines see. They are those of
+predict.py; a mask's name has all of its image's, a.jpg.png, as no worker knows whether there is an
+a.png, too. A run that was interrupted goes on with --skip-existing.
+"""
+
+import argparse
+import sys
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import ray
+from u2net import Predictor, Style, UserError, render
+from u2net.files import atomic_path
+from u2net.pictures.formats import IMAGE_SUFFIXES
+from u2net.pictures.images import read_image
+from u2net.pictures.render import encode
+
+
+class Masks:
+    """A worker: bytes of images in, files of masks out."""
+
+    def __init__(self, folder: str, output: Path, weights: str, device: str, skip: bool) -> None:
+        self.predictor = Predictor(weights, device=device)
+        self.folder, self.output, self.skip = folder, output, skip
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Save the masks of some images; gives, for each, its path and what is wrong with it."""
+        problems = [self.save(*row) for row in zip(batch["path"], batch["bytes"], strict=True)]
+        return {"path": batch["path"], "problem": np.array(problems, dtype=object)}
+
+    def save(self, path: str, content: bytes) -> str:
+        """Save the mask of one image; what is wrong with the image, if anything."""
+        target = self.output / f"{PurePosixPath(path).relative_to(self.folder)}.png"
+        if self.skip and target.exists():
+            return ""
+        try:
+            image = read_image(BytesIO(content))
+            mask = render(image, self.predictor.map(image), Style())
+        except UserError as error:
+            return str(error)
+        with atomic_path(target) as temporary:
+            encode(mask, temporary, ".png")
+        return ""
+
+
+def main() -> int:
+    """Read, predict, write; the exit status is 2 where an image could not be read."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="with all folders below it")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--weights", default="u2net", help="(default: u2net)")
+    parser.add_argument("--workers", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--gpus", type=float, default=0, help="of each worker; 0.5 shares one")
+    parser.add_argument("--skip-existing", action="store_true")
+    args = parser.parse_args()
+    # As Ray gives paths: absolute, those of buckets without what is before ://.
+    remote = "://" in args.folder
+    folder = args.folder.split("://")[-1] if remote else str(Path(args.folder).resolve())
+    images = ray.data.read_binary_files(
+        args.folder if remote else folder,
+        include_paths=True,
+        file_extensions=sorted(suffix[1:] for suffix in IMAGE_SUFFIXES),
+        num_cpus=0.1,  # workers that took all cores would wait for ever
+    )
+    device = "cuda" if args.gpus else "cpu"
+    done = images.map_batches(
+        Masks,
+        fn_constructor_args=(
+            folder, args.output.resolve(), args.weights, device, args.skip_existing
+        ),
+        compute=ray.data.ActorPoolStrategy(size=args.workers),
+        num_cpus=0.9,
+        num_gpus=args.gpus or None,
+        batch_size=16,
+    )  # fmt: skip
+    count, failed = 0, 0
+    for row in done.iter_rows():
+        count += 1
+        if row["problem"]:
+            failed += 1
+            print(f"{row['path']}: {row['problem']}", file=sys.stderr)
+    print(f"{count - failed} of {count} masks are in {args.output}")
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
