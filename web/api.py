@@ -23,7 +23,7 @@ from src.pictures.render import MARGIN, MODES, encode
 
 from .arrival import Application, Arrivals, Refused, refusal
 from .cors import Cors
-from .networks import Networks
+from .networks import MOST_PARTS, Networks
 
 _FORM = 10_000  # bytes of a form beside its image
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # curl's default
@@ -34,7 +34,7 @@ _BACKGROUND = {"type": "string", "anyOf": [_COLOURS, {"pattern": "^#([0-9a-fA-F]
 
 
 class Wanted(BaseModel, extra="forbid"):
-    """The result that is asked for, by the fields of a Style; file format and weights."""
+    """The result that is asked for, by the fields of a Style; detail, file format and weights."""
 
     mode: Annotated[str, WithJsonSchema({"type": "string", "enum": list(MODES)})] = "mask"
     background: Annotated[str | None, WithJsonSchema(_BACKGROUND)] = Field(
@@ -44,6 +44,9 @@ class Wanted(BaseModel, extra="forbid"):
         float | None, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
     ] = Field(None, description="pixels are object where the map is at least this")
     refine: bool = Field(False, description="put edges where the image has them")
+    detail: int = Field(
+        0, ge=0, le=MOST_PARTS, description="parts of the image, at most, that are looked at again"
+    )
     invert: bool = Field(False, description="keep what is not the object")
     crop: bool = Field(False, description="to the box around the object")
     margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": MARGIN})] = Field(
@@ -192,9 +195,10 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
     if not body:
         raise UserError("not an image, but nothing; send its file as the body, or in a form")
-    fields = wanted.model_dump(exclude={"format", "weights", "background"})
+    fields = wanted.model_dump(exclude={"format", "weights", "background", "detail"})
     style = Style(**fields, background=background or "white")
-    result = networks.result(read_image(io.BytesIO(body)), wanted.weights, style)
+    image = read_image(io.BytesIO(body))
+    result = networks.result(image, wanted.weights, style, wanted.detail)
     file = io.BytesIO()
     encode(result, file, f".{format}")
     return file.getvalue()

@@ -7,7 +7,10 @@ from typing import Any
 from PIL import Image
 
 from src import Predictor, Style, UserError, render
+from src.inference.detail import look_closer
 from src.inference.sizes import Size
+
+MOST_PARTS = 12  # that a request may have looked at again: each takes as long as the image
 
 
 class Networks:
@@ -29,12 +32,20 @@ class Networks:
         names = {"network": self.names[0], "networks": self.names}
         return {**names, "device": device, "precision": precision}
 
-    def result(self, image: Image.Image, name: str | None, style: Style) -> Image.Image:
-        """What ``style`` makes of an upright image.
+    def result(
+        self, image: Image.Image, name: str | None, style: Style, detail: int = 0
+    ) -> Image.Image:
+        """What ``style`` makes of an upright image, of which ``detail`` parts are looked at again.
 
         Raises:
             UserError: there is no network of that name, or it cannot give such results.
         """
         if name and name not in self.by_name:
             raise UserError(f"weights={name}: choose one of {', '.join(self.names)}")
-        return render(image, self.by_name[name or self.names[0]].map(image), style)
+        predictor = self.by_name[name or self.names[0]]
+        if detail and predictor.classes:
+            raise UserError("is for one map of an object, not for classes", "detail", detail)
+        saliency = predictor.map(image)
+        if detail:
+            saliency = look_closer(predictor, image, saliency, detail)
+        return render(image, saliency, style)

@@ -9,6 +9,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from helpers.data import ROOT, make_scene
 from helpers.processes import PATIENCE
 from helpers.server import ORIGIN, photo
 from PIL import Image
@@ -36,6 +37,22 @@ def test_answers_are_the_librarys(server):
         assert found.mode == expected.mode and np.array_equal(found, expected)
     other = server.post(photo(), "weights=u2net_lite")[1]
     assert other != server.post(photo(), "weights=net")[1]
+
+
+def test_a_second_look(server):
+    """As the library's, of the parameter's number of parts."""
+    picture = Image.fromarray(make_scene(3, 90, 60)[0]).resize((540, 360), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    weights = ROOT / "weights/u2net_lite.safetensors"
+    for parts in (0, 12):
+        status, body = server.post(file.getvalue(), f"weights=u2net_lite&detail={parts}")
+        assert status == 200, body
+        maps = [
+            Predictor(weights, 64, "cpu", "off", detail=n)(picture) for n in (parts, 12 - parts)
+        ]
+        found = np.array(Image.open(io.BytesIO(body)))
+        assert np.array_equal(found, maps[0]) and not np.array_equal(found, maps[1])
 
 
 def test_what_an_image_says_of_itself(server):
@@ -77,6 +94,8 @@ def test_media_type(server, form, kind):
         (photo(), "format=jpg&mode=cutout", 409, "format=jpg"),
         (photo(), "size=0", 400, "size=0"),
         (photo(), "size=much", 422, "size"),
+        (photo(), "detail=13", 422, "detail: Input should be less than or equal to 12"),
+        (photo(), "detail=-1", 422, "detail: "),
         (photo(), "tresh=0.5", 422, "tresh"),
         (photo(), "size=1&size=2", 409, "size: given twice"),
         (photo(), "weights=%00", 400, "choose one of"),
