@@ -243,4 +243,8 @@ def from_array(array: np.ndarray) -> Image.Image:
 
 def to_grey(saliency: np.ndarray) -> Image.Image:
     """A map H×W in [0, 1] to an image of mode L, rounded."""
-    return Image.fromarray((saliency * 255).round().astype(np.uint8))
+    grey = np.empty(saliency.shape, np.uint8)
+    for start in range(0, len(saliency), 256):  # of 100 megapixels, all at once would take 1 GB
+        rows = saliency[start : start + 256] * 255
+        grey[start : start + 256] = rows.round(out=rows)
+    return Image.fromarray(grey)

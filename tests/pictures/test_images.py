@@ -14,7 +14,14 @@ from PIL import Image
 from src import UserError
 from src.inference.preprocess import resize_input
 from src.pictures.formats import DECODERS, IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from src.pictures.images import count_frames, open_image, oriented_size, to_8_bits, to_rgb
+from src.pictures.images import (
+    count_frames,
+    open_image,
+    oriented_size,
+    to_8_bits,
+    to_grey,
+    to_rgb,
+)
 
 PICTURE = Image.fromarray(make_scene(3, 64, 48)[0]).resize((128, 96))
 
@@ -159,3 +166,13 @@ def test_a_program_keeps_its_own_limit():
     script += "print(Image.MAX_IMAGE_PIXELS)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "None\n", done.stderr
+
+
+def test_maps_become_grey_in_strips():
+    """As all at once: rounded, halves to even."""
+    saliency = np.random.default_rng(0).random((600, 30), np.float32)
+    saliency[299] = np.arange(30) / 510
+    whole = (saliency * 255).round().astype(np.uint8)
+    assert np.array_equal(to_grey(saliency), whole)
+    assert np.array_equal(to_grey(saliency[::-1, ::2]), whole[::-1, ::2])
+    assert to_grey(np.zeros((1, 1))).getpixel((0, 0)) == 0
