@@ -155,6 +155,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"{cli.flag(name)} and {cli.flag(other)} do not go together")
     if args.int8 != bool(args.calibrate):
         parser.error("--int8 and --calibrate DIR go together")
+    if args.allow_loss is not None and not args.int8:
+        parser.error("--allow-loss goes with --int8")
+    args.allow_loss = LIMIT if args.allow_loss is None else args.allow_loss
     try:
         check_values(args)
     except UserError as error:
@@ -198,8 +201,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--half-weights", action="store_true", help=text)
     add("--int8", action="store_true", help="onnx, litert: in 8-bit integers, with --calibrate")
     add("--calibrate", type=Path, metavar="DIR", help="int8: a folder of images, at least 5")
-    text = "int8: how far its maps may be from the network's, in the mean over pixels in 0 … 1"
-    add("--allow-loss", type=cli.fraction, default=LIMIT, metavar="X", help=text)
+    text = (
+        "int8: how far its maps may be from the network's, in the mean over pixels in 0 … 1 "
+        f"(default: {LIMIT})"
+    )
+    add("--allow-loss", type=cli.fraction, metavar="X", help=text)
     text = "onnx: for one image of --img-size alone, as OpenCV's dnn, TensorRT and NPUs want it"
     add("--static", action="store_true", help=text)
     text = (

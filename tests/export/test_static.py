@@ -110,6 +110,7 @@ def test_opsets_that_cannot_be(model, tmp_path, opset, monkeypatch):
         (["--output", "x.pt2", "--static"], "--static goes with --format onnx"),
         (["--output", "x.tflite", "--opset", "12"], "--opset goes with --format onnx"),
         (["--output", "x.onnx", "--opset", "0"], "--opset"),
+        (["--output", "x.onnx", "--allow-loss", "0"], "--allow-loss goes with --int8"),
         (["--output", "x.onnx", "--opset", "10"], "--opset 10: must be from 11 to"),
         (["--output", "x.onnx", "--static", "--img-size", "auto"], "--img-size auto: the file is"),
         (["--output", "x.onnx", "--preset", "rembg", "--img-size", "64x32"], "--img-size 64x32:"),
