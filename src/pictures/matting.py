@@ -18,7 +18,7 @@ _STRIP = 1 << 19  # pixels that are worked on at once at full size
 _VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
 _ANY = [0] + [255] * 255  # alpha: 255 where it is not 0
 _REACH = 2  # pixels by which colours go on under what is transparent
-_FREEDOM = (1e-3, 1.2)  # of colours to move alpha away from a map that is sure, or unsure
+_FREEDOM = (0.06, 1.2)  # of colours to move alpha away from a map that is sure, or unsure
 _PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
 

@@ -242,8 +242,9 @@ def test_refined_ground_stays_empty(dark):
     image = Image.fromarray((grey[..., None] * (0.9, 1, 0.5)).round().astype(np.uint8))
     seen = (0.5 - 0.5 * np.tanh(away / 2.4)).astype(np.float32)  # as soft as a map of 320² is
     refined = refine(image, seen)
-    assert refined[away > 7].max() < 4 / 255, "specks"
-    assert refined[away < -7].min() > 251 / 255, "holes"
+    # Where colours count alike everywhere, specks are up to .58, and .0004 and .0008 on average.
+    assert refined[away > 7].max() < 0.12 and refined[away > 7].mean() < 1e-4, "specks"
+    assert refined[away < -7].min() > 0.97, "holes"  # .91 there
     assert np.abs(refined - true).mean() < 0.8 * np.abs(seen - true).mean()
 
 
