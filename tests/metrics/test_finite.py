@@ -48,7 +48,7 @@ def test_a_network_that_overflows(call, data, metrics):
 class OneImageOverflows:
     """Stands for a predictor whose network overflows for the second of four images."""
 
-    device, origin, channel = torch.device("cpu"), "stub", 0
+    device, origin, channel, detail = torch.device("cpu"), "stub", 0, 0
     model = SimpleNamespace(config=SimpleNamespace(out_ch=1))
 
     def __init__(self, images):

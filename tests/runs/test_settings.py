@@ -155,7 +155,7 @@ def test_a_range_is_a_stage():
         ("--img-size 64-128 --crop-size 72", "--crop-size 72: larger than the image; at most"),
         ("--img-size 64-128 --crop-size 96-64", "--crop-size: '96-64' is not a range"),
         ("--img-size 64-128 --crop-size 8/10", "--crop-size: '8/10' is not an integer"),
-        ("--img-size 64-128 --crop-size 64 96", "--crop-size: expected 1 values, got 2"),
+        ("--img-size 64-128 --crop-size 64 96", "--crop-size: expected 1 value, got 2"),
         ("--img-size 64-96 128-160 --epochs 1", "--epochs 1: each size needs an epoch of its own"),
     ],
 )

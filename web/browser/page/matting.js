@@ -5,6 +5,7 @@ export const COLOUR_SIDE = 512; // colours far from the edge are estimated at th
 export const REFINE_SIDE = 1024;
 export const RADII = [6, 2, 1]; // of the windows that follow at the image's own size
 const PRIOR = 0.003; // weight of the map beside colours
+const FREEDOM = [0.06, 1.2]; // of colours to move alpha away from a map that is sure, or unsure
 
 export const isMixed = (alpha) => alpha >= 0.5 / 255 && alpha < 1;
 const clamp = (value, low = 0, high = 1) => (value < low ? low : value > high ? high : value);
@@ -106,7 +107,8 @@ export function localColours(pixels, prior, width, height) {
     const of = (planes, i) => [planes[0][i], planes[1][i], planes[2][i]];
     for (let i = 0; i < prior.length; i++) {
       const little = clamp(near.amount[i] / 0.01, 0.3) * clamp(behind.amount[i] / 0.05, 1e-3);
-      doubt[i] = (PRIOR + near.variance[i] + behind.variance[i]) / little;
+      const freedom = clamp((10 * prior[i] * (1 - prior[i])) ** 2, ...FREEDOM);
+      doubt[i] = (PRIOR + near.variance[i] + behind.variance[i]) / (little * freedom);
       if (!band[i]) continue;
       next[i] = placeBetween(of(pixels, i), of(near.mean, i), of(behind.mean, i), prior[i], doubt[i]);
     }
