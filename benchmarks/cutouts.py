@@ -5,7 +5,8 @@
 
 Drawn strands of known alpha and colour lie before another picture (all of scikit-image's, free of
 rights). Colours are estimated from the true alpha, and from one blurred as a network's; edges from
-a map of 320² that is blurred by one of its pixels. Needs pymatting, scikit-image and OpenCV.
+a map of 320² that is blurred by one of its pixels. Needs scikit-image, OpenCV and
+`pip install pymatting`.
 """
 
 import argparse
