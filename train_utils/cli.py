@@ -291,7 +291,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
             memory = "GPU memory" if on_gpu else "memory"
             advice = "lower {img_size}, or, to train, {batch_size} (and raise {accum})"
             return UserError(f"out of {memory}", advice=advice).describe(flag), 2
-        case RuntimeError() if first_line.startswith("DataLoader worker (pid"):
+        case RuntimeError() if first_line.startswith("DataLoader worker "):
             advice = "lower {workers}; continue a training with {resume} auto"
             return UserError(f"{first_line}: out of memory?", advice=advice).describe(flag), 1
     return "", 1

@@ -1,6 +1,7 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers.data import make_pairs, truncate_file
 
 from my_dataset import Pair, SegmentationDataset, find_pairs, load_pair
 from src import UserError
+from train_utils import cli
 from train_utils.data import loaders
 from train_utils.data.masks import mask_reader
 from transforms import EvalPreset, Growing, TrainPreset, Varying
@@ -228,3 +230,20 @@ def test_tolerant_loaders_gather_errors(torn, workers):
     assert [indices for *_, indices in loader] == [[i] for i in (0, 1, 3, 4, 5, 6)]
     assert [(index, type(error)) for index, error in loader.errors.items()] == [(2, UserError)]
     assert loader.dataset is data and len(loader) == 7 and loader.batch_size == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_worker_that_dies_while_it_hands_over(pairs, error, monkeypatch, capsys):
+    """Is told as one that dies at any other moment: status 1, what to do, no traceback."""
+
+    def torn(_):
+        raise error
+
+    data = SegmentationDataset(pairs, EvalPreset(32))
+    loader = loaders.eval_loader(data, 2, 0)
+    monkeypatch.setattr(type(loader._batches), "__iter__", lambda _: map(torn, [0]))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the tests' own process
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: len(list(loader)))
+    told = capsys.readouterr().err
+    assert left.value.code == 1 and "--workers" in told and "--resume auto" in told

@@ -163,10 +163,14 @@ class Loader(Generic[ItemsT]):
         return self._checked(iter(self._batches))  # workers start here, not at the first batch
 
     def _checked(self, batches: Iterator[tuple[Any, dict[int, UserError]]]) -> Iterator[Any]:
-        for batch, errors in batches:
-            self.report(errors)
-            if batch is not None:
-                yield batch
+        try:
+            for batch, errors in batches:
+                self.report(errors)
+                if batch is not None:
+                    yield batch
+        except (ConnectionError, EOFError) as error:
+            # Killed while it handed over a batch, which torch does not tell as it does otherwise.
+            raise RuntimeError(f"DataLoader worker has gone ({type(error).__name__})") from error
 
     def report(self, errors: dict[int, UserError]) -> None:
         """Add errors to ``errors``, or raise the first one where that is wanted."""
