@@ -122,7 +122,7 @@ def our_training(
 ) -> Callable[[], object]:
     """A step as train.py takes it, with --compile if so wanted."""
     trainer = make_trainer(model.train(), pictures.device, compiled)
-    return lambda: trainer.step([(pictures, masks, None)])
+    return lambda: trainer.step([(pictures, masks, torch.arange(len(pictures)))])
 
 
 def tutorial_inference(model: nn.Module, pictures: Tensor, _: Tensor) -> Callable[[], object]:

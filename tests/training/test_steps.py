@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.data import SMALL
 
+from benchmarks import train_step
 from src import build_model
 from train_utils.training import optim
 from train_utils.training.losses import DeepSupervision
@@ -221,3 +222,15 @@ def test_statistics_that_are_not_finite_though_loss_and_gradient_are():
     assert trainer.bad_steps == 1 and trainer.is_finite()
     norm.running_var.fill_(torch.inf)
     assert not trainer.is_finite()
+
+
+def test_benchmarked_steps():
+    """What the benchmark takes for our step is one, and the tutorials' too."""
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    masks = torch.ones(2, 1, 32, 32, dtype=torch.uint8)
+    for make in (train_step.our_step, train_step.tutorial_step):
+        model = build_model(SMALL).train()
+        before = [parameter.clone() for parameter in model.parameters()]
+        make(model, images, masks)()
+        pairs = zip(before, model.parameters(), strict=True)
+        assert not any(torch.equal(old, new) for old, new in pairs if new.ndim == 4)
