@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.data import make_duts
 
+import predict
 from src import build_model, save_model
 from train_utils import cli
 
@@ -44,3 +45,11 @@ def call(capsys):
         return left.value.code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def run(weights, call):
+    """``run(*argv)`` → exit status, stdout, stderr of predict.py; on small inputs, in float32."""
+    return lambda *argv: call(
+        predict.main, *argv, "--weights", weights, "--img-size", 32, "--amp", "off"
+    )

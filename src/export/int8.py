@@ -95,30 +95,30 @@ def export_int8(
         return Predictor(quantised)
 
     check_opset(opset, integers=True)
-    choose_images(calibrate)
+    images = choose_images(calibrate)
     require_onnx()  # refused before anything takes time
-    return measure_int8(model, path, calibrate, allow_loss, quantise)
+    return measure_int8(model, path, images, allow_loss, quantise)
 
 
 def measure_int8(
     model: Network,
     path: str | Path,
-    calibrate: str | Path,
+    images: Sequence[Path],
     allow_loss: float,
     quantise: Callable[[Path, "CalibrationInputs"], Maps],
 ) -> Loss:
     """Write a file that ``quantise`` makes, if its maps are near the float32 network's.
 
     Args:
-        model, path, calibrate, allow_loss: see :func:`export_int8`.
+        model, path, allow_loss: see :func:`export_int8`.
+        images: of :func:`choose_images`.
         quantise: writes the file to a path, calibrated with these inputs, and gives what computes
             its maps.
 
     Returns, Raises: see :func:`export_int8`.
     """
-    images = choose_images(calibrate)
     predictor = Predictor(model, device="cpu", amp="off")
-    held_out = _hold_out(predictor, images, calibrate)
+    held_out = _hold_out(predictor, images)
     calibration = [image for image in images if image not in held_out]
     with tempfile.TemporaryDirectory() as temporary, atomic_path(path) as target:
         quantised = Path(temporary) / f"int8{Path(path).suffix}"
@@ -169,9 +169,7 @@ def choose_images(folder: str | Path) -> list[Path]:
     return sorted(distinct.values())
 
 
-def _hold_out(
-    predictor: Predictor, images: Sequence[Path], folder: str | Path
-) -> dict[Path, Tensor]:
+def _hold_out(predictor: Predictor, images: Sequence[Path]) -> dict[Path, Tensor]:
     """Every fifth image and its maps; in place of one whose maps are the same everywhere, another.
 
     Raises:
@@ -190,7 +188,7 @@ def _hold_out(
             f"the network sees something in {len(found)} of its {len(images)} images; on maps that "
             "are the same everywhere, nothing can be measured: give images such as it will see",
             "calibrate",
-            folder,
+            images[0].parent,
         )
     return found
 

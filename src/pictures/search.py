@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..words import counted
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 _HINTS = {  # of kinds that something can be done about; for argument names see UserError
@@ -84,7 +85,7 @@ class LeftOut:
 
 def _count(kind: str, count: int) -> str:
     head, of, rest = re.split("( of | without |$)", kind, maxsplit=1)
-    return f"{count} {head}{'s' if count > 1 else ''}{of}{rest}"
+    return f"{counted(count, head)}{of}{rest}"
 
 
 def describe_kind(path: "Path | os.DirEntry[str]") -> str:

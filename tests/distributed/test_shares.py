@@ -9,17 +9,9 @@ import pytest
 from helpers.data import make_scene, save_image
 from PIL import Image
 
-import predict
 from src import UserError
 from src.pictures.plan import Job, Jobs, check_targets, plan_images
 from train_utils.shares import Share
-
-
-@pytest.fixture
-def run(weights, call):
-    return lambda *argv: call(
-        predict.main, *argv, "--weights", weights, "--img-size", 32, "--amp", "off"
-    )
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_some_images_that_say_nothing(tmp_path):
         save_image(tmp_path / f"{i}.png", np.full((60, 80, 3), 40 * i, np.uint8))
         save_image(tmp_path / f"{i + 5}.png", make_scene(i)[0])
     images = sorted(tmp_path.iterdir())
-    held_out = src.export.int8._hold_out(predictor, images, tmp_path)
+    held_out = src.export.int8._hold_out(predictor, images)
     assert {path.name for path in held_out} == {"7.png", "5.png"}
 
 

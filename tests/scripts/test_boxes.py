@@ -32,13 +32,6 @@ RENDER = predict.render_with_box
 
 
 @pytest.fixture
-def run(weights, call):
-    return lambda *argv: call(
-        predict.main, *argv, "--weights", weights, "--img-size", 32, "--amp", "off"
-    )
-
-
-@pytest.fixture
 def album(tmp_path):
     """Two with an object, one of them on its side; one without; one torn; a comma in a name."""
     pixels = np.zeros((40, 60, 3), np.uint8)

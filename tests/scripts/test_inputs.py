@@ -21,14 +21,6 @@ ODD = os.fsdecode(b"caf\xe9")  # a name that is not UTF-8
 
 
 @pytest.fixture
-def run(weights, call):
-    """``run(*argv)`` → exit status, stdout, stderr; on small inputs, in float32."""
-    return lambda *argv: call(
-        predict.main, *argv, "--weights", weights, "--img-size", 32, "--amp", "off"
-    )
-
-
-@pytest.fixture
 def plan(monkeypatch, call):
     """``plan(*argv)`` → stderr of predict.py, which ends before anything is computed."""
 

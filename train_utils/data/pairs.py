@@ -13,8 +13,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.pictures.images import open_image, oriented_size
-from src.words import counted
-from src.words import first_ten as first_ten
+from src.words import counted, first_ten
 
 from .annotations import Drawing
 from .masks import MaskReader, read_mask

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from src.files import atomic_path, printable, save_json
-from src.words import counted
+from src.words import counted, first_ten
 
-from ..data.pairs import first_ten
 from .score import ScoreResult
 
 COLUMNS = {  # in the order of Qin et al. 2020, tables 3 and 4, then the field's other ones

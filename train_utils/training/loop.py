@@ -13,11 +13,10 @@ from typing import Any
 from tqdm import tqdm
 
 from src import UserError
-from src.words import counted
+from src.words import counted, first_ten
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
-from ..data.pairs import first_ten
 from ..distributed import gather, is_first, is_main, on_any_rank, sum_over_ranks
 from .checkpoint import save_checkpoint
 from .records import Progress, Records, mean_losses

@@ -108,7 +108,7 @@ def export_litert_int8(
         0.001
     """
     fixed_shape(model)
-    choose_images(calibrate)
+    images = choose_images(calibrate)
     import_converter()  # refused before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
@@ -117,7 +117,7 @@ def export_litert_int8(
         quantised.write_bytes(content)
         return _Maps(content, model)
 
-    return measure_int8(model, path, calibrate, allow_loss, quantise)._replace(calibrated=0)
+    return measure_int8(model, path, images, allow_loss, quantise)._replace(calibrated=0)
 
 
 class _Maps:

@@ -5,9 +5,9 @@ from pathlib import Path
 from src.errors import UserError
 from src.pictures.images import list_images
 from src.pictures.search import LeftOut, search_folder
-from src.words import counted
+from src.words import counted, first_ten
 
-from ..pairs import Inventory, first_ten, most_frequent_naming
+from ..pairs import Inventory, most_frequent_naming
 
 DUTS = {"train": "DUTS-TR", "test": "DUTS-TE"}
 _IMAGES = ("images", "image", "imgs", "img", "im", "jpegimages", "dut-omron-image")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.pictures.formats import IMAGE_SUFFIXES
+from src.words import first_ten
 
-from ..pairs import Inventory, first_ten
+from ..pairs import Inventory
 
 LISTED = ("train", "val", "test")  # NAME.txt; an image in two lists belongs to the later split
 

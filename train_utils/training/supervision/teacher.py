@@ -11,9 +11,9 @@ from src import Network, Predictor, UserError
 from src.device import amp_name
 from src.inference.preprocess import resize_input, resize_map
 from src.pictures.images import list_images, open_image, oriented_size
-from src.words import counted
+from src.words import counted, first_ten
 
-from ...data.pairs import FileId, Pair, file_id, first_ten
+from ...data.pairs import FileId, Pair, file_id
 
 
 class Teacher:
@@ -122,8 +122,8 @@ def unlabelled_pairs(
         reasons = (known, "trained on with masks, or held out"), (masks, "masks of the run")
         for others, reason in reasons:
             if count := sum(key in others for key in left):
-                verb = "are" if count > 1 else "is"
-                notes.append(f"{folder}: {count} of its images {verb} {reason}: left out here")
+                what = counted(count, "of its images is", "of its images are")
+                notes.append(f"{folder}: {what} {reason}: left out here")
             left = {key: path for key, path in left.items() if key not in others}
         faults = _faults(left) if skip_invalid else {}
         if faults:
