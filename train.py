@@ -16,6 +16,7 @@ result.
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +25,8 @@ from src.device import keep_freed_memory, pick_device, pick_dtype
 from src.words import counted
 from train_utils import cli
 from train_utils.config import Settings
-from train_utils.data.loaders import EpochSampler, eval_loader, train_loader
+from train_utils.data.dataset import SegmentationDataset
+from train_utils.data.loaders import EpochSampler, Loader, eval_loader, train_loader
 from train_utils.distributed import is_main, launch_id, process_group, rank
 from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
@@ -39,8 +41,55 @@ def parse_args(argv: list[str] | None = None, doc: str | None = __doc__) -> Sett
     return cli.parse_settings(argv, doc)
 
 
+class Run(NamedTuple):
+    """What a run needs, before its first step."""
+
+    settings: Settings
+    trainer: Trainer
+    train: Loader[SegmentationDataset]
+    test: Loader[SegmentationDataset]
+    folder: Path
+    resume: Path | None  # the checkpoint to continue from
+
+
 def train(settings: Settings) -> int:
     """The whole run; returns the exit status."""
+    run = _prepare(settings)
+    settings, trainer, folder = run.settings, run.trainer, run.folder
+    build.claim(folder, run.resume)
+    task = Task(settings.num_classes, settings.ignore_index, settings.soft_cut)
+    if is_main():
+        _announce(settings, trainer, folder, run.resume)
+    try:
+        fit(
+            trainer,
+            run.train,
+            run.test,
+            folder,
+            epochs=settings.epochs,
+            accum=settings.accum,
+            eval_interval=settings.eval_interval,
+            save_every=settings.save_every,
+            keep=settings.keep,
+            task=task,
+            patience=settings.patience,
+            trackers=settings.tracker,
+        )
+    except Interrupted as interrupted:
+        if is_main():
+            last = folder / "last.pt"
+            print(f"Stopped; continue with the same flags and --resume {last}", flush=True)
+        return 128 + interrupted.args[0]
+    except Diverged as error:
+        raise UserError(f"{error}. {_advice(folder)}") from None
+    if is_main() and trainer.best:
+        scores = ", ".join(f"{name} {trainer.best[name]:.4f}" for name in task.shown)
+        print(f"best {scores} after epoch {trainer.best['epoch']}: {folder / 'best.pt'}")
+    return 0
+
+
+def _prepare(settings: Settings) -> Run:
+    """Make what a run needs, and tell what is wrong with it before anything is written."""
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
@@ -95,39 +144,7 @@ def train(settings: Settings) -> int:
     )
     if state and resume:
         build.restore(settings, trainer, state, resume, steps=steps, starts=starts)
-        del state  # more than twice the network, which the run has no more use for
-
-    # Train.
-    build.claim(folder, resume)
-    task = Task(settings.num_classes, settings.ignore_index, settings.soft_cut)
-    if is_main():
-        _announce(settings, trainer, folder, resume)
-    try:
-        fit(
-            trainer,
-            train_batches,
-            test_batches,
-            folder,
-            epochs=settings.epochs,
-            accum=settings.accum,
-            eval_interval=settings.eval_interval,
-            save_every=settings.save_every,
-            keep=settings.keep,
-            task=task,
-            patience=settings.patience,
-            trackers=settings.tracker,
-        )
-    except Interrupted as interrupted:
-        if is_main():
-            last = folder / "last.pt"
-            print(f"Stopped; continue with the same flags and --resume {last}", flush=True)
-        return 128 + interrupted.args[0]
-    except Diverged as error:
-        raise UserError(f"{error}. {_advice(folder)}") from None
-    if is_main() and trainer.best:
-        scores = ", ".join(f"{name} {trainer.best[name]:.4f}" for name in task.shown)
-        print(f"best {scores} after epoch {trainer.best['epoch']}: {folder / 'best.pt'}")
-    return 0
+    return Run(settings, trainer, train_batches, test_batches, folder, resume)
 
 
 def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path | None) -> None:

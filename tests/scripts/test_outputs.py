@@ -7,14 +7,14 @@ import os
 
 import pytest
 import torch
-from helpers.data import make_pairs, make_scene, save_image
+from helpers.data import SMALL, make_pairs, make_scene, make_varied_network, save_image
 
 import convert
 import export
 import predict
 import train
 import validation
-from src import load_model
+from src import load_model, save_model
 from src.files import utf8_path
 from train_utils import cli
 from train_utils.metrics import plots
@@ -111,9 +111,10 @@ def test_scores_of_names_that_are_not_utf_8(call, weights, tmp_path):
     assert plots._text(ODD) == "caf\\udce9\\$"
 
 
-def test_weights_in_names_that_are_not_utf_8(call, weights, tmp_path):
+def test_weights_in_names_that_are_not_utf_8(call, tmp_path):
     """Written and read in every format."""
-    folder = tmp_path / ODD
+    folder, weights = tmp_path / ODD, tmp_path / "small.pt"
+    save_model(make_varied_network(SMALL), weights)
     onnx, safetensors = folder / f"{ODD}.onnx", folder / f"{ODD}.safetensors"
     assert call(export.main, "--weights", weights, "--output", onnx)[0] == 0
     assert call(convert.main, onnx, safetensors)[0] == 0

@@ -245,7 +245,8 @@ def as_published(model, path, size):
     metadata; of classes as logits."""
     import onnx
 
-    export_onnx(model, path, sides=True)
+    model.img_size = size
+    export_onnx(model, path, sides=True, static=True)
     file = onnx.load(path)
     del file.metadata_props[:]
     graph, names = file.graph, {}
@@ -260,9 +261,6 @@ def as_published(model, path, size):
             values[:] = [names.get(name, name) for name in values]
     for value in (*graph.input, *graph.output):
         value.name = names[value.name]
-        shape = value.type.tensor_type.shape.dim
-        for axis, length in ((0, 1), (2, size), (3, size)):
-            shape[axis].dim_value = length
     del graph.value_info[:]
     onnx.save(file, path)
     return path.read_bytes()

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,6 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, with last.pt written.
         Diverged: too many bad steps in a row, or weights or scores that are not finite.
     """
-    sampler = train.sampler
     passed_over: set[int] = set()  # images that cannot be read
     begun = trainer.epoch < epochs and not trainer.has_stopped(patience)
     written = (
@@ -77,50 +76,26 @@ def fit(
         else nullcontext()
     )
     with _signals_caught() as caught, written as records:
+        keeper = _Keeper(trainer, folder, keep, save_every, caught)
         # First the encoder of masks, where features are to follow it.
-        if begun and trainer.mask_encoder and not trainer.mask_encoder.ready:
-            save = partial(_save_encoder, caught, trainer, folder, keep, save_every)
-            limit = epochs * -(-len(sampler) // accum)
-            encoder = trainer.mask_encoder
+        encoder = trainer.mask_encoder
+        if begun and encoder and not encoder.ready:
+            limit, check = epochs * -(-len(train.sampler) // accum), keeper.check_encoder
             fit_mask_encoder(
-                trainer, encoder, train, accum=accum, limit=limit, bad_steps=BAD_STEPS, check=save
+                trainer, encoder, train, accum=accum, limit=limit, bad_steps=BAD_STEPS, check=check
             )
-            _save(trainer, folder, keep)
+            keeper.save()
 
         while trainer.epoch < epochs and not trainer.has_stopped(patience):
-            # Start the epoch, or continue in the middle of it.
             trainer.train_mode()
-            sampler.epoch, sampler.start = trainer.epoch, trainer.batches_done
             if not trainer.batches_done:
                 trainer.sums.zero_()
-            batches = iter(train)
-            bar = Progress(trainer, len(sampler), epochs, records, trainer.loss_names)
+            bar = Progress(trainer, len(train.sampler), epochs, records, trainer.loss_names)
             with closing(bar) as progress:
-                while True:
-                    # Stop at a signal, before scoring too: a job's last seconds may not suffice.
-                    at_end = trainer.batches_done >= len(sampler)
-                    if stop := _received(caught, trainer, at_end):
-                        _save(trainer, folder, keep)
-                        raise Interrupted(stop)
-                    if at_end:
-                        break
+                _fit_epoch(trainer, train, accum, keeper, progress, passed_over)
+                speed = progress.speed()
 
-                    # Take one optimizer step on the next batches.
-                    group = list(islice(batches, accum))
-                    _name_passed_over(train, passed_over)
-                    step = trainer.step(group)
-
-                    # Report a step that was not finite; too many in a row end the run.
-                    if trainer.bad_steps and not step.taken:
-                        _report_bad_step(trainer, step, group, train.dataset)
-                    progress.advance(group)
-
-                    # Save in the middle of the epoch, every so many steps.
-                    due = save_every > 0 and trainer.updates % save_every == 0
-                    if due and trainer.batches_done < len(sampler):
-                        _save(trainer, folder, keep)
-
-            # Finish the epoch, and score the networks every so many; the best weights are kept.
+            # Count the epoch, and score the networks every so many; the best weights are kept.
             row = _finish_epoch(trainer, train, passed_over)
             if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
                 row |= evaluate_networks(trainer, test, folder, task, records)
@@ -128,31 +103,77 @@ def fit(
             # Log the epoch and save.
             if records:
                 records.epoch(row, trainer.updates)
-                tqdm.write(f"{_line(row, epochs, task)}, {progress.speed():.1f} images/s")
-            _save(trainer, folder, keep)
-            if trainer.epoch < epochs and trainer.has_stopped(patience):
-                _report_early_stop(trainer, task)
-            if trainer.epoch < epochs and (stop := _received(caught, trainer, True)):
-                raise Interrupted(stop)
+                tqdm.write(f"{_line(row, epochs, task)}, {speed:.1f} images/s")
+            keeper.save()
+            if trainer.epoch < epochs:
+                if trainer.has_stopped(patience):
+                    _report_early_stop(trainer, task)
+                keeper.stop_at_signal(now=True, saved=True)
 
 
-def _save_encoder(
-    caught: list[int],
+@dataclass
+class _Keeper:
+    """Writes the run's checkpoint where it is due, and where a signal ends the run."""
+
+    trainer: Trainer
+    folder: Path
+    keep: int  # checkpoints in the folder
+    every: int  # optimizer steps between checkpoints within an epoch; 0 for none
+    caught: list[int]  # signals that came
+
+    def save(self) -> None:
+        """Write last.pt."""
+        require_finite(self.trainer)
+        state = self.trainer.state_dict()  # of all ranks together
+        if is_main():
+            save_checkpoint(self.folder, state, self.keep)
+
+    def is_due(self, updates: int) -> bool:
+        """Whether a checkpoint follows the optimizer step of this number."""
+        return self.every > 0 and updates > 0 and updates % self.every == 0
+
+    def stop_at_signal(self, now: bool, saved: bool = False) -> None:
+        """Save, and raise Interrupted, where a signal came to any rank."""
+        if stop := _received(self.caught, self.trainer, now):
+            if not saved:
+                self.save()
+            raise Interrupted(stop)
+
+    def check_encoder(self, own: Trainer, at_end: bool) -> None:
+        """The same while ``own`` trains an encoder of masks."""
+        stop = _received(self.caught, own, at_end)
+        if (stop or at_end or self.is_due(own.updates)) and self.trainer.mask_encoder:
+            self.trainer.mask_encoder.training = own.state_dict()
+            self.save()
+        if stop:
+            raise Interrupted(stop)
+
+
+def _fit_epoch(
     trainer: Trainer,
-    folder: Path,
-    keep: int,
-    save_every: int,
-    own: Trainer,
-    at_end: bool,
+    train: Loader[SegmentationDataset],
+    accum: int,
+    keeper: _Keeper,
+    progress: Progress,
+    passed_over: set[int],
 ) -> None:
-    """While an encoder of masks is trained: save when it is due, and stop at a signal."""
-    stop = _received(caught, own, at_end)
-    due = save_every > 0 and own.updates > 0 and own.updates % save_every == 0
-    if (stop or due or at_end) and trainer.mask_encoder:
-        trainer.mask_encoder.training = own.state_dict()
-        _save(trainer, folder, keep)
-    if stop:
-        raise Interrupted(stop)
+    """Take an epoch's optimizer steps, from its start or from where a checkpoint left it."""
+    sampler = train.sampler
+    sampler.epoch, sampler.start = trainer.epoch, trainer.batches_done
+    batches = iter(train)
+    while trainer.batches_done < len(sampler):
+        keeper.stop_at_signal(now=False)
+        group = list(islice(batches, accum))
+        _name_passed_over(train, passed_over)
+        step = trainer.step(group)
+
+        # Report a step that was not finite; too many in a row end the run.
+        if trainer.bad_steps and not step.taken:
+            _report_bad_step(trainer, step, group, train.dataset)
+        progress.advance(group)
+        if keeper.is_due(trainer.updates) and trainer.batches_done < len(sampler):
+            keeper.save()
+    keeper.stop_at_signal(now=True)  # before scoring too: a job's last seconds may not suffice
 
 
 def _finish_epoch(
@@ -222,13 +243,6 @@ def _name_passed_over(train: Loader[SegmentationDataset], known: set[int]) -> No
         names = first_ten([error.args[0] for error in train.errors.values()])
         advice = "fix these files and continue with {resume} auto"
         raise UserError(f"{len(known)} of {count} images cannot be read: {names}", advice=advice)
-
-
-def _save(trainer: Trainer, folder: Path, keep: int) -> None:
-    require_finite(trainer)
-    state = trainer.state_dict()  # of all ranks together
-    if is_main():
-        save_checkpoint(folder, state, keep)
 
 
 def _report_bad_step(
