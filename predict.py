@@ -58,6 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_file_flags(parser)
     add_result_flags(parser)
     cli.add_device_flags(parser, workers=False)
+    cli.add_engine_flag(parser)
     args = parser.parse_args(argv)
     args.videos = any(map(is_video, args.input))
     args.output = args.output or (PIPE if PIPE in args.input else Path("predictions"))
@@ -327,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if piped and not is_main():
             return 0  # there is one image, and one stream
         what = args.weights, args.img_size, args.device, args.amp
-        predictor = Predictor(*what, args.preset, args.tta, args.detail)
+        predictor = Predictor(*what, args.preset, args.tta, args.detail, args.engine)
         if predictor.classes:
             check_classes(style, predictor.classes, bool(args.boxes))
         if is_main():

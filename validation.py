@@ -54,11 +54,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_score_flags(parser)
     _add_output_flags(parser)
     cli.add_device_flags(parser)
+    cli.add_engine_flag(parser)
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         args.weights = [SHIPPED]
     if args.detail and not args.weights:
         parser.error("--detail: maps are scored as they are; it goes with --weights")
+    if args.engine != "torch" and not args.weights:
+        parser.error("--engine: maps are scored as they are; it goes with --weights")
     if args.num_classes is None:
         args.num_classes = count_classes(args.classes, args.ignore_index) if args.classes else 2
     of_classes = args.num_classes != 2 or args.ignore_index is not None or args.classes
@@ -237,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
             device=args.device,
             amp=args.amp,
             detail=args.detail,
+            engine=args.engine,
         )
         jobs = make_jobs(data, sources, options)
         if is_main():

@@ -4,7 +4,8 @@ Runs as part of ``python -m benchmarks``. What takes part:
 
 - tutorial: the network as it is, eager, NCHW, float32, batch norm by itself;
 - ONNX Runtime and OpenVINO, where they are installed, on what export.py writes;
-- ours: Predictor, as predict.py and validation.py use it, from 8-bit pictures to maps.
+- ours: Predictor, as predict.py and validation.py use it, from 8-bit pictures to maps, and the same
+  with OpenVINO as its engine.
 """
 
 import importlib.util
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from src import Predictor, build_model, load_model
 from src.device import pick_device, pick_dtype
 from src.export.onnx import export_onnx
+from src.inference.openvino import ENGINES
 from src.inference.preprocess import normalize
 from src.weights.load import SHIPPED
 
@@ -84,8 +86,11 @@ def _ways(model: nn.Module, path: Path, pictures: Tensor) -> dict[tuple[str, str
     for precision in _precisions():
         if _installed("openvino"):
             runs["OpenVINO", precision] = _openvino(path, x, precision)
-        ours = Predictor(model, side, "cpu", "off" if precision == "fp32" else precision)
-        runs["ours", precision] = lambda ours=ours: ours.probabilities(pictures)
+        for engine in ENGINES if _installed("openvino") else ENGINES[:1]:
+            amp = "off" if precision == "fp32" else precision
+            ours = Predictor(model, side, "cpu", amp, engine=engine)
+            name = "ours" if engine == "torch" else "ours, OpenVINO engine"
+            runs[name, precision] = lambda ours=ours: ours.probabilities(pictures)
     return runs
 
 

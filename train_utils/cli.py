@@ -17,6 +17,7 @@ import torch
 from src import UserError
 from src.compat import is_compile_error
 from src.files import is_stream
+from src.inference.openvino import ENGINES
 from src.inference.sizes import Size, parse_size
 from src.networks.base import MIN_SIZE
 from src.weights.load import SHIPPED
@@ -161,6 +162,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
     """Where and how to compute; ``workers``: the script loads images in other processes."""
     _add_settings(parser, "device", ("device", "amp", "workers")[: 3 if workers else 2])
+
+
+def add_engine_flag(parser: argparse.ArgumentParser) -> None:
+    """What computes the maps."""
+    text = (
+        "what computes on a CPU: openvino (pip install openvino) is faster on many, with other "
+        "rounding, and takes some seconds more the first time it meets weights or a size"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="torch", help=text)
 
 
 def flag(parameter: str) -> str:

@@ -34,15 +34,21 @@ def prepare(
     Returns:
         The same network.
     """
-    model = model.fuse() if isinstance(model, Network) else model.eval()
-    model = model.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    model = fold(model, dtype).to(device).to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, RSU):
             module.in_place = True
-    if dtype != torch.float32:
-        _to_half(model, dtype)
     if device.type == "cpu" and has_onednn():
         _pack(model, sizes)
+    return model
+
+
+def fold(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network in eval mode, in place: batch norm folded, and rounded to ``dtype``."""
+    model = model.fuse() if isinstance(model, Network) else model.eval()
+    model.requires_grad_(False)
+    if dtype != torch.float32:
+        _to_half(model, dtype)
     return model
 
 

@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, TypeGuard, cast, overload
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from ..networks.base import Network
 from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
 from ..weights.load import load_model
-from ..weights.onnx import is_quantized, read_graph
 from .detail import look_closer
 from .fast import prepare
-from .int8 import OnnxBackend
+from .int8 import OnnxBackend, check_int8, is_int8
+from .openvino import CompiledBackend, OpenVINOBackend, check_engine
 from .preprocess import check_preset, pick_preset, to_levels
 from .sizes import Size, parse_size
 
@@ -71,6 +71,8 @@ class Predictor:
         tta: average each map with that of the mirrored image; takes twice the time.
         detail: how many parts of an image, at most, the network looks at again where its map is
             unsure, see :func:`~.detail.look_closer`; each takes as long as the image itself.
+        engine: what computes a network in floats: ``torch``, or ``openvino``, which is faster on
+            many CPUs, rounds otherwise, and takes seconds to begin with a network the first time.
 
     Raises:
         UserError: the file is no weights file, the network is not for RGB images, or a parameter
@@ -91,6 +93,7 @@ class Predictor:
         preset: str = "default",
         tta: bool = False,
         detail: int = 0,
+        engine: str = "torch",
     ) -> None:
         self._settings: dict[str, Any] = {
             "img_size": img_size,
@@ -99,12 +102,14 @@ class Predictor:
             "preset": preset,
             "tta": tta,
             "detail": detail,
+            "engine": engine,
         }
+        check_engine(engine, str(device))
         check_preset(preset, img_size, detail)  # before weights are fetched
-        if _is_int8(model):
+        if is_int8(model):
             source: nn.Module | OnnxBackend = OnnxBackend(model)
         else:
-            pick_dtype(amp, pick_device(str(device)))
+            pick_dtype(amp, pick_device("cpu" if engine == "openvino" else str(device)))
             source = _load(model)
         self._set_up(source, **self._settings)
 
@@ -117,30 +122,36 @@ class Predictor:
         preset: str,
         tta: bool,
         detail: int,
+        engine: str = "torch",
     ) -> None:
         """Make what computes of ``source``, which stays as it is."""
         self._source, self._forks = source, fork_count()
         self.preset, self.tta, self.detail = pick_preset(preset), tta, detail
         if isinstance(source, OnnxBackend):
-            _check_int8(device, amp)
+            check_int8(device, amp, engine)
             self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
             network: Backend = copy.copy(source)
         else:
-            self.device = pick_device(device)
+            self.device = pick_device("cpu" if engine == "openvino" else device)
             amp = "off" if amp == "auto" and self.preset.exact else amp
             self.dtype = pick_dtype(amp, self.device)
             self.precision = str(self.dtype).removeprefix("torch.")
             varying = img_size == "auto" or getattr(source, "input_size", None) == "auto"
             kept = 4 if varying else 1  # sizes
-            network = cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype, kept))
+            if engine == "openvino":
+                network = OpenVINOBackend(source, self.dtype)
+            else:
+                ready = prepare(copy.deepcopy(source), self.device, self.dtype, kept)
+                network = cast(Backend, ready)
         self.model = network  # it can no longer be trained or saved
+        self.engine: str = getattr(network, "runtime", "torch")
         config = network.config
         self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
         own = None if self.preset.exact else getattr(network, "input_size", None)
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
-        if isinstance(network, OnnxBackend):
+        if isinstance(network, CompiledBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:
             sizes = f"used at {side}² as by {preset}, trained at {network.img_size}²"
@@ -334,16 +345,3 @@ def _load(model: nn.Module | str | Path) -> nn.Module:
     if isinstance(model, nn.Module):
         return (model.plain() if isinstance(model, Network) else copy.deepcopy(model)).cpu()
     return load_model(model)
-
-
-def _is_int8(model: nn.Module | str | Path) -> TypeGuard[str | Path]:
-    if isinstance(model, nn.Module) or Path(model).suffix.lower() != ".onnx":
-        return False
-    return is_quantized(read_graph(model)[0])
-
-
-def _check_int8(device: str, amp: str) -> None:
-    if device not in ("auto", "cpu"):
-        raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)
-    if amp != "auto":
-        raise UserError("an int8 file has its own precision; leave it at auto", "amp", amp)

@@ -26,7 +26,7 @@ import convert
 import export
 import predict
 import src.export.int8
-import src.inference.int8
+import src.inference.openvino
 import validation
 from src import Predictor, UserError, build_model, load_model, save_model
 from src.export.int8 import export_int8
@@ -311,7 +311,7 @@ def test_files_of_others(made, tmp_path):
 
 
 def test_without_openvino(made, monkeypatch):
-    monkeypatch.setattr(src.inference.int8, "find_spec", lambda name: None)
+    monkeypatch.setattr(src.inference.openvino, "find_spec", lambda name: None)
     assert "onnxruntime" in Predictor(made[1]).origin
 
 

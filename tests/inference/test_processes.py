@@ -15,7 +15,7 @@ from helpers.data import ROOT, SMALL, make_pairs, make_scene, make_varied_networ
 
 from src import Predictor, UserError, save_model
 from src.export.int8 import export_int8
-from src.inference import int8
+from src.inference import openvino
 from src.inference.int8 import OnnxBackend
 from src.weights import named
 
@@ -97,8 +97,8 @@ import numpy as np, torch
 from src import Predictor
 path, runtime, begin = sys.argv[1:4]
 if runtime == "onnxruntime":
-    import src.inference.int8
-    src.inference.int8.find_spec = lambda name: None
+    import src.inference.openvino
+    src.inference.openvino.find_spec = lambda name: None
 torch.set_num_threads(2)
 image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 predict = Predictor(path, 320, "cpu")
@@ -181,7 +181,7 @@ def test_a_gpu_after_a_fork(files, monkeypatch):
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
 def test_openvino_after_a_fork(files, monkeypatch):
     """It hangs there, once its parent has used it: the other runtime, or an error that says so."""
-    monkeypatch.setattr("src.inference.int8._Process.lost_openvino", True)
+    monkeypatch.setattr("src.inference.openvino._Process.lost_openvino", True)
     assert "onnxruntime" in Predictor(files["int8"]).origin
     with pytest.raises(UserError, match="OpenVINO cannot run in a process forked"):
         OnnxBackend(files["int8"], "openvino")(torch.zeros(1, 3, 64, 64))
@@ -190,4 +190,4 @@ def test_openvino_after_a_fork(files, monkeypatch):
 def test_one_cache_folder(monkeypatch, tmp_path):
     """Compiled networks lie where published weights do, wherever the environment wants them."""
     monkeypatch.setenv(named.CACHE, str(tmp_path / "kept"))
-    assert int8._cache() == named.cache_folder() == tmp_path / "kept"
+    assert openvino.kept_folder() == named.cache_folder() == tmp_path / "kept"

@@ -176,6 +176,7 @@ def _json_row(result: ScoreResult) -> dict[str, Any]:
         row["network"] = predictor.model.config.name
         row["img_size"] = predictor.img_size
         row["precision"] = predictor.precision
+        row["engine"] = predictor.engine
         row["detail"] = predictor.detail
     if options.classes:
         row["num_classes"] = options.classes

@@ -125,6 +125,7 @@ def find_sources(
     device: str = "auto",
     amp: str = "auto",
     detail: int = 0,
+    engine: str = "torch",
 ) -> list[Source]:
     """Load every network, and label all sources.
 
@@ -132,7 +133,7 @@ def find_sources(
         weights: files of networks.
         pred_dirs: folders of maps.
         semantic: networks may have several maps.
-        img_size, device, amp, detail: as :class:`~src.Predictor` takes them.
+        img_size, device, amp, detail, engine: as :class:`~src.Predictor` takes them.
 
     Returns:
         The networks, then the folders.
@@ -143,7 +144,8 @@ def find_sources(
     paths = [*weights, *pred_dirs]
     predictors: list[Predictor | None] = [None] * len(paths)
     for i, path in enumerate(weights):
-        predictors[i] = predictor = Predictor(path, img_size, device, amp, detail=detail)
+        predictor = Predictor(path, img_size, device, amp, detail=detail, engine=engine)
+        predictors[i] = predictor
         if not semantic:
             require_one_map(predictor, path)
     return list(map(Source, unique_labels(paths), paths, predictors))
