@@ -231,7 +231,9 @@ def predict_images(
         return math.prod(oriented_size(job.source)) if job.source.is_file() else 0
 
     def write(job: Job, image: Image.Image, saliency: np.ndarray) -> Box | None:
-        result, box = render_with_box(image, saliency, style)
+        owned = [saliency]  # without a name here, it is freed as soon as it is not needed
+        del saliency
+        result, box = render_with_box(image, owned.pop(), style, reuse=True)
         with atomic_path(job.target) as temporary:
             encode(result, temporary, result_format(job.target, args.format))
         return box
@@ -284,7 +286,7 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
     """One image, from standard input or to standard output."""
     try:
         image = load_image(job)
-        result, box = render_with_box(image, predictor.map(image), style)
+        result, box = render_with_box(image, predictor.map(image), style, reuse=True)
     except UserError as error:
         name = "standard input" if job.source == PIPE else str(job.source)
         about = "" if name in error.args[0] else f"{name}: "

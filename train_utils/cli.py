@@ -16,6 +16,7 @@ import torch
 
 from src import UserError
 from src.compat import is_compile_error
+from src.device import end_at_once
 from src.files import is_stream
 from src.inference.openvino import ENGINES
 from src.inference.sizes import Size, parse_size
@@ -198,6 +199,7 @@ def file_named(*suffixes: str, streams: bool = False) -> Callable[[str], Path]:
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
     _open_streams()
+    end_at_once()
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..pictures.images import to_8_bits
+from ..pictures.images import shrink, to_8_bits
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -57,8 +57,7 @@ def look_closer(
 
 def _find_unsure(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Which pixels of the map at this size are unsure, or hold part of an outline: H×W bool."""
-    small = Image.fromarray(saliency).resize(size[::-1], Image.Resampling.BOX)
-    levels = torch.from_numpy(np.array(small))[None, None]
+    levels = torch.from_numpy(shrink(saliency, size[::-1]))[None, None]
     highest = F.max_pool2d(levels, 3, 1, 1)[0, 0]
     lowest = -F.max_pool2d(-levels, 3, 1, 1)[0, 0]
     between = (levels[0, 0] > 0.1) & (levels[0, 0] < 0.9)
@@ -134,8 +133,7 @@ def _blend(saliency: np.ndarray, found: Tensor, box: Box, step: float) -> None:
     left, top, right, bottom = box
     part = saliency[top:bottom, left:right]
     height, width = found.shape
-    before = Image.fromarray(part).resize((width, height), Image.Resampling.BOX)
-    base = torch.from_numpy(np.array(before))
+    base = torch.from_numpy(shrink(part, (width, height)))
     radius = max(1, round(step * width / (right - left)))  # a pixel before, in pixels of this part
     weight = _weigh(base, found, radius) * _feather(box, saliency.shape, (height, width))
     layers = [Image.fromarray(layer.numpy()) for layer in (found, weight)]

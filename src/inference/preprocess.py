@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..networks.base import MIN_SIZE
 from ..networks.config import MEAN, STD, Preprocessing
-from ..pictures.images import to_rgb
+from ..pictures.images import strips, to_8_bits, to_rgb
 from .sizes import Size, parse_size
 
 
@@ -137,7 +137,14 @@ class Preset:
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
         """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
-        return resize_input(to_tensor(to_rgb(image)), size)
+        image = to_8_bits(image)  # of which strips would each be scaled by their own maximum
+        # torch resizes the width first, so strips of rows give what the whole image does.
+        narrow = [
+            resize_input(to_tensor(to_rgb(image.crop(box))), (box[3] - box[1], size[1]))
+            for box in strips(image.size)
+        ]
+        rows = torch.cat([strip.permute(1, 2, 0) for strip in narrow])  # in Pillow's memory order
+        return resize_input(rows.permute(2, 0, 1), size)
 
     def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """As :meth:`prepare`, of N×3×H×W uint8 RGB, on the same device."""
@@ -175,7 +182,8 @@ class Rembg(Preset):
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
         """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
-        return to_tensor(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return to_tensor(rgb.resize(size[::-1], Image.Resampling.LANCZOS))
 
     def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """As :meth:`prepare`, one by one: Lanczos is Pillow's."""

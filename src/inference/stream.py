@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..device import per_core
+from ..device import per_core, return_freed_memory
 from ..errors import UserError
 from .predictor import Predictor
 
@@ -184,8 +184,14 @@ class _Steps(Generic[T, R]):
         if isinstance(saliency, UserError):
             raise saliency
         image, _ = loaded
+        if image.width * image.height > _MAX_PIXELS // 4:  # for the large copies that come
+            return_freed_memory()
+        # The map has no name here, so that ``finish`` can free it: 400 MB of 100 megapixels.
+        return self.finish(item, image, self._resize(image, saliency))
+
+    def _resize(self, image: Image.Image, saliency: Tensor) -> np.ndarray:
         resized = self.predictor.resize(saliency, (image.height, image.width))
-        return self.finish(item, image, self.predictor.look_closer(image, resized).numpy())
+        return self.predictor.look_closer(image, resized).numpy()
 
 
 def _attempt(step: Callable[..., R], *args: Any) -> R | UserError:

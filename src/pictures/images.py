@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import UserError
 from .formats import DECODERS, IMAGE_SUFFIXES
 from .metadata import raw_exif, raw_xmp, upright_exif, upright_xmp
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
+
+STRIP = 1 << 22
+"""Pixels of a large image that are worked on at once."""
 
 _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
@@ -182,11 +189,14 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, 8 bits, for the network: transparency on white, colour profiles not applied."""
     image = to_straight(to_8_bits(image))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    result = Image.new("RGB", image.size)
+    for box in strips(image.size):
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return result
 
 
 def to_straight(image: Image.Image) -> Image.Image:
@@ -203,13 +213,24 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-    highest = grey.max(initial=0)
+
+    def grey(box: Box) -> np.ndarray:
+        levels = np.asarray(image.crop(box), dtype=np.float32)
+        return np.nan_to_num(levels, posinf=0, neginf=0)
+
+    highest = max((grey(box).max(initial=0) for box in strips(image.size)), default=0)
     top = max(highest, 65535.0) if image.mode != "F" else 1.0 if highest <= 1 else max(highest, 255)
-    scaled = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
+    scaled = Image.new("L", image.size)
+    for box in strips(image.size):
+        levels = (grey(box).clip(0, top) / top * 255).round()
+        scaled.paste(Image.fromarray(levels.astype(np.uint8)), box)
     scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    if isinstance(image.info.get("transparency"), int):  # PNG's transparent level
-        scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):  # PNG's transparent level
+        alpha = Image.new("L", image.size)
+        for box in strips(image.size):
+            alpha.paste(Image.fromarray(grey(box) != hidden).convert("L"), box)
+        scaled.putalpha(alpha)
     return scaled
 
 
@@ -243,8 +264,45 @@ def from_array(array: np.ndarray) -> Image.Image:
 
 def to_grey(saliency: np.ndarray) -> Image.Image:
     """A map H×W in [0, 1] to an image of mode L, rounded."""
-    grey = np.empty(saliency.shape, np.uint8)
-    for start in range(0, len(saliency), 256):  # of 100 megapixels, all at once would take 1 GB
-        rows = saliency[start : start + 256] * 255
-        grey[start : start + 256] = rows.round(out=rows)
-    return Image.fromarray(grey)
+    grey = Image.new("L", saliency.shape[::-1])
+    for box in strips(grey.size):
+        levels = saliency[box[1] : box[3]] * 255
+        grey.paste(Image.fromarray(levels.round(out=levels).astype(np.uint8)), box)
+    return grey
+
+
+def strips(size: tuple[int, int], pixels: int = STRIP) -> Iterator[Box]:
+    """Boxes of rows that together are an image, so that large ones take little memory on the way.
+
+    Args:
+        size: width and height of the image.
+        pixels: of a strip, at most, if a row has no more.
+
+    Example:
+        >>> list(strips((4, 5), 8))
+        [(0, 0, 4, 2), (0, 2, 4, 4), (0, 4, 4, 5)]
+    """
+    width, height = size
+    rows = max(1, pixels // max(1, width))
+    for top in range(0, height, rows):
+        yield 0, top, width, min(height, top + rows)
+
+
+def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The means of an array's parts, by Pillow's ``BOX``.
+
+    Args:
+        array: H×W float32.
+        size: width and height, none larger than the array's.
+
+    Returns:
+        Float32 of that size.
+    """
+    # As Pillow does it, one axis after the other; an image of the whole would be another copy.
+    narrow = [
+        np.asarray(
+            Image.fromarray(array[top:bottom]).resize((size[0], bottom - top), Image.Resampling.BOX)
+        )
+        for _, top, _, bottom in strips(array.shape[::-1])
+    ]
+    return np.array(Image.fromarray(np.concatenate(narrow)).resize(size, Image.Resampling.BOX))

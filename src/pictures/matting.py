@@ -11,18 +11,21 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from .images import Box, shrink, strips
+
 _SIDE = 1024  # edges are refined in an image of at most this side first
 _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
 _RADII = (6, 2, 1)  # of the windows that follow at the image's own size, in pixels
 _STRIP = 1 << 19  # pixels that are worked on at once at full size
 _VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
 _ANY = [0] + [255] * 255  # alpha: 255 where it is not 0
+_NONE = [255] + [0] * 255  # and where it is
 _REACH = 2  # pixels by which colours go on under what is transparent
 _FREEDOM = (0.06, 1.2)  # of colours to move alpha away from a map that is sure, or unsure
 _PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
 
 
-def refine(image: Image.Image, alpha: np.ndarray) -> np.ndarray:
+def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.ndarray:
     """A map whose edges are those of the image, at the image's own resolution.
 
     Around the map's outline, a pixel's alpha is its place between the colours of what is surely
@@ -34,6 +37,7 @@ def refine(image: Image.Image, alpha: np.ndarray) -> np.ndarray:
     Args:
         image: RGB, of any size.
         alpha: H×W float32 in [0, 1], of the image's size.
+        reuse: write the result over ``alpha``.
 
     Returns:
         H×W float32 in [0, 1].
@@ -46,7 +50,7 @@ def refine(image: Image.Image, alpha: np.ndarray) -> np.ndarray:
     near, behind, doubt = _local_colours(small, coarse, band, radius)
     layers = [_image(near), _image(behind), Image.fromarray(band.byte().numpy() * 255)]
     doubts = Image.fromarray(doubt[0].float().numpy())
-    result = np.array(alpha)
+    result = alpha if reuse else alpha.copy()
     for rows, _ in _strips(*image.size, margin=0):
         box = (0, rows.start, image.width, rows.stop)
         first, second, mask = (_stretch(layer, image.size, box) for layer in layers)
@@ -129,18 +133,25 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     Returns:
         RGB; where alpha is 1 or 0, the image's pixels as they are.
     """
-    if not _mixed(alpha).any():
-        return image.copy()
+    result = Image.new("RGB", image.size)
+    for box, strip in foreground_strips(image, alpha):
+        result.paste(strip, box)
+    return result
+
+
+def foreground_strips(image: Image.Image, alpha: np.ndarray) -> Iterator[tuple[Box, Image.Image]]:
+    """As :func:`foreground`, in strips of rows, each with its box."""
     small, coarse = _shrink(image, alpha, _COLOUR_SIDE)
     pixels, weight = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
     near, behind = map(_image, colours)
-    result = np.array(image)
     margin = 2 * sum(_RADII)
     for rows, outer in _strips(*image.size, margin):
         mixed = _mixed(alpha[rows])
         seen = np.flatnonzero(mixed.any(0))
+        whole = (0, rows.start, image.width, rows.stop)
         if not seen.size:
+            yield whole, image.crop(whole)
             continue
         left, right = max(0, seen[0] - margin), min(image.width, int(seen[-1]) + 1 + margin)
         box = (int(left), outer.start, right, outer.stop)
@@ -152,9 +163,10 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
             _RADII,
         )
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
+        strip = np.array(image.crop(whole))
         part = mixed[:, left:right]
-        result[rows, left:right][part] = np.asarray(_image(fused))[inner][part]
-    return Image.fromarray(result)
+        strip[:, left:right][part] = np.asarray(_image(fused))[inner][part]
+        yield whole, Image.fromarray(strip)
 
 
 def _mixed(alpha: np.ndarray) -> np.ndarray:
@@ -174,16 +186,23 @@ def fill_hidden(image: Image.Image) -> Image.Image:
         RGB; black if nothing is visible.
     """
     alpha = image.getchannel("A")
-    colours = Image.merge("RGB", image.split()[:3])
     if alpha.getextrema()[0]:
-        return colours
+        return image.convert("RGB")
     if max(image.size) == 1:
         return Image.new("RGB", image.size)
     # Pillow weighs the colours by alpha here; once more, and 8 bits would be too few for them.
     half = image.resize([(n + 1) // 2 for n in image.size], Image.Resampling.BOX)
     half.putalpha(half.getchannel("A").point(_ANY))
-    around = fill_hidden(half).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.composite(colours, around, alpha.point(_ANY))
+    half = fill_hidden(half)
+    colours, hidden = image.convert("RGB"), alpha.point(_NONE)
+    # As Pillow resizes it, one axis after the other; of the whole there would be two copies.
+    wide = half.resize((image.width, half.height), Image.Resampling.BILINEAR)
+    for top, left, bottom, right in strips(image.size[::-1]):
+        columns = wide.crop((left, 0, right, half.height))
+        around = columns.resize((right - left, image.height), Image.Resampling.BILINEAR)
+        box = left, top, right, bottom
+        colours.paste(around, box, hidden.crop(box))
+    return colours
 
 
 def clear_hidden(image: Image.Image) -> Image.Image:
@@ -201,9 +220,9 @@ def clear_hidden(image: Image.Image) -> Image.Image:
     """
     if image.getchannel("A").getextrema()[0]:
         return image
-    result = np.array(image)
+    result = image.copy()
     for rows, outer in _strips(*image.size, _REACH):
-        part = result[outer].astype(np.float32)
+        part = np.array(image.crop((0, outer.start, image.width, outer.stop)), np.float32)
         part[..., :3] *= part[..., 3:]
         visible = Image.fromarray((part[..., 3] > 0).astype(np.uint8) * 255)
         near = np.asarray(visible.filter(ImageFilter.BoxBlur(_REACH))) > 0
@@ -218,8 +237,11 @@ def clear_hidden(image: Image.Image) -> Image.Image:
         part[hidden] = 0
         part[y, x, :3] = (sums[:, :3] / sums[:, 3:].clip(min=1e-3)).round()
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
-        result[rows][hidden[inner]] = part[inner][hidden[inner]].astype(np.uint8)
-    return Image.fromarray(result)
+        # Hidden pixels are laid over all, so that those which are visible stay as they are.
+        mask = Image.fromarray(hidden[inner])
+        cleared = Image.fromarray(part[inner].clip(0, 255).astype(np.uint8))
+        result.paste(cleared, (0, rows.start), mask)
+    return result
 
 
 def _fuse(
@@ -241,9 +263,8 @@ def _shrink(image: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Ima
     """Both, with at most ``side`` pixels along the longer side."""
     scale = min(1, side / max(image.size))
     width, height = (max(1, round(n * scale)) for n in image.size)
-    box = Image.Resampling.BOX
-    small = Image.fromarray(alpha.astype(np.float32, copy=False)).resize((width, height), box)
-    return image.resize((width, height), box), np.array(small)
+    coarse = shrink(alpha.astype(np.float32, copy=False), (width, height))
+    return image.resize((width, height), Image.Resampling.BOX), coarse
 
 
 def _stretch(

@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageCms
 
 from ..errors import UserError
 from . import metadata
+from .backdrop import Background, backdrop, parse_background
 from .classes import coloured
 from .formats import IMAGE_FORMATS
-from .images import to_8_bits, to_grey, to_rgb, to_straight
-from .matting import clear_hidden, fill_hidden, foreground, refine
+from .images import Box, strips, to_8_bits, to_grey, to_rgb, to_straight
+from .matting import clear_hidden, fill_hidden, foreground_strips, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
 VISIBLE = 8  # of 255: the haze below, which nobody sees, would make crops twice as large
-Background = tuple[int, int, int] | str | Image.Image
 MARGIN = "^([0-9]{1,6}([.][0-9]{1,6})?) ?(px|%)?$"  # as JSON Schema takes it, too
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
 
 
 @dataclass(frozen=True)
@@ -97,27 +95,6 @@ def margin_pixels(margin: int | str, side: int) -> int:
     return round(float(number[1]) * (side / 100 if number[3] == "%" else 1))
 
 
-def parse_background(text: str) -> tuple[int, int, int] | str:
-    """A colour by name or as ``#rrggbb`` to its RGB levels; ``blur`` stays as it is.
-
-    Raises:
-        UserError: it is neither.
-
-    Example:
-        >>> parse_background("#20a040")
-        (32, 160, 64)
-    """
-    if text == "blur":
-        return text
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError:
-        raise UserError(
-            "neither a colour (white, #00ff00), nor blur, nor an image", "background", text
-        ) from None
-    return red, green, blue
-
-
 def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Image:
     """The result for one image.
 
@@ -146,40 +123,63 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
 
 
 def render_with_box(
-    image: Image.Image, saliency: np.ndarray, style: Style
+    image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool = False
 ) -> tuple[Image.Image, Box | None]:
     """As :func:`render`, and the box to which ``crop`` crops, with its margin.
 
     The box is None where nothing of the object is visible, and for networks of classes.
+
+    Args:
+        image, saliency, style: as for :func:`render`.
+        reuse: that neither image nor map is needed any more: the map is written over, the image
+            closed as soon as possible. Of large ones there are fewer copies then.
     """
     shows_colours = style.mode not in ("mask", "binary")
     box = None
+    kept = {} if style.strip else metadata.carried(image, shows_colours)
     if saliency.ndim == 3:
         result = _render_classes(image, saliency, style)
     else:
-        saliency = _final_map(image, saliency, style)
-        mask = to_grey(saliency)
-        box = _object_box(image, mask, style)
-        result = _render_colours(image, saliency, mask, style) if shows_colours else mask
+        result, box = _render_object(image, saliency, style, reuse)
+    del saliency
+    if reuse:
+        image.close()
     if style.crop and box:
         result = result.crop(box)
     profile = result.info.get("icc_profile")
     result = _shrink(result, style)
     if result.mode == "RGBA":
         result = clear_hidden(result)
-    result.info = {} if style.strip else metadata.carried(image, shows_colours)
+    result.info = kept
     if profile:
         result.info["icc_profile"] = profile
     return result, box
 
 
-def _final_map(image: Image.Image, saliency: np.ndarray, style: Style) -> np.ndarray:
+def _render_object(
+    image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool
+) -> tuple[Image.Image, Box | None]:
+    """The whole result, and the object's box."""
+    saliency = _final_map(image, saliency, style, reuse)
+    mask = to_grey(saliency)
+    box = _object_box(image, mask, style)
+    if style.mode in ("mask", "binary"):
+        return mask, box
+    return _render_colours(image, saliency, mask, style), box
+
+
+def _final_map(image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool) -> np.ndarray:
     if style.refine:
-        saliency = refine(to_rgb(image), saliency)
+        saliency, reuse = refine(to_rgb(image), saliency, reuse), True
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
-    if threshold is not None:
-        saliency = (saliency >= threshold).astype(np.float32)
-    return 1 - saliency if style.invert else saliency
+    if threshold is None and not style.invert:
+        return saliency
+    result = saliency if reuse else np.empty_like(saliency)
+    for _, top, _, bottom in strips(image.size):
+        rows = saliency[top:bottom]
+        rows = rows if threshold is None else (rows >= threshold).astype(np.float32)
+        result[top:bottom] = 1 - rows if style.invert else rows
+    return result
 
 
 def _object_box(image: Image.Image, mask: Image.Image, style: Style) -> Box | None:
@@ -213,11 +213,11 @@ def _render_classes(image: Image.Image, probabilities: np.ndarray, style: Style)
     check_classes(style, len(probabilities))
     result = coloured(probabilities)
     if style.mode == "overlay":
-        rgb, alpha = split_alpha(image)
+        rgb, alpha, profile = _split_alpha(image)
         result = Image.blend(rgb, result.convert("RGB"), 0.5)
         if alpha is not None:
             result.putalpha(alpha)
-        result.info = dict(rgb.info)
+        result.info = {"icc_profile": profile} if profile else {}
     return result
 
 
@@ -235,47 +235,26 @@ def _shrink(result: Image.Image, style: Style) -> Image.Image:
 def _render_colours(
     image: Image.Image, saliency: np.ndarray, mask: Image.Image, style: Style
 ) -> Image.Image:
-    rgb, own_alpha = split_alpha(image)
-    profile = rgb.info.get("icc_profile")
+    rgb, own_alpha, profile = _split_alpha(image)
+    result = Image.new("RGB", rgb.size)
+    alpha = mask if own_alpha is None else ImageChops.multiply(mask, own_alpha)
     if style.mode == "overlay":
-        result = Image.composite(Image.blend(rgb, Image.new("RGB", rgb.size, TINT), 0.5), rgb, mask)
-        alpha = own_alpha
+        for box in strips(rgb.size):
+            strip = rgb.crop(box)
+            result.paste(strip, box)
+            tinted = Image.blend(strip, Image.new("RGB", strip.size, TINT), 0.5)
+            result.paste(tinted, box, mask.crop(box))
     else:
-        result = foreground(rgb, saliency)
-        alpha = mask if own_alpha is None else ImageChops.multiply(mask, own_alpha)
         if style.mode == "background":
-            shown = ImageChops.invert(mask)
-            shown = shown if own_alpha is None else ImageChops.multiply(shown, own_alpha)
-            result = Image.composite(result, _backdrop(style.background, rgb, shown), alpha)
-            alpha = None
-    if alpha is not None:
-        result.putalpha(alpha)
+            result = backdrop(style.background, rgb, mask, own_alpha)
+        for box, strip in foreground_strips(rgb, saliency):
+            over = alpha.crop(box) if style.mode == "background" else None
+            result.paste(strip, box, over)
+    shown = {"overlay": own_alpha, "background": None}.get(style.mode, alpha)
+    if shown is not None:
+        result.putalpha(shown)
     result.info = {"icc_profile": profile} if profile else {}
     return result
-
-
-def _backdrop(background: Background, rgb: Image.Image, shown: Image.Image) -> Image.Image:
-    """What is seen behind the object, of the image's size.
-
-    ``shown``: how much of the image's own background each pixel shows, mode L.
-    """
-    if isinstance(background, Image.Image):
-        return ImageOps.fit(to_rgb(background), rgb.size, Image.Resampling.LANCZOS)
-    if isinstance(background, str):
-        background = parse_background(background)
-    if not isinstance(background, str):
-        return Image.new("RGB", rgb.size, background)
-    # Colours weighted by how much they are background: the object must not shine out of the blur.
-    weighted = rgb.copy()
-    weighted.putalpha(shown)
-    blur = ImageFilter.GaussianBlur(max(2, max(rgb.size) / 40))
-    blurred = weighted.convert("RGBa").filter(blur).convert("RGBA")
-    # Where little of it is near, 8 bits are too few for its colour: that of what is near goes on.
-    near = blurred.getchannel("A").point([0] * 32 + [255] * 224)
-    if near.getbbox() is None:
-        return rgb.filter(blur)
-    blurred.putalpha(near)
-    return fill_hidden(blurred)
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -284,6 +263,14 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
     Where the image is wholly transparent, the colours around it go on.
     """
+    rgb, alpha, profile = _split_alpha(image)
+    rgb = rgb.copy() if rgb is image else rgb
+    rgb.info = {"icc_profile": profile} if profile else {}
+    return rgb, alpha
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bytes | None]:
+    """As :func:`split_alpha`, and the profile. The colours may be the image itself."""
     image = to_straight(to_8_bits(image))
     profile = image.info.get("icc_profile")
     alpha = _own_alpha(image)
@@ -297,16 +284,20 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
             srgb = ImageCms.createProfile("sRGB")
             rgb = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
     if rgb is None:
-        rgb = (image if alpha is None else image.convert("RGBA")).convert("RGB")
+        rgb = image if alpha is None or image.mode == "RGBA" else image.convert("RGBA")
     if alpha is not None:
-        rgb.putalpha(alpha)
+        if rgb.mode == "RGB":
+            rgb.putalpha(alpha)
         rgb = fill_hidden(rgb)
-    rgb.info = {"icc_profile": profile} if space == "RGB" else {}
-    return rgb, alpha
+    elif rgb.mode != "RGB":
+        rgb = rgb.convert("RGB")
+    return rgb, alpha, profile if space == "RGB" else None
 
 
 def _own_alpha(image: Image.Image) -> Image.Image | None:
     image = to_straight(to_8_bits(image))
+    if "A" in image.getbands():
+        return image.getchannel("A")
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 

@@ -24,7 +24,9 @@ def bright_is_object(monkeypatch):
     monkeypatch.setattr(Predictor, "resize", lambda self, saliency, size: saliency)
     monkeypatch.setattr(
         "predict.render_with_box",
-        lambda image, _, style: RENDER(image, np.array(image.convert("RGB"))[..., 0] / 255, style),
+        lambda image, _, *rest, **kw: RENDER(
+            image, np.array(image.convert("RGB"))[..., 0] / 255, *rest, **kw
+        ),
     )
 
 
