@@ -5,18 +5,25 @@
     python convert.py lite.safetensors u2netp.pth --official
     python convert.py u2netp.onnx lite.pt
     python convert.py best.pt my_network                     # a folder, as of save_pretrained
+    python convert.py runs/a/best.pt mean.pt --average-with runs/b/best.pt
 
 The suffix of OUTPUT chooses the kind: .pt or .pth is a torch file, .safetensors a safetensors file;
 without a suffix (my_network, lite-v1.2, or any.name/) it is a folder of config.json and
 model.safetensors, which from_pretrained and transformers read and the Hugging Face Hub holds. For
 .onnx and the like, which are programs rather than weights, there is export.py.
+
+--average-with takes the mean of the weights of runs that began with the same weights, which is
+often better than each of them (Wortsman et al. 2022, "Model soups"); of other runs it is useless.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src import UserError, load_model, save_model
+import torch
+
+from src import Network, UserError, load_model, save_model
 from src.export.hub.transformers import CODE, ONNX, PREPROCESSOR
 from src.files import check_outputs
 from src.weights.layouts import lost_in_official, official_state
@@ -31,21 +38,43 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.folder and args.output.is_file():
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
-    check_outputs({"": written_files(args)}, [args.input])
-    model = load_model(args.input)
+    inputs = [args.input, *args.average_with]
+    check_outputs({"": written_files(args)}, inputs)
+    networks = {path: load_model(path) for path in inputs}
+    model = average(networks)
+    if args.img_size:
+        model.img_size = args.img_size
     if args.folder:
         model.save_pretrained(args.output, onnx=args.onnx)
     elif args.official:
         save_state(official_state(model), args.output, args.half)
     else:
         save_model(model, args.output, args.half)
-    print(f"{args.input}: {model.origin}")
+    for path, network in networks.items():
+        print(f"{path}: {network.origin}")
     if args.official:
         for field, value in lost_in_official(model).items():
             print(describe_loss(field, value))
     files = args.output.rglob("*") if args.folder else [args.output]
     print(f"{args.output}: {sum(f.stat().st_size for f in files if f.is_file()) / 1e6:.1f} MB")
     return 0
+
+
+def average(networks: Mapping[Path, Network]) -> Network:
+    """The first network, with the mean of the weights of all, batch norm's statistics among them.
+
+    Raises:
+        UserError: the networks have not all the same table.
+    """
+    (first, model), *others = networks.items()
+    for path, other in others:
+        if other.config != model.config:
+            raise UserError(f"{path}: cannot be averaged with {first}: their networks differ")
+    states = [network.state_dict() for network in networks.values()]
+    for name, own in states[0].items():
+        if own.is_floating_point():
+            own.copy_(torch.stack([state[name].double() for state in states]).mean(dim=0))
+    return model
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,8 +91,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
     add("--onnx", action="store_true", help="in a folder, a file for transformers.js too")
     add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
+    text = "weights whose mean with INPUT is written, of runs that began with the same weights"
+    add("--average-with", nargs="+", type=cli.weights_path, default=[], metavar="W", help=text)
+    text = "side of the square that images are resized to, kept in the file (default: INPUT's)"
+    add("--img-size", type=cli.input_size, metavar="N", help=text)
     args = parser.parse_args(argv)
     args.folder, args.output = is_folder(args.output), Path(args.output)
+    if args.img_size and not isinstance(args.img_size, int):
+        parser.error("--img-size: expected one side in pixels, as weights keep that of a square")
+    if twice := {str(path) for path in args.average_with if path == args.input}:
+        parser.error(f"--average-with {twice.pop()}: is INPUT, which counts anyway")
     if not args.folder and args.output.suffix not in SUFFIXES:
         parser.error(
             f"OUTPUT {args.output}: expected {', '.join(SUFFIXES)}, or a folder (with / behind its "

@@ -164,7 +164,7 @@ def test_a_gpu_batch_of_many_sizes_is_none():
 def test_a_file_of_one_size_refuses_others():
     """In one line that names it: it runs as it is."""
     backend = object.__new__(OnnxBackend)
-    backend.path, backend.fixed = "a.onnx", (64, 96)
+    backend.about, backend.fixed = "a.onnx", (64, 96)
     backend.expect(parse_size((96, 64), 320))
     for wrong, named in (((64, 96), "64x96"), (96, "96"), ("auto", "auto")):
         with pytest.raises(UserError, match=rf"^img_size {named}: a.onnx takes 96×64 alone$"):

@@ -1,16 +1,20 @@
-"""The weights in the repository: what their card says of them, and that scripts find them."""
+"""The weights in the repository: what their card says of them, that scripts find them, and the mean
+of several runs, which they are."""
 
 import hashlib
 import json
 
 import numpy as np
 import pytest
-from helpers.data import ROOT, make_pairs
+import torch
+from helpers.data import ROOT, SMALL, make_pairs
 from PIL import Image
+from torch.optim import swa_utils
 
+import convert
 import predict
 import validation
-from src import LITE, Predictor, load_model
+from src import LITE, Predictor, build_model, load_model, save_model
 from src.weights.load import SHIPPED
 
 CARD = (ROOT / "weights/README.md").read_text(encoding="utf-8")
@@ -62,3 +66,43 @@ def test_the_first_pictures_score_as_the_card_says(tmp_path):
     said = [float(cell) for cell in line.split("|")[2:4]]
     assert scores["max_f"] == pytest.approx(said[0], abs=0.05)
     assert scores["mae"] == pytest.approx(said[1], abs=0.03)
+
+
+def test_average(call, tmp_path):
+    """As torch's own averaging has it; counters of batches stay INPUT's."""
+    networks, paths = [], [tmp_path / f"{name}.pt" for name in "abc"]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        networks.append(build_model(SMALL))
+        networks[-1](torch.randn(2, 3, 64, 64))  # moves batch norm's statistics
+        save_model(networks[-1], path)
+    theirs = swa_utils.AveragedModel(networks[0].double(), use_buffers=False)
+    for network in networks:
+        theirs.update_parameters(network.double())
+    argv = (paths[0], tmp_path / "mean.pt", "--average-with", *paths[1:], "--img-size", "192")
+    status, said, err = call(convert.main, *argv)
+    assert status == 0 and all(f"{path}: checkpoint" in said for path in paths), err
+    mean = load_model(tmp_path / "mean.pt")
+    assert mean.img_size == 192 and mean.config == networks[0].config
+    for (name, own), other in zip(mean.named_parameters(), theirs.module.parameters(), strict=True):
+        assert torch.allclose(own.double(), other, atol=1e-6), name
+    for name, own in mean.named_buffers():
+        each = [network.get_buffer(name) for network in networks]
+        expected = torch.stack(each).mean(0) if own.is_floating_point() else each[0]
+        assert torch.allclose(own.double(), expected.double(), atol=1e-6), name
+
+
+def test_what_cannot_be_averaged(call, tmp_path):
+    save_model(build_model(SMALL), tmp_path / "a.pt")
+    save_model(build_model(SMALL, out_ch=2), tmp_path / "b.pt")
+    for argv, named in (
+        (("--average-with", tmp_path / "b.pt"), "b.pt: cannot be averaged with"),
+        (("--average-with", tmp_path / "a.pt"), "is INPUT"),
+        (("--average-with", tmp_path / "c.pt"), "c.pt: no such weights file"),
+        (("--img-size", "96x64"), "expected one side"),
+    ):
+        status, _, err = call(convert.main, tmp_path / "a.pt", tmp_path / "d.pt", *argv)
+        assert status == 2 and named in err, err
+    assert not (tmp_path / "d.pt").exists()
+    argv = (tmp_path / "a.pt", tmp_path / "b.pt", "--average-with", tmp_path / "b.pt")
+    assert call(convert.main, *argv)[0] == 2, "an input would be written over"
