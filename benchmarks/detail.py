@@ -4,7 +4,8 @@
 
 Images with sharp masks are made of a saliency set: its objects pasted small before another, blurred
 image of 2400×1800, and its images enlarged five times, whose objects are large and hold no more
-detail than before. The third kind is the hair of benchmarks/cutouts.py, drawn at 3000×2250. Tiles:
+detail than before. The third kind is the hair of benchmarks/cutouts.py, drawn at 3000×2250, where
+closed-form matting (pymatting) of the map is compared too: half a minute and 4 GB an image. Tiles:
 25 that overlap by half, each a third of the image a side. Pyramid: the Laplacian bands of the map
 at three times the network's size, near the outline of the map at its own size, as InSPyReNet blends
 (Kim et al. 2022). Seconds are the processor's, of one thread, beyond the first map.
@@ -25,7 +26,7 @@ from src.pictures.matting import refine
 from train_utils import cli
 from train_utils.metrics.measures.structure import boundary_accuracy, relaxed_boundary_f
 
-from .cutouts import PAIRS, picture, strands
+from .cutouts import PAIRS, closed_form, picture, strands
 
 SIZE = (2400, 1800)
 DRAWN = (3000, 2250)
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         indices = chosen if make != drawn else range(len(PAIRS))
         made = (make(opened, index) for index in indices)
         images = [(image, mask, predictor.map(image)) for image, mask in made]
-        for way, found in WAYS.items():
+        for way, found in (WAYS | MATTING if make == drawn else WAYS).items():
             values = np.mean(list(measure(predictor, found, images)), 0)
             print("| {} | {:.4f} | {:.3f} | {:.3f} | {:.2f} |".format(way, *values), flush=True)
 
@@ -130,6 +131,11 @@ def pyramid(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.n
     return cv2.resize(found.clip(0, 1), image.size)
 
 
+def matte(image: Image.Image, found: np.ndarray) -> np.ndarray:
+    """Closed-form matting where a map is unsure."""
+    return closed_form(np.array(image, float) / 255, found).astype(np.float32)
+
+
 WAYS: dict[str, Way] = {
     "the map": lambda predictor, image, first: first,
     "--detail 1": closer(1),
@@ -139,6 +145,12 @@ WAYS: dict[str, Way] = {
     "pyramid": pyramid,
     "--refine": lambda predictor, image, first: refine(image, first),
     "--detail 5 --refine": lambda predictor, image, first: refine(
+        image, look_closer(predictor, image, first, 5)
+    ),
+}
+MATTING: dict[str, Way] = {
+    "pymatting": lambda predictor, image, first: matte(image, first),
+    "--detail 5, pymatting": lambda predictor, image, first: matte(
         image, look_closer(predictor, image, first, 5)
     ),
 }
