@@ -15,31 +15,23 @@ serves another page, which computes in the visitor's browser with the weights th
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.pictures.images import limit_pixels
 from src.weights.load import SHIPPED
 from train_utils import cli
 from train_utils.kinds import Kind
+from web.networks import Networks
 
-try:
-    import gradio as gr
-    from fastapi import FastAPI
+if TYPE_CHECKING:  # what the extra brings is imported where it is used: --help does without it
+    from web.arrival import Application
 
-    from web.api import build_api
-    from web.cors import parse_origin
-    from web.guard import Guard
-    from web.listen import address_of, bind, serve
-    from web.networks import Networks
-    from web.page import build_page
-    from web.static import BUILT, BrowserPage
-except ImportError as missing:
-    print(f"error: app.py needs {missing.name}: pip install '.[app]'", file=sys.stderr)
-    sys.exit(2)
-
+BUILT = Path(__file__).resolve().parent / "build/browser"
 PORT = Kind(int, "N", 0, 2**16)
 
 
@@ -69,6 +61,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def parse_origin(text: str) -> str:
+    """An origin as browsers send it, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is none.
+
+    Example:
+        >>> parse_origin("https://Example.com:8443")
+        'https://example.com:8443'
+    """
+    if text in ("*", "null"):
+        return text
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@]+", text):
+        expected = "http://NAME or https://NAME:PORT without a path, or '*' for all"
+        raise argparse.ArgumentTypeError(f"{text!r} is not an origin; give {expected}")
+    origin = text.lower()
+    default = ":80" if origin.startswith("http:") else ":443"
+    return origin.removesuffix(default)  # browsers leave it out
+
+
 def build_server(
     networks: Networks,
     folder: Path,
@@ -76,7 +88,7 @@ def build_server(
     max_megabytes: int,
     max_waiting: int,
     origins: Sequence[str] = (),
-) -> Guard:
+) -> "Application":
     """Page and API as one ASGI application.
 
     Args:
@@ -86,7 +98,14 @@ def build_server(
         max_waiting: requests that may wait.
         origins: whose pages may use the API.
     """
-    page = gr.mount_gradio_app(
+    import gradio
+    from fastapi import FastAPI
+
+    from web.api import build_api
+    from web.guard import Guard
+    from web.page import build_page
+
+    page = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         build_page(networks, max_waiting),
         path="/",
@@ -100,12 +119,27 @@ def build_server(
 def main(argv: list[str] | None = None) -> int:
     """Parse, load the networks, serve until interrupted."""
     args = parse_args(argv)
+    cli.require_packages("gradio")
     if args.browser:
-        page = BrowserPage(args.browser)
-        with bind(args.host, args.port) as listener:
-            print(address_of(listener, args.host), flush=True)
-            serve(page, listener)
-        return 0
+        _serve_browser_page(args)
+    else:
+        _serve_networks(args)
+    return 0
+
+
+def _serve_browser_page(args: argparse.Namespace) -> None:
+    from web.listen import address_of, bind, serve
+    from web.static import BrowserPage
+
+    page = BrowserPage(args.browser)
+    with bind(args.host, args.port) as listener:
+        print(address_of(listener, args.host), flush=True)
+        serve(page, listener)
+
+
+def _serve_networks(args: argparse.Namespace) -> None:
+    from web.listen import address_of, bind, serve
+
     limit_pixels(args.max_megapixels * 1_000_000)
     with (
         bind(args.host, args.port) as listener,  # before the networks are loaded, which takes long
@@ -127,7 +161,6 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{address_of(listener, args.host)}  (API: /api/docs)", flush=True)
         serve(server, listener)
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ COMMANDS = {
     "weights": ("fetch_weights", "list the weights that have a name, or fetch them"),
 }
 SCRIPTS = {script: command for command, (script, _) in COMMANDS.items()}  # u2net app: u2net serve
-NEEDED = {"train": ("matplotlib", "tensorboard", "cv2"), "serve": ("gradio",)}  # from the start
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     def run() -> int | None:
         if not is_named:
             _check_command(arguments[0])
-        _script("train_utils.cli").require_packages(*NEEDED.get(command, ()))
         return _script(COMMANDS[command][0]).main(arguments)
 
     _script("train_utils.cli").run(run)

@@ -1,7 +1,5 @@
 """Which pages of other origins may use the API from a browser."""
 
-import re
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,23 +32,3 @@ class Cors(CORSMiddleware):
         if self.is_allowed_origin(origin):
             return refusal(403, f"pages of {origin} may use GET and POST, not {method}")
         return refusal(403, f"pages of {origin} may not use this API")
-
-
-def parse_origin(text: str) -> str:
-    """An origin as browsers send it, for argparse.
-
-    Raises:
-        ArgumentTypeError: it is none.
-
-    Example:
-        >>> parse_origin("https://Example.com:8443")
-        'https://example.com:8443'
-    """
-    if text in ("*", "null"):
-        return text
-    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@]+", text):
-        expected = "http://NAME or https://NAME:PORT without a path, or '*' for all"
-        raise ArgumentTypeError(f"{text!r} is not an origin; give {expected}")
-    origin = text.lower()
-    default = ":80" if origin.startswith("http:") else ":443"
-    return origin.removesuffix(default)  # browsers leave it out

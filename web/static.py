@@ -12,7 +12,6 @@ from src import UserError
 
 from .arrival import refusal
 
-BUILT = Path(__file__).resolve().parents[1] / "build/browser"
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next, browsers allow threads
     "Cross-Origin-Embedder-Policy": "require-corp",

@@ -6,8 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers.data import make_scene, save_image
-from helpers.networks import break_network
+from helpers.data import break_network, make_scene, save_image
 from PIL import Image
 
 from src import LITE, Predictor, UserError, build_model

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.data import ROOT, make_scene
-from helpers.networks import break_network
+from helpers.data import ROOT, break_network, make_scene
 from helpers.processes import PATIENCE
 from PIL import Image
 

@@ -6,8 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.data import ROOT, make_scene, save_image, truncate_file
-from helpers.networks import break_network
+from helpers.data import ROOT, break_network, make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE, ranks, wait_for
 from PIL import Image
 

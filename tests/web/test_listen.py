@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -15,10 +16,10 @@ from helpers.processes import PATIENCE
 from helpers.server import photo
 
 import app as script
+from app import parse_origin
 from src import UserError
 from web import listen
 from web.api import build_api
-from web.cors import parse_origin
 from web.listen import PatientProtocol, address_of, bind
 
 
@@ -180,3 +181,15 @@ def test_more_than_may_wait_are_told_so():
 
     asyncio.run(all_at_once())
     assert statuses == [503, 200, 200, 200]
+
+
+def test_help_needs_no_extra(monkeypatch, call):
+    """Nor do wrong flags; to serve does, and says what to install."""
+    monkeypatch.setattr("train_utils.cli.find_spec", lambda name: None)
+    with monkeypatch.context() as hidden:
+        for name in ("gradio", "fastapi", "starlette", "uvicorn"):
+            hidden.setitem(sys.modules, name, None)  # importing it fails
+        status, out, _ = call(script.main, "--help")
+        assert status == 0 and "--max-waiting" in out
+        status, _, told = call(script.main)
+    assert status == 2 and "needs gradio: pip install" in told and told.count("\n") == 1
