@@ -64,6 +64,10 @@ setup(
     cmdclass={"build_py": BuildPackage},
     package_dir={**PACKAGES, "u2net.scripts": ".", "u2net.shipped": "weights"},
     packages=[*PACKAGES, "u2net.scripts", "u2net.shipped"],
-    package_data={"u2net": ["py.typed"], "u2net.shipped": ["*.safetensors", "README.md"]},
+    package_data={
+        "u2net": ["py.typed"],
+        "u2net.shipped": ["*.safetensors", "README.md"],
+        "u2net.train_utils.training.kernels": ["*.cpp"],
+    },
     include_package_data=False,
 )

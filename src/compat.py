@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Geometry = tuple[Any, Any, Any, int]  # padding, stride, dilation, groups of a convolution
 
@@ -57,6 +57,15 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         return
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to this module's calls or gradients.
+
+    torch has no public question for it; without its private ones, the answer is no.
+    """
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for name in names)
 
 
 def allow_even_sizes(program: torch.export.ExportedProgram) -> None:

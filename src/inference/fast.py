@@ -139,6 +139,9 @@ class Pool2(nn.Module):
         rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
         return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self(x)
+
 
 class Double(UpsampleLike):
     """Bilinear upsampling; where both sides double, one after the other on all cores.

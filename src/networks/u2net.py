@@ -21,6 +21,17 @@ class UpsampleLike(nn.Module):
         return F.interpolate(x, size=ref.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class Pool(nn.MaxPool2d):
+    """2×2 max-pooling to half the height and width, rounded up."""
+
+    def __init__(self) -> None:
+        super().__init__(2, stride=2, ceil_mode=True)
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x``, for whatever else reads it, and its maxima."""
+        return x, self(x)
+
+
 class Conv2d(nn.Conv2d):
     """A convolution that can be called with parts of its weights; zero padding only."""
 
@@ -54,7 +65,11 @@ class ConvBNReLU(nn.Module):
         self.relu: nn.Module = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        return self.relu(self.bn(self.conv(x) if skip is None else self._conv_pair(x, skip)))
+        return self.activate(self.conv(x) if skip is None else self._conv_pair(x, skip))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """What follows the convolution."""
+        return self.relu(self.bn(x))
 
     def _conv_pair(self, x: Tensor, skip: Tensor) -> Tensor:
         if not self.training:
@@ -115,14 +130,16 @@ class RSU(nn.Module):
             ConvBNReLU(2 * mid_ch, mid_ch if i else out_ch, d, bias)
             for i, d in reversed(list(enumerate(dilation)))
         )
-        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.pool = Pool()
         self.upsample = UpsampleLike()
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         residual = x = self.conv_in(x, skip)
         skips: list[Tensor] = []
         for conv in self.encoder:
-            x = conv(self.pool(x) if skips and not self.dilated else x)
+            if skips and not self.dilated:
+                skips[-1], x = self.pool.beside(x)
+            x = conv(x)
             skips.append(x)
         x = self.bottom(x)
         for i, conv in enumerate(self.decoder):
@@ -175,7 +192,7 @@ class U2Net(Network):
         self.stem = _make_stem(config)
         self.encoder = nn.ModuleList(block(stage) for stage in config.encoder)
         self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
-        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.pool = Pool()
         self.upsample = UpsampleLike()
         # (how often its map was halved, encoder?, place in the order that forward runs) of each
         # stage with a side output: sorted, sides go from fine to coarse.
@@ -217,7 +234,9 @@ class U2Net(Network):
         outputs: list[Tensor] = []
         h = x if self.stem is None else self.stem(x)
         for stage in self.encoder:
-            h = self.run(stage, self.pool(h) if outputs else h)
+            if outputs:
+                outputs[-1], h = self.pool.beside(h)
+            h = self.run(stage, h)
             outputs.append(h)
         # An encoder alone has no decoder stages.
         for stage, skip in zip(self.decoder, outputs[-2::-1], strict=False):

@@ -74,6 +74,7 @@ def test_what_is_in_them(built):
         if path != source / "web/browser/build.py"  # builds from the clone's files
     }
     expected |= {f"u2net/scripts/{script}.py" for script in SCRIPTS} | {"u2net/py.typed"}
+    expected.add("u2net/train_utils/training/kernels/kernels.cpp")
     expected |= {f"u2net/shipped/{name}" for name in ("README.md", "u2net_lite.safetensors")}
     assert {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n} == expected
     with tarfile.open(sdist) as archive:

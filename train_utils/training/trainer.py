@@ -23,6 +23,7 @@ from src.weights.storage import load_state
 
 from ..distributed import gather, rank, world_size
 from .gradients import speed_up
+from .kernels import use_kernels
 from .supervision import MaskEncoder, Teacher, WithFeatures
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -88,6 +89,7 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         if not self.compile:
             speed_up(self.model, self.device, self.dtype)
+            use_kernels(self.model, self.device)
         self._wrap()
         self.sums = torch.zeros(2 + len(self.loss_names), dtype=torch.float64)
         buffers = list(self.model.buffers())

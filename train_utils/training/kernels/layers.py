@@ -1,0 +1,57 @@
+"""The layers of a network that compute through the kernels where they can."""
+
+import torch
+from torch import Tensor, nn
+
+from src.compat import has_hooks
+from src.networks.u2net import ConvBNReLU, Pool, UpsampleLike
+
+from .functions import bn_relu, pool_beside, resize, takes, takes_norm
+from .library import load
+
+
+def use_kernels(model: nn.Module, device: torch.device) -> None:
+    """Let a network's layers, in place, compute through the kernels while it trains on the CPU.
+
+    Modules, weights and their names stay the same. Batch norm adds up in another order, and more
+    exactly than torch's; resizing and pooling give the same numbers. Where a call is not for the
+    kernels (in eval mode, compiled, traced, other types, synchronised batch norm, a hook on a layer
+    that they would pass over), the layers do what they always did.
+    """
+    if device.type != "cpu" or load() is None:
+        return
+    for module in model.modules():
+        if kind := _KINDS.get(type(module)):
+            module.__class__ = kind
+
+
+class KernelConvBNReLU(ConvBNReLU):
+    """Batch norm and ReLU as one."""
+
+    def activate(self, x: Tensor) -> Tensor:
+        bn, relu = self.bn, self.relu
+        plain = self.training and type(relu) is nn.ReLU and not (has_hooks(bn) or has_hooks(relu))
+        return bn_relu(x, bn) if plain and takes(x) and takes_norm(bn, x) else super().activate(x)
+
+
+class KernelUpsample(UpsampleLike):
+    """Resizing whose gradient is gathered, not scattered."""
+
+    def forward(self, x: Tensor, ref: Tensor) -> Tensor:
+        if self.training and takes(x):
+            return resize(x, (ref.shape[2], ref.shape[3]))
+        return super().forward(x, ref)
+
+
+class KernelPool(Pool):
+    """Pooling that keeps no indices."""
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return pool_beside(x) if self.training and takes(x) else super().beside(x)
+
+
+_KINDS: dict[type[nn.Module], type[nn.Module]] = {
+    ConvBNReLU: KernelConvBNReLU,
+    UpsampleLike: KernelUpsample,
+    Pool: KernelPool,
+}

@@ -1,0 +1,120 @@
+"""``kernels.cpp``, built once on each machine by its own C++ compiler."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from src.errors import UserError
+from src.weights.named import cache_folder
+
+SWITCH = "U2NET_TOOLKIT_KERNELS"
+DTYPES = (torch.float32, torch.bfloat16)  # in the order of the versions in kernels.cpp
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = ("-O2", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+_NEEDED = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_PARAMETERS = {  # p: a pointer, n: a size, i: an int, f: a float
+    "bn_relu": "ppnnpppppffii",
+    "bn_relu_backward": "pppnnpppii",
+    "resize": "ppnnnnnnppnppni",
+    "pool": "pppppnnnni",
+}
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_size_t, "i": ctypes.c_int, "f": ctypes.c_float}
+_log = logging.getLogger(__name__)
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """The library, built if this machine has not built it yet.
+
+    None, and a line in the log that says why, where that is not possible: without a C++ compiler or
+    a cache folder, elsewhere than on Linux, or where the environment variable
+    ``U2NET_TOOLKIT_KERNELS`` is ``off``. What uses it then does what torch has for the purpose.
+    """
+    try:
+        return _load()
+    except (OSError, subprocess.SubprocessError, UserError, _UnavailableError) as error:
+        _log.info("training without kernels of its own: %s", error)
+        return None
+
+
+@cache
+def kernel(name: str, dtype: torch.dtype, wide: bool = False) -> Callable[..., None]:
+    """A function of ``kernels.cpp`` by its name.
+
+    Args:
+        name: of the function.
+        dtype: of its maps, float32 or bfloat16.
+        wide: their channels are a multiple of 64, for the functions that tell these apart.
+    """
+    library = load()
+    assert library is not None
+    versions = (ctypes.c_void_p * 4).in_dll(library, f"{name}_versions")
+    types = [_TYPES[letter] for letter in _PARAMETERS[name]]
+    address = versions[2 * wide + DTYPES.index(dtype)]
+    assert address is not None
+    return ctypes.CFUNCTYPE(None, *types)(address)
+
+
+class _UnavailableError(Exception):
+    """Why there is no library."""
+
+
+def _load() -> ctypes.CDLL:
+    if os.environ.get(SWITCH, "").lower() in ("off", "0"):
+        raise _UnavailableError(f"{SWITCH} is off")
+    # The loops run in torch's own threads; its OpenMP is visible to all where it has GCC's names.
+    if sys.platform != "linux" or not all(hasattr(ctypes.CDLL(None), name) for name in _NEEDED):
+        raise _UnavailableError("torch's OpenMP is not to be had from outside")
+    compiler = _find_compiler()
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, check=True, timeout=60
+    ).stdout
+    parts = (_SOURCE.read_bytes(), version, " ".join(_FLAGS).encode(), _processor())
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    path = cache_folder() / f"kernels-{key}.so"
+    if not path.is_file():
+        _build(compiler, path)
+    return ctypes.CDLL(str(path))
+
+
+def _find_compiler() -> list[str]:
+    if named := shlex.split(os.environ.get("CXX", "")):
+        return named
+    for name in ("c++", "g++", "clang++"):
+        if found := shutil.which(name):
+            return [found]
+    raise _UnavailableError("no C++ compiler was found")
+
+
+def _processor() -> bytes:
+    """What decides which instructions the compiler may use: a home folder may have several."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    flags = {line for line in lines if line.lower().startswith(("flags", "features"))}
+    return "\n".join([platform.machine(), *sorted(flags)]).encode()
+
+
+def _build(compiler: list[str], path: Path) -> None:
+    """Compile to ``path``: whole or not at all, as several processes may be at it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        command = [*compiler, *_FLAGS, "-x", "c++", str(_SOURCE), "-o", str(temporary)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            problem = next(iter(done.stderr.strip().splitlines()), "no message")
+            raise _UnavailableError(f"{compiler[0]} failed: {problem}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
