@@ -53,13 +53,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     (folder / "in").mkdir()
     for path in pictures:
         (folder / "in" / path.name).symlink_to(path.resolve())
-    model = folder / "home" / "lite.onnx"
-    script = [sys.executable, "export.py", "--weights", args.weights, "--output", model]
-    subprocess.run([str(part) for part in script], check=True, stdout=subprocess.DEVNULL)
-    # rembg loads only what lies in its own folder.
-    env = {**os.environ, "U2NET_HOME": str(model.parent), "REMBG_HOME": str(model.parent)}
-    extra = json.dumps({"model_path": str(model)})
-    theirs = [args.rembg, "p", "-m", "u2net_custom", "-om", "-x", extra, folder / "in"]
+    theirs, env = rembg_command(args.rembg, args.weights, folder)
+    theirs.append(folder / "in")
     size = ["--img-size", 320]  # rembg's, whatever the weights say
     weights = args.int8 or args.weights
     ours = [sys.executable, "predict.py", folder / "in", "--weights", weights, *size, "--output"]
@@ -73,7 +68,18 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     report(runs, len(pictures))
 
 
-def measure(command: list[object], env: dict[str, str]) -> Run:
+def rembg_command(rembg: Path, weights: Path, folder: Path) -> tuple[list[object], dict[str, str]]:
+    """rembg's folder command up to the folders, and its environment, for masks by these weights."""
+    model = folder / "home" / "lite.onnx"
+    script = [sys.executable, "export.py", "--weights", weights, "--output", model]
+    subprocess.run([str(part) for part in script], check=True, stdout=subprocess.DEVNULL)
+    # rembg loads only what lies in its own folder.
+    env = {**os.environ, "U2NET_HOME": str(model.parent), "REMBG_HOME": str(model.parent)}
+    extra = json.dumps({"model_path": str(model)})
+    return [rembg, "p", "-m", "u2net_custom", "-om", "-x", extra], env
+
+
+def measure(command: list[object], env: dict[str, str] | None) -> Run:
     """Run a command to its end."""
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -208,12 +208,14 @@ class Rembg(Preset):
         """Maps …×S×S of 256 steps to …×H×W, by Pillow's Lanczos."""
         height, width = size
         levels = (saliency * 255).round().to(torch.uint8).cpu()
-        resized = [
-            np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.LANCZOS))
-            for one in levels.reshape(-1, *levels.shape[-2:]).numpy()
-        ]
-        stack = torch.from_numpy(np.stack(resized))
-        return (stack / 255).view(*saliency.shape[:-2], height, width).to(saliency.device)
+        maps = levels.reshape(-1, *levels.shape[-2:]).numpy()
+        result = torch.empty(len(maps), height, width)
+        for one, resized in zip(maps, result, strict=True):
+            image = Image.fromarray(one).resize((width, height), Image.Resampling.LANCZOS)
+            for box in strips(image.size):
+                strip = torch.from_numpy(np.array(image.crop(box)))
+                torch.div(strip, 255, out=resized[box[1] : box[3]])
+        return result.view(*saliency.shape[:-2], height, width).to(saliency.device)
 
 
 PRESETS: dict[str, Preset] = {"default": Preset(), "rembg": Rembg()}

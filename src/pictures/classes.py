@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .images import STRIP
+
 
 def most_probable(probabilities: Tensor) -> Tensor:
     """The class of each pixel.
@@ -21,7 +23,8 @@ def most_probable(probabilities: Tensor) -> Tensor:
     """
     if len(probabilities) == 1:
         return (probabilities[0] >= 0.5).to(torch.uint8)
-    return probabilities.argmax(0).to(torch.uint8)
+    rows = probabilities.split(max(1, STRIP // max(1, probabilities.shape[2])), dim=1)
+    return torch.cat([strip.argmax(0).to(torch.uint8) for strip in rows])
 
 
 def coloured(maps: Tensor | np.ndarray) -> Image.Image:

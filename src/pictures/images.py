@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..device import return_freed_memory
 from ..errors import UserError
 from .formats import DECODERS, IMAGE_SUFFIXES
 from .metadata import raw_exif, raw_xmp, upright_exif, upright_xmp
@@ -18,6 +19,9 @@ Box = tuple[int, int, int, int]
 
 STRIP = 1 << 22
 """Pixels of a large image that are worked on at once."""
+
+LARGE = 32_000_000
+"""Pixels of an image from which on memory matters more than time."""
 
 _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
@@ -186,6 +190,21 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def take(image: Image.Image) -> Image.Image:
+    """The pixels of an image, which is closed, as one that knows nothing of its file."""
+    image.load()
+    taken = image._new(image.im)
+    taken.readonly = image.readonly  # lies in another's memory
+    image.close()
+    return taken
+
+
+def tidy(image: Image.Image) -> None:
+    """Give back what has been freed, if the image is so large that it matters."""
+    if image.width * image.height > LARGE:
+        return_freed_memory()
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, 8 bits, for the network: transparency on white, colour profiles not applied."""
     image = to_straight(to_8_bits(image))
@@ -286,6 +305,23 @@ def strips(size: tuple[int, int], pixels: int = STRIP) -> Iterator[Box]:
     rows = max(1, pixels // max(1, width))
     for top in range(0, height, rows):
         yield 0, top, width, min(height, top + rows)
+
+
+def shrink_image(image: Image.Image, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    """The means of an image's parts, by Pillow's ``BOX``.
+
+    Args:
+        image: of a mode that can be converted to ``mode``.
+        size: width and height, none larger than the image's.
+        mode: of the result, without an alpha that is apart from the colours.
+    """
+    # As Pillow does it, one axis after the other, but without a copy of the whole in that mode.
+    narrow = Image.new(mode, (size[0], image.height))
+    for left, top, right, bottom in strips(image.size):
+        strip = image.crop((left, top, right, bottom)).convert(mode)
+        strip = strip.resize((size[0], bottom - top), Image.Resampling.BOX)
+        narrow.paste(strip, (0, top))
+    return narrow.resize(size, Image.Resampling.BOX)
 
 
 def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

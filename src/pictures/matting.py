@@ -3,6 +3,7 @@
 All work in strips of rows, so that memory stays bounded for images of any size.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .images import Box, shrink, strips
+from .images import Box, shrink, shrink_image, strips
 
 _SIDE = 1024  # edges are refined in an image of at most this side first
 _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
@@ -140,33 +141,41 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
 
 
 def foreground_strips(image: Image.Image, alpha: np.ndarray) -> Iterator[tuple[Box, Image.Image]]:
-    """As :func:`foreground`, in strips of rows, each with its box."""
+    """As :func:`foreground`, in strips of rows, each with its box.
+
+    A strip comes when its rows of the image, which may also be RGBA of full alpha, are no longer
+    needed, so that it can be written over them.
+    """
     small, coarse = _shrink(image, alpha, _COLOUR_SIDE)
     pixels, weight = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
     colours = _fuse(pixels, pixels, pixels, weight, [max(small.size) // n for n in (11, 32)])
     near, behind = map(_image, colours)
     margin = 2 * sum(_RADII)
+    done: deque[tuple[Box, Image.Image]] = deque()
     for rows, outer in _strips(*image.size, margin):
+        while done and done[0][0][3] <= outer.start:
+            yield done.popleft()
         mixed = _mixed(alpha[rows])
         seen = np.flatnonzero(mixed.any(0))
         whole = (0, rows.start, image.width, rows.stop)
         if not seen.size:
-            yield whole, image.crop(whole)
+            done.append((whole, image.crop(whole).convert("RGB")))
             continue
         left, right = max(0, seen[0] - margin), min(image.width, int(seen[-1]) + 1 + margin)
         box = (int(left), outer.start, right, outer.stop)
         fused, _ = _fuse(
-            _tensor(image.crop(box)),
+            _tensor(image.crop(box).convert("RGB")),
             _tensor(_stretch(near, image.size, box)),
             _tensor(_stretch(behind, image.size, box)),
             torch.from_numpy(alpha[outer, left:right].astype(np.float32))[None],
             _RADII,
         )
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
-        strip = np.array(image.crop(whole))
+        strip = np.array(image.crop(whole).convert("RGB"))
         part = mixed[:, left:right]
         strip[:, left:right][part] = np.asarray(_image(fused))[inner][part]
-        yield whole, Image.fromarray(strip)
+        done.append((whole, Image.fromarray(strip)))
+    yield from done
 
 
 def _mixed(alpha: np.ndarray) -> np.ndarray:
@@ -174,35 +183,43 @@ def _mixed(alpha: np.ndarray) -> np.ndarray:
     return (alpha >= _VISIBLE) & (alpha < 1)
 
 
-def fill_hidden(image: Image.Image) -> Image.Image:
+def fill_hidden(image: Image.Image, reuse: bool = False) -> Image.Image:
     """The colours of an image, continued smoothly where it is wholly transparent.
 
     What lies hidden there has no influence, on windows that reach into it neither.
 
     Args:
         image: RGBA.
+        reuse: write over ``image``, whose alpha becomes full.
 
     Returns:
-        RGB; black if nothing is visible.
+        RGB, or with ``reuse`` the image; black if nothing is visible.
     """
-    alpha = image.getchannel("A")
-    if alpha.getextrema()[0]:
-        return image.convert("RGB")
+    colours = image if reuse else image.convert("RGB")
+    if not image.getchannel("A").getextrema()[0]:
+        half = _halve(image)
+        # As Pillow resizes it, one axis after the other; of the whole there would be two copies.
+        wide = half.resize((image.width, half.height), Image.Resampling.BILINEAR)
+        for top, left, bottom, right in strips(image.size[::-1]):
+            columns = wide.crop((left, 0, right, half.height))
+            around = columns.resize((right - left, image.height), Image.Resampling.BILINEAR)
+            box = left, top, right, bottom
+            hidden = image.crop(box).getchannel("A").point(_NONE)
+            colours.paste(around, box, hidden)
+    if reuse:
+        image.putalpha(255)
+    return colours
+
+
+def _halve(image: Image.Image) -> Image.Image:
+    """RGBA to RGB of half its size, its colours continued where nothing is visible."""
     if max(image.size) == 1:
         return Image.new("RGB", image.size)
-    # Pillow weighs the colours by alpha here; once more, and 8 bits would be too few for them.
-    half = image.resize([(n + 1) // 2 for n in image.size], Image.Resampling.BOX)
+    # Colours are weighed by alpha here; once more, and 8 bits would be too few for them.
+    width, height = ((n + 1) // 2 for n in image.size)
+    half = shrink_image(image, (width, height), "RGBa").convert("RGBA")
     half.putalpha(half.getchannel("A").point(_ANY))
-    half = fill_hidden(half)
-    colours, hidden = image.convert("RGB"), alpha.point(_NONE)
-    # As Pillow resizes it, one axis after the other; of the whole there would be two copies.
-    wide = half.resize((image.width, half.height), Image.Resampling.BILINEAR)
-    for top, left, bottom, right in strips(image.size[::-1]):
-        columns = wide.crop((left, 0, right, half.height))
-        around = columns.resize((right - left, image.height), Image.Resampling.BILINEAR)
-        box = left, top, right, bottom
-        colours.paste(around, box, hidden.crop(box))
-    return colours
+    return fill_hidden(half, reuse=True).convert("RGB")
 
 
 def clear_hidden(image: Image.Image) -> Image.Image:
@@ -264,7 +281,7 @@ def _shrink(image: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Ima
     scale = min(1, side / max(image.size))
     width, height = (max(1, round(n * scale)) for n in image.size)
     coarse = shrink(alpha.astype(np.float32, copy=False), (width, height))
-    return image.resize((width, height), Image.Resampling.BOX), coarse
+    return shrink_image(image, (width, height)), coarse
 
 
 def _stretch(

@@ -1,22 +1,21 @@
 """Results made of an image and its map: masks, cut-outs, overlays, other backgrounds."""
 
-import io
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageChops, ImageCms
+from PIL import Image, ImageChops
 
 from ..errors import UserError
 from . import metadata
-from .backdrop import Background, backdrop, parse_background
 from .classes import coloured
 from .formats import IMAGE_FORMATS
-from .images import Box, strips, to_8_bits, to_grey, to_rgb, to_straight
-from .matting import clear_hidden, fill_hidden, foreground_strips, refine
+from .images import Box, strips, take, tidy, to_grey, to_rgb
+from .layers import Background, backdrop, lay, own_alpha, parse_background, tint, to_layers
+from .layers import split_alpha as split_alpha
+from .matting import clear_hidden, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
@@ -135,18 +134,20 @@ def render_with_box(
             closed as soon as possible. Of large ones there are fewer copies then.
     """
     shows_colours = style.mode not in ("mask", "binary")
-    box = None
     kept = {} if style.strip else metadata.carried(image, shows_colours)
-    if saliency.ndim == 3:
-        result = _render_classes(image, saliency, style)
-    else:
-        result, box = _render_object(image, saliency, style, reuse)
+    image = take(image) if reuse else image
+    step = _render_classes if saliency.ndim == 3 else _render_object
+    maps = [saliency]  # without a name here, it is freed as soon as it is not needed
     del saliency
-    if reuse:
+    result, box = step(image, maps.pop(), style, reuse)
+    if reuse and result is not image:
         image.close()
+    tidy(result)
+    profile = result.info.get("icc_profile")
     if style.crop and box:
         result = result.crop(box)
-    profile = result.info.get("icc_profile")
+    if style.mode == "background" and result.mode != "RGB":  # its alpha is full
+        result = result.convert("RGB")
     result = _shrink(result, style)
     if result.mode == "RGBA":
         result = clear_hidden(result)
@@ -161,16 +162,40 @@ def _render_object(
 ) -> tuple[Image.Image, Box | None]:
     """The whole result, and the object's box."""
     saliency = _final_map(image, saliency, style, reuse)
-    mask = to_grey(saliency)
-    box = _object_box(image, mask, style)
     if style.mode in ("mask", "binary"):
-        return mask, box
-    return _render_colours(image, saliency, mask, style), box
+        mask = to_grey(saliency)
+        return mask, _object_box(_multiply(mask, own_alpha(image)), style)
+    rgb, alpha, profile = to_layers(image, reuse)
+    tidy(rgb)
+    result = _canvas(rgb, image, reuse, profile)
+    mask = to_grey(saliency)
+    shown = _multiply(mask, alpha)
+    behind = None
+    if style.mode == "overlay":
+        tint(rgb, mask, TINT, result)
+    else:
+        if style.mode == "background":
+            behind = backdrop(style.background, rgb, mask, alpha)
+        lay(rgb, saliency, shown, behind, result)
+    opacity = {"overlay": alpha, "cutout": shown}.get(style.mode)
+    if opacity is not None:
+        result.putalpha(opacity)
+    return result, _object_box(shown, style)
+
+
+def _canvas(
+    rgb: Image.Image, image: Image.Image, reuse: bool, profile: bytes | None
+) -> Image.Image:
+    """What to draw the result on: the colours themselves, unless they are the caller's image."""
+    result = rgb if reuse or rgb is not image else Image.new("RGB", rgb.size)
+    result.info = {"icc_profile": profile} if profile else {}
+    return result
 
 
 def _final_map(image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool) -> np.ndarray:
     if style.refine:
         saliency, reuse = refine(to_rgb(image), saliency, reuse), True
+        tidy(image)
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
     if threshold is None and not style.invert:
         return saliency
@@ -182,16 +207,18 @@ def _final_map(image: Image.Image, saliency: np.ndarray, style: Style, reuse: bo
     return result
 
 
-def _object_box(image: Image.Image, mask: Image.Image, style: Style) -> Box | None:
+def _multiply(mask: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    return mask if alpha is None else ImageChops.multiply(mask, alpha)
+
+
+def _object_box(visible: Image.Image, style: Style) -> Box | None:
     """The box of what is visible of the object, with its margin, within the image."""
-    alpha = _own_alpha(image)
-    visible = mask if alpha is None else ImageChops.multiply(mask, alpha)
     box = visible.point([0] * VISIBLE + [255] * (256 - VISIBLE)).getbbox()
     if box is None:
         return None
     left, top, right, bottom = box
     margin = margin_pixels(style.margin, max(right - left, bottom - top))
-    inside = min(image.width, right + margin), min(image.height, bottom + margin)
+    inside = min(visible.width, right + margin), min(visible.height, bottom + margin)
     return (max(0, left - margin), max(0, top - margin), *inside)
 
 
@@ -209,16 +236,22 @@ def check_classes(style: Style, classes: int, boxes: bool = False) -> None:
         raise UserError(reason, advice=advice)
 
 
-def _render_classes(image: Image.Image, probabilities: np.ndarray, style: Style) -> Image.Image:
+def _render_classes(
+    image: Image.Image, probabilities: np.ndarray, style: Style, reuse: bool
+) -> tuple[Image.Image, None]:
     check_classes(style, len(probabilities))
-    result = coloured(probabilities)
-    if style.mode == "overlay":
-        rgb, alpha, profile = _split_alpha(image)
-        result = Image.blend(rgb, result.convert("RGB"), 0.5)
-        if alpha is not None:
-            result.putalpha(alpha)
-        result.info = {"icc_profile": profile} if profile else {}
-    return result
+    classes = coloured(probabilities)
+    del probabilities
+    if style.mode != "overlay":
+        return classes, None
+    rgb, alpha, profile = to_layers(image, reuse)
+    result = _canvas(rgb, image, reuse, profile)
+    for box in strips(rgb.size):
+        colours = classes.crop(box).convert("RGB")
+        result.paste(Image.blend(rgb.crop(box).convert("RGB"), colours, 0.5), box)
+    if alpha is not None:
+        result.putalpha(alpha)
+    return result, None
 
 
 def _shrink(result: Image.Image, style: Style) -> Image.Image:
@@ -230,84 +263,6 @@ def _shrink(result: Image.Image, style: Style) -> Image.Image:
     scale = style.size / max(result.size)
     width, height = (max(1, round(n * scale)) for n in result.size)
     return result.resize((width, height), resampling)
-
-
-def _render_colours(
-    image: Image.Image, saliency: np.ndarray, mask: Image.Image, style: Style
-) -> Image.Image:
-    rgb, own_alpha, profile = _split_alpha(image)
-    result = Image.new("RGB", rgb.size)
-    alpha = mask if own_alpha is None else ImageChops.multiply(mask, own_alpha)
-    if style.mode == "overlay":
-        for box in strips(rgb.size):
-            strip = rgb.crop(box)
-            result.paste(strip, box)
-            tinted = Image.blend(strip, Image.new("RGB", strip.size, TINT), 0.5)
-            result.paste(tinted, box, mask.crop(box))
-    else:
-        if style.mode == "background":
-            result = backdrop(style.background, rgb, mask, own_alpha)
-        for box, strip in foreground_strips(rgb, saliency):
-            over = alpha.crop(box) if style.mode == "background" else None
-            result.paste(strip, box, over)
-    shown = {"overlay": own_alpha, "background": None}.get(style.mode, alpha)
-    if shown is not None:
-        result.putalpha(shown)
-    result.info = {"icc_profile": profile} if profile else {}
-    return result
-
-
-def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours of an image as RGB, and its alpha, if any.
-
-    Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
-    Where the image is wholly transparent, the colours around it go on.
-    """
-    rgb, alpha, profile = _split_alpha(image)
-    rgb = rgb.copy() if rgb is image else rgb
-    rgb.info = {"icc_profile": profile} if profile else {}
-    return rgb, alpha
-
-
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, bytes | None]:
-    """As :func:`split_alpha`, and the profile. The colours may be the image itself."""
-    image = to_straight(to_8_bits(image))
-    profile = image.info.get("icc_profile")
-    alpha = _own_alpha(image)
-    space = _profile_mode(profile)
-    # Grey with alpha, as LA or as PNG's one transparent level, has the profile of the grey.
-    inks = image.convert("L") if image.mode == "LA" else image
-    rgb = None
-    if profile and space == inks.mode and space in ("CMYK", "L"):
-        with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            srgb = ImageCms.createProfile("sRGB")
-            rgb = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
-    if rgb is None:
-        rgb = image if alpha is None or image.mode == "RGBA" else image.convert("RGBA")
-    if alpha is not None:
-        if rgb.mode == "RGB":
-            rgb.putalpha(alpha)
-        rgb = fill_hidden(rgb)
-    elif rgb.mode != "RGB":
-        rgb = rgb.convert("RGB")
-    return rgb, alpha, profile if space == "RGB" else None
-
-
-def _own_alpha(image: Image.Image) -> Image.Image | None:
-    image = to_straight(to_8_bits(image))
-    if "A" in image.getbands():
-        return image.getchannel("A")
-    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-
-
-def _profile_mode(profile: bytes | None) -> str | None:
-    """The mode that a colour profile is for; None if it is torn or missing."""
-    try:
-        space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
-    except (ImageCms.PyCMSError, OSError):
-        return None
-    return {"GRAY": "L"}.get(space, space)
 
 
 def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None:

@@ -1,0 +1,204 @@
+"""The layers of a result: an image's colours and alpha, the object, and what is seen behind it: a
+colour, another image, or the image's own background blurred.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter
+
+from ..errors import UserError
+from .images import LARGE, STRIP, Box, shrink_image, strips, to_8_bits, to_rgb, to_straight
+from .matting import fill_hidden, foreground_strips
+
+SMALL = 8_000_000  # pixels, at most, of the fraction at which large images are blurred
+Background = tuple[int, int, int] | str | Image.Image
+
+
+def parse_background(text: str) -> tuple[int, int, int] | str:
+    """A colour by name or as ``#rrggbb`` to its RGB levels; ``blur`` stays as it is.
+
+    Raises:
+        UserError: it is neither.
+
+    Example:
+        >>> parse_background("#20a040")
+        (32, 160, 64)
+    """
+    if text == "blur":
+        return text
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise UserError(
+            "neither a colour (white, #00ff00), nor blur, nor an image", "background", text
+        ) from None
+    return red, green, blue
+
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours of an image as RGB, and its alpha, if any.
+
+    Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
+    Where the image is wholly transparent, the colours around it go on.
+    """
+    rgb, alpha, profile = to_layers(image)
+    rgb = rgb.copy() if rgb is image else rgb.convert("RGB")
+    rgb.info = {"icc_profile": profile} if profile else {}
+    return rgb, alpha
+
+
+def to_layers(
+    image: Image.Image, reuse: bool = False
+) -> tuple[Image.Image, Image.Image | None, bytes | None]:
+    """As :func:`split_alpha`, and the profile; with ``reuse`` the image is written over or closed.
+
+    The colours may be the image itself, and RGBA of full alpha.
+    """
+    straight = to_straight(to_8_bits(image))
+    if reuse and straight is not image:
+        image.close()
+    reuse = reuse or straight is not image
+    profile = straight.info.get("icc_profile")
+    space = _profile_mode(profile)
+    # Grey with alpha, as LA or as PNG's one transparent level, has the profile of the grey.
+    inks = straight.convert("L") if straight.mode == "LA" else straight
+    rgb = alpha = None
+    if profile and space == inks.mode and space in ("CMYK", "L"):
+        with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            srgb = ImageCms.createProfile("sRGB")
+            rgb = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
+    if straight.has_transparency_data:
+        mixed = straight if straight.mode == "RGBA" else straight.convert("RGBA")
+        alpha = mixed.getchannel("A")
+        if rgb:
+            rgb.putalpha(alpha)
+    else:
+        mixed = straight if straight.mode == "RGB" else rgb or straight.convert("RGB")
+    rgb = rgb or mixed
+    del inks, mixed
+    if reuse and rgb is not straight:
+        straight.close()
+    if alpha is not None:
+        rgb = fill_hidden(rgb, reuse=reuse or rgb is not straight)
+    return rgb, alpha, profile if space == "RGB" else None
+
+
+def own_alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha of an image of any mode, if it has some."""
+    image = to_straight(to_8_bits(image))
+    if "A" in image.getbands():
+        return image.getchannel("A")
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
+def _profile_mode(profile: bytes | None) -> str | None:
+    """The mode that a colour profile is for; None if it is torn or missing."""
+    try:
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    return {"GRAY": "L"}.get(space, space)
+
+
+def tint(
+    rgb: Image.Image, mask: Image.Image, colour: tuple[int, int, int], result: Image.Image
+) -> None:
+    """The object half covered by a colour; ``result`` may be ``rgb``."""
+    for box in strips(rgb.size):
+        strip = rgb.crop(box).convert("RGB")
+        tinted = Image.blend(strip, Image.new("RGB", strip.size, colour), 0.5)
+        strip.paste(tinted, mask=mask.crop(box))
+        result.paste(strip, box)
+
+
+def lay(
+    rgb: Image.Image,
+    saliency: np.ndarray,
+    shown: Image.Image,
+    behind: Callable[[Box], Image.Image] | None,
+    result: Image.Image,
+) -> None:
+    """The object in its own colours, by its alpha ``shown`` before another background if there is
+    one; ``result`` may be ``rgb``.
+    """
+    for box, strip in foreground_strips(rgb, saliency):
+        if behind:
+            ground = behind(box)
+            ground.paste(strip, mask=shown.crop(box))
+            strip = ground
+        result.paste(strip, box)
+
+
+def backdrop(
+    background: Background, rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None
+) -> Callable[[Box], Image.Image]:
+    """What is seen behind the object, by the object's mask and the image's alpha.
+
+    Returns:
+        A function that gives the part of it, RGB, in a box of whole rows of the image.
+    """
+    if isinstance(background, str):
+        background = parse_background(background)
+    if isinstance(background, tuple):
+        colour = background
+        return lambda box: Image.new("RGB", (box[2] - box[0], box[3] - box[1]), colour)
+    if isinstance(background, Image.Image):
+        layer, method = to_rgb(background), Image.Resampling.LANCZOS
+        left, top, width, height = _middle(layer.size, rgb.size)
+    else:
+        layer, method = _blurred(rgb, mask, alpha), Image.Resampling.BICUBIC
+        left, top, width, height = 0, 0, *layer.size
+    right, bottom = left + width, top + height
+    if rgb.width * rgb.height <= LARGE:
+        return layer.resize(rgb.size, method, (left, top, right, bottom)).crop
+    step = height / rgb.height
+
+    def behind(box: Box) -> Image.Image:
+        end = bottom if box[3] == rgb.height else top + box[3] * step
+        rows = box[3] - box[1]
+        return layer.resize((rgb.width, rows), method, (left, top + box[1] * step, right, end))
+
+    return behind
+
+
+def _middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, width and height of the largest part that has the proportions of ``target``."""
+    (width, height), ratio = size, target[0] / target[1]
+    inside = (ratio * height, height) if ratio < width / height else (width, width / ratio)
+    wide, high = size if ratio == width / height else inside
+    return (width - wide) / 2, (height - high) / 2, wide, high
+
+
+def _blurred(rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    weighted = _own_background(rgb, mask, alpha)
+    blur = ImageFilter.GaussianBlur(max(2, max(weighted.size) / 40))
+    blurred = weighted.filter(blur).convert("RGBA")
+    # Where little of it is near, 8 bits are too few for its colour: that of what is near goes on.
+    near = blurred.getchannel("A").point([0] * 32 + [255] * 224)
+    if near.getbbox() is None:
+        return shrink_image(rgb, near.size).filter(blur)
+    blurred.putalpha(near)
+    return fill_hidden(blurred)
+
+
+def _own_background(rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Colours weighted by how much they are background: the object must not shine out of the blur.
+
+    Premultiplied (RGBa), and of an image of more than ``LARGE`` pixels a fraction of its size.
+    """
+    pixels = rgb.width * rgb.height
+    factor = math.ceil(math.sqrt(pixels / SMALL)) if pixels > LARGE else 1
+    result = Image.new("RGBa", [-(-n // factor) for n in rgb.size])
+    rows = max(1, STRIP // (rgb.width * factor))
+    for left, top, right, bottom in strips(result.size, rows * result.width):
+        box = left, top * factor, rgb.width, min(rgb.height, bottom * factor)
+        strip, shown = rgb.crop(box), ImageChops.invert(mask.crop(box))
+        strip.putalpha(shown if alpha is None else ImageChops.multiply(shown, alpha.crop(box)))
+        strip = strip.convert("RGBa")
+        result.paste(strip.reduce(factor) if factor > 1 else strip, (left, top, right, bottom))
+    return result
