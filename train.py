@@ -14,9 +14,16 @@ writes last.pt and exits with status 130; --resume auto continues, after a crash
 result.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+# Threads that wait for others sleep after 50 us, not 20 ms, in which they would keep the core from
+# whoever has work on it: beside another busy process a step took several times as long. OpenMP
+# reads this when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 

@@ -6,6 +6,7 @@ u2net train --data-path DUTS
 torchrun --nproc_per_node=4 -m u2net train --data-path DUTS
 """
 
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     is_named = word in COMMANDS
     command = word if is_named else "predict"
     arguments = arguments[is_named:]
+    if argv is None and command == "train" and not {"-h", "--help"} & set(arguments):
+        _restart_with_short_waits()
     sys.argv = [f"u2net {command}", *arguments]  # for --help and for messages
 
     def run() -> int | None:
@@ -54,6 +57,15 @@ def main(argv: list[str] | None = None) -> None:
         return _script(COMMANDS[command][0]).main(arguments)
 
     _script("train_utils.cli").run(run)
+
+
+def _restart_with_short_waits() -> None:
+    """Begin anew with threads that do not keep a core while they wait, see train.py: torch, which
+    has to know it when it is loaded, is loaded by now. Nothing is done where the user has decided.
+    """
+    if sys.platform == "linux" and not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def describe() -> str:
