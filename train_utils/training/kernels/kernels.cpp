@@ -2,9 +2,9 @@
 // norm with ReLU, bilinear resizing, 2x2 max-pooling beside its input, each with its gradient.
 //
 // Maps are channels last (N, H, W, C), C a multiple of 16, of bfloat16 or float. All is computed in
-// float, sums over many pixels in double. Results do not depend on the number of threads: pixels are
-// added up in chunks of a fixed size. Threads are those of torch's own OpenMP, by three functions
-// that every runtime has (GCC's, LLVM's, Intel's).
+// float, sums over many pixels in double. Results do not depend on the number of threads: pixels
+// are added up in chunks of a fixed size. Threads are those of torch's own OpenMP, by three
+// functions that every runtime has on Linux (GCC's, LLVM's, Intel's).
 
 #include <algorithm>
 #include <cmath>
@@ -27,13 +27,16 @@ typedef float Lane __attribute__((vector_size(4 * LANES)));
 typedef std::uint32_t Bits __attribute__((vector_size(4 * LANES)));
 typedef std::uint16_t Half __attribute__((vector_size(2 * LANES)));
 
-template <class V, class T> V read(const T *from) {
-    V value;
+Lane load(const float *from) {
+    Lane value;
     std::memcpy(&value, from, sizeof value);
     return value;
 }
-Lane load(const float *from) { return read<Lane>(from); }
-Lane load(const bf16 *from) { return (Lane)(__builtin_convertvector(read<Half>(from), Bits) << 16); }
+Lane load(const bf16 *from) {
+    Half half;
+    std::memcpy(&half, from, sizeof half);
+    return (Lane)(__builtin_convertvector(half, Bits) << 16);
+}
 Lane keep(Lane value, Bits where) { return (Lane)((Bits)value & where); }  // 0 elsewhere
 
 void store(float *to, Lane value) { std::memcpy(to, &value, sizeof value); }
@@ -46,17 +49,14 @@ void store(bf16 *to, Lane value) {  // rounded to the nearest, ties to even
 
 // f(i) for each i below count, shared by the threads.
 template <class F> void share(Size count, int threads, F f) {
-    struct Work {
-        Size count;
-        F &f;
-        static void run(void *data) {
-            Work &work = *static_cast<Work *>(data);
-            const Size part = omp_get_thread_num(), parts = omp_get_num_threads();
-            const Size end = work.count * (part + 1) / parts;
-            for (Size i = work.count * part / parts; i < end; ++i) work.f(i);
-        }
-    } work{count, f};
-    if (threads > 1 && count > 1) GOMP_parallel(Work::run, &work, threads, 0);
+    struct Work { Size count; F &f; } work{count, f};
+    const auto run = [](void *data) {
+        Work &own = *static_cast<Work *>(data);
+        const Size part = omp_get_thread_num(), parts = omp_get_num_threads();
+        const Size end = own.count * (part + 1) / parts;
+        for (Size i = own.count * part / parts; i < end; ++i) own.f(i);
+    };
+    if (threads > 1 && count > 1) GOMP_parallel(run, &work, threads, 0);
     else for (Size i = 0; i < count; ++i) f(i);
 }
 
@@ -69,21 +69,18 @@ struct Chunks {  // of the pixels of maps
     Size start(Size i) const { return i * length * channels; }
 };
 
-// Sums of f(pixel, g) over pixels, for G groups of channels side by side, and so many pixels at once
-// that no addition has to wait for another.
+// Sums of f(pixel, g) over pixels, for G groups of channels side by side, and so many pixels at
+// once that no addition has to wait for another.
 template <int G, class V, class F> void total(Size pixels, V (&sums)[G], F f) {
     constexpr int TOGETHER = 4 / G;
     V parts[TOGETHER][G]{};
     Size p = 0;
     for (; p + TOGETHER <= pixels; p += TOGETHER)
-        for (int i = 0; i < TOGETHER; ++i)
-            for (int g = 0; g < G; ++g) parts[i][g] += f(p + i, g);
+        for (int i = 0; i < G * TOGETHER; ++i) parts[i / G][i % G] += f(p + i / G, i % G);
+    for (int g = 0; g < G; ++g) sums[g] = V{};
+    for (int i = 0; i < G * TOGETHER; ++i) sums[i % G] += parts[i / G][i % G];
     for (; p < pixels; ++p)
-        for (int g = 0; g < G; ++g) parts[0][g] += f(p, g);
-    for (int g = 0; g < G; ++g) {
-        sums[g] = parts[0][g];
-        for (int i = 1; i < TOGETHER; ++i) sums[g] += parts[i][g];
-    }
+        for (int g = 0; g < G; ++g) sums[g] += f(p, g);
 }
 
 struct Two {
@@ -102,6 +99,20 @@ template <int G> struct Norm {  // of G groups of channels, by the table that bn
     }
     Lane operator()(Lane x, int g) const { return x * scale[g] + shift[g]; }
 };
+
+// f(norm, g, channel, place) for each LANES values of maps.
+template <int G, class F> void each(const Chunks &chunks, const float *table, int threads, F f) {
+    share(chunks.count, threads, [=](Size i) {
+        for (Size c = 0; c < chunks.channels; c += G * LANES) {
+            const Norm<G> norm(table, chunks.channels, c);
+            for (Size p = 0; p < chunks.size(i); ++p)
+                for (int g = 0; g < G; ++g) {
+                    const Size channel = c + g * LANES;
+                    f(norm, g, channel, chunks.start(i) + p * chunks.channels + channel);
+                }
+        }
+    });
+}
 
 // Mean and (biased) variance of each channel: those of chunks, each in two passes over what the
 // processor's cache holds, put together (Chan et al. 1982).
@@ -127,7 +138,8 @@ void moments(const T *x, const Chunks &chunks, double *mean, double *variance, i
     });
     std::fill_n(mean, C, 0.0), std::fill_n(variance, C, 0.0);
     for (Size i = 0; i < chunks.count; ++i)
-        for (Size c = 0; c < C; ++c) mean[c] += means[i * C + c] * ((double)chunks.size(i) / chunks.pixels);
+        for (Size c = 0; c < C; ++c) mean[c] += means[i * C + c] * (double)chunks.size(i);
+    for (Size c = 0; c < C; ++c) mean[c] /= chunks.pixels;
     for (Size i = 0; i < chunks.count; ++i)
         for (Size c = 0; c < C; ++c) {
             const double apart = means[i * C + c] - mean[c];
@@ -135,8 +147,8 @@ void moments(const T *x, const Chunks &chunks, double *mean, double *variance, i
         }
 }
 
-// y = ReLU(batch norm of x). Fills table with rows of mean, scale, shift and 1 / deviation, from the
-// batch's own statistics, which the running ones follow, or from the running ones.
+// y = ReLU(batch norm of x). Fills table with rows of mean, scale, shift and 1 / deviation, from
+// the batch's own statistics, which the running ones follow, or from the running ones.
 template <int G, class T>
 void bn_relu(const T *x, T *y, Size pixels, Size C, const float *weight, const float *bias,
              float *running_mean, float *running_variance, float *table, float eps, float momentum,
@@ -154,16 +166,9 @@ void bn_relu(const T *x, T *y, Size pixels, Size C, const float *weight, const f
         running_mean[c] += momentum * (mean[c] - running_mean[c]);
         running_variance[c] += momentum * (unbiased - running_variance[c]);
     }
-    share(chunks.count, threads, [=](Size i) {
-        for (Size c = 0; c < C; c += G * LANES) {
-            const Norm<G> norm(table, C, c);
-            for (Size p = 0; p < chunks.size(i); ++p)
-                for (int g = 0; g < G; ++g) {
-                    const Size at = chunks.start(i) + p * C + c + g * LANES;
-                    const Lane z = norm(load(x + at), g);
-                    store(y + at, keep(z, ~(Bits)(z < 0.0f)));
-                }
-        }
+    each<G>(chunks, table, threads, [=](const Norm<G> &norm, int g, Size, Size at) {
+        const Lane z = norm(load(x + at), g);
+        store(y + at, keep(z, ~(Bits)(z < 0.0f)));
     });
 }
 
@@ -199,18 +204,11 @@ void bn_relu_backward(const T *x, const T *dy, T *dx, Size pixels, Size C, const
         means[c] = of_batch ? whole[c] / pixels : 0;
         means[C + c] = of_batch ? whole[C + c] / pixels * inverse * inverse : 0;
     }
-    share(chunks.count, threads, [=](Size i) {
-        for (Size c = 0; c < C; c += G * LANES) {
-            const Norm<G> norm(table, C, c);
-            for (Size p = 0; p < chunks.size(i); ++p)
-                for (int g = 0; g < G; ++g) {
-                    const Size of = c + g * LANES, at = chunks.start(i) + p * C + of;
-                    const Lane value = load(x + at);
-                    const Lane dz = keep(load(dy + at), ~(Bits)(norm(value, g) <= 0.0f));
-                    const Lane along = (value - norm.mean[g]) * load(means + C + of);
-                    store(dx + at, (dz - load(means + of) - along) * norm.scale[g]);
-                }
-        }
+    each<G>(chunks, table, threads, [=](const Norm<G> &norm, int g, Size c, Size at) {
+        const Lane value = load(x + at);
+        const Lane dz = keep(load(dy + at), ~(Bits)(norm(value, g) <= 0.0f));
+        const Lane along = (value - norm.mean[g]) * load(means + C + c);
+        store(dx + at, (dz - load(means + c) - along) * norm.scale[g]);
     });
 }
 
@@ -272,13 +270,13 @@ void pool(const T *x, T *y, const T *dy, const T *beside, T *dx, Size maps, Size
 
 }  // namespace
 
-// Of each the versions for float and bfloat16; of some also those for multiples of 64 channels.
+// The versions of each: for float and bfloat16, then the same for multiples of 64 channels.
+#define OF_TYPES(name) (void *)name<float>, (void *)name<bf16>
+#define OF_GROUPS(name) \
+    (void *)name<1, float>, (void *)name<1, bf16>, (void *)name<4, float>, (void *)name<4, bf16>
 extern "C" {
-extern void *const bn_relu_versions[] = {
-    (void *)bn_relu<1, float>, (void *)bn_relu<1, bf16>, (void *)bn_relu<4, float>, (void *)bn_relu<4, bf16>};
-extern void *const bn_relu_backward_versions[] = {
-    (void *)bn_relu_backward<1, float>, (void *)bn_relu_backward<1, bf16>,
-    (void *)bn_relu_backward<4, float>, (void *)bn_relu_backward<4, bf16>};
-extern void *const resize_versions[] = {(void *)resize<float>, (void *)resize<bf16>};
-extern void *const pool_versions[] = {(void *)pool<float>, (void *)pool<bf16>};
+extern void *const bn_relu_versions[] = {OF_GROUPS(bn_relu)};
+extern void *const bn_relu_backward_versions[] = {OF_GROUPS(bn_relu_backward)};
+extern void *const resize_versions[] = {OF_TYPES(resize)};
+extern void *const pool_versions[] = {OF_TYPES(pool)};
 }
