@@ -201,6 +201,7 @@ def test_a_gradient_of_the_gradient_is_refused(function):
         ({"U2NET_TOOLKIT_KERNELS": "off"}, "is off"),
         ({"CXX": "no-such-compiler"}, "no-such-compiler"),
         ({"CXX": "false"}, "false"),
+        ({"CXX": 'g++ "'}, "No closing quotation"),
         ({"CXX": "", "PATH": ""}, "no C.. compiler was found"),
         ({"U2NET_TOOLKIT_CACHE": "/dev/null/cache"}, "Not a directory"),
     ],

@@ -44,7 +44,7 @@ def load() -> ctypes.CDLL | None:
     """
     try:
         return _load()
-    except (OSError, subprocess.SubprocessError, UserError, _UnavailableError) as error:
+    except _PROBLEMS as error:
         _log.info("training without kernels of its own: %s", error)
         return None
 
@@ -69,6 +69,9 @@ def kernel(name: str, dtype: torch.dtype, wide: bool = False) -> Callable[..., N
 
 class _UnavailableError(Exception):
     """Why there is no library."""
+
+
+_PROBLEMS = (OSError, ValueError, subprocess.SubprocessError, UserError, _UnavailableError)
 
 
 def _load() -> ctypes.CDLL:
