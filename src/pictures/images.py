@@ -311,14 +311,15 @@ def shrink_image(image: Image.Image, size: tuple[int, int], mode: str = "RGB") -
     """The means of an image's parts, by Pillow's ``BOX``.
 
     Args:
-        image: of a mode that can be converted to ``mode``.
+        image: of 8 bits a channel.
         size: width and height, none larger than the image's.
-        mode: of the result, without an alpha that is apart from the colours.
+        mode: of the result: ``RGB``, as by :func:`to_rgb`, or ``RGBa``.
     """
     # As Pillow does it, one axis after the other, but without a copy of the whole in that mode.
     narrow = Image.new(mode, (size[0], image.height))
     for left, top, right, bottom in strips(image.size):
-        strip = image.crop((left, top, right, bottom)).convert(mode)
+        strip = image.crop((left, top, right, bottom))
+        strip = to_rgb(strip) if mode == "RGB" else strip.convert(mode)
         strip = strip.resize((size[0], bottom - top), Image.Resampling.BOX)
         narrow.paste(strip, (0, top))
     return narrow.resize(size, Image.Resampling.BOX)

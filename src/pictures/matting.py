@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .images import Box, shrink, shrink_image, strips
+from .images import Box, shrink, shrink_image, strips, to_8_bits, to_rgb
 
 _SIDE = 1024  # edges are refined in an image of at most this side first
 _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
@@ -36,13 +36,14 @@ def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.nda
     ``docs/predict.md`` compares it with a guided filter and closed-form matting.
 
     Args:
-        image: RGB, of any size.
+        image: of any size and mode; what is transparent counts as white.
         alpha: H×W float32 in [0, 1], of the image's size.
         reuse: write the result over ``alpha``.
 
     Returns:
         H×W float32 in [0, 1].
     """
+    image = to_8_bits(image)  # of which strips would each be scaled by their own maximum
     small, coarse = _shrink(image, alpha, _SIDE)
     radius = max(2, round(max(small.size) / 140))  # a network's map of 320² is unsure that far
     band = _unsure_band(coarse, radius)
@@ -58,7 +59,7 @@ def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.nda
         unsure = np.asarray(mask) > 127
         if unsure.any():
             place = _place(
-                _tensor(image.crop(box)),
+                _tensor(to_rgb(image.crop(box))),
                 _tensor(first),
                 _tensor(second),
                 prior=torch.from_numpy(alpha[rows])[None],
@@ -313,7 +314,7 @@ def _box(x: Tensor, radius: int) -> Tensor:
         first, last = (place - radius).clamp_(min=0), (place + radius + 1).clamp_(max=size)
         sums = F.pad(x.cumsum(dim), (1, 0) if dim == -1 else (0, 0, 1, 0))
         count = (last - first).view(-1, *[1] * (-1 - dim))
-        x = (sums.index_select(dim, last) - sums.index_select(dim, first)) / count
+        x = sums.index_select(dim, last).sub_(sums.index_select(dim, first)).div_(count)
     return x
 
 

@@ -194,7 +194,7 @@ def _canvas(
 
 def _final_map(image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool) -> np.ndarray:
     if style.refine:
-        saliency, reuse = refine(to_rgb(image), saliency, reuse), True
+        saliency, reuse = refine(image, saliency, reuse), True
         tidy(image)
     threshold = 0.5 if style.mode == "binary" and style.threshold is None else style.threshold
     if threshold is None and not style.invert:

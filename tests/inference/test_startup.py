@@ -1,9 +1,12 @@
-"""What predicting a picture imports: little beside torch, which takes the longest of all."""
+"""How a process begins, with little beside torch, which takes most of the time, and how it ends."""
 
 import subprocess
 import sys
 
+import pytest
 from helpers.data import ROOT, make_scene, save_image
+
+from src.device import return_freed_memory
 
 SCRIPT = """
 import sys, torch
@@ -29,3 +32,63 @@ def test_prediction_imports_little(weights, tmp_path):
     assert not any(
         name.startswith(("torch._dynamo", "torch.distributed.elastic")) for name in names
     )
+
+
+END = """
+import atexit, ctypes, sys
+from src.device import end_at_once
+end_at_once()
+atexit.register(print, "python's own clean-up")
+ctypes.CDLL(None).printf(b"of a library\\n")
+print("of python")
+print("an error", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("pass", 0), ("sys.exit(3)", 3), ("1 / 0", 1)],
+)
+def test_processes_end_with_their_status_and_all_that_was_written(line, status, tmp_path):
+    """Into files and pipes, which are not written line by line."""
+    kept = tmp_path / "kept.txt"
+    code = f"{END}\nopened = open({str(kept)!r}, 'w')\nopened.write('x' * 100)\n{line}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert sorted(done.stdout.splitlines()) == [
+        "of a library",
+        "of python",
+        "python's own clean-up",
+    ]
+    assert done.stderr.startswith("an error\n")
+    assert (line == "1 / 0") == done.stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert kept.read_text() == "x" * 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_returned():
+    """Also where a smaller block that is still needed lies behind it."""
+    code = """
+import ctypes, re
+from pathlib import Path
+from src.device import keep_freed_memory, return_freed_memory
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+before = resident()
+large, small = libc.malloc(100 << 20), libc.malloc(1000)
+ctypes.memset(large, 1, 100 << 20)
+libc.free(large)
+kept = resident()
+return_freed_memory()
+print(before, kept, resident(), hasattr(libc, "malloc_trim"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, kept, after, possible = done.stdout.split()
+    if possible == "True":
+        assert float(kept) > float(before) + 90 and float(after) < float(before) + 10
+    return_freed_memory()  # at any time
