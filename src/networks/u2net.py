@@ -65,20 +65,19 @@ class ConvBNReLU(nn.Module):
         self.relu: nn.Module = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        return self.activate(self.conv(x) if skip is None else self._conv_pair(x, skip))
-
-    def activate(self, x: Tensor) -> Tensor:
-        """What follows the convolution."""
-        return self.relu(self.bn(x))
-
-    def _conv_pair(self, x: Tensor, skip: Tensor) -> Tensor:
+        if skip is None:
+            return self.activate(self.conv(x))
         if not self.training:
-            return self.conv(torch.cat((x, skip), dim=1))
+            return self.activate(self.conv(torch.cat((x, skip), dim=1)))
         # The same sum as two convolutions: autograd needn't keep the concatenation beside its
         # parts, and gradients come back whole instead of as slices that are slow to read.
         conv = self.conv
         first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
-        return conv.convolve(x, first, conv.bias).add_(conv.convolve(skip, second, None))
+        return self.activate(conv.convolve(x, first, conv.bias), conv.convolve(skip, second, None))
+
+    def activate(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """What follows the convolution, whose output may come as two summands."""
+        return self.relu(self.bn(x if other is None else x.add_(other)))
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution. Inference only; done once."""

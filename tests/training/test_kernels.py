@@ -38,8 +38,8 @@ def error(values, exact: list[torch.Tensor]) -> list[float]:
     return [((a - b).abs().mean() / b.abs().mean().clamp(min=1e-9)).item() for a, b in pairs]
 
 
-def through(function, x, bn, dy):
-    y = function(x, bn)
+def through(function, x, bn, dy, *more):
+    y = function(x, bn, *more)
     return y, *torch.autograd.grad(y, (x, bn.weight, bn.bias), dy.to(y.dtype))
 
 
@@ -62,6 +62,21 @@ def test_batch_norm_with_relu(shape, training, dtype):
         assert ours <= max(1.05 * limit, 2e-6)
     for (name, value), wanted in zip(bn.named_buffers(), exact.buffers(), strict=True):
         torch.testing.assert_close(value.double(), wanted.double(), rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_sum_of_two(training, dtype):
+    bn, dy = norm(64).train(training), maps(2, 64, 33, 20, seed=2).detach()
+    pair = [maps(2, 64, 33, 20, dtype=dtype, seed=seed) for seed in (0, 1)]
+    whole = (pair[0] + pair[1]).detach().requires_grad_()
+    expected = through(functions.bn_relu, whole, copy.deepcopy(bn), dy)
+    x, other = (part * 1 for part in pair)
+    y = functions.bn_relu(x, bn, other)
+    assert y.equal(expected[0])
+    got = torch.autograd.grad(y, (*pair, bn.weight, bn.bias), dy.to(dtype))
+    wanted = (expected[1], *expected[1:])
+    assert all(a.equal(b) for a, b in zip(got, wanted, strict=True))
 
 
 def test_statistics_far_from_zero_and_an_average_of_all_batches():

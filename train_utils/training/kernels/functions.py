@@ -30,15 +30,19 @@ def takes_norm(bn: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     return fits and (not bn.training or x.numel() > x.shape[1])  # one value has no variance
 
 
-def bn_relu(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
-    """``relu(bn(x))``, with the running statistics that ``bn`` then has."""
+def bn_relu(x: Tensor, bn: nn.BatchNorm2d, other: Tensor | None = None) -> Tensor:
+    """``relu(bn(x))``, with the running statistics that ``bn`` then has. With ``other``, of the sum
+    of both, which takes the place of ``x``: nobody else may need that.
+    """
     momentum = 0.0 if bn.momentum is None else bn.momentum
     if bn.training and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
             momentum = 1 / bn.num_batches_tracked.item()
     parts = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
-    return _BNReLU.apply(x, *parts, momentum, bn.eps, bn.training)
+    if other is not None and not bn.training:
+        x, other = x.add_(other), None
+    return _BNReLU.apply(x, other, *parts, momentum, bn.eps, bn.training)
 
 
 class _BNReLU(torch.autograd.Function):
@@ -46,6 +50,7 @@ class _BNReLU(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        other: Tensor | None,
         weight: Tensor,
         bias: Tensor,
         mean: Tensor,
@@ -57,11 +62,13 @@ class _BNReLU(torch.autograd.Function):
         x = x.contiguous(memory_format=_LAST)
         y, table = torch.empty_like(x), torch.empty(4, x.shape[1])
         pointers = [part.data_ptr() for part in (weight, bias, mean, variance, table)]
-        sizes, maps = _pixels(x), (x.data_ptr(), y.data_ptr())
+        added = None if other is None else other.contiguous(memory_format=_LAST)
+        sizes = _pixels(x)
+        maps = [None if m is None else m.data_ptr() for m in (x, added, y)]
         run = kernel("bn_relu", x.dtype, x.shape[1] % 64 == 0)
         run(*maps, *sizes, *pointers, eps, momentum, of_batch, torch.get_num_threads())
         ctx.save_for_backward(x, table)
-        ctx.of_batch = of_batch
+        ctx.of_batch, ctx.two = of_batch, other is not None
         return y
 
     @staticmethod
@@ -74,7 +81,7 @@ class _BNReLU(torch.autograd.Function):
         pointers = [part.data_ptr() for part in (table, to_weight, to_bias)]
         run = kernel("bn_relu_backward", x.dtype, x.shape[1] % 64 == 0)
         run(*maps, *_pixels(x), *pointers, ctx.of_batch, torch.get_num_threads())
-        return dx, to_weight, to_bias, *[None] * 5
+        return dx, dx if ctx.two else None, to_weight, to_bias, *[None] * 5
 
 
 def _refuse_graph() -> None:

@@ -115,14 +115,18 @@ template <int G, class F> void each(const Chunks &chunks, const float *table, in
 }
 
 // Mean and (biased) variance of each channel: those of chunks, each in two passes over what the
-// processor's cache holds, put together (Chan et al. 1982).
+// processor's cache holds, put together (Chan et al. 1982). Where there is another map, it is added
+// to x before.
 template <int G, class T>
-void moments(const T *x, const Chunks &chunks, double *mean, double *variance, int threads) {
+void moments(T *x, const T *other, const Chunks &chunks, double *mean, double *variance,
+             int threads) {
     const Size C = chunks.channels;
     std::vector<float> of_chunks(2 * C * chunks.count);
     float *const means = of_chunks.data(), *const squares = means + C * chunks.count;
     share(chunks.count, threads, [=](Size i) {
         const Size n = chunks.size(i);
+        for (Size k = chunks.start(i); other && k < chunks.start(i) + n * C; k += LANES)
+            store(x + k, load(x + k) + load(other + k));
         for (Size c = 0; c < C; c += G * LANES) {
             const T *from = x + chunks.start(i) + c;
             Lane own[G], square[G];
@@ -147,16 +151,17 @@ void moments(const T *x, const Chunks &chunks, double *mean, double *variance, i
         }
 }
 
-// y = ReLU(batch norm of x). Fills table with rows of mean, scale, shift and 1 / deviation, from
-// the batch's own statistics, which the running ones follow, or from the running ones.
+// y = ReLU(batch norm of x), or of x + other, which takes the place of x. Fills table with rows of
+// mean, scale, shift and 1 / deviation, from the batch's own statistics, which the running ones
+// follow, or (without other) from the running ones.
 template <int G, class T>
-void bn_relu(const T *x, T *y, Size pixels, Size C, const float *weight, const float *bias,
-             float *running_mean, float *running_variance, float *table, float eps, float momentum,
-             int of_batch, int threads) {
+void bn_relu(T *x, const T *other, T *y, Size pixels, Size C, const float *weight,
+             const float *bias, float *running_mean, float *running_variance, float *table,
+             float eps, float momentum, int of_batch, int threads) {
     const Chunks chunks(pixels, C);
     std::vector<double> mean(running_mean, running_mean + C);
     std::vector<double> variance(running_variance, running_variance + C);
-    if (of_batch) moments<G>(x, chunks, mean.data(), variance.data(), threads);
+    if (of_batch) moments<G>(x, other, chunks, mean.data(), variance.data(), threads);
     for (Size c = 0; c < C; ++c) {
         const float inverse = 1 / std::sqrt(variance[c] + eps);
         table[c] = mean[c], table[C + c] = inverse * weight[c];

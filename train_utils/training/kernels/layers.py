@@ -28,10 +28,12 @@ def use_kernels(model: nn.Module, device: torch.device) -> None:
 class KernelConvBNReLU(ConvBNReLU):
     """Batch norm and ReLU as one."""
 
-    def activate(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         bn, relu = self.bn, self.relu
         plain = self.training and type(relu) is nn.ReLU and not (has_hooks(bn) or has_hooks(relu))
-        return bn_relu(x, bn) if plain and takes(x) and takes_norm(bn, x) else super().activate(x)
+        if plain and takes(x) and takes_norm(bn, x):
+            return bn_relu(x, bn, other)
+        return super().activate(x, other)
 
 
 class KernelUpsample(UpsampleLike):

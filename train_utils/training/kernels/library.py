@@ -25,7 +25,7 @@ _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-O2", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
 _NEEDED = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 _PARAMETERS = {  # p: a pointer, n: a size, i: an int, f: a float
-    "bn_relu": "ppnnpppppffii",
+    "bn_relu": "pppnnpppppffii",
     "bn_relu_backward": "pppnnpppii",
     "resize": "ppnnnnnnppnppni",
     "pool": "pppppnnnni",
