@@ -19,9 +19,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads that wait for others sleep after 50 us, not 20 ms, in which they would keep the core from
-# whoever has work on it: beside another busy process a step took several times as long. OpenMP
-# reads this when torch is loaded.
+# Threads that wait for others soon sleep, instead of keeping their core for some 20 ms from whoever
+# has work on it: beside another busy process a step took several times as long. OpenMP reads this
+# when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

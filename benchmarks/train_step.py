@@ -6,16 +6,20 @@
 Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
 memory and a drift of the machine hits both. The tutorial's way is eager, NCHW, float32, AdamW as it
 comes; ours is what train.py does: Trainer.step in bf16 where that is fast, channels last,
-fused AdamW, freed memory kept; recomputed is that with --checkpoint-activations. Memory is the
-process's peak resident size, whole and without what Python and its libraries take before the
-network is made.
+fused AdamW, freed memory kept, kernels of its own between the convolutions; layers is that with
+torch's layers in place of these kernels, spinning is ours with threads that wait as long as
+OpenMP lets them by default, and recomputed is ours with --checkpoint-activations.
+Times are medians; beside other work, compare those of the processor. Memory is the process's peak
+resident size, whole and without what Python and its libraries take before the network is made.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +27,7 @@ import torch.nn.functional as F
 from src import NETWORKS, build_model
 from src.device import keep_freed_memory, pick_device, pick_dtype
 from train_utils import cli
+from train_utils.training.kernels.library import SWITCH
 from train_utils.training.losses import DeepSupervision
 from train_utils.training.optim import make_optimizer, make_scaler, make_scheduler
 from train_utils.training.trainer import Trainer
@@ -77,11 +82,24 @@ def recomputed_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch
     return our_step(model, pictures, masks)
 
 
-SIDES = {"tutorial": tutorial_step, "ours": our_step, "recomputed": recomputed_step}
+def layers_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
+    """The same with torch's layers between the convolutions."""
+    os.environ[SWITCH] = "off"
+    return our_step(model, pictures, masks)
+
+
+SIDES = {
+    "tutorial": tutorial_step,
+    "layers": layers_step,
+    "ours": our_step,
+    "spinning": our_step,
+    "recomputed": recomputed_step,
+}
 
 
 def measure(side: str, args: argparse.Namespace) -> None:
-    """Print one side's median seconds a step and peak memory in GB, as JSON."""
+    """Print one side's median seconds a step, by the clock and of all threads together, and its
+    peak memory in GB, as JSON."""
     torch.manual_seed(0)
     before = peak_memory()  # Python and its libraries
     size = (args.size, args.size)
@@ -89,9 +107,14 @@ def measure(side: str, args: argparse.Namespace) -> None:
     masks = torch.randint(0, 2, (args.batch_size, 1, *size), dtype=torch.uint8)
     step = SIDES[side](build_model(args.model).train(), pictures, masks)
     step()
-    times = [seconds(step) for _ in range(args.steps)]
+    wall, processor = [], []
+    for _ in range(args.steps):
+        before_step = time.process_time()
+        wall.append(seconds(step))
+        processor.append(time.process_time() - before_step)
     peak = peak_memory()
-    print(json.dumps({"seconds": statistics.median(times), "peak": peak, "step": peak - before}))
+    times = {"seconds": statistics.median(wall), "processor": statistics.median(processor)}
+    print(json.dumps({**times, "peak": peak, "step": peak - before}))
 
 
 def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str]]:
@@ -106,15 +129,23 @@ def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str
     command = [sys.executable, "-m", "benchmarks.train_step", "--model", model]
     for name, value in flags.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
+    waits = {"GOMP_SPINCOUNT": "1000"}  # as train.py sets it
     for _ in range(rounds):
         for side, taken in results.items():
-            run = subprocess.run([*command, "--side", side], check=True, stdout=subprocess.PIPE)
+            run = subprocess.run(
+                [*command, "--side", side],
+                check=True,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **({} if side in ("tutorial", "spinning") else waits)},
+            )
             taken.append(json.loads(run.stdout.splitlines()[-1]))
     rows: list[dict[str, float | str]] = []
     for side, taken in results.items():
         row = {key: statistics.median(r[key] for r in taken) for key in taken[0]}
-        base = rows[0]["seconds"] if rows else row["seconds"]
-        rows.append({"network": model, "way": side, **row, "times_tutorial": base / row["seconds"]})
+        base = rows[0] if rows else row
+        times = {f"{key}_ratio": base[key] / row[key] for key in ("seconds", "processor")}
+        times["times_tutorial"] = times.pop("seconds_ratio")
+        rows.append({"network": model, "way": side, **row, **times})
     return rows
 
 
@@ -142,7 +173,8 @@ def main() -> None:
     print(f"{args.model}, batch {args.batch_size} at {args.size}^2, {cores} cores")
     for row in rows:
         print(f"{row['way']:12s} {row['seconds']:6.2f} s a step, {row['times_tutorial']:.2f} x as "
-              f"fast; {row['step']:5.2f} GB by the network and its step, "
+              f"fast; {row['processor']:6.2f} s of the processor, {row['processor_ratio']:.2f} x; "
+              f"{row['step']:5.2f} GB by the network and its step, "
               f"{row['step'] / rows[0]['step']:.2f} x; {row['peak']:5.2f} GB in all, "
               f"{row['peak'] / rows[0]['peak']:.2f} x")  # fmt: skip
 
