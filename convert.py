@@ -99,8 +99,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.folder, args.output = is_folder(args.output), Path(args.output)
     if args.img_size and not isinstance(args.img_size, int):
         parser.error("--img-size: expected one side in pixels, as weights keep that of a square")
-    if twice := {str(path) for path in args.average_with if path == args.input}:
-        parser.error(f"--average-with {twice.pop()}: is INPUT, which counts anyway")
+    inputs = [args.input, *args.average_with]
+    if twice := [str(path) for i, path in enumerate(inputs) if path in inputs[:i]]:
+        parser.error(f"--average-with {twice[0]}: named twice, and each counts once")
     if not args.folder and args.output.suffix not in SUFFIXES:
         parser.error(
             f"OUTPUT {args.output}: expected {', '.join(SUFFIXES)}, or a folder (with / behind its "

@@ -97,7 +97,8 @@ def test_what_cannot_be_averaged(call, tmp_path):
     save_model(build_model(SMALL, out_ch=2), tmp_path / "b.pt")
     for argv, named in (
         (("--average-with", tmp_path / "b.pt"), "b.pt: cannot be averaged with"),
-        (("--average-with", tmp_path / "a.pt"), "is INPUT"),
+        (("--average-with", tmp_path / "a.pt"), "a.pt: named twice"),
+        (("--average-with", tmp_path / "b.pt", tmp_path / "b.pt"), "b.pt: named twice"),
         (("--average-with", tmp_path / "c.pt"), "c.pt: no such weights file"),
         (("--img-size", "96x64"), "expected one side"),
     ):
