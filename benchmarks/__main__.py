@@ -3,10 +3,11 @@
     python -m benchmarks                              # lite and full: a quarter of an hour, 2 cores
     python -m benchmarks --networks u2net_lite --json speed.json
 
-Inference (benchmarks/inference.py): milliseconds a picture at 320² and at batches of 1 and 8, how
-many times as fast as the tutorials' way, the share of what one large matrix product reaches here at
-the same precision, and the mean difference of the maps from the tutorials' in float32. Training
-(benchmarks/train_step.py): a step at batch 4 and 288². All take turns; figures are medians.
+Inference (benchmarks/compute/inference.py): milliseconds a picture at 320² and at batches of 1 and
+8, how many times as fast as the tutorials' way, the share of what one large matrix product reaches
+here at the same precision, and the mean difference of the maps from the tutorials' in float32.
+Training (benchmarks/compute/train_step.py): a step at batch 4 and 288². All take turns; figures are
+medians.
 OpenVINO takes part where it is installed, ONNX Runtime too.
 """
 
@@ -18,7 +19,7 @@ import torch
 from src import NETWORKS
 from train_utils import cli
 
-from . import inference, train_step
+from .compute import inference, train_step
 
 INFERENCE = (
     "| {network} | {batch} | {way} | {precision} | {ms_per_picture:.0f} | {times_tutorial:.2f} | "

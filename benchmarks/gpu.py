@@ -1,7 +1,7 @@
 """Training and inference on a GPU: the tutorials' way with --amp against ours, in one table.
 
     python -m benchmarks.gpu                                   # under 8 minutes
-    python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1    # to try it
+    python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1  # a try
 
 Pictures a second and peak memory of each network, batch and way. The tutorials' way is NCHW and
 autocast to float16 with a GradScaler; ours is Trainer's step and Predictor's maps, in bf16 and
@@ -35,9 +35,9 @@ from train_utils.data import synthetic
 from train_utils.data.loaders import EpochSampler, train_loader
 from transforms import TrainPreset
 
+from .compute.train_step import make_trainer
 from .roofline import Roofline
 from .timing import byte_rate, matrix_limit
-from .train_step import make_trainer
 
 ROW = "| {network} | {work} | {batch} | {way} | {rate:.1f} | {ratio:.2f} | {gb:.1f} | {limit:.1f} |"
 

@@ -171,7 +171,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel after every layer.
 
     The kernel clears each page before it hands it out: for the activations of a network on the CPU
-    that takes up to a quarter of the time (``benchmarks/train_step.py``).
+    that takes up to a quarter of the time (``benchmarks/compute/train_step.py``).
     """
     if sys.platform != "linux":
         return

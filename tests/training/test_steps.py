@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.data import SMALL
 
-from benchmarks import train_step
+from benchmarks.compute import train_step
 from src import build_model
 from train_utils.training import optim
 from train_utils.training.losses import DeepSupervision

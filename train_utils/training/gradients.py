@@ -16,8 +16,8 @@ def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
     """Let a network's convolutions, in place, compute their weights' gradient the faster way.
 
     oneDNN's AVX2 kernel for it is two to four times slower on channels-last maps than on NCHW at 64
-    channels, more than converting the maps takes (``benchmarks/train_step.py``); everything else
-    here prefers channels last. With AVX-512, on a GPU and in bf16 nothing is changed. Weights,
+    channels, more than converting the maps takes (``benchmarks/compute/train_step.py``); everything
+    else here prefers channels last. With AVX-512, on a GPU and in bf16 nothing is changed. Weights,
     their names and results stay the same, but for the order of additions.
     """
     old = torch.backends.cpu.get_cpu_capability() == "AVX2" and has_onednn()

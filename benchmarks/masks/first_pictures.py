@@ -1,6 +1,6 @@
 """Draw the README's first pictures: scikit-image's cat, astronaut, cup and rocket, and their maps.
 
-    python -m benchmarks.first_pictures --weights u2netp.pth --figure docs/pictures/first.png
+    python -m benchmarks.masks.first_pictures --weights u2netp.pth --figure docs/pictures/first.png
 
 A row of pictures, one of the shipped weights' maps, and one of those of --weights. Needs
 scikit-image, whose pictures are free of rights.

@@ -1,7 +1,7 @@
 """What scoring costs: every measure here against PySODMetrics, map by map, and what validation adds
 to the network.
 
-    python -m benchmarks.scoring --data-path ECSSD --weights u2netp.pth     # pip install .[test]
+    python -m benchmarks.scripts.scoring --data-path ECSSD --weights u2netp.pth
 
 First, maps that exist already, in memory: PySODMetrics measures them in one process of one thread,
 as it does alone, measure by measure; ours the same maps, in one thread too, so that only the work
@@ -29,7 +29,7 @@ from train_utils.metrics.measures.saliency import SaliencyMetrics, histogram, to
 from train_utils.metrics.measures.structure import structural
 from transforms import EvalPreset
 
-from .timing import seconds
+from ..timing import seconds
 
 MEASURES = "MAE", "Fmeasure", "Emeasure", "Smeasure", "WeightedFmeasure"
 

@@ -1,7 +1,7 @@
 """What each network costs: parameters, operations, time and memory for one picture.
 
-    python -m benchmarks.networks                     # all of them, 320^2, in the Predictor
-    python -m benchmarks.networks --size 288 --rounds 20
+    python -m benchmarks.compute.networks                     # all of them, 320^2, in the Predictor
+    python -m benchmarks.compute.networks --size 288 --rounds 20
 
 Each network runs in a process of its own, as Predictor runs it: batch norm folded, channels last,
 bf16 where that is fast. Time is the best of several pictures, which other work on the machine
@@ -22,7 +22,7 @@ from src import NETWORKS, Predictor, build_model
 from src.device import keep_freed_memory
 from train_utils import cli
 
-from .timing import peak_memory, seconds
+from ..timing import peak_memory, seconds
 
 
 def measure(name: str, size: int, rounds: int) -> dict[str, float]:
@@ -65,7 +65,14 @@ def main() -> None:
     print(f"| network | parameters | GFLOP at {args.size}² | s a picture | memory |")
     print("|---|---:|---:|---:|---:|")
     for name in NETWORKS:
-        command = [sys.executable, "-m", "benchmarks.networks", *sys.argv[1:], "--one", name]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.compute.networks",
+            *sys.argv[1:],
+            "--one",
+            name,
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         row = json.loads(output.splitlines()[-1])
         print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "

@@ -1,8 +1,8 @@
 """The most memory that predict.py takes: a large picture in each mode, and a folder of small ones.
 
-    python -m benchmarks.memory                       # 100 megapixels, the weights in weights/
-    python -m benchmarks.memory --only cutout --megapixels 48
-    python -m benchmarks.memory --only folder --rembg rembg/bin/rembg    # beside rembg's command
+    python -m benchmarks.scripts.memory                    # 100 megapixels, the weights in weights/
+    python -m benchmarks.scripts.memory --only cutout --megapixels 48
+    python -m benchmarks.scripts.memory --only folder --rembg rembg/bin/rembg  # beside rembg
 
 Each case is a process of its own, start-up included, whose highest resident size is what the system
 says of it. The picture is drawn here; another one, enlarged, with --picture.

@@ -1,7 +1,7 @@
 """One training step: time and memory, the tutorial's way against ours.
 
-    python -m benchmarks.train_step                        # lite, batch 4 at 288^2, on the CPU
-    python -m benchmarks.train_step --model u2net_full --rounds 2
+    python -m benchmarks.compute.train_step                     # lite, batch 4 at 288^2, on the CPU
+    python -m benchmarks.compute.train_step --model u2net_full --rounds 2
 
 Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
 memory and a drift of the machine hits both. The tutorial's way is eager, NCHW, float32, AdamW as it
@@ -32,7 +32,7 @@ from train_utils.training.losses import DeepSupervision
 from train_utils.training.optim import make_optimizer, make_scaler, make_scheduler
 from train_utils.training.trainer import Trainer
 
-from .timing import peak_memory, seconds
+from ..timing import peak_memory, seconds
 
 
 def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
@@ -126,7 +126,7 @@ def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str
         **flags: of this benchmark, by their names.
     """
     results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    command = [sys.executable, "-m", "benchmarks.train_step", "--model", model]
+    command = [sys.executable, "-m", "benchmarks.compute.train_step", "--model", model]
     for name, value in flags.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     waits = {"GOMP_SPINCOUNT": "1000"}  # as train.py sets it

@@ -1,7 +1,7 @@
 """Colours and edges of cut-outs, measured against known ones, beside other ways.
 
-    python -m benchmarks.cutouts
-    python -m benchmarks.cutouts --weights u2netp.pth --figure docs/pictures/refine.png
+    python -m benchmarks.masks.cutouts
+    python -m benchmarks.masks.cutouts --weights u2netp.pth --figure docs/pictures/refine.png
 
 Drawn strands of known alpha and colour lie before another picture (all of scikit-image's, free of
 rights). Colours are estimated from the true alpha, and from one blurred as a network's; edges from

@@ -1,7 +1,7 @@
 """What grows with what: cost against number and size of pictures, and number of processes.
 
-    python -m benchmarks.scale --plot scale.png          # five minutes on two cores
-    python -m benchmarks.scale --names 1000000           # listing alone, of empty files
+    python -m benchmarks.scripts.scale --plot scale.png          # five minutes on two cores
+    python -m benchmarks.scripts.scale --names 1000000           # listing alone, of empty files
 
 - pictures: predict.py's pipeline, from files to masks, over more and more of them;
 - size: Predictor's maps of one picture, at sides from 128 to 640;
@@ -31,7 +31,7 @@ from src import Predictor, build_model, save_model
 from train_utils import cli
 from train_utils.data import synthetic
 
-from .timing import in_turn, peak_memory, seconds
+from ..timing import in_turn, peak_memory, seconds
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,7 +1,7 @@
 """What each runtime makes of the same network: how far off, how fast, and how large its file.
 
-    python -m benchmarks.runtimes --weights u2netp.pth
-    python -m benchmarks.runtimes --weights u2netp.pth --golden horse.npz --mask cpp/build/mask
+    python -m benchmarks.compute.runtimes --weights u2netp.pth
+    python -m benchmarks.compute.runtimes --weights u2netp.pth --golden a.npz --mask cpp/build/mask
 
 Differences are the largest of any pixel's probability, over all maps, from the network in float32
 as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W
@@ -29,7 +29,7 @@ from src.export.torch_export import export_aoti, export_pt2
 from src.weights.load import SHIPPED
 from train_utils import cli
 
-from .timing import in_turn
+from ..timing import in_turn
 
 Run = Callable[[Tensor], Sequence[np.ndarray]]
 AOTI = "AOTInductor"

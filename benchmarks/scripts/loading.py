@@ -1,6 +1,6 @@
 """Load and augment one pair of picture and mask: the tutorial's way against ours.
 
-    python -m benchmarks.loading --data-path DUTS [--split train]
+    python -m benchmarks.scripts.loading --data-path DUTS [--split train]
 
 On one core, in turn, median. The tutorial's way works on float tensors: decode,
 to tensor, resize to 320, random horizontal flip, random crop of 288, normalise. Ours gives uint8

@@ -1,12 +1,12 @@
 """Outlines of large images: --detail beside plain tiles, pyramid blending and --refine.
 
-    python -m benchmarks.detail --weights u2netp.pth --data-path ECSSD --count 20
+    python -m benchmarks.masks.detail --weights u2netp.pth --data-path ECSSD --count 20
 
 Images with sharp masks are made of a saliency set: its objects pasted small before another, blurred
 image of 2400×1800, and its images enlarged five times, whose objects are large and hold no more
-detail than before. The third kind is the hair of benchmarks/cutouts.py, drawn at 3000×2250; on the
-first of these, closed-form matting (pymatting) of the map is compared too, which takes a minute and
-4 GB (on others it did not converge in 10,000 steps). Tiles:
+detail than before. The third kind is the hair of benchmarks/masks/cutouts.py, drawn at 3000×2250;
+on the first of these, closed-form matting (pymatting) of the map is compared too, which takes a
+minute and 4 GB (on others it did not converge in 10,000 steps). Tiles:
 25 that overlap by half, each a third of the image a side. Pyramid: the Laplacian bands of the map
 at three times the network's size, near the outline of the map at its own size, as InSPyReNet blends
 (Kim et al. 2022). Seconds are the processor's, of one thread, beyond the first map.

@@ -1,7 +1,7 @@
 """One picture by predict.py, whole process, beside what a plain script with torch takes.
 
-    python -m benchmarks.startup                       # the lite weights in weights/, a picture made here
-    python -m benchmarks.startup --weights u2net.pth --picture photo.jpg --rounds 9
+    python -m benchmarks.scripts.startup                       # the lite weights in weights/, a picture made here
+    python -m benchmarks.scripts.startup --weights u2net.pth --picture photo.jpg --rounds 9
 
 The script imports torch, loads the same weights from a torch file into the same network, built as
 usual, and computes one map of noise, in float32, without any picture. The processes run in turns; the

@@ -24,7 +24,7 @@ from src.inference.openvino import ENGINES
 from src.inference.preprocess import normalize
 from src.weights.load import SHIPPED
 
-from .timing import in_turn, matrix_limit
+from ..timing import in_turn, matrix_limit
 
 Run = Callable[[], Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

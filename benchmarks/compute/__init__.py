@@ -1,0 +1,1 @@
+"""What networks cost: inference and training steps, and other runtimes."""

@@ -1,0 +1,1 @@
+"""What whole commands cost: start-up, memory, scale, loading, scoring."""
