@@ -65,14 +65,8 @@ def main() -> None:
     print(f"| network | parameters | GFLOP at {args.size}² | s a picture | memory |")
     print("|---|---:|---:|---:|---:|")
     for name in NETWORKS:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.compute.networks",
-            *sys.argv[1:],
-            "--one",
-            name,
-        ]
+        module = "benchmarks.compute.networks"
+        command = [sys.executable, "-m", module, *sys.argv[1:], "--one", name]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         row = json.loads(output.splitlines()[-1])
         print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "

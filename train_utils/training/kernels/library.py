@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from src.errors import UserError
+from src.files import atomic_path
 from src.weights.named import cache_folder
 
 SWITCH = "U2NET_TOOLKIT_KERNELS"
@@ -110,14 +110,9 @@ def _processor() -> bytes:
 
 def _build(compiler: list[str], path: Path) -> None:
     """Compile to ``path``: whole or not at all, as several processes may be at it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with atomic_path(path) as temporary:
         command = [*compiler, *_FLAGS, "-x", "c++", str(_SOURCE), "-o", str(temporary)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
             problem = next(iter(done.stderr.strip().splitlines()), "no message")
             raise _UnavailableError(f"{compiler[0]} failed: {problem}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
