@@ -106,7 +106,8 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:
         raise InvalidDataError(data.where, results)
-    told: set[str] = set()  # of faults of the whole set, which all of its splits have
+    if faults := {fault.args[0]: fault for found in results for fault in found.faults}:
+        results[0].notes.append(_left_out([*faults.values()]))
     for found in results:
         if not found.pairs:
             val = found.split == "test" and data.has("val")
@@ -115,9 +116,6 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
                 f"{found.split}.txt, or add images",
                 advice="val.txt holds some: {split} val" if val else None,
             )
-        if new := [fault for fault in found.faults if fault.args[0] not in told]:
-            found.notes.append(_left_out(new))
-            told |= {fault.args[0] for fault in new}
         rescaled = sum(pair.rescaled for pair in found.pairs)
         if rescaled:
             what = f"{counted(rescaled, 'mask')} of {len(found.pairs)}"

@@ -44,7 +44,7 @@ def faulty_coco(png_set, tmp_path):
 
 NAMED = [
     "p0.jpg: annotation 1: a polygon of 2 points, expected 3 or more",
-    "p1.jpg: annotation 2: the category 77, which is unknown",
+    "p1.jpg: annotation 2: the category 77, which is unknown (known are 1 thing)",
     "names gone.jpg, which is not there",
     "p3.jpg: two annotations of one image: listed 2 times in",
     "p4.jpg: annotation 5: an RLE of another size: 40×48, its image is 48×40",
@@ -65,6 +65,12 @@ def test_all_faults_are_named_together(faulty_coco, call, tmp_path, weights):
     assert status == 0, err
     assert [text for text in NAMED if text not in out] == []
     assert json.loads((tmp_path / "s.json").read_text())["images"] == 9
+    argv = ["--model", "u2net_lite", "--device", "cpu", "--epochs", 1, "--batch-size", 4]
+    argv += ["--img-size", 32, "--crop-size", 32, "--workers", 0, "--output-dir", tmp_path / "run"]
+    status, out, err = call(train.main, "--data-path", faulty_coco, *argv, "--skip-invalid")
+    assert status == 0, err
+    assert out.count("left out:") == 1 and f"{len(NAMED)} faults, left out:" in out
+    assert "9 images annotated in COCO's format" in out
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"images": [], "annotations": []}', "{ no"])

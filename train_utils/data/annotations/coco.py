@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.words import counted
+from src.words import counted, first_ten
 
 from .draw import Polygons, Runs, Shape, ShapeError, Size, decode_counts
 from .record import Parsed, Record, check_inside, numbers, polygon, read_size
@@ -98,12 +98,18 @@ def _read_image(
         try:
             label = categories.get(_key(one.get("category_id")))
             if label is None:
-                raise ShapeError(f"the category {one.get('category_id')}, which is unknown")
+                raise ShapeError(_unknown_category(one, categories))
             if shape := _read_shape(one, label, record.size, parsed):
                 record.shapes.append(shape)
         except ShapeError as error:
             record.faults.append(f"annotation {one.get('id')}: {error}")
     return record
+
+
+def _unknown_category(annotation: dict[str, Any], categories: dict[Any, str]) -> str:
+    listed = [f"{key} {categories[key]}" for key in sorted(categories, key=_order)]
+    known = f"known are {first_ten(listed)}" if listed else "the file lists none"
+    return f"the category {annotation.get('category_id')}, which is unknown ({known})"
 
 
 def _rle_size(annotations: list[dict[str, Any]]) -> Size | None:

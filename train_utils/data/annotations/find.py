@@ -107,7 +107,8 @@ def find_annotated(
         load_pycocotools()  # or say at once that it is missing
     parsed.notes += _describe_unused(records, labels, names)
     pictures = _pictures(records, labels, root, parsed.kind)
-    head = f"{counted(len(pictures), 'image')} annotated in {parsed.kind}'s format"
+    sound = sum(not picture.faults for picture in pictures)
+    head = f"{counted(sound, 'image')} annotated in {parsed.kind}'s format"
     notes = [head, *parsed.describe()] if pictures else parsed.describe()
     empty = [picture for picture in pictures if not picture.drawing.shapes and not picture.faults]
     if empty:
