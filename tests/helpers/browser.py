@@ -55,7 +55,9 @@ def install_runtime():
 def serving_page(folder):
     """As ``app.py --browser`` serves it: its address."""
     with bind("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(BrowserPage(folder), ws="none", log_level="warning")
+        config = uvicorn.Config(
+            BrowserPage(folder), ws="none", log_level="warning", timeout_graceful_shutdown=5
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -338,7 +338,7 @@ def test_published_weights(call, tmp_path):
         )
     status, said, err = call(
         export.main, "--weights", SHARED / "weights" / "u2netp.pth", "--int8",
-        "--calibrate", tmp_path / "in", "--output", tmp_path / "net.onnx",
+        "--calibrate", tmp_path / "in", "--img-size", 160, "--output", tmp_path / "net.onnx",
     )  # fmt: skip
     assert status == 0 and "calibrated with 8 images" in said, err
     assert (tmp_path / "net.onnx").stat().st_size < 2_000_000

@@ -10,7 +10,6 @@ import urllib.request
 import numpy as np
 import pytest
 from helpers.data import ROOT
-from helpers.processes import PATIENCE
 from helpers.server import ORIGIN, photo
 from PIL import Image, ImageDraw
 
@@ -245,7 +244,8 @@ def test_schemathesis_finds_no_fault(server, tmp_path):
     pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis as st; st()", "run"]
     command += [f"{server.url}/api/openapi.json", "--max-examples", "20", "--seed", "1"]
-    command += ["--request-timeout", str(PATIENCE), "--no-color"]
+    # Where one request hangs, all may: the first that do are enough.
+    command += ["--request-timeout", "120", "--max-failures", "3", "--no-color"]
     # It leaves a cache where it runs.
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr

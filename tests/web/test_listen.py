@@ -116,7 +116,9 @@ def test_who_does_not_read_is_sent_away(monkeypatch):
         with socket.create_connection(address) as reader:
             reader.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert reader.recv(1) == b"H"
+            deadline = time.monotonic() + PATIENCE
             while server.server_state.connections:
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
         with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/") as answer:
             assert len(answer.read()) == size  # who reads gets all
