@@ -1,8 +1,8 @@
 """One server for all tests of the page and the API; a browser without a screen."""
 
 import pytest
-from helpers.browser import CHROMIUM
-from helpers.server import serving
+from helpers.servers.app import serving
+from helpers.servers.browser import CHROMIUM
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 

@@ -10,7 +10,7 @@ import urllib.request
 import numpy as np
 import pytest
 from helpers.data import ROOT
-from helpers.server import ORIGIN, photo
+from helpers.servers.app import ORIGIN, photo
 from PIL import Image, ImageDraw
 
 from src import Predictor

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import build_page, serving_page, serving_plainly
 from helpers.data import ROOT, make_scene, save_image, truncate_file
 from helpers.processes import PATIENCE
+from helpers.servers.browser import build_page, serving_page, serving_plainly
 from PIL import Image, ImageDraw
 
 import app

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from helpers.processes import PATIENCE
-from helpers.server import photo
+from helpers.servers.app import photo
 
 import app as script
 from app import parse_origin

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from helpers.data import make_scene
 from helpers.processes import PATIENCE
-from helpers.server import WAITING, photo
+from helpers.servers.app import WAITING, photo
 from PIL import Image
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.data import ROOT, SMALL, make_varied_network, same_state
 from helpers.golden import SHARED, needs_shared
-from helpers.release import publish, serve
+from helpers.servers.release import publish, serve
 
 import convert
 import fetch_weights
@@ -217,7 +217,7 @@ def test_a_cache_that_cannot_be_written(home, content, monkeypatch):
 SCRIPT = """
 import sys
 from dataclasses import replace
-from helpers.release import publish
+from helpers.servers.release import publish
 from pytest import MonkeyPatch
 publish(MonkeyPatch(), "u2netp", open(sys.argv[1], "rb").read())
 from src import load_model
