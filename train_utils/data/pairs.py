@@ -334,6 +334,8 @@ class InvalidDataError(UserError):
         if any(found.swapped for found in self.results):
             lines.append("  are the two folders swapped? The images can be read as masks")
         lines += list_faults([*faults.values()], lambda fault: fault.describe(rename))
-        some_left = all(found.pairs for found in self.results)
-        skip = f", or pass {rename('skip_invalid')} to leave them out" if some_left else ""
-        return "\n".join([*lines, f"Fix these files{skip}"])
+        empty = [found.split for found in self.results if not found.pairs]
+        more = f", or pass {rename('skip_invalid')} to leave them out"
+        if empty:
+            more = f": without them, the {empty[0]} split is empty"
+        return "\n".join([*lines, f"Fix these files{more}"])

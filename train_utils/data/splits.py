@@ -4,6 +4,7 @@ Whatever way the splits are named, an image that is held out is never trained on
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from src.errors import UserError
@@ -96,13 +97,21 @@ def find_splits(
     return _check_splits(data, splits, skip_invalid)
 
 
+def _find(data: DataSet, split: str, skip_invalid: bool) -> Inventory:
+    """A split, checked."""
+    found = data.find(split, skip_invalid)
+    found.read = data.read
+    found.notes += data.notes
+    found.class_names = data.class_names
+    check(found, skip_invalid, data.read)
+    return found
+
+
 def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> list[Inventory]:
-    results = [data.find(split, skip_invalid) for split in splits]
-    for found in results:
-        found.read = data.read
-        found.notes += data.notes
-        found.class_names = data.class_names
-        check(found, skip_invalid, data.read)
+    if skip_invalid and data.holds_out_by_name and not _find(data, "test", True).pairs:
+        sound = frozenset(pair.name for pair in _find(data, "all", True).pairs)
+        data = replace(data, sound=sound)
+    results = [_find(data, split, skip_invalid) for split in splits]
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:
         raise InvalidDataError(data.where, results)

@@ -64,6 +64,7 @@ def choose(
     found: Inventory,
     skip_invalid: bool,
     unused: Collection[str] = (),
+    sound: Collection[str] = (),
 ) -> dict[str, set[str]]:
     """The images of every split, by lists or, without any, by their names.
 
@@ -78,6 +79,8 @@ def choose(
         found: what faults and notes are added to.
         skip_invalid: an image in two lists is left out of the earlier split, and is no fault.
         unused: names of images that are not annotated, where others are.
+        sound: where the images that their names hold out are all faulty: the others, of which the
+            next one takes their place.
     """
     names, units = set(scenes), set(scenes.values())
     paths = find_lists(folder, names | units)
@@ -109,7 +112,7 @@ def choose(
     if split == "val" and "val" not in named:
         raise UserError(f"{folder}: no val.txt in it, so there is no val split")
     if not named:
-        named["test"] = _one_in_ten(scenes)
+        named["test"] = _one_in_ten(scenes, sound)
         if split != "all":
             what = "scene" if units != names else "image"
             text = f"no train.txt or test.txt: one {what} in ten is held out to test"
@@ -121,11 +124,12 @@ def choose(
     return chosen | named
 
 
-def _one_in_ten(scenes: Mapping[str, str]) -> set[str]:
+def _one_in_ten(scenes: Mapping[str, str], sound: Collection[str]) -> set[str]:
     units = set(scenes.values())
-    held_out = {unit for unit in units if _hash(unit) % 10 == 0} or set(
-        sorted(units, key=_hash)[:1]
-    )
+    held_out = {unit for unit in units if _hash(unit) % 10 == 0}
+    if sound or not held_out:
+        left = {scenes[name] for name in sound if name in scenes} or units
+        held_out |= set(sorted(left, key=_hash)[:1])
     return {name for name, scene in scenes.items() if scene in held_out}
 
 

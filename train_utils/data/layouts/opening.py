@@ -30,6 +30,7 @@ class DataSet:
         annotated: its images, where the masks are drawn.
         read: how the masks are read.
         notes: what the user should know of all of it.
+        sound: the images to hold out one of, where those that their names hold out are all faulty.
     """
 
     where: str
@@ -38,6 +39,7 @@ class DataSet:
     annotated: AnnotatedSet | None
     read: MaskReader
     notes: list[str] = field(default_factory=list)
+    sound: frozenset[str] = frozenset()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -57,11 +59,17 @@ class DataSet:
         told = any(picture.split == split for picture in pictures)
         return has_list(self.root, split) or told
 
+    @property
+    def holds_out_by_name(self) -> bool:
+        """Whether nothing but the names of its images tells ``test`` from ``train``."""
+        whole = self.annotated is not None or None in self.folders
+        return whole and not any(self.has(split) for split in LISTED)
+
     def find(self, split: str, skip_invalid: bool) -> Inventory:
         """Match the pairs of a split; of ``train``, none that is held out."""
         if self.annotated is not None:
-            return _find_annotated_split(self.root, self.annotated, split, skip_invalid)
-        return _find_split(self.root, self.folders, split, skip_invalid)
+            return _find_annotated_split(self, self.annotated, split, skip_invalid)
+        return _find_split(self, split, skip_invalid)
 
 
 def open_dataset(
@@ -136,10 +144,12 @@ def _search(
         rule = _with_table(rule, root)
         if rule.table is None and rule.classes == len(VOC_NAMES) and masks.name == _VOC_MASKS:
             rule = replace(rule, table=ClassTable(VOC_NAMES))
-        everything = _find_split(root, folders, "all", skip_invalid=True)
-        rule, known = decide(rule, [pair.mask for pair in everything.pairs])
+    data = DataSet(str(data_path or image_dir), root, folders, None, rule, notes)
+    if isinstance(rule, MaskRule):
+        everything = data.find("all", skip_invalid=True)
+        data.read, known = decide(rule, [pair.mask for pair in everything.pairs])
         notes += known
-    return DataSet(str(data_path or image_dir), root, folders, None, rule, notes)
+    return data
 
 
 def _with_table(rule: MaskRule, root: Path) -> MaskRule:
@@ -163,18 +173,19 @@ def _open_annotated(
 
 
 def _find_annotated_split(
-    root: Path, annotated: AnnotatedSet, split: str, skip_invalid: bool
+    data: DataSet, annotated: AnnotatedSet, split: str, skip_invalid: bool
 ) -> Inventory:
     """The annotated images of a split; of ``train``, none that is held out."""
     found = Inventory(split, faults=list(annotated.faults))
     names = {picture.name: picture.name for picture in annotated.pictures}
-    if any(picture.split for picture in annotated.pictures) and not _has_lists(root):
+    if any(picture.split for picture in annotated.pictures) and not _has_lists(data.root):
         chosen: dict[str, set[str]] = {name: set() for name in LISTED}
         chosen["all"] = set(names)
         for picture in annotated.pictures:
             chosen[picture.split or "train"].add(picture.name)
     else:
-        chosen = choose(root, split, names, found, skip_invalid, annotated.others)
+        unused, sound = annotated.others, data.sound
+        chosen = choose(data.root, split, names, found, skip_invalid, unused, sound)
     held_out = chosen["val"] | chosen["test"] if split == "train" else set()
     for picture in annotated.pictures:
         if picture.name in chosen[split] and picture.faults:
@@ -193,15 +204,15 @@ def _has_lists(root: Path) -> bool:
     return any(has_list(root, split) for split in LISTED)
 
 
-def _find_split(root: Path, folders: Folders, split: str, skip_invalid: bool) -> Inventory:
+def _find_split(data: DataSet, split: str, skip_invalid: bool) -> Inventory:
     """Match the pairs of a split; of ``train``, none that is held out."""
-    found = Inventory(split)
+    found, folders = Inventory(split), data.folders
     if None not in folders and split not in (*folders, "all"):
         missing = f"holds no {DUTS[split]}" if split in DUTS else "the DUTS layout has no val split"
-        raise UserError(missing, "data_path", root)
+        raise UserError(missing, "data_path", data.root)
     for part, (image_dir, mask_dir) in folders.items():
         if part in (None, split) or split == "all":
-            _match_folders(root, part, image_dir, mask_dir, found, skip_invalid)
+            _match_folders(data, part, image_dir, mask_dir, found, skip_invalid)
         elif split == "train" and image_dir.is_dir():
             found.held_out |= {file_id(path): path for path in list_images(image_dir)}
     if split == "train":
@@ -210,7 +221,7 @@ def _find_split(root: Path, folders: Folders, split: str, skip_invalid: bool) ->
 
 
 def _match_folders(
-    root: Path,
+    data: DataSet,
     part: str | None,
     image_dir: Path,
     mask_dir: Path,
@@ -230,7 +241,8 @@ def _match_folders(
     wanted = {name for name, _, _ in images}
     if part is None:
         scenes = {name: scene or name for name, scene, _ in images}
-        chosen = choose(root, found.split, scenes, found, skip_invalid)
+        sound = data.sound
+        chosen = choose(data.root, found.split, scenes, found, skip_invalid, sound=sound)
         wanted = chosen[found.split]
         if found.split == "train":
             held_out = chosen["val"] | chosen["test"]
