@@ -35,6 +35,7 @@ is written.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -126,10 +127,15 @@ def measure(model: Network, args: argparse.Namespace) -> str:
     computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
     print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
     where = args.output, args.calibrate, args.allow_loss
+    start = time.monotonic()
+
+    def tell(step: str) -> None:
+        print(f"{time.monotonic() - start:5.0f} s  {step}", file=sys.stderr, flush=True)
+
     if args.format == "litert":
-        loss = export_litert_int8(model, *where)
+        loss = export_litert_int8(model, *where, report=tell)
     else:
-        loss = export_int8(model, *where, args.static, args.opset)
+        loss = export_int8(model, *where, args.static, args.opset, report=tell)
     calibrated = counted(loss.calibrated, "image")
     calibrated = f"calibrated with {calibrated}; " if loss.calibrated else ""
     others = counted(loss.measured, "other" if loss.calibrated else "image")

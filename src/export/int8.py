@@ -33,6 +33,13 @@ _MAX_BIAS = 32  # a larger one stands for a constant beside which 8 bits leave t
 _PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # pass on the values that come in
 
 
+Report = Callable[[str], object]
+
+
+def silent(step: str) -> None:
+    """Tells nobody."""
+
+
 class Maps(Protocol):
     """What computes the maps of prepared images; a :class:`Predictor` does."""
 
@@ -59,8 +66,9 @@ def export_int8(
     allow_loss: float = LIMIT,
     static: bool = False,
     opset: int | None = None,
+    report: Report = silent,
 ) -> Loss:
-    """Write a network to one ``.onnx`` file that computes in integers.
+    """Write a network to one ``.onnx`` file that computes in integers. Takes minutes.
 
     Args:
         model: a network of :func:`build_model`, not fused; it stays as it is.
@@ -70,6 +78,7 @@ def export_int8(
             made scenes widen the ranges, for what the images lack.
         allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
         static, opset: see :func:`~.onnx.export_onnx`; the opset is at least 13.
+        report: gets a line as each step begins.
 
     Returns:
         What the file loses, measured on the images held out.
@@ -86,18 +95,20 @@ def export_int8(
 
     def quantise(quantised: Path, inputs: "CalibrationInputs") -> Predictor:
         floats = quantised.with_stem("float")
+        report("writing it as ONNX in float32")
         try:
             export_onnx(model, floats, static=static, opset=opset)
         except UserError as error:  # about a file that the user knows nothing of
             message = error.args[0].replace(str(floats), str(path))
             raise UserError(message, error.parameter, error.value, error.advice) from None
+        report(f"calibrating with {counted(inputs.count, 'image')}")
         _quantise(floats, quantised, inputs)
         return Predictor(quantised)
 
     check_opset(opset, integers=True)
     images = choose_images(calibrate)
     require_onnx()  # refused before anything takes time
-    return measure_int8(model, path, images, allow_loss, quantise)
+    return measure_int8(model, path, images, allow_loss, quantise, report)
 
 
 def measure_int8(
@@ -106,11 +117,12 @@ def measure_int8(
     images: Sequence[Path],
     allow_loss: float,
     quantise: Callable[[Path, "CalibrationInputs"], Maps],
+    report: Report = silent,
 ) -> Loss:
     """Write a file that ``quantise`` makes, if its maps are near the float32 network's.
 
     Args:
-        model, path, allow_loss: see :func:`export_int8`.
+        model, path, allow_loss, report: see :func:`export_int8`.
         images: of :func:`choose_images`.
         quantise: writes the file to a path, calibrated with these inputs, and gives what computes
             its maps.
@@ -118,11 +130,13 @@ def measure_int8(
     Returns, Raises: see :func:`export_int8`.
     """
     predictor = Predictor(model, device="cpu", amp="off")
+    report(f"computing maps to compare with, of every fifth of {len(images)} images")
     held_out = _hold_out(predictor, images)
     calibration = [image for image in images if image not in held_out]
     with tempfile.TemporaryDirectory() as temporary, atomic_path(path) as target:
         quantised = Path(temporary) / f"int8{Path(path).suffix}"
         integers = quantise(quantised, CalibrationInputs(predictor, calibration))
+        report(f"measuring on {counted(len(held_out), 'image')}")
         losses = [
             float((_predict(integers, predictor, image) - maps).abs().mean())
             for image, maps in held_out.items()
@@ -288,7 +302,7 @@ class CalibrationInputs:
     """Prepared images and made ones, in the form of onnxruntime's ``CalibrationDataReader``."""
 
     def __init__(self, predictor: Predictor, images: Sequence[Path]) -> None:
-        self.predictor = predictor
+        self.predictor, self.count = predictor, len(images)
         self.remaining: Iterator[Path | int] = chain(images, range(_SCENES))
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -260,7 +260,7 @@ def match_pattern(pattern: Path) -> list[str]:
         UserError: nothing, or it is none and the name of nothing.
     """
     if pattern.is_symlink():
-        raise UserError(f"{pattern}: a link to {pattern.readlink()}, which is not there")
+        raise UserError(f"{pattern}: a link to {pattern.readlink()}, which does not exist")
     if not glob.has_magic(str(pattern)):
         raise UserError(f"{pattern}: no such file or folder")
     matches = sorted(glob.glob(_any_case(pattern), recursive=True))

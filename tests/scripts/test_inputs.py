@@ -198,7 +198,7 @@ def test_patterns_of_videos(tmp_path):
 
 def test_named_inputs_that_are_not_there(plan, tmp_path):
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
-    assert "a link to nowhere.jpg, which is not there" in plan(tmp_path / "link.jpg")
+    assert "a link to nowhere.jpg, which does not exist" in plan(tmp_path / "link.jpg")
     assert "no.jpg: no such file or folder" in plan(tmp_path / "no.jpg")
     assert "*.jp: matches nothing" in plan(tmp_path / "*.jp")
     (tmp_path / "folder").mkdir()

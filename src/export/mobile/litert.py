@@ -29,7 +29,7 @@ from ..common import (
     describe_network,
     fixed_shape,
 )
-from ..int8 import LIMIT, CalibrationInputs, Loss, choose_images, measure_int8
+from ..int8 import LIMIT, CalibrationInputs, Loss, Report, choose_images, measure_int8, silent
 from .quiet import quiet
 
 _ABOUT = "about.json"
@@ -83,7 +83,11 @@ def export_litert(
 
 
 def export_litert_int8(
-    model: Network, path: str | Path, calibrate: str | Path, allow_loss: float = LIMIT
+    model: Network,
+    path: str | Path,
+    calibrate: str | Path,
+    allow_loss: float = LIMIT,
+    report: Report = silent,
 ) -> Loss:
     """Write a network to one ``.tflite`` file of 8-bit weights, which computes in integers: LiteRT
     finds the range of each layer's values while it runs, so nothing is calibrated. Input and output
@@ -95,6 +99,7 @@ def export_litert_int8(
         calibrate: a folder of images such as the network will see, every fifth of which is measured
             on, see :func:`~..int8.export_int8`.
         allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
+        report: gets a line as each step begins.
 
     Returns:
         What the file loses, measured on these images.
@@ -112,12 +117,13 @@ def export_litert_int8(
     import_converter()  # refused before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
+        report("converting")
         content = _convert(ExportedNetwork(model, sides=False), model, path)
         content = _describe(_quantise(content, _int8_recipe()), model)
         quantised.write_bytes(content)
         return _Maps(content, model)
 
-    return measure_int8(model, path, images, allow_loss, quantise)._replace(calibrated=0)
+    return measure_int8(model, path, images, allow_loss, quantise, report)._replace(calibrated=0)
 
 
 class _Maps:

@@ -45,11 +45,11 @@ def faulty_coco(png_set, tmp_path):
 NAMED = [
     "p0.jpg: annotation 1: a polygon of 2 points, expected 3 or more",
     "p1.jpg: annotation 2: the category 77, which is unknown (known are 1 thing)",
-    "names gone.jpg, which is not there",
+    "names gone.jpg, which does not exist",
     "p3.jpg: two annotations of one image: listed 2 times in",
     "p4.jpg: annotation 5: an RLE of another size: 40×48, its image is 48×40",
     "p5.jpg: annotation 6: an RLE of 12 pixels, expected 1920",
-    "p6.jpg: annotation 7: coordinates that are no numbers",
+    "p6.jpg: annotation 7: coordinates that are not numbers",
     "1 annotation is of images that it does not list: id 1234",
 ]
 
@@ -133,7 +133,7 @@ def test_faults_of_labelme(tmp_path):
     report = str(error.value)
     for text in (
         "two annotations of one image",
-        "lost.json: names gone.jpg, which is not there",
+        "lost.json: names gone.jpg, which does not exist",
         "b.json: shape 1: a polygon of 2 points",
         "c.json: shape 1: an embedded mask that is no sound PNG",
         "d.json: shape 1: a star, which is unknown",
@@ -162,10 +162,10 @@ def test_faults_of_yolo(tmp_path):
         find_pairs(tmp_path)
     report = str(error.value)
     for text in (
-        "b.txt: line 2: a polygon of 2 points",
-        "c.txt: line 1: coordinates that are no shares of the image's size",
+        "b.txt: line 2: a box, where other lines are polygons",
+        "c.txt: line 1: coordinates outside 0 to 1, expected fractions of the image's size",
         "e.txt: line 1: the class 7, which is unknown: the names end at 0",
-        "gone.txt: names gone, which is not there",
+        "gone.txt: names gone, which does not exist",
     ):
         assert text in report
 
@@ -288,7 +288,7 @@ def test_labelme_images_by_the_name_of_the_json(tmp_path):
     )
     write(labelme("b.jpg", mask) | {"imageData": "/9j/4AAQ"}, tmp_path / "b.json")
     with pytest.raises(
-        UserError, match=r"names b.jpg, which is not there \(the json holds the image"
+        UserError, match=r"names b.jpg, which does not exist \(the json holds the image"
     ):
         find_pairs(tmp_path)
     assert len(find_pairs(tmp_path, skip_invalid=True).pairs) == 1
@@ -375,3 +375,35 @@ def test_no_sound_image_is_left(tmp_path):
     with pytest.raises(UserError) as error:
         find_splits(tmp_path, ["train", "test"], skip_invalid=True)
     assert "without them, the test split is empty" in error.value.describe()
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rectangle", "circle", "box"])
+def test_a_shape_wholly_outside(tmp_path, kind):
+    """It would draw nothing: an empty mask without a word."""
+    image, mask = make_scene()
+    save_image(tmp_path / "a.jpg", image)
+    if kind == "box":
+        data = coco({"a.jpg": mask})
+        data["annotations"][0] |= {"segmentation": [], "bbox": [-20, 5, 12, 9]}
+    else:
+        data = labelme("a.jpg", mask)
+        points = [[-20, -9], [-12, -9], [-12, -1]]
+        data["shapes"][0] |= {
+            "shape_type": kind,
+            "points": points if kind == "polygon" else points[::2],
+        }
+    write(data, tmp_path / "a.json")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert "a shape wholly outside the image" in error.value.describe()
+
+
+def test_a_shape_without_a_label(tmp_path):
+    image, mask = make_scene()
+    save_image(tmp_path / "a.jpg", image)
+    data = labelme("a.jpg", mask)
+    data["shapes"][0]["label"] = ""
+    write(data, tmp_path / "a.json")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert "shape 1: a shape without a label" in error.value.describe()

@@ -1,6 +1,7 @@
 """Networks in 8-bit integers: against the same in floats, by two runtimes."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -341,4 +342,6 @@ def test_published_weights(call, tmp_path):
         "--calibrate", tmp_path / "in", "--img-size", 160, "--output", tmp_path / "net.onnx",
     )  # fmt: skip
     assert status == 0 and "calibrated with 8 images" in said, err
+    steps = re.findall(r"^ +\d+ s  (\w+)", err, re.M)
+    assert steps == ["computing", "writing", "calibrating", "measuring"]
     assert (tmp_path / "net.onnx").stat().st_size < 2_000_000

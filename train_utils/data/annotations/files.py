@@ -107,7 +107,7 @@ class ImageFiles:
         if len(found) == 1:
             return found[0]
         if not found:
-            return f"names {name.removesuffix('.*')}, which is not there"
+            return f"names {name.removesuffix('.*')}, which does not exist"
         return f"names {name.removesuffix('.*')}, which may be {found[0]} or {found[1]}"
 
 

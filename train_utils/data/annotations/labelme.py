@@ -59,6 +59,8 @@ def _read_shape(shape: dict[str, Any], size: Size | None, parsed: Parsed) -> Sha
     if kind in _WITHOUT_AREA:
         parsed.left_out[f"{kind} shape", ""] += 1
         return None
+    if not label:
+        raise ShapeError("a shape without a label")
     points = shape.get("points")
     if kind in ("polygon", "oriented_rectangle"):
         corners = polygon(points).reshape(-1, 2)
@@ -67,11 +69,13 @@ def _read_shape(shape: dict[str, Any], size: Size | None, parsed: Parsed) -> Sha
     if kind not in ("rectangle", "circle", "mask"):
         raise ShapeError(f"a {kind}, which is unknown")
     first, second = numbers(points, 4).reshape(2, 2)
-    check_inside(np.array([first, second]), size)
     if kind == "circle":  # its centre and a point on it
         radius = math.dist(first, second)
-        return Figure(label, "ellipse", np.array([first - radius, first + radius]))
+        box = np.array([first - radius, first + radius])
+        check_inside(box, size)
+        return Figure(label, "ellipse", box)
     low, high = np.minimum(first, second), np.maximum(first, second)
+    check_inside(np.array([low, high]), size)
     if kind == "rectangle":
         return Figure(label, "rectangle", np.array([low, high]))
     return _read_mask(shape.get("mask"), label, low.astype(int), high.astype(int))

@@ -70,8 +70,13 @@ class Parsed:
             listed = ", ".join(map("".join, kinds))
             notes.append(f"left out, as they have no area: {listed}")
         if self.boxes:
-            what = counted(self.boxes, "object is a box alone", "objects are boxes alone")
-            notes.append(f"{what}: drawn as filled rectangles")
+            one, more = "object is a box", "objects are boxes"
+            what = counted(
+                self.boxes,
+                f"{one} alone: drawn as a filled rectangle",
+                f"{more} alone: drawn as filled rectangles",
+            )
+            notes.append(what)
         return notes
 
 
@@ -84,7 +89,7 @@ def numbers(values: Any, count: int | None = None) -> np.ndarray:
     try:
         array = np.asarray(values, np.float64).ravel()
     except (TypeError, ValueError, OverflowError):
-        raise ShapeError("coordinates that are no numbers") from None
+        raise ShapeError("coordinates that are not numbers") from None
     if not np.isfinite(array).all():
         raise ShapeError("coordinates that are not finite")
     if count is not None and len(array) != count:
@@ -108,14 +113,18 @@ def polygon(values: Any) -> np.ndarray:
 
 
 def check_inside(points: np.ndarray, size: Size | None) -> None:
-    """Refuse points far outside their image, which are of another one.
+    """Refuse points that are of another image: far outside, or none inside.
 
     Raises:
-        ShapeError: one is more than the image's longer side away from it.
+        ShapeError: one is more than the image's longer side away from it, or the box around all
+            has nothing of it, so that nothing would be drawn.
     """
     limit = 2 * max(size) if size else _MAX_SIDE
     if len(points) and (points.max() > limit or points.min() < -limit):
         raise ShapeError("coordinates far outside the image")
+    corners = points.reshape(-1, 2)
+    if size and len(corners) and ((corners.max(0) < 0) | (corners.min(0) > size)).any():
+        raise ShapeError("a shape wholly outside the image")
 
 
 def read_size(width: Any, height: Any) -> Size | None:

@@ -157,7 +157,9 @@ def _read_line(row: list[str], names: Sequence[str] | None, of_boxes: bool) -> F
         centre, size = places[:2], places[2:]
         kind, points = "rectangle", np.array([centre - size / 2, centre + size / 2])
     else:
+        if len(places) == 4:
+            raise ShapeError("a box, where other lines are polygons")
         kind, points = "polygon", polygon(places).reshape(-1, 2)
     if (points < -0.01).any() or (points > 1.01).any():
-        raise ShapeError("coordinates that are no shares of the image's size, 0 to 1")
+        raise ShapeError("coordinates outside 0 to 1, expected fractions of the image's size")
     return Figure(label, kind, points, relative=True)
