@@ -164,7 +164,8 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
         print(f"{folder}: stopped early after epoch {trainer.epoch}; {advice}")
         return
     epochs, batches = counted(trainer.epoch, "epoch"), trainer.batches_done
-    done = f"{epochs} and {counted(batches, 'batch', 'batches')}" if resume else None
+    in_epoch = f" and {counted(batches, 'batch', 'batches')}" if batches else ""
+    done = f"{epochs}{in_epoch}" if resume else None
     if resume:
         print(f"Resuming from {resume} after {done}")
     elif settings.resume:
@@ -174,7 +175,8 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
     args = settings.to_dict()
     del args["resume"]
     write_args(folder, args, launch_id(), resumed=done)
-    described = " and ".join(trainer.record["pictures"]).replace("pictures", "images")
+    described = ", ".join(trainer.record["pictures"]).replace("pictures", "images")
+    described = described.replace("(names ", "(checksum of names ")
     images = re.sub(r"\b1 images\b", "1 image", described)  # of a text that resumed runs compare
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name

@@ -25,7 +25,12 @@ class RecipeSettings(Group):
         360,
         may_change=True,
     )
-    batch_size: int = _recipe(POSITIVE, "images per step and process", 16)
+    batch_size: int = _recipe(
+        POSITIVE,
+        "images per step and process; what does not fill an epoch's last batch is left out of that "
+        "epoch, each time others",
+        16,
+    )
     accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
     optimizer: str = _recipe(
         one_of(*OPTIMIZERS),

@@ -82,6 +82,8 @@ def fit_mask_encoder(
                         break
                 own.step(group)
                 bar.update(len(group))
+                if own.updates == limit and "given_back" not in own.best:  # fewer steps than tests
+                    own.best = {"given_back": _give_back(own, encoder, group), "times": 0}
                 if own.bad_steps >= bad_steps:
                     raise Diverged(
                         f"the encoder of masks: {bad_steps} steps in a row that are not finite; "
@@ -141,10 +143,8 @@ def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _report(own: Trainer, limit: int) -> None:
-    given_back, steps = own.best.get("given_back"), counted(own.updates, "step")
-    score = "" if given_back is None else f" with an F of {given_back:.3f}"
-    if own.best.get("times", 0) >= 2:
-        text = f"gives masks back{score} after {steps}"
-    else:
-        text = f"gives masks back{score} only, after {steps}, as many as the run's own"
-    tqdm.write(f"Encoder of masks: {text}; frozen")
+    score, steps = own.best.get("given_back", 0.0), counted(own.updates, "step")
+    text = f"gives masks back with an F of {score:.3f} after {steps}; frozen"
+    if own.best.get("times", 0) < 2:
+        text += f", short of {GIVEN_BACK}: it has as many steps as the run itself, at most"
+    tqdm.write(f"Encoder of masks: {text}")
