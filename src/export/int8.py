@@ -117,7 +117,7 @@ def measure_int8(
     images: Sequence[Path],
     allow_loss: float,
     quantise: Callable[[Path, "CalibrationInputs"], Maps],
-    report: Report = silent,
+    report: Report,
 ) -> Loss:
     """Write a file that ``quantise`` makes, if its maps are near the float32 network's.
 

@@ -1,10 +1,12 @@
 """No image that is held out is trained on, whatever way the splits are named."""
 
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from helpers.annotations import annotate
 from helpers.data import make_duts, make_pairs, save_image
 
 from src import UserError
@@ -202,3 +204,42 @@ def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "test.txt").write_bytes("a\nb\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"test\.txt: not a readable list of names; save it as"):
         lists.read_list(tmp_path / "test.txt", {"a", "b"})
+
+
+@pytest.mark.parametrize("form", ["annotations", "masks"])
+def test_the_image_held_out_is_the_faulty_one(tmp_path, form):
+    """Of a small set it may be all that is held out: a sound one takes its place, for every script
+    alike."""
+    stems = [f"p{i}" for i in range(10)]
+    make_pairs(tmp_path / "png/images", tmp_path / "png/masks", stems)
+    held_out = find_splits(tmp_path / "png", ["test"])[0].pairs[0].name
+    assert len(find_pairs(tmp_path / "png", "test").pairs) == 1
+    root = tmp_path / "png"
+    if form == "masks":
+        (root / f"masks/{held_out}.png").write_bytes(b"torn")
+    else:
+        root = tmp_path / "set"
+        file = annotate(tmp_path / "png", root, "rle") / "annotations/instances_default.json"
+        data = json.loads(file.read_text())
+        names = {one["id"]: one["file_name"] for one in data["images"]}
+        for one in data["annotations"]:
+            if names[one["image_id"]].startswith(f"{held_out}."):
+                one["category_id"] = 77
+        file.write_text(json.dumps(data))
+    with pytest.raises(UserError):
+        find_splits(root, ["train", "test"])
+    train_split, test = find_splits(root, ["train", "test"], skip_invalid=True)
+    assert len(test.pairs) == 1 and test.pairs[0].name != held_out
+    assert {pair.name for pair in train_split.pairs} == {*stems} - {held_out, test.pairs[0].name}
+    for split, found in (("train", train_split), ("test", test)):  # alone, the same
+        assert find_pairs(root, split, skip_invalid=True).pairs == found.pairs
+    assert held_out in "\n".join(train_split.notes + test.notes)
+
+
+def test_no_sound_image_is_left(tmp_path):
+    make_pairs(tmp_path / "images", tmp_path / "masks", ["a", "b", "c"])
+    (tmp_path / "test.txt").write_text("a\n")
+    (tmp_path / "masks/a.png").write_bytes(b"torn")
+    with pytest.raises(UserError) as error:
+        find_splits(tmp_path, ["train", "test"], skip_invalid=True)
+    assert "without them, the test split is empty" in error.value.describe()

@@ -108,10 +108,14 @@ def _find(data: DataSet, split: str, skip_invalid: bool) -> Inventory:
 
 
 def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> list[Inventory]:
-    if skip_invalid and data.holds_out_by_name and not _find(data, "test", True).pairs:
-        sound = frozenset(pair.name for pair in _find(data, "all", True).pairs)
-        data = replace(data, sound=sound)
-    results = [_find(data, split, skip_invalid) for split in splits]
+    by_split = {split: _find(data, split, skip_invalid) for split in splits}
+    if skip_invalid and data.holds_out_by_name and set(splits) != {"all"}:
+        test = by_split.get("test") or _find(data, "test", True)
+        if not test.pairs:
+            whole = by_split.get("all") or _find(data, "all", True)
+            data = replace(data, sound=frozenset(pair.name for pair in whole.pairs))
+            by_split = {split: _find(data, split, True) for split in splits}
+    results = [*by_split.values()]
     can_skip = skip_invalid and all(found.pairs for found in results)
     if any(found.faults for found in results) and not can_skip:
         raise InvalidDataError(data.where, results)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.annotations import FORMATS, annotate, coco, coco_segmentation, runs, write
+from helpers.annotations import FORMATS, annotate, coco, coco_segmentation, labelme, runs, write
 from helpers.data import make_pairs, make_scene, save_image
 from helpers.runs import rows, run
 from PIL import Image
@@ -223,3 +223,35 @@ def test_classes_are_scored_by_name(tmp_path, call):
     assert row["num_classes"] == 3 and row["class_iou"] == [1.0, 1.0, None]
     status, _, err = call(validation.main, *argv, *options[:-1], file, "--classes", "cat", "dog")
     assert status == 2 and "would overwrite an input" in err
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rectangle", "circle", "box"])
+def test_a_shape_wholly_outside(tmp_path, kind):
+    """It would draw nothing: an empty mask without a word."""
+    image, mask = make_scene()
+    save_image(tmp_path / "a.jpg", image)
+    if kind == "box":
+        data = coco({"a.jpg": mask})
+        data["annotations"][0] |= {"segmentation": [], "bbox": [-20, 5, 12, 9]}
+    else:
+        data = labelme("a.jpg", mask)
+        points = [[-20, -9], [-12, -9], [-12, -1]]
+        data["shapes"][0] |= {
+            "shape_type": kind,
+            "points": points if kind == "polygon" else points[::2],
+        }
+    write(data, tmp_path / "a.json")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert "a shape wholly outside the image" in error.value.describe()
+
+
+def test_a_shape_without_a_label(tmp_path):
+    image, mask = make_scene()
+    save_image(tmp_path / "a.jpg", image)
+    data = labelme("a.jpg", mask)
+    data["shapes"][0]["label"] = ""
+    write(data, tmp_path / "a.json")
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert "shape 1: a shape without a label" in error.value.describe()

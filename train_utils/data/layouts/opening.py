@@ -241,8 +241,7 @@ def _match_folders(
     wanted = {name for name, _, _ in images}
     if part is None:
         scenes = {name: scene or name for name, scene, _ in images}
-        sound = data.sound
-        chosen = choose(data.root, found.split, scenes, found, skip_invalid, sound=sound)
+        chosen = choose(data.root, found.split, scenes, found, skip_invalid, sound=data.sound)
         wanted = chosen[found.split]
         if found.split == "train":
             held_out = chosen["val"] | chosen["test"]

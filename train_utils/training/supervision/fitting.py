@@ -94,7 +94,7 @@ def fit_mask_encoder(
             check(own, True)
     encoder.freeze()
     if is_main():
-        _report(own, limit)
+        _report(own)
 
 
 def _make_trainer(trainer: Trainer, encoder: MaskEncoder) -> Trainer:
@@ -142,7 +142,7 @@ def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
     return (1.3 * both / (0.3 * wanted_all + found_all)).where(wanted_all > 0, torch.nan)
 
 
-def _report(own: Trainer, limit: int) -> None:
+def _report(own: Trainer) -> None:
     score, steps = own.best.get("given_back", 0.0), counted(own.updates, "step")
     text = f"gives masks back with an F of {score:.3f} after {steps}; frozen"
     if own.best.get("times", 0) < 2:
