@@ -161,6 +161,25 @@ def per_core(tasks: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
                 torch.set_num_threads(_Cores.total)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute with this thread alone.
+
+    torch's other threads spin for some 10 ms after each operation, waiting for the next one, and
+    slow down another runtime that is given their cores. As a thread that uses torch for the first
+    time meanwhile takes over the number, this is for short operations.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

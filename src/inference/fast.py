@@ -2,6 +2,7 @@
 
 import platform
 from threading import Lock
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,18 @@ from ..compat import (
 )
 from ..networks.base import Network
 from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
+
+
+class Backend(Protocol):
+    """What computes the maps: a prepared network, or a runtime with its ONNX file.
+
+    Called with normalised images N×3×H×W on its device, it gives probabilities N×out_ch×H×W.
+    """
+
+    config: Any
+    img_size: int
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
 def prepare(

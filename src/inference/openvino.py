@@ -105,7 +105,7 @@ class CompiledBackend:
         if not len(images):
             return images.new_zeros((0, self.config.out_ch, *size[1:]), dtype=torch.float32)
         run = self._prepared(size, torch.get_num_threads())
-        one_by_one = images.float().contiguous().numpy()[:, None]
+        one_by_one = np.ascontiguousarray(images.float().numpy())[:, None]
         return torch.from_numpy(np.concatenate([run(image) for image in one_by_one]))
 
     def _prepared(self, size: tuple[int, ...], threads: int) -> Run:

@@ -3,39 +3,28 @@
 import copy
 import pickle
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..device import after_fork, fork_count, per_core, pick_device, pick_dtype
+from ..device import after_fork, fork_count, one_thread, per_core, pick_device, pick_dtype
 from ..errors import UserError
 from ..networks.base import Network
 from ..pictures.classes import coloured
 from ..pictures.images import from_array, open_image, to_grey, upright
 from ..weights.load import load_model
 from .detail import look_closer
-from .fast import prepare
+from .fast import Backend, prepare
 from .int8 import OnnxBackend, check_int8, is_int8
 from .openvino import CompiledBackend, OpenVINOBackend, check_engine
 from .preprocess import check_preset, pick_preset, to_levels
 from .sizes import Size, parse_size
-
-
-class Backend(Protocol):
-    """What computes the maps: a prepared network, or a runtime with its ONNX file.
-
-    Called with normalised images N×3×H×W on its device, it gives probabilities N×out_ch×H×W.
-    """
-
-    config: Any
-    img_size: int
-
-    def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
 class _Rebuilding:
@@ -151,6 +140,8 @@ class Predictor:
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
+        # For what torch does before and after the network: it leaves the cores to another runtime.
+        self._beside = nullcontext if self.engine == "torch" else one_thread
         if isinstance(network, CompiledBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:
@@ -292,12 +283,14 @@ class Predictor:
     def prepare(self, image: Image.Image) -> Tensor:
         """An upright image to the 3×H×W uint8 tensor that :meth:`maps` takes, see ``img_size``."""
         self._follow_fork()
-        return self.preset.prepare(image, self.size.fit(image.height, image.width))
+        with self._beside():
+            return self.preset.prepare(image, self.size.fit(image.height, image.width))
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
         """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
         self._follow_fork()
-        return self.preset.resize(saliency, size)
+        with self._beside():
+            return self.preset.resize(saliency, size)
 
     def look_closer(self, image: Image.Image, saliency: Tensor) -> Tensor:
         """The map H×W of an upright image, with the ``detail`` that the predictor was made for."""
@@ -324,20 +317,23 @@ class Predictor:
         with per_core(len(images)) as (pool, _):
             return torch.cat(list(pool.map(self._probabilities, images.split(1))))
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        return self.preset.normalize(images, self.dtype, self.model.config)
+    def _run(self, images: Tensor) -> Tensor:
+        with self._beside():
+            dtype = self.dtype if self.engine == "torch" else torch.float32
+            prepared = self.preset.normalize(images, dtype, self.model.config)
+        return self.model(prepared)
 
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True)
-        maps = self.model(self._normalize(images))
+        maps = self._run(images)
         if self.tta:
-            mirrored = self.model(self._normalize(images.flip(-1)))
-            maps = (maps + mirrored.flip(-1)) / 2
-        # One number to look at instead of a mask: a sum is finite only where all its terms are.
-        if not torch.isfinite(maps.sum()):
-            raise UserError("the network gives values that are not finite")
-        return self.preset.finish(maps)
+            maps = (maps + self._run(images.flip(-1)).flip(-1)) / 2
+        with self._beside():
+            # One number to look at instead of a mask: a sum is finite only where all its terms are.
+            if not torch.isfinite(maps.sum()):
+                raise UserError("the network gives values that are not finite")
+            return self.preset.finish(maps)
 
 
 def _load(model: nn.Module | str | Path) -> nn.Module:

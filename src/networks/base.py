@@ -89,15 +89,15 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def run(self, stage: nn.Module, *inputs: Tensor) -> Tensor:
+    def run(self, stage: nn.Module, x: Tensor | list[Tensor]) -> Tensor:
         """The output of a stage. Where ``recompute`` is set, training forgets the maps inside the
         stage, and computes them once more when the gradient needs them (Chen et al. 2016, "Training
         deep nets with sublinear memory cost"): less memory for more time, and the same step.
         """
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return stage(*inputs)
+            return stage(x)
         contexts = (nullcontext(), _frozen_statistics(stage))
-        return checkpoint(stage, *inputs, use_reentrant=False, context_fn=lambda: contexts)
+        return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: contexts)
 
     def fuse(self) -> Self:
         """Fold every batch norm into its convolution, in place; sets eval mode. Returns self."""

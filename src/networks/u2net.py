@@ -46,7 +46,8 @@ class Conv2d(nn.Conv2d):
 class ConvBNReLU(nn.Module):
     """3×3 convolution, batch norm, ReLU; keeps height and width, or halves them (rounded up).
 
-    Called with a second input, it works on the two concatenated.
+    Called with a list of two inputs, it works on the two concatenated, and outside of training
+    empties the list: the inputs are free before the convolution where nobody else keeps them.
 
     Args:
         in_ch: channels in.
@@ -64,14 +65,14 @@ class ConvBNReLU(nn.Module):
         self.bn: nn.Module = nn.BatchNorm2d(out_ch)
         self.relu: nn.Module = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        if skip is None:
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        if isinstance(x, Tensor):
             return self.activate(self.conv(x))
         if not self.training:
-            return self.activate(self.conv(torch.cat((x, skip), dim=1)))
+            return self.activate(self.conv(_concatenated(x)))
         # The same sum as two convolutions: autograd needn't keep the concatenation beside its
         # parts, and gradients come back whole instead of as slices that are slow to read.
-        conv = self.conv
+        conv, (x, skip) = self.conv, x
         first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
         return self.activate(conv.convolve(x, first, conv.bias), conv.convolve(skip, second, None))
 
@@ -91,6 +92,12 @@ class ConvBNReLU(nn.Module):
             self.bn = nn.Identity()
 
 
+def _concatenated(maps: list[Tensor]) -> Tensor:
+    whole = torch.cat(maps, dim=1)
+    maps.clear()
+    return whole
+
+
 class RSU(nn.Module):
     """Residual U-block (paper, section 3.1): a small U-Net whose input conv is added to its output.
 
@@ -102,8 +109,8 @@ class RSU(nn.Module):
         dilated: growing dilation in place of pooling and upsampling, every map at full size.
         bias: give the convolutions a bias beside that of the batch norm.
 
-    Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1. The input may come in two parts, which are
-    concatenated.
+    Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1. The input may be a list of two maps, see
+    :class:`ConvBNReLU`.
     """
 
     in_place = False  # add in place where no gradient is wanted; set for inference, see prepare
@@ -132,24 +139,23 @@ class RSU(nn.Module):
         self.pool = Pool()
         self.upsample = UpsampleLike()
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        residual = x = self.conv_in(x, skip)
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        residual = h = self.conv_in(x)
         skips: list[Tensor] = []
         for conv in self.encoder:
             if skips and not self.dilated:
-                skips[-1], x = self.pool.beside(x)
-            x = conv(x)
-            skips.append(x)
-        x = self.bottom(x)
+                skips[-1], h = self.pool.beside(h)
+            h = conv(h)
+            skips.append(h)
+        h = self.bottom(h)
         for i, conv in enumerate(self.decoder):
-            skip = skips.pop()
             if i and not self.dilated:
-                x = self.upsample(x, skip)
-            x = conv(x, skip)
-        # In place saves a pass over fresh memory, but would change what a hook has kept of x.
+                h = self.upsample(h, skips[-1])
+            h = conv([h, skips.pop()])
+        # In place saves a pass over fresh memory, but would change what a hook has kept of h.
         if self.in_place and not torch.is_grad_enabled():
-            return x.add_(residual)
-        return x + residual
+            return h.add_(residual)
+        return h + residual
 
 
 class RSU4F(RSU):
@@ -230,18 +236,22 @@ class U2Net(Network):
             >>> [tuple(f.shape[1:]) for f in features[:2]]
             [(64, 64, 64), (64, 32, 32)]
         """
-        outputs: list[Tensor] = []
         h = x if self.stem is None else self.stem(x)
+        skips: list[Tensor] = []
         for stage in self.encoder:
-            if outputs:
-                outputs[-1], h = self.pool.beside(h)
+            if skips:
+                skips[-1], h = self.pool.beside(h)
             h = self.run(stage, h)
-            outputs.append(h)
+            skips.append(h)
+        # Only what is read again is kept, and so freed as early as can be: at the last stages, maps
+        # are large.
+        read = {i: skips[i] for *_, i in self._sides if i < len(skips)}
+        skips.pop()
         # An encoder alone has no decoder stages.
-        for stage, skip in zip(self.decoder, outputs[-2::-1], strict=False):
-            h = self.run(stage, self.upsample(h, skip), skip)
-            outputs.append(h)
-        features = [outputs[i] for *_, i in self._sides]
+        for i, stage in enumerate(self.decoder, len(self.encoder)):
+            h = self.run(stage, [self.upsample(h, skips[-1]), skips.pop()])
+            read[i] = h
+        features = [read[i] for *_, i in self._sides]
         maps = []
         for conv, feature, (level, *_) in zip(self.sides, features, self._sides, strict=True):
             side = conv(feature)

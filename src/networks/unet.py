@@ -149,11 +149,10 @@ class UNetBN(Network):
             x = down(skips[-1])
         x = self.run(self.encoder[-1], x)
         for up, level in zip(self.up, self.decoder, strict=True):
-            skip = skips.pop()
             # Convolved before it is enlarged: the same from a 1×1 convolution, at a quarter of the
             # cost.
-            x = F.interpolate(up(x), size=skip.shape[-2:], mode="nearest")
-            x = self.run(level, x, skip)
+            size = skips[-1].shape[-2:]
+            x = self.run(level, [F.interpolate(up(x), size=size, mode="nearest"), skips.pop()])
         return [self.out_conv(x)]
 
 
@@ -161,6 +160,6 @@ class _Level(nn.ModuleList):
     def __init__(self, in_ch: int, out_ch: int) -> None:
         super().__init__((ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4)))
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         first, second = self
-        return second(first(x, skip))
+        return second(first(x))

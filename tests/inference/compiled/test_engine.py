@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.data import ROOT, SMALL, make_pairs, make_scene, make_varied_network, truncate_file
 from helpers.golden import SHARED, needs_shared
+from PIL import Image
 from torch import nn
 
 import predict
@@ -167,6 +168,35 @@ def test_classes_of_others(net, cache):
     exact, quick = both(Theirs(), amp="off")
     assert torch.allclose(exact.maps(batch(1)), quick.maps(batch(1)), atol=1e-6)
     assert set(cache.iterdir()) == kept
+
+
+@pytest.mark.parametrize("engine", openvino.ENGINES)
+def test_who_has_the_threads(net, engine, monkeypatch):
+    """torch's threads would spin, after what it does before the network, on OpenVINO's cores."""
+    used = {}
+
+    def note(name, function):
+        def noting(*args, **kwargs):
+            used[name] = torch.get_num_threads()
+            return function(*args, **kwargs)
+
+        return noting
+
+    predict = Predictor(net, device="cpu", engine=engine)
+    for name in ("prepare", "normalize", "finish", "resize"):
+        monkeypatch.setattr(predict.preset, name, note(name, getattr(predict.preset, name)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        predict.map(Image.fromarray(make_scene(0, 50, 70)[0]))
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    beside = 3 if engine == "torch" else 1
+    assert used == dict.fromkeys(("prepare", "normalize", "finish", "resize"), beside)
+    assert after == 3
+    if engine == "openvino":
+        assert [threads for *_, threads in predict.model.runs] == [3]
 
 
 def test_copies_and_threads(net):
