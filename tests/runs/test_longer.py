@@ -96,6 +96,24 @@ def scores(monkeypatch):
     return given
 
 
+@pytest.mark.parametrize("epochs", ["3", "4"])
+@pytest.mark.parametrize(("sizes", "shares"), [("48", ""), ("48 48 64", "0.4 0.7")])
+def test_another_number_of_sizes(data, tmp_path, epochs, sizes, shares):
+    """They belong to the run, with the same number of epochs as with another."""
+
+    def begin(sizes, shares, *flags):
+        sizes, shares = sizes.split(), shares.split()
+        grow = ["--grow-at", *shares] if shares else []
+        crops = ["--crop-size", *["32"] * len(sizes)]
+        return run(data, tmp_path, *PLAIN, "--img-size", *sizes, *crops, *grow, *flags)
+
+    assert begin("32 48", "0.5", "--epochs", "3") == 0
+    with pytest.raises(UserError) as refused:
+        begin(sizes, shares, "--epochs", epochs, "--resume", "auto")
+    now = ", ".join(sizes.split())
+    assert f"; --img-size was [32, 48], now [{now}]; " in refused.value.describe(cli.flag)
+
+
 def test_early_stop(data, tmp_path, scores, capsys):
     """After evaluations without a better score, counted over a resume too."""
     flags = [*PLAIN, "--epochs", "8", "--patience", "2"]

@@ -37,6 +37,8 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
     starts = state.get("schedule", {}).get("starts") or [
         round(share * before) for share in (0.0, *settings.grow_at)
     ]
+    if len(starts) != len(settings.img_size):  # not that run's sizes: restore refuses them
+        return settings.first_epochs
     if settings.epochs == before:
         return starts
     later = [max(start, done + begun) for start in settings.first_epochs]
