@@ -131,6 +131,9 @@ def test_several_data_sets(tmp_path, first):
     assert [found.split for found in training] == ["train", "train"] and test.split == "test"
     assert sum(len(found.pairs) for found in training) == 4 + 2
     assert not held_out & set().union(*map(real_files, training))
+    for found, path in zip((*training, test), (*paths, paths[0]), strict=True):
+        assert all(note.startswith(f"{path}: ") for note in found.notes)
+    assert any("left out" in note for found in training for note in found.notes)
 
 
 def test_val_list_alone(tmp_path):

@@ -181,6 +181,9 @@ def find_training_data(
             raise InvalidDataError(str(path), [found])
         if found.faults:
             found.notes.append(_left_out(found.faults))
+    if len(paths) > 1:
+        for found, path in zip((*training, test), (*paths, paths[0]), strict=True):
+            found.notes = [f"{path}: {note}" for note in found.notes]
     return training, test
 
 
