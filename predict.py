@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from src import Predictor, Style, UserError, stream
 from src.device import keep_freed_memory
-from src.files import atomic_path, check_outputs, printable
+from src.files import atomic_path, check_outputs, is_stdout, printable
 from src.inference.preprocess import PRESETS
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
@@ -140,16 +140,20 @@ def check_flags(args: argparse.Namespace) -> None:
         "--frames goes with videos": args.frames and not args.videos,
         "--steady goes with videos": args.steady and not args.videos,
         "--boxes goes with images, not with videos": args.boxes and args.videos,
-        "--margin goes with --crop or --boxes": args.margin != "0" and not boxed,
+        "--margin goes with --crop or --boxes": args.margin not in ("0", "0px") and not boxed,
         f"--boxes {args.boxes}: each share has a file of its own; name it after its number": (
             args.boxes and args.share and not args.share.is_in(args.boxes.name)
         ),
         "--background goes with --mode background": args.background and mode != "background",
+        f"--boxes {args.boxes}: the image goes there; name another file": (
+            output == PIPE and args.boxes and is_stdout(args.boxes)
+        ),
+        f"--suffix {args.suffix}: is a part of a name, not of a path": {*"/\\"} & {*args.suffix},
+        "--suffix goes with a folder of results": args.suffix
+        and (output == PIPE or (suffix in IMAGE_FORMATS and not output.is_dir())),
     }
     for reason in (reason for reason, wrong in misplaced.items() if wrong):
         raise UserError(reason)
-    if "/" in args.suffix or "\\" in args.suffix:
-        raise UserError(f"--suffix {args.suffix}: is a part of a name, not of a path")
 
 
 def check_video_flags(args: argparse.Namespace) -> None:
@@ -167,9 +171,8 @@ def check_video_flags(args: argparse.Namespace) -> None:
 def make_style(args: argparse.Namespace) -> Style:
     """How the results look."""
     text = args.background or "white"
-    path = Path(text)
-    named = path.suffix.lower() in IMAGE_SUFFIXES or "/" in text or "\\" in text
-    background = open_image(text) if named or path.is_file() else text
+    named = Path(text).suffix.lower() in IMAGE_SUFFIXES or "/" in text or "\\" in text
+    background = open_image(text) if named or Path(text).is_file() else text
     fields = ("mode", "threshold", "invert", "crop", "size", "refine", "margin", "strip")
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 

@@ -186,9 +186,14 @@ def write_results(args: argparse.Namespace, results: Sequence[ScoreResult]) -> N
 
 def worst_sheets(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> list[Path]:
     """The file of each job's worst images."""
-    names = [f"-{job.set_name}-{job.source.label}".replace("/", "-") for job in jobs]
-    stem = args.worst_file.stem
-    return [args.worst_file.with_stem(stem + name * (len(jobs) > 1)) for name in names]
+    sheet: Path = args.worst_file
+    if len(jobs) == 1:
+        return [sheet]
+    names = [f"{job.set_name}-{job.source.label}".replace("/", "-") for job in jobs]
+    for i, name in enumerate(names):  # sets of equal names, and a-b of c beside a of b-c
+        if count := names[:i].count(name):
+            names[i] = f"{name}-{count + 1}"
+    return [sheet.with_stem(f"{sheet.stem}-{name}") for name in names]
 
 
 def check_files(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> None:

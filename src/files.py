@@ -182,6 +182,13 @@ def is_stream(path: Path) -> bool:
         return False
 
 
+def is_stdout(path: Path) -> bool:
+    """Whether what is written to a path goes where standard output goes."""
+    with suppress(OSError, ValueError):  # no such file, or none that is open
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
 def _open_stream(path: Path) -> BinaryIO:
     """A FIFO, a device or an open file of this process, to write to."""
     number = _descriptor(path)

@@ -89,7 +89,7 @@ class _Official(U2Net):
         config = source.config.replace(conv_bias=True)
         network = cls(config.in_ch, config.out_ch).eval()
         if network.config.structure != config.structure:
-            raise UserError(f"{name}: holds a {config.name}, not a {cls.__name__}")
+            raise UserError(f"{name}: holds {config.name}, not {cls.__name__}")
         network.load_state_dict(official_state(source))
         network.config = config  # its mean and std, too
         network.img_size = source.img_size

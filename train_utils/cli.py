@@ -9,6 +9,7 @@ from collections.abc import Callable, Container
 from difflib import get_close_matches
 from importlib.util import find_spec
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,15 @@ positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
 
 class Parser(argparse.ArgumentParser):
     """Errors in one line, with the flag that was probably meant; under torchrun by one process."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but for values that are empty, as of a variable that is not set."""
+        args = [*(sys.argv[1:] if args is None else args)]
+        for before, arg in pairwise(["", *args]):
+            name, equals, value = arg.partition("=") if arg[:2] == "--" else (before, "=", arg)
+            if equals and not value and name != "--suffix":
+                self.error(f"{name if name.startswith('-') else 'input'}: the value is empty")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         _, wrong, flags = message.partition("unrecognized arguments: ")
@@ -91,6 +101,9 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
         _add_settings(parser, group)
     try:
         args = parser.parse_args(argv)
+        typed = sys.argv[1:] if argv is None else argv
+        if sum(arg.partition("=")[0] == "--config" for arg in typed) > 1:
+            parser.error("--config: given twice; a run has one recipe, and flags beside it")
         if args.config:
             parser.set_defaults(**read_recipe(args.config, DECLARATIONS))
             args = parser.parse_args(argv)

@@ -191,6 +191,8 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         raise Refused(409, f"format={format} holds no cut-out; choose png, webp, tiff or avif")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
+    if wanted.margin not in ("0", "0px") and not wanted.crop:
+        raise Refused(409, "margin goes with crop=true")
     if background is not None and wanted.mode != "background":
         raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
     if not body:

@@ -203,6 +203,7 @@ def _attempt(step: Callable[..., R], *args: Any) -> R | UserError:
     except OSError as error:
         if error.errno in (ENOSPC, EDQUOT):
             raise
-        return UserError(f"{error.filename or 'output'}: {error.strerror or error}")
+        problem = error.strerror or error
+        return UserError(f"{error.filename}: {problem}" if error.filename else str(problem))
     except Exception as error:
         return UserError(f"cannot be predicted ({type(error).__name__}: {error})")

@@ -31,11 +31,13 @@ def parse_background(text: str) -> tuple[int, int, int] | str:
     if text == "blur":
         return text
     try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
+        red, green, blue, *alpha = ImageColor.getrgb(text)
     except ValueError:
         raise UserError(
             "neither a colour (white, #00ff00), nor blur, nor an image", "background", text
         ) from None
+    if alpha and alpha[0] < 255:
+        raise UserError("a background is opaque; leave the alpha out", "background", text)
     return red, green, blue
 
 

@@ -290,5 +290,5 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
         if error.errno:  # a full disk
             raise
         raise UserError(f"{image.width}×{image.height} cannot be written as {name}") from None
-    except ValueError:
+    except (ValueError, RuntimeError):  # RuntimeError: AVIF's
         raise UserError(f"{image.width}×{image.height} cannot be written as {name}") from None

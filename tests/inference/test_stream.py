@@ -1,6 +1,7 @@
 """Many images at a time: memory, batches, threads, and what goes wrong on the way."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -208,5 +209,9 @@ def test_a_full_disk_ends_the_run(weights):
     load = {"load": lambda _: Image.fromarray(make_scene()[0]), "finish": finish}
     ((_, error),) = stream(predictor, [errno.EACCES], **load)
     assert str(error) == "out/a.png: Permission denied"
+    load["load"] = lambda path: Image.open(io.BytesIO(b"no image"))
+    ((_, error),) = stream(predictor, ["a.png"], **load)
+    assert str(error).startswith("cannot identify image file")
+    load["load"] = lambda _: Image.fromarray(make_scene()[0])
     with pytest.raises(OSError, match="No space"):
         list(stream(predictor, [errno.ENOSPC] * 9, **load))

@@ -203,5 +203,5 @@ def test_official_classes_save_and_load(tmp_path):
     (maps, _), again = network(x), official.ISNetGTEncoder.from_pretrained(tmp_path / "gt")
     assert torch.equal(again(x)[0][0], maps[0])
     assert torch.equal(U2Net.from_pretrained(tmp_path / "gt")(x), maps[0])
-    with pytest.raises(UserError, match="holds a isnet_gt_encoder, not a ISNetDIS"):
+    with pytest.raises(UserError, match="holds isnet_gt_encoder, not ISNetDIS"):
         official.ISNetDIS.from_pretrained(tmp_path / "gt")

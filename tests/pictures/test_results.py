@@ -168,9 +168,10 @@ def test_formats_keep_what_was_made(suffix, mode):
     assert seen.mean() <= (2 if lossy else 0)
 
 
-def test_too_large_for_a_format():
-    with pytest.raises(UserError, match="17000×2 cannot be written as WEBP"):
-        encode(Image.new("L", (17000, 2)), io.BytesIO(), ".webp")
+@pytest.mark.parametrize(("width", "name"), [(17000, "WEBP"), (70000, "JPEG"), (70000, "AVIF")])
+def test_too_large_for_a_format(width, name):
+    with pytest.raises(UserError, match=f"{width}×2 cannot be written as {name}"):
+        encode(Image.new("L", (width, 2)), io.BytesIO(), f".{name.lower()}")
 
 
 def strands(height=120, width=160):
@@ -264,6 +265,10 @@ def test_backgrounds_by_name():
     assert parse_background("#102030") == (16, 32, 48) and parse_background("blur") == "blur"
     with pytest.raises(UserError, match=r"^background no such colour: "):
         parse_background("no such colour")
+    assert parse_background("#102030ff") == (16, 32, 48)
+    for seen_through in ("#10203080", "rgba(1, 2, 3, 0)"):
+        with pytest.raises(UserError, match="a background is opaque"):
+            parse_background(seen_through)
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "magic"}, {"threshold": 1.1}])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,12 +133,19 @@ def test_two_runs_in_one_folder(data, tmp_path, call):
     assert len(rows(tmp_path / "run")) == 2
 
 
-def test_a_best_file_is_not_written_over(data, tmp_path):
+@pytest.mark.parametrize("name", ["best.pt", "model.safetensors"])
+def test_other_weights_in_the_folder(data, tmp_path, name):
+    """Nothing is written over, and the folder's name does not go on to stand for others."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/best.pt").write_bytes(b"weights")
-    with pytest.raises(UserError, match=r"already contains a best\.pt"):
+    (tmp_path / "run" / name).write_bytes(b"weights")
+    with pytest.raises(UserError, match=f"already contains a {re.escape(name)}"):
         run(data, tmp_path / "run")
-    assert (tmp_path / "run/best.pt").read_bytes() == b"weights"
+    assert (tmp_path / "run" / name).read_bytes() == b"weights"
+
+
+def test_a_folder_to_resume_from(data, tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; pass the last\.pt in it"):
+        run(data, tmp_path / "run", "--resume", str(tmp_path))
 
 
 def test_args_of_the_beginning_stay(tmp_path):

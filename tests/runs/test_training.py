@@ -283,7 +283,7 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
     assert (folder / "best.pt").exists(), "the last epoch is scored, whatever the interval"
     (tmp_path / "start.pt").unlink()
     assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
-    with pytest.raises(UserError, match="holds a small"):
+    with pytest.raises(UserError, match="holds small"):
         train.main([*flags, "--resume", str(folder / "last.pt"), "--model", "u2net_full"])
 
 

@@ -3,10 +3,12 @@
 import csv
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers.data import save_image
+from helpers.data import ROOT, save_image
 from helpers.processes import ranks
 from PIL import Image
 
@@ -167,6 +169,9 @@ def test_beside_standard_output(run, album, tmp_path, monkeypatch):
     [
         (("--margin", "5"), "--margin goes with --crop or --boxes"),
         (("--crop", "--margin", "much"), "--margin much: choose pixels"),
+        (("--suffix", "_m", "--output", "a.png"), "--suffix goes with a folder of results"),
+        (("--suffix", "_m", "--output", "-"), "--suffix goes with a folder of results"),
+        (("--suffix", "a/m"), "--suffix a/m: is a part of a name"),
         (("--boxes", "a.png"), "'a.png' is not the name of a .csv file"),
         (("--threshold", "1.5"), "--threshold 1.5: choose one from 0 to 1"),
     ],
@@ -175,6 +180,18 @@ def test_flags_that_do_not_go(run, album, tmp_path, flags, words):
     status, _, err = run(album, "--output", tmp_path / "out", *flags)
     assert status == 2 and words in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_boxes_do_not_go_into_the_image(album, weights, tmp_path):
+    argv = [album / "a, b.png", "--weights", weights, "--output", "-", "--boxes"]
+    for place in ("/dev/stdout", tmp_path / "both.csv"):
+        with (tmp_path / "both.csv").open("wb") as out:
+            command = [sys.executable, ROOT / "predict.py", *argv, place]
+            done = subprocess.run(
+                list(map(str, command)), stdout=out, stderr=subprocess.PIPE, text=True
+            )
+        assert done.returncode == 2 and "the image goes there; name another file" in done.stderr
+        assert not (tmp_path / "both.csv").read_bytes()
 
 
 def test_boxes_are_no_input(run, album, tmp_path):

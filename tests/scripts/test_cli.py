@@ -148,6 +148,9 @@ FLAGS = [
     ("train", "--ema 1.5", "--ema"),
     ("train", "--seed 99999999999999999999", "--seed"),
     ("train", "--loss-weights 1 1", "--loss-weights"),
+    ("train", "--loss-weights 0 0 0 0 0 0 0", "all are 0"),
+    ("train", "--config a.toml --config b.toml", "given twice"),
+    ("train", "--model=", "--model: the value is empty"),
     ("train", "--amp int8", "--amp"),
     ("train", "--amp fp16 --device cpu", "--amp fp16"),
     ("train", "--crop-size 96", "--crop-size 96"),
@@ -225,6 +228,22 @@ WEIGHTS = [
     *("foreign.pt", "no-dict.pt", "nothing.pt", "other-shape.pt", "partial.pt", "no-tensors.pt"),
     *("bad-ema.pt", "bad-table.pt", "half-official.pt", "absent.pt"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "named"),
+    [
+        ("predict", ["a.png", "--output", ""], "--output"),
+        ("predict", [""], "input"),
+        ("train", ["--data-path", "a", "", "--epochs", "1"], "input"),
+        ("train", ["--pretrained", ""], "--pretrained"),
+        ("validation", ["--weights", ""], "--weights"),
+    ],
+)
+def test_values_of_variables_that_are_not_set(script, argv, named, call):
+    """An empty path would be the current folder."""
+    status, _, err = call(SCRIPTS[script].main, *argv)
+    assert status == 2 and err.startswith(f"error: {named}: the value is empty")
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -170,6 +170,16 @@ def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
     assert len(numbers[0]) > 10 and numbers[0] == pytest.approx(numbers[1], abs=1e-6)
 
 
+def test_sheets_have_names_of_their_own(two_sets, maps, tmp_path):
+    """Sets of one name, the same one twice, and a-b of c beside a of b-c."""
+    for place in ("a", "b", "a-b"):
+        shutil.copytree(two_sets / "one", tmp_path / place / "one")
+    sets = [tmp_path / "a/one", tmp_path / "b/one", tmp_path / "a/one"]
+    argv = ["--pred-dir", maps / "one", "--data-path", *sets, "--worst", 1, *PLAIN]
+    assert validation.main([*map(str, argv), "--worst-file", str(tmp_path / "w/w.png")]) == 0
+    assert len(list((tmp_path / "w").iterdir())) == 3
+
+
 def test_sheet_of_the_worst(call, two_sets, tmp_path, monkeypatch):
     """The highest MAE first."""
     captions = []

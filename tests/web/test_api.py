@@ -90,6 +90,8 @@ def test_media_type(server, form, kind):
         (photo(), "mode=background&background=/etc/passwd", 400, "neither a colour"),
         (photo(), "mode=background&background=http://127.0.0.1/a.png", 400, "neither a colour"),
         (photo(), "background=blur", 409, "mode=background"),
+        (photo(), "mode=background&background=%23ff000080", 400, "a background is opaque"),
+        (photo(), "margin=5", 409, "margin goes with crop=true"),
         (photo(), "weights=../net.pt", 400, "choose one of net, u2net_lite"),
         (photo(), "format=exe", 400, "format=exe"),
         (photo(), "format=jpg&mode=cutout", 409, "format=jpg"),

@@ -222,8 +222,9 @@ def score(job: ScoreJob) -> ScoreResult:
                 batches, options.stretch, options.structure, options.device, total, job.cut
             )
     except UserError as error:
-        first = [str(reason) for reason in loader.errors.values()][:1]
-        raise UserError("; ".join([str(error), *first])) from None
+        first = [reason.args[0] for reason in loader.errors.values()][:1]
+        text = "; ".join([error.args[0], *first])
+        raise UserError(text, error.parameter, error.value, error.advice) from None
     errors = {index: error for part in gather(loader.errors) for index, error in part.items()}
     return ScoreResult(job, evaluation, dict(sorted(errors.items())))
 

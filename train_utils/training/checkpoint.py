@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from src import UserError
 from src.files import atomic_path, write_torch
-from src.weights.storage import read_file
+from src.weights.storage import FOLDER, read_file
 
 from ..config import DECLARATIONS, Settings
 from ..distributed import launch_id
@@ -163,9 +163,10 @@ def choose_folder(
     if has_checkpoint(output_dir):
         advice = "continue it with {resume} auto, or choose another {output_dir}"
         raise UserError("already contains a run", "output_dir", output_dir, advice)
-    if (output_dir / "best.pt").exists():
-        advice = "choose another {output_dir}, or move that file away"
-        raise UserError("already contains a best.pt", "output_dir", output_dir, advice)
+    for weights in ("best.pt", *FOLDER):  # which the folder's name would go on to stand for
+        if (output_dir / weights).exists():
+            advice = "choose another {output_dir}, or move that file away"
+            raise UserError(f"already contains a {weights}", "output_dir", output_dir, advice)
     return output_dir, None
 
 
@@ -214,6 +215,9 @@ def _release(folder: Path) -> None:
 
 def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:
     folder = checkpoint.parent
+    if checkpoint.is_dir():
+        advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
+        raise UserError("is a folder", "resume", checkpoint, advice)
     if not checkpoint.is_file():
         raise UserError("no such file", "resume", checkpoint, "pass auto, or the last.pt of a run")
     if output_dir and output_dir.resolve() != folder.resolve():

@@ -141,6 +141,26 @@ def test_coordinates_belong_to_the_upright_image(tmp_path, orientation):
             find_pairs(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["other", "."])
+@pytest.mark.parametrize("form", ["rle", "labelme"])
+def test_annotations_that_lie_elsewhere(png_set, tmp_path, monkeypatch, place, form):
+    """In another set of images of the same names, or in the folder above both."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "other"):
+        make_pairs(Path(name) / "images", Path("masks"), STEMS)
+    made = annotate(png_set, tmp_path / "made", form)
+    if form == "rle":
+        file = Path(place, "labels.json")
+        shutil.copy(made / "annotations/instances_default.json", file)
+    else:
+        file = Path(place, "labels")
+        shutil.copytree(made / "labels", file)
+    for folders in ({"data_path": "own"}, {"image_dir": "own/images"}):
+        found = find_pairs(annotations=file, **folders)
+        assert {pair.image.parent for pair in found.pairs} == {Path("own/images")}
+        assert len(found.pairs) == len(STEMS)
+
+
 def test_splits_by_the_names_of_files_and_folders(tmp_path, png_set):
     """As COCO, Ultralytics and Roboflow lay sets out."""
     for part, stems in (("train2017", STEMS[:6]), ("val2017", STEMS[6:9])):

@@ -65,21 +65,27 @@ class ImageFiles:
     """The images below some folders, by their names.
 
     Args:
-        roots: the folders; what is below two of them counts once.
+        roots: the folders. What the first one holds is never looked for in the others.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
 
     @cached_property
-    def by_stem(self) -> dict[str, list[Path]]:
-        """All images, by the name without its suffix."""
-        found: dict[str, dict[Path, None]] = defaultdict(dict)
+    def by_stem(self) -> list[dict[str, list[Path]]]:
+        """Of each folder all images, by the name without its suffix."""
+        found: list[dict[str, list[Path]]] = []
         for root in self.roots:
+            images = defaultdict(list)
             for path in walk(root):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
-                    found[path.stem].setdefault(path)
-        return {stem: list(paths) for stem, paths in found.items()}
+                    images[path.stem].append(path)
+            found.append(images)
+        return found
+
+    def has(self, stem: str) -> bool:
+        """Whether an image has this name, whatever its suffix."""
+        return any(stem in images for images in self.by_stem)
 
     def find(self, name: str, file: Path) -> Path | str:
         """The image that an annotation file names.
@@ -93,14 +99,23 @@ class ImageFiles:
         """
         parts = [part for part in PureWindowsPath(name).parts if part not in ("/", "\\", ".")]
         relative = Path(*parts[1:] if parts and parts[0].endswith(":\\") else parts)
+        if Path(name).is_absolute() and (place := _image_at(Path(name))):
+            return place
         found: list[Path] = []
-        if name.endswith(".*"):
-            found = self.by_stem.get(name.removesuffix(".*"), [])
+        for root, images in zip(self.roots, self.by_stem, strict=True):
+            inside = root.resolve() in file.resolve().parents
+            for base in (file.parent, root) if inside else (root,):
+                if place := _image_at(base / relative):
+                    return place
+            if name.endswith(".*"):
+                found = images.get(name.removesuffix(".*"), [])
+            else:
+                found = [p for p in images.get(relative.stem, []) if p.name == relative.name]
+            if found:
+                break
         else:
-            for place in (Path(name), *(base / relative for base in (file.parent, *self.roots))):
-                if place.suffix.lower() in IMAGE_SUFFIXES and place.is_file():
-                    return Path(os.path.normpath(place))
-            found = [p for p in self.by_stem.get(relative.stem, []) if p.name == relative.name]
+            if place := _image_at(file.parent / relative) or _image_at(Path(name)):
+                return place
         if len(found) > 1:
             scores = [_closeness(path, relative, file) for path in found]
             found = [p for p, s in zip(found, scores, strict=True) if s == max(scores)]
@@ -109,6 +124,11 @@ class ImageFiles:
         if not found:
             return f"names {name.removesuffix('.*')}, which does not exist"
         return f"names {name.removesuffix('.*')}, which may be {found[0]} or {found[1]}"
+
+
+def _image_at(path: Path) -> Path | None:
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    return Path(os.path.normpath(path)) if is_image else None
 
 
 def _closeness(path: Path, named: Path, file: Path) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ def find_label_files(paths: Sequence[Path], images: ImageFiles, alone: bool) -> 
         for path in texts
         if path not in sound and (path.parent in folders or path.stem not in stems)
     ]
-    faulty = [path for path in others if path.stem in images.by_stem]
+    faulty = [path for path in others if images.has(path.stem)]
     return sorted([*sound, *faulty]) if filled or faulty else []
 
 

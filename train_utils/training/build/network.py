@@ -70,7 +70,7 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
         with torch.device("meta"):  # its table is wanted, not its weights
             named = build_model(settings.model)
         if _structure(named) != _structure(model):
-            held = f"{source} holds a {model.config.name}{_differences(model, named)}"
+            held = f"{source} holds {model.config.name}{_differences(model, named)}"
             raise UserError(held, "model", settings.model)
     config = model.config
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
@@ -116,6 +116,8 @@ def _check_fit(settings: Settings, model: Network) -> None:
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
         maps = counted(model.num_maps, "map")
         raise UserError(f"expected one for each of {name}'s {maps}", "loss_weights")
+    if settings.loss_weights and not any(settings.loss_weights):
+        raise UserError("all are 0, so that nothing would be learned", "loss_weights")
     larger = settings.crop_setting
     if settings.batch_size == 1 and smallest <= model.stride:
         count = "overfit" if settings.overfit else "batch_size"
