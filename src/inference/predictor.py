@@ -140,8 +140,9 @@ class Predictor:
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
-        # For what torch does before and after the network: it leaves the cores to another runtime.
-        self._beside = nullcontext if self.engine == "torch" else one_thread
+        # For what torch does before and after the network: it leaves the cores to OpenVINO. Not to
+        # ONNX Runtime: a process forked from one that uses it then hangs at its end.
+        self._beside = one_thread if self.engine == "openvino" else nullcontext
         if isinstance(network, CompiledBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:
