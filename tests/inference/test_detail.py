@@ -180,6 +180,12 @@ def test_what_it_is_not_for(weights):
         Predictor(classes, 32, "cpu", detail=3)
 
 
+@pytest.mark.parametrize("count", [-1, 1.5, "3", None, True])
+def test_counts_that_are_none(weights, count):
+    with pytest.raises(UserError, match=r"^detail.*: expected an integer ≥ 0"):
+        Predictor(weights, detail=count)
+
+
 @pytest.mark.parametrize(("maps", "metrics"), [(1, "basic"), (2, "basic"), (2, "semantic")])
 def test_scored_as_predicted(call, enlarged, tmp_path, maps, metrics):
     """validation.py's scores by the network are those of predict.py's masks; its outputs say so."""
