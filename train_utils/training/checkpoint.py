@@ -57,9 +57,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, truncated, or holds weights alone.
     """
-    if Path(path).is_dir():
-        advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
-        raise UserError("is a folder", "resume", path, advice)
+    _refuse_folder(Path(path))
     state = dict(read_file(path))  # plain, as it may be written again
     if absent := [part for part in _PARTS if part not in state]:
         problem = f"holds weights, not the state of a run (no {', '.join(absent[:2])})"
@@ -213,11 +211,15 @@ def _release(folder: Path) -> None:
     _remove_empty(folder)
 
 
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
+        raise UserError("is a folder", "resume", path, advice)
+
+
 def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:
     folder = checkpoint.parent
-    if checkpoint.is_dir():
-        advice = "pass the last.pt in it, or {resume} auto and {output_dir}"
-        raise UserError("is a folder", "resume", checkpoint, advice)
+    _refuse_folder(checkpoint)
     if not checkpoint.is_file():
         raise UserError("no such file", "resume", checkpoint, "pass auto, or the last.pt of a run")
     if output_dir and output_dir.resolve() != folder.resolve():

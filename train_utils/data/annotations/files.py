@@ -4,7 +4,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -70,22 +69,29 @@ class ImageFiles:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
+        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+        self._bases: dict[tuple[Path, Path], tuple[Path, ...]] = {}
 
-    @cached_property
-    def by_stem(self) -> list[dict[str, list[Path]]]:
-        """Of each folder all images, by the name without its suffix."""
-        found: list[dict[str, list[Path]]] = []
-        for root in self.roots:
-            images = defaultdict(list)
+    def by_stem(self, root: Path) -> dict[str, list[Path]]:
+        """All images below one of the folders, by the name without its suffix; read once."""
+        if root not in self._by_stem:
+            images = self._by_stem[root] = defaultdict(list)
             for path in walk(root):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     images[path.stem].append(path)
-            found.append(images)
-        return found
+        return self._by_stem[root]
 
     def has(self, stem: str) -> bool:
         """Whether an image has this name, whatever its suffix."""
-        return any(stem in images for images in self.by_stem)
+        return any(stem in self.by_stem(root) for root in self.roots)
+
+    def bases(self, root: Path, folder: Path) -> tuple[Path, ...]:
+        """What a path in an annotation of this folder may start from, for images below ``root``."""
+        if (root, folder) not in self._bases:
+            above = folder.resolve()
+            inside = root.resolve() in (above, *above.parents)
+            self._bases[root, folder] = (folder, root) if inside else (root,)
+        return self._bases[root, folder]
 
     def find(self, name: str, file: Path) -> Path | str:
         """The image that an annotation file names.
@@ -102,11 +108,11 @@ class ImageFiles:
         if Path(name).is_absolute() and (place := _image_at(Path(name))):
             return place
         found: list[Path] = []
-        for root, images in zip(self.roots, self.by_stem, strict=True):
-            inside = root.resolve() in file.resolve().parents
-            for base in (file.parent, root) if inside else (root,):
+        for root in self.roots:
+            for base in self.bases(root, file.parent):
                 if place := _image_at(base / relative):
                     return place
+            images = self.by_stem(root)
             if name.endswith(".*"):
                 found = images.get(name.removesuffix(".*"), [])
             else:
