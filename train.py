@@ -131,9 +131,9 @@ def _prepare(settings: Settings) -> Run:
     train_batches = train_loader(train_set, sampler, *options)
     test_batches = eval_loader(test_set, settings.batch_size, *options)
 
-    # Loss.
+    # The loss, and another one for the run's end if there is one.
     torch.manual_seed(settings.seed + rank())  # each rank's dropout is its own
-    loss = build.make_loss(settings, train_set).to(device)
+    losses = [loss.to(device) for loss in build.make_losses(settings, train_set)]
 
     # Optimizer, schedule, average: what changes with each step.
     record = build.make_record(settings, state, train_set, test_set, device, dtype)
@@ -141,7 +141,7 @@ def _prepare(settings: Settings) -> Run:
     trainer = build.make_trainer(
         settings,
         model,
-        loss,
+        *losses,
         steps=steps,
         dtype=dtype,
         record=record,

@@ -10,6 +10,7 @@ from helpers.runs import rows, run
 from src import UserError, load_model
 from train_utils import cli
 from train_utils.metrics.evaluate import Evaluation
+from train_utils.training.losses import DeepSupervision
 from train_utils.training.trainer import Trainer
 
 PLAIN = ["--ema", "0", "--warmup-epochs", "1"]
@@ -133,6 +134,59 @@ def test_early_stop(data, tmp_path, scores, capsys):
     assert not scores and last(tmp_path)["epoch"] == 11
 
 
+@pytest.fixture
+def losses(monkeypatch):
+    """The loss of each step, in turn."""
+    seen, forward = [], DeepSupervision.forward
+
+    def named(self, *args):
+        seen.append(self.loss)
+        return forward(self, *args)
+
+    monkeypatch.setattr(DeepSupervision, "forward", named)
+    return seen
+
+
+def test_another_loss_at_the_end(data, tmp_path, losses, capsys, monkeypatch):
+    """From the step on that its epochs, counted from the end, begin with; a resumed run and one
+    that is made longer do so too.
+    """
+    flags = [*PLAIN, "--loss", "iou", "--final-loss", "bce+ssim", "--final-epochs", "1.5"]
+    assert run(data, tmp_path / "whole", *flags) == 0  # 3 epochs of 4 steps
+    assert losses == ["iou"] * 6 + ["bce+ssim"] * 6
+    assert "epoch 2, batch 3: the loss is bce+ssim from here on\n" in capsys.readouterr().out
+
+    step = Trainer.step
+
+    def killed(self, batches):
+        if self.updates == 9:
+            raise KeyboardInterrupt
+        return step(self, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", killed)
+        run(data, tmp_path / "run", *flags, "--save-every", "1")
+    assert run(data, tmp_path / "run", *flags, "--resume", "auto") == 0
+    assert same_state(last(tmp_path / "run")["model"], last(tmp_path / "whole")["model"])
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+    losses.clear()
+    assert run(data, tmp_path / "run", *flags, "--resume", "auto", "--epochs", "5") == 0
+    assert losses == ["iou"] * 2 + ["bce+ssim"] * 6
+    with pytest.raises(UserError, match=r"final_loss.*was 'bce.ssim', now 'bce'"):
+        run(
+            data,
+            tmp_path / "run",
+            *flags,
+            "--final-loss",
+            "bce",
+            "--epochs",
+            "5",
+            "--resume",
+            "auto",
+        )
+
+
 def encoder_and_rest(state):
     frozen = {k: v for k, v in state.items() if k.startswith(("stem.", "encoder."))}
     return frozen, {k: v for k, v in state.items() if k not in frozen}
@@ -218,6 +272,12 @@ def test_a_single_pair(folders, tmp_path):
         ("--unlabelled D --teacher W --data-shares 1 0", "--data-shares: a share of 0"),
         ("--unlabelled D --teacher W --data-shares 1 1 1", "expected 2 values, got 3"),
         ("--data-shares 0", "--data-shares: a share of 0"),
+        ("--final-loss iou", "--final-loss iou: there is no end for it to hold; pass --final-ep"),
+        ("--final-epochs 1", "--final-epochs 1: there is no loss for them; pass --final-loss too"),
+        ("--final-loss x --final-epochs 1", "--final-loss x: 'x' is not a loss of one map"),
+        ("--final-loss iou --final-epochs 0", "--final-epochs 0: expected more than 0 and at most"),
+        ("--final-loss iou --final-epochs 361", "at most the run's 360"),
+        ("--loss iou --final-loss dice --final-epochs 1 --class-weights 1 2", "is iou+dice"),
         ("--freeze-encoder 1.5", "--freeze-encoder: '1.5' is not an integer"),
         ("--tracker none wandb", "--tracker none wandb: none stands alone"),
         ("--tracker comet", "--tracker: 'comet' is not one of tensorboard, wandb, mlflow, none"),

@@ -56,6 +56,12 @@ class RecipeSettings(Group):
         "published one; ce with --num-classes)",
         "",
     )
+    final_loss: str | None = _recipe(
+        TEXT, "of each map in the last --final-epochs of the run, in place of --loss"
+    )
+    final_epochs: float | None = _recipe(
+        NUMBER, "epochs at the end of the run with --final-loss (0.5: half of the last one)"
+    )
     class_weights: tuple[float | str, ...] | None = _recipe(
         Kind(float, "X", 0, words=("balanced",)),
         "in bce and ce: of each class (without --num-classes: background, object), or balanced, "
@@ -108,6 +114,15 @@ class RecipeSettings(Group):
             self._set("teacher_weight", 0.5)
 
     def _check(self) -> None:
+        if self.final_loss is not None and self.final_epochs is None:
+            problem, advice = "there is no end for it to hold", "pass {final_epochs} too"
+            raise UserError(problem, "final_loss", self.final_loss, advice)
+        if self.final_epochs is not None and self.final_loss is None:
+            problem, advice = "there is no loss for them", "pass {final_loss} too"
+            raise UserError(problem, "final_epochs", f"{self.final_epochs:g}", advice)
+        if self.final_epochs is not None and not 0 < self.final_epochs <= self.epochs:
+            problem = f"expected more than 0 and at most the run's {self.epochs}"
+            raise UserError(problem, "final_epochs", f"{self.final_epochs:g}")
         if self.teacher_weight is not None and not self.teacher:
             raise UserError("there is no teacher", "teacher_weight", advice="pass {teacher} too")
         if (self.teacher_weight or 0) > 1:

@@ -15,7 +15,7 @@ from .recipe import RecipeSettings
 from .run import RunSettings
 
 # None only until it is known what the run starts from; and without which others are refused.
-_FIXED = {"freeze_bn": False, "teacher": None}
+_FIXED = {"freeze_bn": False, "teacher": None, "final_loss": None, "final_epochs": None}
 _PARTS = (DataSettings, NetworkSettings, RecipeSettings, RunSettings)
 
 
@@ -57,6 +57,10 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
     def _check_together(self) -> None:
         """Refuse settings of different groups that contradict each other."""
         find_parts(self.loss, self.num_classes or 1)
+        losses = self.loss.split("+")
+        if self.final_loss is not None:
+            find_parts(self.final_loss, self.num_classes or 1, "final_loss")
+            losses += self.final_loss.split("+")
         self._check_teacher()
         if self.patience and self.eval_interval >= self.epochs:
             problem = f"only one evaluation in {counted(self.epochs, 'epoch')}, at the end"
@@ -65,8 +69,9 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         advice = "pass more epochs, fewer values of {img_size}, or a rising {grow_at}"
         self.check_starts(self.first_epochs, advice)
         weights, classes = self.class_weights, self.num_classes or 2
-        if weights and not {"bce", "ce"} & set(self.loss.split("+")):
-            raise UserError(f"only bce and ce use them, the loss is {self.loss}", "class_weights")
+        if weights and not {"bce", "ce"} & set(losses):
+            problem = f"only bce and ce use them, the loss is {'+'.join(losses)}"
+            raise UserError(problem, "class_weights")
         balanced = weights == ("balanced",)
         if weights and not balanced and (len(weights) != classes or "balanced" in weights):
             raise UserError(f"expected balanced, or {classes} numbers", "class_weights")

@@ -164,6 +164,7 @@ def _fit_epoch(
     while trainer.batches_done < len(sampler):
         keeper.stop_at_signal(now=False)
         group = list(islice(batches, accum))
+        _name_final_loss(trainer)
         _name_passed_over(train, passed_over)
         step = trainer.step(group)
 
@@ -174,6 +175,14 @@ def _fit_epoch(
         if keeper.is_due(trainer.updates) and trainer.batches_done < len(sampler):
             keeper.save()
     keeper.stop_at_signal(now=True)  # before scoring too: a job's last seconds may not suffice
+
+
+def _name_final_loss(trainer: Trainer) -> None:
+    """Say where the loss becomes another one, as the log's losses do not compare across it."""
+    final = trainer.final_loss
+    if final is not None and trainer.updates == trainer.schedule["final"] and is_main():
+        place = f"epoch {trainer.epoch + 1}, batch {trainer.batches_done + 1}"
+        tqdm.write(f"{place}: the loss is {final.loss} from here on")
 
 
 def _finish_epoch(

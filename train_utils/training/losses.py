@@ -162,12 +162,15 @@ PARTS: dict[str, Callable[[Tensor, Target], Tensor]] = {
 }
 
 
-def find_parts(loss: str, classes: int = 1) -> list[Callable[[Tensor, Target], Tensor]]:
+def find_parts(
+    loss: str, classes: int = 1, setting: str = "loss"
+) -> list[Callable[[Tensor, Target], Tensor]]:
     """The losses that a sum names.
 
     Args:
         loss: names of ``PARTS`` joined by ``+``.
         classes: of the network's maps, 1 for saliency.
+        setting: that names them, for the error.
 
     Raises:
         UserError: an unknown one, or one for another number of maps.
@@ -178,7 +181,7 @@ def find_parts(loss: str, classes: int = 1) -> list[Callable[[Tensor, Target], T
         if name not in known:
             what = "one map" if classes == 1 else "classes"
             expected = f"expected {', '.join(known)}, or a sum of these"
-            raise UserError(f"{name!r} is not a loss of {what}; {expected}", "loss", loss)
+            raise UserError(f"{name!r} is not a loss of {what}; {expected}", setting, loss)
     return [PARTS[name] for name in loss.split("+")]
 
 
@@ -219,7 +222,8 @@ class DeepSupervision(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = None if weights is None else tuple(weights)
-        self.parts = find_parts(loss or ("bce" if classes == 1 else "ce"), classes)
+        self.loss = loss or ("bce" if classes == 1 else "ce")
+        self.parts = find_parts(self.loss, classes)
         self.soft = soft
         self.classes, self.ignore_index = classes, ignore_index
         given = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)

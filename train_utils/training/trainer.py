@@ -24,6 +24,7 @@ from src.weights.storage import load_state
 from ..distributed import gather, rank, world_size
 from .gradients import speed_up
 from .kernels import use_kernels
+from .losses import DeepSupervision
 from .supervision import MaskEncoder, Teacher, WithFeatures
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -46,6 +47,7 @@ class Trainer:
         model: the bare network, on its device.
         optimizer, scheduler, scaler: stepped once per optimizer step.
         loss: logits and target → total and terms.
+        final_loss: the same, from the step on that ``schedule`` names ``final``.
         dtype: of the convolutions (autocast).
         ema: moving average, updated every optimizer step.
         clip_grad: largest gradient norm, 0 for none.
@@ -65,6 +67,7 @@ class Trainer:
     scaler: torch.amp.GradScaler
     loss: nn.Module
     dtype: torch.dtype
+    final_loss: DeepSupervision | None = None
     ema: AveragedModel | None = None
     clip_grad: float = 0.0
     compile: bool = False
@@ -120,6 +123,12 @@ class Trainer:
     def updates(self) -> int:
         """Optimizer steps since the run began, those not taken included."""
         return self.updates_before + self.scheduler.last_epoch
+
+    @property
+    def next_loss(self) -> nn.Module:
+        """The loss of the next step."""
+        final = self.final_loss
+        return self.loss if final is None or self.updates < self.schedule["final"] else final
 
     def has_stopped(self, patience: int | None) -> bool:
         """Whether so many evaluations in a row have brought no better score."""
@@ -201,10 +210,10 @@ class Trainer:
             read = self.read or partial(normalize, mean=config.mean, std=config.std)
             outputs = self.net(read(images))
             if self.mask_encoder is None:
-                total, terms = self.loss(outputs, masks, *taught)
+                total, terms = self.next_loss(outputs, masks, *taught)
             else:
                 maps, features = outputs
-                total, terms = self.loss(maps, masks, *taught)
+                total, terms = self.next_loss(maps, masks, *taught)
                 distances = self.mask_encoder.compare(features, masks)
                 total, terms = total + distances.sum(), torch.cat((terms, distances.detach()))
             # What is not finite spoils the gradient for certain, and by the ranks' mean that of

@@ -1,6 +1,6 @@
 """What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
 
-from .data import check_paths, check_run_files, make_datasets, make_loss, report_unused_classes
+from .data import check_paths, check_run_files, make_datasets, make_losses, report_unused_classes
 from .folder import claim, find_folder
 from .network import make_network, resolve_freeze_bn
 from .schedule import size_starts
@@ -12,7 +12,7 @@ __all__ = [
     "claim",
     "find_folder",
     "make_datasets",
-    "make_loss",
+    "make_losses",
     "make_network",
     "make_record",
     "make_teacher",

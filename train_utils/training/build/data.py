@@ -174,8 +174,10 @@ def check_run_files(
     check_outputs({"output_dir": [folder / name for name in names]}, inputs)
 
 
-def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervision:
-    """The loss; balanced class weights are counted in the masks of the training set."""
+def make_losses(settings: Settings, train_set: SegmentationDataset) -> list[DeepSupervision]:
+    """The loss, and that of the run's end, if it has another one; balanced class weights are
+    counted in the masks of the training set.
+    """
     classes, weights = settings.num_classes, settings.class_weights
     cut = settings.soft_cut
     if weights == ("balanced",):
@@ -183,14 +185,18 @@ def make_loss(settings: Settings, train_set: SegmentationDataset) -> DeepSupervi
         weights = tuple(balanced_weights(pairs, classes or 2, settings.ignore_index, cut))
         if is_main():
             print("class weights:", *(f"{weight:.3g}" for weight in weights), flush=True)
-    return DeepSupervision(
-        weights=settings.loss_weights,
-        loss=settings.loss,
-        classes=classes or 1,
-        ignore_index=settings.ignore_index,
-        class_weights=None if weights is None else [float(weight) for weight in weights],
-        soft=cut is not None,
-    )
+    return [
+        DeepSupervision(
+            weights=settings.loss_weights,
+            loss=name,
+            classes=classes or 1,
+            ignore_index=settings.ignore_index,
+            class_weights=None if weights is None else [float(weight) for weight in weights],
+            soft=cut is not None,
+        )
+        for name in (settings.loss, settings.final_loss)
+        if name is not None
+    ]
 
 
 def describe(pairs: Sequence[Pair], purpose: str) -> str:

@@ -66,19 +66,27 @@ def plan_schedule(
         starts: of the sizes, see :func:`size_starts`.
 
     Returns:
-        ``epochs``, ``starts``, and ``warmup`` and ``total`` in optimizer steps.
+        ``epochs``, ``starts``, ``warmup`` and ``total`` in optimizer steps, and ``final``, the
+        step, counted from the run's first, that begins the end with another loss; None: no such.
     """
     if state and state.get("schedule"):
         return dict(state["schedule"])
     epochs = planned_epochs(settings, state) if state else settings.epochs
-    return _plan(settings, epochs, starts, steps, epochs * steps)
+    return _plan(settings, epochs, starts, steps)
 
 
 def _plan(
-    settings: Settings, epochs: int, starts: Sequence[int], steps: int, total: int
+    settings: Settings, epochs: int, starts: Sequence[int], steps: int, done: int = 0
 ) -> dict[str, Any]:
-    warmup = round(settings.warmup_epochs * steps)
-    return {"epochs": epochs, "starts": [*starts], "warmup": warmup, "total": total}
+    """The schedule of what follows ``done`` optimizer steps of a run."""
+    final = settings.final_epochs
+    return {
+        "epochs": epochs,
+        "starts": [*starts],
+        "warmup": round(settings.warmup_epochs * steps),
+        "total": epochs * steps - done,
+        "final": None if final is None else epochs * steps - max(1, round(final * steps)),
+    }
 
 
 def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[int]) -> str:
@@ -96,8 +104,8 @@ def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[in
     for group in trainer.optimizer.param_groups:
         group["lr"] = group.pop("initial_lr")  # the peak, from which schedules begin
     peak = trainer.optimizer.param_groups[0]["lr"]
-    left = settings.epochs * steps - done
-    plan = _plan(settings, settings.epochs, starts, steps, left)
+    plan = _plan(settings, settings.epochs, starts, steps, done)
+    left = plan["total"]
     trainer.scheduler = make_scheduler(trainer.optimizer, plan["warmup"], left)
     trainer.schedule, trainer.updates_before, trainer.stale = plan, done, 0
     warmup = min(plan["warmup"], left // 2)

@@ -96,6 +96,7 @@ def make_trainer(
     settings: Settings,
     model: Network,
     loss: DeepSupervision,
+    final_loss: DeepSupervision | None = None,
     *,
     steps: int,
     dtype: torch.dtype,
@@ -109,6 +110,7 @@ def make_trainer(
     Args:
         settings: of the run.
         model, loss: on their device.
+        final_loss: in place of ``loss`` at the end of the run, if any.
         steps: of the optimizer in an epoch.
         dtype: of the convolutions.
         record: what the run's result depends on.
@@ -129,6 +131,7 @@ def make_trainer(
         scheduler=make_scheduler(optimizer, plan["warmup"], plan["total"]),
         scaler=make_scaler(next(model.parameters()).device, dtype),
         loss=loss,
+        final_loss=final_loss,
         dtype=dtype,
         ema=make_ema(model, settings.ema) if settings.ema else None,
         clip_grad=settings.clip_grad,
