@@ -17,6 +17,7 @@ often better than each of them (Wortsman et al. 2022, "Model soups"); of other r
 """
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from src.files import check_outputs
 from src.weights.layouts import lost_in_official, official_state
 from src.weights.storage import FOLDER, save_state
 from train_utils import cli
+from train_utils.training.checkpoint import has_checkpoint
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -40,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
     inputs = [args.input, *args.average_with]
     check_outputs({"": written_files(args)}, inputs)
+    check_run(args.output, args.folder)
     networks = {path: load_model(path) for path in inputs}
     model = average(networks)
     if args.img_size:
@@ -118,6 +121,22 @@ def written_files(args: argparse.Namespace) -> list[Path]:
     """The files that OUTPUT stands for."""
     names = [*FOLDER, "README.md", CODE, PREPROCESSOR, *([ONNX] if args.onnx else [])]
     return [args.output / name for name in names] if args.folder else [args.output]
+
+
+def check_run(output: Path, is_folder: bool) -> None:
+    """Refuse to replace the state or the weights of a run.
+
+    Raises:
+        UserError: that is what OUTPUT stands for.
+    """
+    run = output if is_folder else output.parent
+    of_run = is_folder or re.fullmatch(r"(last(-\d+)?|best)\.pt", output.name)
+    if of_run and has_checkpoint(run):
+        file, folder = (
+            f"is a file of the run in {run}",
+            "holds a run, and these would be its weights",
+        )
+        raise UserError(f"{output}: {folder if is_folder else file}; choose another OUTPUT")
 
 
 def describe_loss(field: str, value: Any) -> str:

@@ -19,7 +19,7 @@ import argparse
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -34,13 +34,28 @@ from src.inference.preprocess import PRESETS
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
 from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
 from src.pictures.plan import PIPE, Job, Jobs, check_targets, plan_images, plan_pipe, plan_videos
-from src.pictures.render import MODES, Box, check_classes, encode, render_with_box
+from src.pictures.render import (
+    MODES,
+    Box,
+    check_classes,
+    encode,
+    margin_pixels,
+    render_with_box,
+)
 from src.pictures.search import LeftOut, is_video
-from src.video.convert import convert_frames, convert_video, has_all_frames
+from src.video.convert import convert_frames, convert_video
 from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
 from train_utils.distributed import from_main, is_main, process_group, scatter, world_size
-from train_utils.shares import Share, hidden, print_beside_bar, report_error, report_total
+from train_utils.shares import (
+    Share,
+    hidden,
+    is_done,
+    leave_out_done,
+    print_beside_bar,
+    report_error,
+    report_total,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if args.videos:
             check_video_flags(args)
     except UserError as error:
-        parser.error(str(error))
+        parser.error(error.describe(cli.flag))
     args.format = f".{args.format or 'png'}"
     return args
 
@@ -140,7 +155,7 @@ def check_flags(args: argparse.Namespace) -> None:
         "--frames goes with videos": args.frames and not args.videos,
         "--steady goes with videos": args.steady and not args.videos,
         "--boxes goes with images, not with videos": args.boxes and args.videos,
-        "--margin goes with --crop or --boxes": args.margin not in ("0", "0px") and not boxed,
+        "--margin goes with --crop or --boxes": margin_pixels(args.margin, 100) and not boxed,
         f"--boxes {args.boxes}: each share has a file of its own; name it after its number": (
             args.boxes and args.share and not args.share.is_in(args.boxes.name)
         ),
@@ -166,6 +181,8 @@ def check_video_flags(args: argparse.Namespace) -> None:
         raise UserError("--format goes with --frames for videos; theirs is the suffix of --output")
     if args.output == PIPE:
         raise UserError("--output -: is for an image; name a video or a folder")
+    if args.crop and not args.frames:
+        raise UserError("--crop: all frames of a video have one size; it goes with --frames")
 
 
 def make_style(args: argparse.Namespace) -> Style:
@@ -206,23 +223,6 @@ def list_jobs(args: argparse.Namespace) -> tuple[Jobs, int]:
     for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):
         print(line, file=sys.stderr)
     return jobs, len(left_out.errors)
-
-
-def is_done(args: argparse.Namespace, job: Job) -> bool:
-    """Whether an earlier run has made the whole result, and --skip-existing keeps it."""
-    if not args.skip_existing:
-        return False
-    done = job.target.exists() and (not args.boxes or printable(job.source) in args.earlier)
-    return has_all_frames(job.target, args.format) if args.frames else done
-
-
-def leave_out_done(args: argparse.Namespace, share: Jobs, bar: tqdm) -> Iterator[Job]:
-    """The jobs that are left; the bar's total becomes their number, as the list is gone through."""
-    for job in share:
-        if is_done(args, job):
-            bar.total -= 1
-        else:
-            yield job
 
 
 def predict_images(

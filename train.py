@@ -34,7 +34,7 @@ from train_utils import cli
 from train_utils.config import Settings
 from train_utils.data.dataset import SegmentationDataset
 from train_utils.data.loaders import EpochSampler, Loader, eval_loader, train_loader
-from train_utils.distributed import is_main, launch_id, process_group, rank
+from train_utils.distributed import is_main, launch_id, process_group, rank, world_size
 from train_utils.training import build
 from train_utils.training.checkpoint import has_checkpoint, load_checkpoint
 from train_utils.training.loop import Diverged, Interrupted, Task, fit
@@ -66,7 +66,7 @@ def train(settings: Settings) -> int:
     build.claim(folder, run.resume)
     task = Task(settings.num_classes, settings.ignore_index, settings.soft_cut)
     if is_main():
-        _announce(settings, trainer, folder, run.resume)
+        _announce(settings, trainer, folder, run.resume, run.train)
     try:
         fit(
             trainer,
@@ -154,7 +154,13 @@ def _prepare(settings: Settings) -> Run:
     return Run(settings, trainer, train_batches, test_batches, folder, resume)
 
 
-def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path | None) -> None:
+def _announce(
+    settings: Settings,
+    trainer: Trainer,
+    folder: Path,
+    resume: Path | None,
+    train: Loader[SegmentationDataset],
+) -> None:
     """Say what begins, and note it in args.json."""
     if trainer.epoch >= settings.epochs:
         print(f"{folder}: {counted(settings.epochs, 'epoch is', 'epochs are')} done already")
@@ -181,6 +187,10 @@ def _announce(settings: Settings, trainer: Trainer, folder: Path, resume: Path |
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name
     print(f"{name} on {trainer.device} in {precision}, {images}, into {folder}/", flush=True)
+    taken = len(train.sampler) * settings.batch_size * world_size()
+    if settings.data_shares or taken > len(train.dataset):
+        twice = ", some of them more than once" if taken > sum(train.sampler.taken) else ""
+        print(f"an epoch takes {counted(taken, 'image')}{twice}", flush=True)
 
 
 def _advice(folder: Path) -> str:

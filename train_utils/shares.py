@@ -5,12 +5,15 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from src.errors import UserError
+from src.files import printable
 from src.pictures.plan import Job, Jobs
+from src.video.convert import has_all_frames
 
 from . import cli
 from .distributed import gather, is_main
@@ -80,3 +83,20 @@ def print_beside_bar(message: str) -> None:
 def hidden() -> bool | None:
     """For tqdm: shown by one rank, where there is a terminal."""
     return None if is_main() else True
+
+
+def is_done(args: argparse.Namespace, job: Job) -> bool:
+    """Whether an earlier run has made the whole result, and --skip-existing keeps it."""
+    if not args.skip_existing:
+        return False
+    done = job.target.exists() and (not args.boxes or printable(job.source) in args.earlier)
+    return has_all_frames(job.target, args.format) if args.frames else done
+
+
+def leave_out_done(args: argparse.Namespace, share: Jobs, bar: tqdm) -> Iterator[Job]:
+    """The jobs that are left; the bar's total becomes their number, as the list is gone through."""
+    for job in share:
+        if is_done(args, job):
+            bar.total -= 1
+        else:
+            yield job

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from src import Style, UserError
 from src.pictures.formats import IMAGE_FORMATS
 from src.pictures.images import read_image
-from src.pictures.render import MARGIN, MODES, encode
+from src.pictures.render import MARGIN, MODES, encode, margin_pixels
 
 from .arrival import Application, Arrivals, Refused, refusal
 from .cors import Cors
@@ -191,7 +191,7 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         raise Refused(409, f"format={format} holds no cut-out; choose png, webp, tiff or avif")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
-    if wanted.margin not in ("0", "0px") and not wanted.crop:
+    if margin_pixels(wanted.margin, 100) and not wanted.crop:
         raise Refused(409, "margin goes with crop=true")
     if background is not None and wanted.mode != "background":
         raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")

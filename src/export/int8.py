@@ -163,12 +163,14 @@ def choose_images(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError("no such folder", "calibrate", folder)
     found = list_images(folder)
+    below = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
     if len(found) < _MIN_IMAGES:
         raise UserError(
             f"holds {counted(len(found), 'image')}; expected at least {_MIN_IMAGES}, better "
             f"{CALIBRATED + HELD_OUT}",
             "calibrate",
             folder,
+            f"name the folder that holds them, such as {below}" if below and not found else None,
         )
     count = min(len(found), CALIBRATED + HELD_OUT)
     chosen = [found[i * len(found) // count] for i in range(count)]

@@ -96,7 +96,7 @@ def _run_onnxruntime(content: bytes, threads: int) -> Run:
 
 def is_int8(model: nn.Module | str | Path) -> TypeGuard[str | Path]:
     """Whether this is the path of a quantised file."""
-    if isinstance(model, nn.Module) or Path(model).suffix.lower() != ".onnx":
+    if not isinstance(model, str | Path) or Path(model).suffix.lower() != ".onnx":
         return False
     return is_quantized(read_graph(model)[0])
 

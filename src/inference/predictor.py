@@ -94,7 +94,7 @@ class Predictor:
             "engine": engine,
         }
         check_engine(engine, str(device))
-        check_preset(preset, img_size, detail)  # before weights are fetched
+        check_preset(preset, img_size, detail, tta)  # before weights are fetched
         if is_int8(model):
             source: nn.Module | OnnxBackend = OnnxBackend(model)
         else:
@@ -341,4 +341,7 @@ def _load(model: nn.Module | str | Path) -> nn.Module:
     """A network of the predictor's own, on the CPU."""
     if isinstance(model, nn.Module):
         return (model.plain() if isinstance(model, Network) else copy.deepcopy(model)).cpu()
+    if not isinstance(model, str | Path):
+        kind = type(model).__name__
+        raise UserError(f"expected a network, a name of weights or a path, got {kind}", "model")
     return load_model(model)

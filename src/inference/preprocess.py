@@ -232,19 +232,21 @@ def pick_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def check_preset(name: str, img_size: Size | None, detail: int) -> None:
+def check_preset(name: str, img_size: Size | None, detail: int, tta: bool) -> None:
     """Refuse what no network does, with a preset or at all.
 
     Args:
         name: of the preset.
-        img_size, detail: as :class:`~.predictor.Predictor` takes them.
+        img_size, detail, tta: as :class:`~.predictor.Predictor` takes them.
 
     Raises:
-        UserError: there is none of that name, it does not go with the others, or ``detail`` is no
-            number.
+        UserError: there is none of that name, it does not go with the others, ``detail`` is no
+            number, or ``tta`` neither True nor False.
     """
     if type(detail) is not int or detail < 0:
         raise UserError("expected an integer ≥ 0", "detail", detail)
+    if type(tta) is not bool:
+        raise UserError("expected True or False", "tta", tta)
     size, exact = parse_size(img_size, MIN_SIZE).value, pick_preset(name).exact
     if exact and not isinstance(size, int):
         raise UserError("that program shows a network squares", "img_size", size)

@@ -66,6 +66,11 @@ class Style:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"choose one of {', '.join(MODES)}", "mode", self.mode)
+        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
+            raise UserError("choose pixels, at least 1", "size", self.size)
+        if not isinstance(self.background, str | tuple | list | Image.Image):
+            problem = "expected a colour, blur, or a PIL image"
+            raise UserError(problem, "background", self.background)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError("choose one from 0 to 1", "threshold", self.threshold)
         if isinstance(self.background, str):
@@ -112,13 +117,26 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
         ``mask`` is a palette image of their indices.
 
     Raises:
-        UserError: a mode that is of no use for classes.
+        UserError: a mode that is of no use for classes, or a map of another size or kind.
 
     Example:
         >>> render(Image.new("RGB", (60, 40)), np.ones((40, 60), np.float32), Style("cutout")).mode
         'RGBA'
     """
+    _check_map(image, saliency)
     return render_with_box(image, saliency, style)[0]
+
+
+def _check_map(image: Image.Image, saliency: np.ndarray) -> None:
+    if not (isinstance(saliency, np.ndarray) and np.issubdtype(saliency.dtype, np.floating)):
+        kind = getattr(saliency, "dtype", type(saliency).__name__)
+        raise UserError(f"expected a NumPy array of floats from 0 to 1, got {kind}", "saliency")
+    if saliency.ndim not in (2, 3) or saliency.shape[-2:] != (image.height, image.width):
+        shape = "×".join(map(str, saliency.shape))
+        problem = f"expected {image.height}×{image.width}, as the image, got {shape}"
+        raise UserError(problem, "saliency")
+    if saliency.size and not (saliency.min() >= 0 and saliency.max() <= 1):  # nan is neither
+        raise UserError("expected values from 0 to 1", "saliency")
 
 
 def render_with_box(

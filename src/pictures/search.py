@@ -253,6 +253,11 @@ def _sort_matches(
             yield folder, names, False
 
 
+def is_missing(path: Path) -> bool:
+    """Whether a path is that of nothing, and neither a pattern nor a link."""
+    return not (path.exists() or path.is_symlink() or glob.has_magic(str(path)))
+
+
 def match_pattern(pattern: Path) -> list[str]:
     """What a pattern matches, sorted; its suffix in upper and lower case.
 
@@ -261,7 +266,7 @@ def match_pattern(pattern: Path) -> list[str]:
     """
     if pattern.is_symlink():
         raise UserError(f"{pattern}: a link to {pattern.readlink()}, which does not exist")
-    if not glob.has_magic(str(pattern)):
+    if is_missing(pattern):
         raise UserError(f"{pattern}: no such file or folder")
     matches = sorted(glob.glob(_any_case(pattern), recursive=True))
     if not matches:

@@ -92,6 +92,8 @@ def test_folders_that_cannot_calibrate(tmp_path):
     make_pairs(tmp_path / "images", tmp_path / "masks", "abc")
     with pytest.raises(UserError, match=r"calibrate .*images: holds 3 images; expected at least 5"):
         export_int8(model, tmp_path / "net.onnx", tmp_path / "images")
+    with pytest.raises(UserError, match=r"holds 0 images; .*; name the .* such as .*images"):
+        export_int8(model, tmp_path / "net.onnx", tmp_path)
 
 
 def test_images_that_say_nothing(tmp_path):

@@ -172,6 +172,14 @@ def test_networks_that_are_not_for_pictures(options, size, named):
         Predictor(network, size, "cpu", "off")
 
 
+def test_arguments_of_other_kinds(weights):
+    for wrong in (None, 3, {}):
+        with pytest.raises(UserError, match=f"model: .* got {type(wrong).__name__}"):
+            Predictor(wrong)
+    with pytest.raises(UserError, match="tta no: expected True or False"):
+        Predictor(weights, 64, "cpu", "off", tta="no")
+
+
 def test_tta_is_the_mean_of_both_views(predictor, weights):
     picture = make_scene(2, 64, 64)[0]
     both = Predictor(weights, 64, "cpu", "off", tta=True)(picture)

@@ -91,7 +91,7 @@ def test_a_network_of_classes(call, class_masks):
     argv += ["--metrics", "semantic", "--ignore-index", 9, "--num-classes"]
     assert call(validation.main, *argv, 3)[0] == 0
     status, _, err = call(validation.main, *argv, 10)
-    assert status == 2 and "3 maps" in err
+    assert status == 2 and "u2net_lite, 3 maps) have 3 maps" in err
 
 
 def test_nothing_but_ignored_pixels(call, class_masks):
@@ -127,6 +127,10 @@ def test_indices_beyond_the_classes(tmp_path):
     assert (read_classes(path, 3, ignore_index=7) == 7).all()
     with pytest.raises(UserError, match=r"index 7; with 3 classes.*pass ignore_index 7"):
         read_classes(path, 3)
+    with pytest.raises(UserError, match="pixels to ignore hold ignore_index 4 and no other"):
+        read_classes(path, 3, ignore_index=4)
+    with pytest.raises(UserError, match="if the network has more classes, raise num_classes"):
+        read_classes(path, 3, is_map=True)
     with pytest.raises(UserError, match="RGB"):
         read_classes(save_image(tmp_path / "c.png", make_scene()[0]), 3)
 

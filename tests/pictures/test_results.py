@@ -271,7 +271,34 @@ def test_backgrounds_by_name():
             parse_background(seen_through)
 
 
-@pytest.mark.parametrize("wrong", [{"mode": "magic"}, {"threshold": 1.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "magic"},
+        {"threshold": 1.1},
+        {"size": 0},
+        {"size": 0.5},
+        {"background": 255},
+        {"margin": -1},
+    ],
+)
 def test_styles_that_are_none(wrong):
     with pytest.raises(UserError, match=f"^{next(iter(wrong))} "):
         Style(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (np.ones((30, 40), np.uint8), "array of floats from 0 to 1, got uint8"),
+        ([[1.0]], "got list"),
+        (None, "got NoneType"),
+        (np.ones((40, 30), np.float32), "expected 30×40, as the image, got 40×30"),
+        (np.ones((30, 40, 1), np.float32), "got 30×40×1"),
+        (np.full((30, 40), 255, np.float32), "values from 0 to 1"),
+        (np.full((30, 40), np.nan, np.float32), "values from 0 to 1"),
+    ],
+)
+def test_maps_that_are_none(wrong, named):
+    with pytest.raises(UserError, match=f"^saliency: .*{named}"):
+        render(Image.new("RGB", (40, 30)), wrong, Style())

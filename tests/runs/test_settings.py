@@ -61,6 +61,7 @@ def test_flags_stand_above_the_recipe(tmp_path):
         ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
         ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
         ("lr = 1", r"lr: unknown table; expected \[data\], \[network\]"),
+        ("[[run]]\nseed = 1", r"run: is no table; write its settings below \[run\]$"),
         ("[speed]\nlr = 1", r"speed: unknown table; expected"),
         ("lr = ", "not TOML"),
         (None, "cannot be read"),

@@ -70,7 +70,7 @@ def test_best_is_the_best_epoch(finished):
     assert last["best"]["epoch"] == kept["epoch"]
 
 
-def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
+def test_several_sets_and_sizes(data, tmp_path, monkeypatch, capsys):
     """The second set is drawn from by its share, but for what it holds out; sizes grow, and each is
     scored and shipped as it was trained."""
     shown, probabilities = set(), Predictor.probabilities
@@ -91,6 +91,7 @@ def test_several_sets_and_sizes(data, tmp_path, monkeypatch):
     flags += ["--loss", "bce+iou", "--batch-size", "3", "--epochs", "4", "--eval-interval", "2"]
     flags += ["--model", str(SMALL_TABLE), "--workers", "1", "--device", "cpu", "--amp", "off"]
     assert train.main([*flags, "--output-dir", str(folder)]) == 0
+    assert "an epoch takes 18 images\n" in capsys.readouterr().out
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["flags"]["pictures"][0].startswith("23 pictures to train")
     assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)

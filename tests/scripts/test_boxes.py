@@ -168,6 +168,7 @@ def test_beside_standard_output(run, album, tmp_path, monkeypatch):
     ("flags", "words"),
     [
         (("--margin", "5"), "--margin goes with --crop or --boxes"),
+        (("--margin", "much"), "--margin much: choose pixels"),
         (("--crop", "--margin", "much"), "--margin much: choose pixels"),
         (("--suffix", "_m", "--output", "a.png"), "--suffix goes with a folder of results"),
         (("--suffix", "_m", "--output", "-"), "--suffix goes with a folder of results"),

@@ -200,6 +200,8 @@ def test_named_inputs_that_are_not_there(plan, tmp_path):
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
     assert "a link to nowhere.jpg, which does not exist" in plan(tmp_path / "link.jpg")
     assert "no.jpg: no such file or folder" in plan(tmp_path / "no.jpg")
+    with pytest.raises(ValueError, match=r"/no.jpg, .*/neither.jpg: no such files or folders"):
+        plan_images([tmp_path / name for name in ("no.jpg", "neither.jpg")], tmp_path / "out")
     assert "*.jp: matches nothing" in plan(tmp_path / "*.jp")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.txt").touch()

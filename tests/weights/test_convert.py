@@ -257,6 +257,19 @@ def test_the_folder_of_a_run(tmp_path, file):
     assert same_state(U2Net.from_pretrained(tmp_path).state_dict(), lite.state_dict())
 
 
+@pytest.mark.parametrize("output", ["last.pt", "last-1.pt", "best.pt", ""])
+def test_a_run_is_not_replaced(call, model, tmp_path, output):
+    """Neither its files, nor its folder by another that would be read in its place."""
+    save_model(model, tmp_path / "own.pt")
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).write_text("as it was")
+    status, _, told = call(convert.main, tmp_path / "own.pt", tmp_path / output)
+    assert status == 2 and "choose another OUTPUT" in told and str(tmp_path) in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "own.pt"]
+    assert (tmp_path / "best.pt").read_text() == (tmp_path / "last.pt").read_text() == "as it was"
+    assert call(convert.main, tmp_path / "own.pt", tmp_path / "lite.pt")[0] == 0
+
+
 def change_size(path, value):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"img_size": value}))
 

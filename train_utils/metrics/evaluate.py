@@ -118,7 +118,8 @@ def predicted_classes(predictor: Predictor, loader: ImageLoader, classes: int) -
     maps = predictor.model.config.out_ch
     if maps != classes and (maps, classes) != (1, 2):
         has = counted(maps, "map")
-        raise UserError(f"the network has {has}; one for each class", "num_classes", classes)
+        problem = f"expected one map for each; the weights ({predictor.origin}) have {has}"
+        raise UserError(problem, "num_classes", classes)
     return _scored(predictor, loader, most_probable)
 
 

@@ -170,7 +170,7 @@ class MapDataset(Dataset[Sample]):
         read = of_image.load_mask() if isinstance(of_image, Pair) else self.read(of_image)
         mask = torch.from_numpy(read)[None]
         if self.classes > 2:
-            levels = torch.from_numpy(read_classes(path, self.classes))[None, None]
+            levels = torch.from_numpy(read_classes(path, self.classes, is_map=True))[None, None]
             return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index
         levels = torch.from_numpy(read_map(path))
         if levels.shape != mask.shape[-2:]:

@@ -103,7 +103,8 @@ def fit(
             # Log the epoch and save.
             if records:
                 records.epoch(row, trainer.updates)
-                tqdm.write(f"{_line(row, epochs, task)}, {speed:.1f} images/s")
+                rate = f", {speed:.1f} images/s" if speed else ""  # none: only scored, on a resume
+                tqdm.write(_line(row, epochs, task) + rate)
             keeper.save()
             if trainer.epoch < epochs:
                 if trainer.has_stopped(patience):

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ...files import is_stream
+from ...words import first_ten
 from ..formats import IMAGE_FORMATS, IMAGE_SUFFIXES
-from ..search import Found, LeftOut, find_images, named_after_others
+from ..search import Found, LeftOut, find_images, is_missing, named_after_others
 from .checks import check_overwriting, find_doubled, unique_names
 from .jobs import Job, Jobs, Names, pack, unpack
 
@@ -41,6 +42,8 @@ def plan_images(
             another result.
     """
     left_out = LeftOut() if left_out is None else left_out
+    if len(missing := [str(path) for path in inputs if is_missing(path)]) > 1:
+        raise UserError(f"{first_ten(missing)}: no such files or folders")
     listed = _list_images(inputs, left_out, recursive, output.resolve())
     if is_stream(output) or (output.suffix.lower() in IMAGE_FORMATS and not output.is_dir()):
         if (count := sum(files.number for files in listed)) > 1:

@@ -12,22 +12,29 @@ from src.pictures.images import open_image
 from .names import Colour
 
 
-def read_classes(path: str | Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
+def read_classes(
+    path: str | Path, classes: int, ignore_index: int | None = None, is_map: bool = False
+) -> np.ndarray:
     """Read a mask of class indices H×W uint8: those of a palette, or grey values, as they are.
 
     Args:
         path: the mask file, 8-bit grey or palette.
         classes: how many there are; indices are below.
         ignore_index: a value that pixels may have beside the classes'.
+        is_map: it is a network's, for what the error advises.
 
     Raises:
         UserError: the file cannot be read, is neither grey nor palette, or holds another index.
     """
-    return to_classes(open_image(path), path, classes, ignore_index)
+    return to_classes(open_image(path), path, classes, ignore_index, is_map)
 
 
 def to_classes(
-    image: Image.Image, path: str | Path, classes: int, ignore_index: int | None
+    image: Image.Image,
+    path: str | Path,
+    classes: int,
+    ignore_index: int | None,
+    is_map: bool = False,
 ) -> np.ndarray:
     """As :func:`read_classes`, of an image that is open."""
     if image.mode not in ("L", "P", "1"):
@@ -49,10 +56,15 @@ def to_classes(
             advice="leave {num_classes} out",
         )
     if wrong:
+        advice = f"if it marks pixels to ignore, pass {{ignore_index}} {wrong[-1]}"
+        if is_map:
+            advice = "if the network has more classes, raise {num_classes}"
+        elif ignore_index is not None:
+            advice = f"pixels to ignore hold {{ignore_index}} {ignore_index} and no other value"
         raise UserError(
             f"{path}: holds index {str(wrong[:6])[1:-1]}; with {classes} classes they are below "
             f"{classes}",
-            advice=f"if it marks pixels to ignore, pass {{ignore_index}} {wrong[-1]}",
+            advice=advice,
         )
     return indices
 
