@@ -33,7 +33,7 @@ def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.nda
     object and surely background near it: the least squares solution of the compositing equation,
     with the map as its prior, which counts the more the surer it is, the more alike these colours
     are, and the more they vary themselves. The result is the map for a second pass.
-    ``docs/predict.md`` compares it with a guided filter and closed-form matting.
+    ``docs/using/predict.md`` compares it with a guided filter and closed-form matting.
 
     Args:
         image: of any size and mode; what is transparent counts as white.
@@ -126,7 +126,7 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     After blur-fusion (Forte 2021, "Approximate fast foreground colour estimation"): the means of
     object and background around a pixel, each weighted by how much of it is there, then corrected
     so that both together give the pixel. Here both are corrected, by least squares, and windows
-    shrink in five steps; ``docs/predict.md`` compares it with other ways.
+    shrink in five steps; ``docs/using/predict.md`` compares it with other ways.
 
     Args:
         image: RGB, of any size.

@@ -48,7 +48,7 @@ def test_aoti(package):
 
 
 def build_cpp(folder, *options):
-    """The programs of cpp/, by the commands of docs/export.md."""
+    """The programs of cpp/, by the commands of docs/using/export.md."""
     for command in (
         ["cmake", "-S", ROOT / "cpp", "-B", folder, *options],
         ["cmake", "--build", folder],

@@ -21,7 +21,7 @@ class DataSettings(Group):
         PATH,
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
         "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line); "
-        "or images and annotations, or a folder for each scene (docs/data.md)",
+        "or images and annotations, or a folder for each scene (docs/training/data.md)",
         several=True,
         fact="pictures",
     )
