@@ -36,7 +36,7 @@ RUNTIMES = {  # a module and its WebAssembly; the page loads one of these pairs
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"),
 }
 KEYS = ("network", "img_size", "object_map", "mean", "std", "resampling", "antialias", "version")
-PREPARED = ("bilinear", True)  # all that the page's pixels.js can do
+PREPARED = ("bilinear", True)  # all that the page's worker/pixels.js can do
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +140,8 @@ def print_weight(page: Path) -> None:
         if path.is_file() and (size := path.stat().st_size)
     }
     rows = {"network": ["model.onnx"]}
-    rows["page"] = [name for name in files if "/" not in name and name != "model.onnx"]
+    loaded = "runtime/", "model.onnx"
+    rows["page"] = [name for name in files if not name.startswith(loaded)]
     for name, (module, binary) in RUNTIMES.items():
         parts = (module, f"{binary}.mjs", f"{binary}.wasm")
         rows[f"runtime {name}"] = [f"runtime/{part}" for part in parts]

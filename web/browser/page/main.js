@@ -1,6 +1,6 @@
 // The page: what it is given, what it shows. The work is done in worker.js.
 
-import { MAX_PIXELS } from "./pixels.js";
+import { MAX_PIXELS } from "./worker/pixels.js";
 
 const find = (selector, root = document) => root.querySelector(selector);
 const [status, progress, form, results] = ["#status", "#progress", "#style", "#results"].map((s) => find(s));
@@ -9,7 +9,7 @@ let ready, added = 0, wanted = 0;
 
 // Requests to the worker.
 
-const worker = new Worker(`worker.js${location.search}`, { type: "module" });
+const worker = new Worker(`worker/worker.js${location.search}`, { type: "module" });
 const pending = new Map();
 let asked = 0;
 

@@ -1,6 +1,7 @@
 // The network on ONNX Runtime Web: on WebGPU where there is one, else on the CPU.
 
-const RUNTIMES = "runtime/";
+const PAGE = new URL("../", import.meta.url); // the page's folder
+const RUNTIMES = new URL("runtime/", PAGE).href;
 const MOST_THREADS = 8; // more are slower on a network this small
 
 /** Which runtime suits this browser: its name in model.json. `?runtime=` chooses one. */
@@ -15,7 +16,7 @@ async function pickRuntime() {
 
 /** A file's bytes; `tell` is given how many have arrived since. */
 async function fetchBytes(path, tell) {
-  const response = await fetch(path);
+  const response = await fetch(new URL(path, PAGE));
   if (!response.ok) throw new Error(`${path}: the server answers ${response.status}`);
   const parts = [];
   for (let reader = response.body.getReader(); ; ) {
@@ -30,7 +31,7 @@ async function fetchBytes(path, tell) {
 export class Network {
   /** Load runtime and network; `tell` is given the share that has arrived, from 0 to 1. */
   static async load(tell) {
-    const response = await fetch("model.json");
+    const response = await fetch(new URL("model.json", PAGE));
     if (!response.ok) throw new Error(`model.json: the server answers ${response.status}`);
     const about = await response.json();
     const name = await pickRuntime();
@@ -41,12 +42,12 @@ export class Network {
     const [binary, model, ort] = await Promise.all([
       fetchBytes(RUNTIMES + wasm, count),
       fetchBytes(about.file, count),
-      import(`./${RUNTIMES}${module}`),
+      import(RUNTIMES + module),
     ]);
     const threads = self.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
     ort.env.logLevel = "error";
     ort.env.wasm.numThreads = Math.min(MOST_THREADS, threads);
-    ort.env.wasm.wasmPaths = new URL(RUNTIMES, self.location.href).href;
+    ort.env.wasm.wasmPaths = RUNTIMES;
     ort.env.wasm.wasmBinary = binary;
     const network = new Network();
     Object.assign(network, { ort, model, about, threads: ort.env.wasm.numThreads });
