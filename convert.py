@@ -72,7 +72,10 @@ def average(networks: Mapping[Path, Network]) -> Network:
     (first, model), *others = networks.items()
     for path, other in others:
         if other.config != model.config:
-            raise UserError(f"{path}: cannot be averaged with {first}: their networks differ")
+            table, own = other.config.to_dict(), model.config.to_dict()
+            named = ", ".join(name for name in table if table[name] != own.get(name))
+            problem = f"{path}: cannot be averaged with {first}: their networks differ in {named}"
+            raise UserError(problem, advice="average runs that began with the same weights")
     states = [network.state_dict() for network in networks.values()]
     for name, own in states[0].items():
         if own.is_floating_point():
@@ -142,7 +145,7 @@ def check_run(output: Path, is_folder: bool) -> None:
 def describe_loss(field: str, value: Any) -> str:
     """A line for a field of the network's table that the official layout cannot hold."""
     if field == "img_size":
-        return f"trained at {value}², which this layout cannot hold: pass --img-size"
+        return f"trained at {value}², which this layout cannot hold: use it with --img-size {value}"
     shown = value if isinstance(value, str) else ", ".join(f"{number:g}" for number in value)
     return f"{field} {shown}: this layout cannot hold it; leave out --official to keep it"
 

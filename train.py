@@ -125,7 +125,8 @@ def _prepare(settings: Settings) -> Run:
     if teacher:
         teacher.labelled = sum(map(has_mask, train_set.pairs))
     build.check_run_files(settings, folder, train_set, test_set, resumed=bool(resume))
-    sampler = EpochSampler(lengths, settings.batch_size, settings.seed, settings.data_shares)
+    shares = None if settings.overfit else settings.data_shares
+    sampler = EpochSampler(lengths, settings.batch_size, settings.seed, shares)
     on_gpu = device.type == "cuda"
     options = settings.workers, on_gpu, True  # images that cannot be read end no run
     train_batches = train_loader(train_set, sampler, *options)
@@ -183,13 +184,17 @@ def _announce(
     write_args(folder, args, launch_id(), resumed=done)
     described = ", ".join(trainer.record["pictures"]).replace("pictures", "images")
     described = described.replace("(names ", "(checksum of names ")
+    described = described.replace(" to test ", " to select the best weights by ")
     images = re.sub(r"\b1 images\b", "1 image", described)  # of a text that resumed runs compare
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name
     print(f"{name} on {trainer.device} in {precision}, {images}, into {folder}/", flush=True)
-    taken = len(train.sampler) * settings.batch_size * world_size()
-    if settings.data_shares or taken > len(train.dataset):
-        twice = ", some of them more than once" if taken > sum(train.sampler.taken) else ""
+    sampler = train.sampler
+    taken = len(sampler) * settings.batch_size * world_size()
+    if sampler.taken != sampler.lengths or taken > len(train.dataset):
+        pairs = zip(sampler.taken, sampler.lengths, strict=True)
+        again = taken > sum(sampler.taken) or any(n > length for n, length in pairs)
+        twice = ", some of them more than once" if again else ""
         print(f"an epoch takes {counted(taken, 'image')}{twice}", flush=True)
 
 

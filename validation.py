@@ -134,14 +134,14 @@ def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, 
         where = args.image_dir or annotations[0]
         name = name or (Path(where).resolve().stem if where else "")
         found = find_pairs(None, *options, read, annotations[0])
-        if found.split == "all":
+        if found.split == "all" and args.weights:
             found.notes.append(_advise_split(where, len(found.pairs)))
         return [(name, found)]
     sets = []
     labels = unique_labels(args.data_path)
     for label, path, file in zip(labels, args.data_path, annotations, strict=True):
         found = find_pairs(path, *options, read, file)
-        if found.split == "all":
+        if found.split == "all" and args.weights:
             found.notes.append(_advise_split(path, len(found.pairs)))
         sets.append((label, found))
     return sets

@@ -84,7 +84,7 @@ def order(monkeypatch, epoch, rank=0, world=1, length=23, batch=3, seed=1, start
     assert len(batches) == len(sampler) - start and all(len(b) == batch for b in batches)
     for number, batch in enumerate(batches, start):
         assert {key[::2] for key in batch} == {(epoch, number)}
-    return [index for b in batches for _, index, _ in b]
+    return [index for b in batches for _, index, *_ in b]
 
 
 def test_sampler_order(monkeypatch):
@@ -124,6 +124,31 @@ def test_sets_and_their_shares():
     assert {i for taken in epochs for i in taken} == set(range(17))
     sets = np.searchsorted([4, 14], epochs[0], side="right")  # 0 … 2
     assert (np.diff(sets) < 0).any(), "the sets do not follow one another"
+
+
+def test_uses_of_an_image_are_augmented_anew(pairs):
+    """Where an epoch takes it several times; the first use as in an epoch that takes it once."""
+    data = SegmentationDataset(pairs, TrainPreset(40, 24), 5)
+    for sampler in (loaders.EpochSampler([7], 21, 5, [3]), loaders.EpochSampler([7], 21, 5)):
+        (keys,) = sampler
+        assert sorted((index, use) for _, index, _, use in keys) == [
+            (index, use) for index in range(7) for use in range(3)
+        ]
+        crops = {key[1::2]: data[key][0] for key in keys}
+        assert len({crop.numpy().tobytes() for crop in crops.values()}) > 18
+        assert all(torch.equal(crops[index, 0], data[0, index][0]) for index in range(7))
+
+
+def test_replacements_come_from_the_same_set():
+    """Then from others that the epoch takes from, as the set itself may hold no other."""
+    sampler = loaders.EpochSampler([5, 1, 4], 2, 0, [0, 1, 1])
+    assert sorted(sampler.replacements(3, 7, 0))[:1] == [5]
+    (*own, other) = sampler.replacements(3, 7, 0)
+    assert sorted(own) == [6, 7, 8, 9] and other == 5
+    own, *others = sampler.replacements(3, 5, 0)
+    assert own == 5 and sorted(others) == [6, 7, 8, 9]
+    assert [*sampler.replacements(3, 7, 0)] == [*sampler.replacements(3, 7, 0)]
+    assert len({tuple(sampler.replacements(3, 7, use)) for use in range(9)}) > 3
 
 
 def test_growing(pairs):

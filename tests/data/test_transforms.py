@@ -106,6 +106,10 @@ def test_items_get_objects_of_others(bands):
             assert (picture[:, 0, 0] == 10 + 10 * i).all(), "the item's own picture lies below"
             met |= {(i, j) for j in there}
     assert len(met) > 12
+    for donors in ([2], []):
+        data = SegmentationDataset(bands, preset, donors=donors)
+        rows = {j for epoch in range(8) for j in range(4) if data[epoch, 0][1][0, 12 + 12 * j, 32]}
+        assert rows == {0, *donors}
 
 
 def test_how_often_strong_pastes(bands, monkeypatch):

@@ -173,6 +173,9 @@ def test_another_loss_at_the_end(data, tmp_path, losses, capsys, monkeypatch):
     losses.clear()
     assert run(data, tmp_path / "run", *flags, "--resume", "auto", "--epochs", "5") == 0
     assert losses == ["iou"] * 2 + ["bce+ssim"] * 6
+    told = capsys.readouterr().out
+    assert "epoch 4, batch 1: the loss is iou from here on\n" in told, "as it was bce+ssim before"
+    assert "epoch 4, batch 3: the loss is bce+ssim from here on\n" in told
     with pytest.raises(UserError, match=r"final_loss.*was 'bce.ssim', now 'bce'"):
         run(
             data,
@@ -235,7 +238,7 @@ def test_the_first_pairs_alone(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Trainer, "step", step)
     flags = ["--overfit", "2", "--epochs", "30", "--eval-interval", "30", "--augment", "strong"]
     assert run(data, tmp_path, *PLAIN, *flags, "--optimizer", "muon", "--lr", "0.02") == 0
-    assert "the first 2 pairs, neither cropped" in capsys.readouterr().out
+    assert "the first 2 pairs of the training split, neither cropped" in capsys.readouterr().out
     names = sorted(path.stem for path in (data / "DUTS-TR/DUTS-TR-Image").iterdir())[:2]
     described = last(tmp_path)["flags"]["pictures"]
     assert len(set(text.partition("(")[2] for text in described)) == 1 and len(names) == 2
@@ -244,6 +247,34 @@ def test_the_first_pairs_alone(data, tmp_path, capsys, monkeypatch):
     losses = [float(row["loss"]) for row in rows(tmp_path)]
     assert losses[-1] < 0.6 * losses[0]
     assert last(tmp_path)["flags"]["batch_size"] == 2
+
+
+def test_the_first_pairs_of_two_sets(data, tmp_path):
+    """Are those of the first."""
+    flags = ["--data-path", str(data), str(data), "--overfit", "2", "--epochs", "1"]
+    assert run(data, tmp_path, *PLAIN, *flags) == 0
+    assert last(tmp_path)["flags"]["pictures"][0].startswith("2 pictures to train")
+
+
+def test_the_size_in_checkpoints_is_that_of_the_unbroken_run(data, tmp_path, monkeypatch):
+    sizes = ["--img-size", "32", "48", "--crop-size", "32", "40", "--grow-at", "0.5"]
+    flags = [*PLAIN, *sizes, "--epochs", "4", "--save-every", "1"]
+    step = Trainer.step
+
+    def killed(self, batches):
+        if self.updates in stops:
+            stops.remove(self.updates)
+            raise KeyboardInterrupt
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", killed)
+    for name, stops in (("once", [6]), ("twice", [3, 6])):
+        for resume in ([], ["--resume", "auto"])[: len(stops)]:
+            with pytest.raises(KeyboardInterrupt):
+                run(data, tmp_path / name, *flags, *resume)
+    once, twice = (last(tmp_path / name) for name in ("once", "twice"))
+    assert once["img_size"] == twice["img_size"] == 32
+    assert (once["epoch"], once["step"]) == (twice["epoch"], twice["step"]) == (1, 2)
 
 
 def test_a_single_pair(folders, tmp_path):

@@ -104,7 +104,9 @@ def test_masks_are_no_images_without_masks(folders, capsys, one_folder):
             path.rename(images / f"{path.stem}_mask.png")
     else:
         save_image(masks / "of_none.png", np.zeros((4, 4), np.uint8))
-    pairs = make_datasets(Settings(**where, unlabelled=images.parent, teacher="u2netp"))[0].pairs
+    taught = make_datasets(Settings(**where, unlabelled=images.parent, teacher="u2netp"))[0]
+    pairs = taught.pairs
+    assert taught.donors == [i for i, pair in enumerate(pairs) if has_mask(pair)]
     assert [pair.image.name for pair in pairs if not has_mask(pair)] == ["more.png"]
     count = 9 if one_folder else 10
     assert f"{count} of its images are masks of the run: left out" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The data set that training, validation and prediction of a set share."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -26,16 +26,17 @@ Sample = tuple[Tensor, Tensor, int]
 class SegmentationDataset(Dataset[Sample]):
     """Image, mask and index of each pair.
 
-    An item is asked for by ``index``, by ``(epoch, index)``, or by ``(epoch, index, batch)`` as the
-    training sampler does, where the batch's number in its epoch may decide on the size. Its
-    augmentation depends on these and the seed alone, so a run repeats itself with any number of
-    workers.
+    An item is asked for by ``index``, by ``(epoch, index)``, or by ``(epoch, index, batch, use)``
+    as the training sampler does: the batch's number in its epoch may decide on the size, and where
+    an epoch takes an image several times, each use is augmented anew. The augmentation depends on
+    these and the seed alone, so a run repeats itself with any number of workers.
 
     Args:
         pairs: of :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
         read: how mask files are read; None: as each pair has it.
+        donors: indices of the pairs whose objects a preset may paste into others; None: all.
 
     Example:
         >>> data = SegmentationDataset(pairs, TrainPreset(320, 288))  # doctest: +SKIP
@@ -49,8 +50,10 @@ class SegmentationDataset(Dataset[Sample]):
         transform: "TrainPreset | EvalPreset | Varying | Growing",
         seed: int = 0,
         read: MaskReader | None = None,
+        donors: Sequence[int] | None = None,
     ) -> None:
         self.pairs = list(pairs)
+        self.donors = range(len(self.pairs)) if donors is None else donors
         self.read = read
         self.transform = transform
         self.seed = seed
@@ -64,15 +67,16 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             UserError: image or mask cannot be read.
         """
-        epoch, index, *batch = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *more = key if isinstance(key, tuple) else (0, key)
+        batch, again = more[:1], [use for use in more[1:] if use]
         image, mask = load_pair(self.pairs[index], self.read)
         preset = self.transform.at(epoch, *batch)
-        with _random_state_of(self.seed, epoch, index):
+        with _random_state_of(self.seed, epoch, index, *again):
             image, mask = preset(image, mask)
-            if preset.paste and torch.rand(()) < preset.paste:
+            if preset.paste and torch.rand(()) < preset.paste and self.donors:
                 from .transforms import paste
 
-                other = self.pairs[int(torch.randint(len(self), ()))]
+                other = self.pairs[self.donors[int(torch.randint(len(self.donors), ()))]]
                 with suppress(UserError):  # which is raised when it is that pair's own turn
                     pasted = preset(*load_pair(other, self.read))
                     image, mask = paste(*pasted, image, mask, 255 if preset.soft else 1)

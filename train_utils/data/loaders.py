@@ -2,8 +2,10 @@
 
 import os
 import signal
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate, chain
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -16,8 +18,9 @@ from ..distributed import rank, world_size
 from .dataset import Sample
 
 Key = tuple[int, ...]
-"""Epoch and index of an item, and, to train, the number of its batch in the epoch."""
-_TRIED = 50  # replacements of an item; so many faulty ones are beyond every limit
+"""Epoch and index of an item; to train, the number of its batch in the epoch too, and how many
+times the epoch has taken it before."""
+_TRIED = 50  # replacements of an item from each set; so many faulty ones are beyond every limit
 Collate = Callable[[list[Any]], Any]
 """Makes a batch of a list of items."""
 
@@ -34,11 +37,12 @@ ItemsT = TypeVar("ItemsT", bound=Items)
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Shuffled batches of (epoch, index, number of the batch), this rank's share.
+    """Shuffled batches of (epoch, index, number of the batch, use), this rank's share.
 
     The order depends on (seed, epoch) alone. Set ``epoch``, and ``start`` to continue in the
     middle of one. All batches are full: the images that don't fill the last one are dropped from
-    the epoch (other ones in each), and where there are fewer images than a batch, they repeat.
+    the epoch (other ones in each), and where there are fewer images than a batch, they repeat:
+    ``use`` counts from 0 how often the epoch has taken an image before.
 
     Args:
         lengths: of the data sets that follow one another, in images.
@@ -71,9 +75,24 @@ class EpochSampler(Sampler[list[Key]]):
         order = self._order()
         wanted = len(self) * self.batch_size * world_size()
         order = order.repeat(-(-wanted // len(order)))[:wanted]
-        batches = order.view(-1, world_size(), self.batch_size)[self.start :, rank()].tolist()
+        taken = torch.stack((order, _times_before(order)), dim=1)
+        shape = -1, world_size(), self.batch_size, 2
+        batches = taken.view(shape)[self.start :, rank()].tolist()
         for number, batch in enumerate(batches, self.start):
-            yield [(self.epoch, index, number) for index in batch]
+            yield [(self.epoch, index, number, use) for index, use in batch]
+
+    def replacements(self, epoch: int, index: int, use: int) -> Iterator[int]:
+        """Images in place of one that cannot be read, in random order: of its own set, then of the
+        others that the epoch takes from.
+        """
+        key = self.seed, epoch, index, *([use] if use else [])
+        generator = torch.Generator().manual_seed(hash(key) & 2**63 - 1)
+        firsts = [0, *accumulate(self.lengths)]
+        own = bisect_right(firsts, index) - 1
+        sets = [n for n, taken in enumerate(self.taken) if taken and n != own]
+        for n in (own, *sets):
+            others = torch.randperm(self.lengths[n], generator=generator)[:_TRIED]
+            yield from (firsts[n] + others).tolist()
 
     def _order(self) -> Tensor:
         """The indices of all images that the epoch takes, shuffled."""
@@ -88,6 +107,18 @@ class EpochSampler(Sampler[list[Key]]):
         if len(parts) > 1:
             order = order[torch.randperm(len(order), generator=generator)]
         return order
+
+
+def _times_before(order: Tensor) -> Tensor:
+    """How often each value has come before.
+
+    Example:
+        >>> _times_before(torch.tensor([3, 5, 3, 3, 5]))
+        tensor([0, 0, 1, 2, 1])
+    """
+    ranked, places = order.sort(stable=True)
+    first = torch.searchsorted(ranked, ranked)  # where the equal ones begin
+    return torch.empty_like(order).scatter_(0, places, torch.arange(len(order)) - first)
 
 
 class OrderedSampler(Sampler[list[Key]]):
@@ -143,9 +174,9 @@ class Loader(Generic[ItemsT]):
         self.batch_size = sampler.batch_size
         self.tolerant = tolerant
         self.errors: dict[int, UserError] = {}
-        seed = sampler.seed if tolerant and isinstance(sampler, EpochSampler) else None
+        replace = sampler if tolerant and isinstance(sampler, EpochSampler) else None
         self._batches = DataLoader(
-            _Batches(dataset, collate, seed),
+            _Batches(dataset, collate, replace),
             batch_size=None,  # the keys of a whole batch are what the sampler gives
             sampler=sampler,
             num_workers=workers,
@@ -182,32 +213,27 @@ class Loader(Generic[ItemsT]):
 class _Batches(Dataset[Any]):
     """Batches by their keys, or None where no item can be loaded, and the errors by index.
 
-    ``seed``: of what replaces items that cannot be loaded; None leaves these out.
+    ``sampler``: names what replaces items that cannot be loaded; None leaves these out.
     """
 
-    def __init__(self, dataset: Items, collate: Collate, seed: int | None) -> None:
+    def __init__(self, dataset: Items, collate: Collate, sampler: EpochSampler | None) -> None:
         self.dataset = dataset
         self.collate = collate
-        self.seed = seed
+        self.sampler = sampler
 
     def __getitem__(self, keys: list[Key]) -> tuple[Any, dict[int, UserError]]:
         items: list[Any] = []
         errors: dict[int, UserError] = {}
-        for epoch, index, *number in keys:
-            for other in self._candidates(epoch, index):
+        for epoch, index, *more in keys:
+            use = more[1] if len(more) > 1 else 0
+            instead = self.sampler.replacements(epoch, index, use) if self.sampler else ()
+            for other in chain([index], instead):
                 try:
-                    items.append(self.dataset[epoch, other, *number])
+                    items.append(self.dataset[epoch, other, *more])
                     break
                 except UserError as error:
                     errors[other] = error
         return self.collate(items) if items else None, errors
-
-    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """The item that is asked for, then those that may replace it, in random order."""
-        yield index
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & 2**63 - 1)
-            yield from torch.randperm(len(self.dataset), generator=generator)[:_TRIED].tolist()
 
 
 def _ignore_signals(_: int) -> None:

@@ -165,7 +165,7 @@ def _fit_epoch(
     while trainer.batches_done < len(sampler):
         keeper.stop_at_signal(now=False)
         group = list(islice(batches, accum))
-        _name_final_loss(trainer)
+        _name_loss(trainer)
         _name_passed_over(train, passed_over)
         step = trainer.step(group)
 
@@ -178,12 +178,15 @@ def _fit_epoch(
     keeper.stop_at_signal(now=True)  # before scoring too: a job's last seconds may not suffice
 
 
-def _name_final_loss(trainer: Trainer) -> None:
-    """Say where the loss becomes another one, as the log's losses do not compare across it."""
-    final = trainer.final_loss
-    if final is not None and trainer.updates == trainer.schedule["final"] and is_main():
+def _name_loss(trainer: Trainer) -> None:
+    """Say which loss it is, in a run of two, wherever it is another one than in the step before, as
+    the log's losses do not compare across that place.
+    """
+    loss = trainer.next_loss
+    if trainer.final_loss is not None and loss is not trainer.said and is_main():
         place = f"epoch {trainer.epoch + 1}, batch {trainer.batches_done + 1}"
-        tqdm.write(f"{place}: the loss is {final.loss} from here on")
+        tqdm.write(f"{place}: the loss is {loss.loss} from here on")
+    trainer.said = loss
 
 
 def _finish_epoch(

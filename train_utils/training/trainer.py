@@ -86,6 +86,7 @@ class Trainer:
     schedule: dict[str, Any] = field(default_factory=dict)  # what was laid, see build/schedule.py
     updates_before: int = 0  # optimizer steps before the schedule was laid
     last_lr: float = 0.0  # the learning rate of the last step
+    said: nn.Module | None = None  # the loss that was last named to the user
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
     def __post_init__(self) -> None:

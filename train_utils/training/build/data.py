@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,11 @@ def make_datasets(
     growing_test = Growing([EvalPreset(n) for n in settings.eval_sizes], starts)
     pairs = [pair for part in sets for pair in part] + unlabelled
     lengths = [len(part) for part in sets] + ([len(unlabelled)] if unlabelled else [])
+    firsts = accumulate((len(part) for part in sets), initial=0)
+    shared = zip(firsts, sets, settings.data_shares or (), strict=False)
+    donors = [first + i for first, part, share in shared if share for i in range(len(part))]
     return (
-        SegmentationDataset(pairs, growing, settings.seed),
+        SegmentationDataset(pairs, growing, settings.seed, donors=donors),
         SegmentationDataset(held_out, growing_test),
         lengths,
     )
@@ -134,8 +138,11 @@ def _find_first(settings: Settings) -> _Found:
         advice = f"there are {len(found.pairs)}"
         raise UserError("more than the pairs to train on", "overfit", count, advice)
     first = found.pairs[:count]
-    what = "1 pair" if count == 1 else f"the first {count} pairs"
-    note = f"training and scoring on {what}, neither cropped, flipped nor augmented"
+    what = "pair" if count == 1 else f"{count} pairs"
+    note = (
+        f"training and scoring on the first {what} of the training split, neither cropped, flipped "
+        "nor augmented"
+    )
     return [first], first, [], [*found.notes, note]
 
 

@@ -34,7 +34,8 @@ def make_network(settings: Settings, state: dict[str, Any] | None, device: torch
     encoder_of(settings, model)
     if settings.feature_supervision:
         check_features(model)
-    model.img_size = settings.eval_sizes[-1]
+    # Until it is scored at another one: what it was last scored at, or is going to be first.
+    model.img_size = state["img_size"] if state else settings.eval_sizes[0]
     return place_network(settings, device, model)
 
 
