@@ -186,7 +186,11 @@ def draw_sheet(
         classes: index by name, of those whose colours are explained below; none for saliency.
     """
     heads = "mask", "map", f"error: {error}"
-    with _figure(path, len(rows), 4, (12, 2.6 * len(rows) + 0.6)) as (figure, axes):
+    # Inches of each row, by its image's aspect, with the caption.
+    shapes = [panels.image.shape for _, panels in rows]
+    heights = [2.95 * min(1.5, shape[0] / shape[1]) + 0.3 for shape in shapes]
+    size = 12, sum(heights) + 0.6
+    with _figure(path, len(rows), 4, size, heights) as (figure, axes):
         for row, (caption, panels) in zip(axes, rows, strict=True):
             for one, content in zip(row, panels, strict=True):
                 one.imshow(content, cmap="gray", vmin=0, vmax=1)
@@ -212,13 +216,19 @@ def _text(text: str) -> str:
 
 @contextmanager
 def _figure(
-    path: Path, rows: int, columns: int, size: tuple[float, float]
+    path: Path,
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    heights: Sequence[float] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes, rows × columns; after the block it is written whole or not at all, in
     the format of its name's suffix.
     """
     plt = pyplot()
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
+    )
     yield figure, axes
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
