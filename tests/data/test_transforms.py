@@ -92,6 +92,21 @@ def bands(tmp_path):
     return find_pairs(tmp_path).pairs
 
 
+def test_colour_alone_varies(pair):
+    """Grey and brightness, and the crop of the plain preset: a bright object stays where it is."""
+    plain, coloured = TrainPreset(40, 32), TrainPreset(40, 32, colour=True)
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        image, mask = plain(pair[0] // 2, pair[1])
+        torch.manual_seed(seed)
+        other, same = coloured(pair[0] // 2, pair[1])
+        assert torch.equal(mask, same) and (other.amax(0) > 20)[mask[0] == 1].all()
+        assert other.shape == image.shape and coloured.paste == 0
+        seen.add(torch.equal(image, other))
+    assert seen == {True, False}, "three in ten stay as they are, but for grey"
+
+
 def test_items_get_objects_of_others(bands):
     """Onto their own picture, which stays around them, and both objects are in the mask."""
     preset, met = TrainPreset(64, 64), set()

@@ -69,9 +69,9 @@ class RecipeSettings(Group):
         several=True,
     )
     augment: str = _recipe(
-        one_of("basic", "strong"),
-        "basic: crop and flip, as published; strong: scale, aspect, colour, blur, noise, JPEG "
-        "artefacts and pasted objects too",
+        one_of("basic", "colour", "strong"),
+        "basic: crop and flip, as published; colour: brightness, contrast, saturation, grey too; "
+        "strong: scale, aspect, blur, noise, JPEG artefacts and pasted objects besides",
         "basic",
     )
     ema: float = _recipe(

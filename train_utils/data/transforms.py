@@ -40,6 +40,7 @@ class TrainPreset:
         classes: masks hold class indices; nothing is pasted then.
         soft: masks hold levels 0 … 255, and are resized as such.
         flip: how often, from 0 to 1.
+        colour: vary brightness, contrast, saturation and grey alone, as ``strong`` does.
 
     Raises:
         UserError: the crop is larger than the image.
@@ -58,6 +59,7 @@ class TrainPreset:
         classes: bool = False,
         soft: bool = False,
         flip: float = 0.5,
+        colour: bool = False,
     ) -> None:
         if not 0 < crop_size <= img_size:
             raise UserError(f"must be from 1 to img_size, {img_size}", "crop_size", crop_size)
@@ -66,6 +68,7 @@ class TrainPreset:
         self.crop_size = crop_size
         self.flip = v2.RandomHorizontalFlip(flip)
         self.strong = strong
+        self.degrade = _DEGRADE if strong else _RECOLOUR if colour else None
         self.soft = soft
         self.paste = 0.15 if strong and not classes else 0.0  # how often
         self.resized_crop = v2.RandomResizedCrop(crop_size, scale=(0.3, 1), ratio=(0.6, 1 / 0.6))
@@ -79,8 +82,8 @@ class TrainPreset:
             mask = _resize_mask(mask, image.shape[-2:], self.soft)
         image, mask = self.flip(*self._crop(tv_tensors.Image(image), tv_tensors.Mask(mask)))
         image = resize_input(image.as_subclass(Tensor), self.crop_size)
-        if self.strong:
-            image = _DEGRADE(image)
+        if self.degrade:
+            image = self.degrade(image)
         side = self.crop_size
         return image, _resize_mask(mask.as_subclass(Tensor), (side, side), self.soft)
 
@@ -103,10 +106,12 @@ def _jpeg(image: Tensor) -> Tensor:
     return to_tensor(Image.open(saved))
 
 
+_RECOLOUR = v2.Compose(
+    [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4)], 0.7), v2.RandomGrayscale(0.1)]
+)
 _DEGRADE = v2.Compose(
     [
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4)], 0.7),
-        v2.RandomGrayscale(0.1),
+        _RECOLOUR,
         v2.RandomApply([v2.GaussianBlur(5, (0.1, 2))], 0.15),
         v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.15),
         v2.RandomApply([v2.Lambda(_jpeg)], 0.2),

@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,17 @@ def make_datasets(
     sets, held_out, unlabelled, notes = found
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
-    strong, classes = settings.augment == "strong", bool(settings.num_classes)
-    options = strong and not settings.overfit, classes, settings.soft_cut is not None
-    flip = 0.0 if settings.overfit else 0.5
+    augment = "none" if settings.overfit else settings.augment
+    preset = partial(
+        TrainPreset,
+        strong=augment == "strong",
+        colour=augment == "colour",
+        classes=bool(settings.num_classes),
+        soft=settings.soft_cut is not None,
+        flip=0.0 if settings.overfit else 0.5,
+    )
     drawn = [
-        Varying([TrainPreset(*sizes, *options, flip) for sizes in stage], settings.seed)
-        for stage in settings.stages
+        Varying([preset(*sizes) for sizes in stage], settings.seed) for stage in settings.stages
     ]
     starts = settings.first_epochs if starts is None else starts
     growing = Growing(drawn, starts)
