@@ -19,6 +19,7 @@ from my_dataset import SegmentationDataset
 from src import UserError
 from train_utils.data.loaders import EpochSampler, train_loader
 from train_utils.data.splits import find_pairs
+from train_utils.training.checkpoint import claim_folder
 from train_utils.training.records import was_started_by, write_args
 from transforms import TrainPreset
 
@@ -131,6 +132,23 @@ def test_two_runs_in_one_folder(data, tmp_path, call):
     status, said, err = call(train.main, *argv)
     assert status == 0 and "left no checkpoint: starting anew" in said, err
     assert len(rows(tmp_path / "run")) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of files there")
+def test_a_lock_that_is_removed_while_it_is_taken(tmp_path, monkeypatch):
+    """By a run that ends: a lock without a name would keep nobody away."""
+    import fcntl
+
+    original, removed = fcntl.lockf, []
+
+    def lockf(file, *args):
+        original(file, *args)
+        if not removed:
+            removed.append(Path(file.name).unlink())
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    claim_folder(tmp_path / "run")
+    assert removed and (tmp_path / "run/.lock").is_file()
 
 
 @pytest.mark.parametrize("name", ["best.pt", "model.safetensors"])

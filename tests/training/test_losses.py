@@ -125,10 +125,11 @@ def test_losses_of_classes(loss, ignore_index):
         assert x.grad.any() and (not ignored.numel() or not ignored.any())
 
 
-def test_weighted_bce():
-    """Σ w ℓ / Σ w with the weight of each pixel's class."""
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_weighted_bce(scale):
+    """Σ w ℓ / Σ w with the weight of each pixel's class, however small the weights are."""
     logits, target = torch.randn(2, 1, 6, 5), torch.randint(0, 2, (2, 1, 6, 5)).byte()
-    _, terms = DeepSupervision(class_weights=(0.5, 3.0))([logits], target)
+    _, terms = DeepSupervision(class_weights=(0.5 * scale, 3.0 * scale))([logits], target)
     p, t = sigmoid(logits), target.numpy()
     weights = np.where(t == 1, 3.0, 0.5)
     losses = -np.where(t == 1, np.log(p), np.log(1 - p))

@@ -4,6 +4,7 @@ The newest is ``last.pt``; the ones before it are ``last-1.pt``, ``last-2.pt`` â
 """
 
 import atexit
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -199,8 +200,19 @@ def claim_folder(folder: Path) -> None:
         ) from None
     except OSError:  # a file system without locks
         return
+    if not _is_there(lock):  # another run's, which ended in this moment and removed it
+        lock.close()
+        return claim_folder(folder)
     _held[folder] = lock
     atexit.register(_release, folder)
+
+
+def _is_there(file: TextIO) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
 
 
 def _release(folder: Path) -> None:
