@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     model = average(networks)
     if args.img_size:
         model.img_size = args.img_size
+    elif others := {network.img_size for network in networks.values()} - {model.img_size}:
+        sizes = ", ".join(f"{size}²" for size in sorted(others))
+        print(f"{args.input}'s image size is kept, {model.img_size}²; the others have {sizes}")
     if args.folder:
         model.save_pretrained(args.output, onnx=args.onnx)
     elif args.official:
@@ -106,7 +109,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.img_size and not isinstance(args.img_size, int):
         parser.error("--img-size: expected one side in pixels, as weights keep that of a square")
     inputs = [args.input, *args.average_with]
-    if twice := [str(path) for i, path in enumerate(inputs) if path in inputs[:i]]:
+    places = [path.resolve() for path in inputs]
+    if twice := [str(inputs[i]) for i, place in enumerate(places) if place in places[:i]]:
         parser.error(f"--average-with {twice[0]}: named twice, and each counts once")
     if not args.folder and args.output.suffix not in SUFFIXES:
         parser.error(
@@ -132,6 +136,7 @@ def check_run(output: Path, is_folder: bool) -> None:
     Raises:
         UserError: that is what OUTPUT stands for.
     """
+    output = output.resolve()  # a link is replaced by none, but what it leads to is
     run = output if is_folder else output.parent
     of_run = is_folder or re.fullmatch(r"(last(-\d+)?|best)\.pt", output.name)
     if of_run and has_checkpoint(run):

@@ -27,6 +27,7 @@ from src.words import counted
 from train_utils import cli
 from train_utils.data.masks import count_classes, mask_reader
 from train_utils.data.pairs import Inventory
+from train_utils.data.splits import check_names
 from train_utils.distributed import from_main, is_main, process_group
 from train_utils.metrics import plots, report
 from train_utils.metrics.score import (
@@ -60,6 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.weights = [SHIPPED]
     if args.detail and not args.weights:
         parser.error("--detail: maps are scored as they are; it goes with --weights")
+    if args.img_size and not args.weights:
+        parser.error("--img-size: maps are scored as they are; it goes with --weights")
     if args.engine != "torch" and not args.weights:
         parser.error("--engine: maps are scored as they are; it goes with --weights")
     if args.num_classes is None:
@@ -73,9 +76,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--annotations: expected one for each --data-path, or auto")
     if not 2 <= args.num_classes <= 255:
         parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
-    if not args.worst:
-        args.worst_file = None
-    elif args.worst > _MAX_WORST:
+    if args.worst_file and not args.worst:
+        parser.error("--worst-file goes with --worst K")
+    if args.worst:
+        args.worst_file = args.worst_file or Path("worst.png")
+    if (args.worst or 0) > _MAX_WORST:
         parser.error(f"--worst: at most {_MAX_WORST} on a sheet; --csv has every image's scores")
     return args
 
@@ -118,9 +123,11 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "error"
     )
     group.add_argument("--worst", type=cli.positive, metavar="K", help=text)
-    text = "file for --worst; with several sets or weights, their names are added"
-    sheet, default = cli.file_named(".png", ".pdf"), Path("worst.png")
-    group.add_argument("--worst-file", type=sheet, default=default, metavar="F", help=text)
+    text = (
+        "file for --worst; with several sets or weights, their names are added (default: worst.png)"
+    )
+    sheet = cli.file_named(".png", ".pdf")
+    group.add_argument("--worst-file", type=sheet, metavar="F", help=text)
 
 
 def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, Inventory]]:
@@ -134,16 +141,18 @@ def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, 
         where = args.image_dir or annotations[0]
         name = name or (Path(where).resolve().stem if where else "")
         found = find_pairs(None, *options, read, annotations[0])
-        if found.split == "all" and args.weights:
+        if found.split == "all":
             found.notes.append(_advise_split(where, len(found.pairs)))
         return [(name, found)]
     sets = []
     labels = unique_labels(args.data_path)
     for label, path, file in zip(labels, args.data_path, annotations, strict=True):
         found = find_pairs(path, *options, read, file)
-        if found.split == "all" and args.weights:
+        if found.split == "all":
             found.notes.append(_advise_split(path, len(found.pairs)))
         sets.append((label, found))
+    if args.weights:
+        check_names(dict(zip(map(str, args.data_path), (found for _, found in sets), strict=True)))
     return sets
 
 
@@ -156,7 +165,7 @@ def _advise_split(folder: Path, count: int) -> str:
             "scores only the ones held out"
         )
     return (
-        f"all {counted(count, 'image')}; if the weights were trained on this set, --split test "
+        f"all {counted(count, 'image')}; if the network was trained on this set, --split test "
         "scores only the ones that train.py holds out"
     )
 

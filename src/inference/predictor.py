@@ -339,9 +339,10 @@ class Predictor:
 
 def _load(model: nn.Module | str | Path) -> nn.Module:
     """A network of the predictor's own, on the CPU."""
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and hasattr(model, "config"):
         return (model.plain() if isinstance(model, Network) else copy.deepcopy(model)).cpu()
     if not isinstance(model, str | Path):
         kind = type(model).__name__
-        raise UserError(f"expected a network, a name of weights or a path, got {kind}", "model")
+        problem = "expected a network of build_model or load_model, a name of weights or a path"
+        raise UserError(f"{problem}, got {kind}", "model")
     return load_model(model)

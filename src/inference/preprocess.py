@@ -69,7 +69,8 @@ def normalize(
         N×3×H×W of ``dtype``.
     """
     shift, scale = _mean_and_std(images.device, mean, std)
-    floats = images.to(torch.float32, memory_format=torch.channels_last)
+    own = images.dtype == torch.float32  # the caller's, who may need it again
+    floats = images.to(torch.float32, memory_format=torch.channels_last, copy=own)
     return floats.div_(255).sub_(shift).div_(scale).to(dtype)
 
 
@@ -101,6 +102,8 @@ def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
 
 def to_levels(images: Tensor) -> Tensor:
     """A user's tensor as N×3×H×W uint8, rounded as :func:`~..pictures.images.from_array` does."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"expected a tensor N×3×H×W, got {type(images).__name__}", "images")
     if images.layout != torch.strided or images.is_meta:
         raise UserError("sparse and meta tensors are not supported; give a dense one")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
@@ -227,7 +230,7 @@ def pick_preset(name: str) -> Preset:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"expected one of {', '.join(PRESETS)}", "preset", name)
     return PRESETS[name]
 

@@ -75,10 +75,9 @@ def stream(
         steps = _Steps(predictor, load, finish, files, networks, batch_size)
         try:
             for item in items:
-                try:
-                    size = pixels(item)
-                except UserError as error:
-                    yield item, error
+                size = _attempt(pixels, item)
+                if isinstance(size, UserError):
+                    yield item, size
                     continue
                 while inside and sum(b.pixels for b in inside.values()) + size > _MAX_PIXELS:
                     batch.close()

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import UserError
 from .images import STRIP
 
 
@@ -17,10 +18,15 @@ def most_probable(probabilities: Tensor) -> Tensor:
     Returns:
         H×W uint8, the index of the highest; of a single map, 1 where it is at least 0.5.
 
+    Raises:
+        UserError: there are more than 256.
+
     Example:
         >>> most_probable(torch.tensor([[[0.2, 0.7]]]))
         tensor([[0, 1]], dtype=torch.uint8)
     """
+    if len(probabilities) > len(COLOURS):
+        raise UserError(f"{len(probabilities)} classes; 8 bits, which masks have, hold 256")
     if len(probabilities) == 1:
         return (probabilities[0] >= 0.5).to(torch.uint8)
     rows = probabilities.split(max(1, STRIP // max(1, probabilities.shape[2])), dim=1)

@@ -271,7 +271,7 @@ def from_array(array: np.ndarray) -> Image.Image:
             raise UserError("an array with values that are not finite")
         if not (array.min() >= 0 and array.max() <= 1):
             raise UserError("an array of floats that are not all in [0, 1]; divide it by 255?")
-        array = (array * 255).round()
+        array = (array.astype(np.float32) * 255).round()
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = (array / 257).round()
     elif array.dtype == bool:

@@ -4,8 +4,9 @@ colour, another image, or the image's own background blurred.
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageColor, ImageFilter
@@ -38,6 +39,27 @@ def parse_background(text: str) -> tuple[int, int, int] | str:
         ) from None
     if alpha and alpha[0] < 255:
         raise UserError("a background is opaque; leave the alpha out", "background", text)
+    return red, green, blue
+
+
+def check_background(background: object) -> Background:
+    """A background as :func:`backdrop` takes it; levels may be any sequence of three integers.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(background, str):
+        parse_background(background)
+        return background
+    if isinstance(background, Image.Image):
+        return background
+    levels = tuple(background) if isinstance(background, Sequence | np.ndarray) else ()
+    if len(levels) != 3 or not all(
+        isinstance(n, int | np.integer) and 0 <= n <= 255 for n in levels
+    ):
+        problem = "expected a colour (a name, #rrggbb, or three levels up to 255), blur or an image"
+        raise UserError(problem, "background", background)
+    red, green, blue = map(int, levels)
     return red, green, blue
 
 
@@ -137,9 +159,14 @@ def lay(
 
 
 def backdrop(
-    background: Background, rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None
+    background: Background,
+    rgb: Image.Image,
+    mask: Image.Image,
+    alpha: Image.Image | None,
+    profile: bytes | None = None,
 ) -> Callable[[Box], Image.Image]:
-    """What is seen behind the object, by the object's mask and the image's alpha.
+    """What is seen behind the object, by the object's mask, the image's alpha and the RGB profile
+    that its colours keep.
 
     Returns:
         A function that gives the part of it, RGB, in a box of whole rows of the image.
@@ -147,10 +174,11 @@ def backdrop(
     if isinstance(background, str):
         background = parse_background(background)
     if isinstance(background, tuple):
-        colour = background
+        dot = _in_space(Image.new("RGB", (1, 1), background), None, profile)
+        colour = cast(tuple[int, int, int], dot.getpixel((0, 0)))
         return lambda box: Image.new("RGB", (box[2] - box[0], box[3] - box[1]), colour)
     if isinstance(background, Image.Image):
-        layer, method = to_rgb(background), Image.Resampling.LANCZOS
+        layer, method = _in_space(*_on_white(background), profile), Image.Resampling.LANCZOS
         left, top, width, height = _middle(layer.size, rgb.size)
     else:
         layer, method = _blurred(rgb, mask, alpha), Image.Resampling.BICUBIC
@@ -166,6 +194,33 @@ def backdrop(
         return layer.resize((rgb.width, rows), method, (left, top + box[1] * step, right, end))
 
     return behind
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """An image as RGB, on white where it is transparent, and the profile of its colours; None for
+    sRGB, which those of other spaces become.
+    """
+    if not image.info.get("icc_profile"):
+        return to_rgb(image), None
+    rgb, alpha, profile = to_layers(image)
+    if alpha is not None:
+        rgb = rgb.convert("RGB")
+        rgb.putalpha(alpha)
+    return to_rgb(rgb), profile
+
+
+def _in_space(image: Image.Image, own: bytes | None, wanted: bytes | None) -> Image.Image:
+    """RGB colours of one profile as those of another; None is sRGB."""
+    if own == wanted:
+        return image
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
+        source, target = (
+            ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else srgb for data in (own, wanted)
+        )
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        return converted or image
+    return image
 
 
 def _middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:

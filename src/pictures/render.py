@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from . import metadata
 from .classes import coloured
 from .formats import IMAGE_FORMATS
 from .images import Box, strips, take, tidy, to_grey, to_rgb
-from .layers import Background, backdrop, lay, own_alpha, parse_background, tint, to_layers
+from .layers import Background, backdrop, check_background, lay, own_alpha, tint, to_layers
 from .layers import split_alpha as split_alpha
 from .matting import clear_hidden, refine
 
@@ -66,15 +67,17 @@ class Style:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"choose one of {', '.join(MODES)}", "mode", self.mode)
-        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
+        for name in ("invert", "crop", "refine", "strip"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError("expected True or False", name, getattr(self, name))
+        whole = isinstance(self.size, Integral) and not isinstance(self.size, bool)
+        if self.size is not None and (not whole or self.size < 1):
             raise UserError("choose pixels, at least 1", "size", self.size)
-        if not isinstance(self.background, str | tuple | list | Image.Image):
-            problem = "expected a colour, blur, or a PIL image"
-            raise UserError(problem, "background", self.background)
+        object.__setattr__(self, "background", check_background(self.background))
+        if not isinstance(self.threshold, Real | None) or isinstance(self.threshold, bool):
+            raise UserError("expected a number from 0 to 1", "threshold", self.threshold)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError("choose one from 0 to 1", "threshold", self.threshold)
-        if isinstance(self.background, str):
-            parse_background(self.background)
         margin_pixels(self.margin, 100)
 
 
@@ -123,15 +126,20 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
         >>> render(Image.new("RGB", (60, 40)), np.ones((40, 60), np.float32), Style("cutout")).mode
         'RGBA'
     """
+    for given, kind, name in ((image, Image.Image, "image"), (style, Style, "style")):
+        if not isinstance(given, kind):
+            raise UserError(f"expected a {kind.__name__}, got {type(given).__name__}", name)
     _check_map(image, saliency)
-    return render_with_box(image, saliency, style)[0]
+    plain = np.require(saliency, np.float32, ("C", "W"))  # torch takes no views that are turned
+    return render_with_box(image, plain, style)[0]
 
 
 def _check_map(image: Image.Image, saliency: np.ndarray) -> None:
     if not (isinstance(saliency, np.ndarray) and np.issubdtype(saliency.dtype, np.floating)):
         kind = getattr(saliency, "dtype", type(saliency).__name__)
         raise UserError(f"expected a NumPy array of floats from 0 to 1, got {kind}", "saliency")
-    if saliency.ndim not in (2, 3) or saliency.shape[-2:] != (image.height, image.width):
+    fits = saliency.ndim in (2, 3) and saliency.shape[-2:] == (image.height, image.width)
+    if not fits or not len(saliency):
         shape = "×".join(map(str, saliency.shape))
         problem = f"expected {image.height}×{image.width}, as the image, got {shape}"
         raise UserError(problem, "saliency")
@@ -193,7 +201,7 @@ def _render_object(
         tint(rgb, mask, TINT, result)
     else:
         if style.mode == "background":
-            behind = backdrop(style.background, rgb, mask, alpha)
+            behind = backdrop(style.background, rgb, mask, alpha, profile)
         lay(rgb, saliency, shown, behind, result)
     opacity = {"overlay": alpha, "cutout": shown}.get(style.mode)
     if opacity is not None:

@@ -1,5 +1,7 @@
 """Videos written by PyAV, with the sound of another, and with transparency where it is wanted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,15 @@ from .reader import import_av
 
 _BT709 = 1  # of colour spaces and primaries, in FFmpeg's enumerations
 _LIMITED = 1  # colour range 16 … 235
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """FFmpeg's errors of what is written in the block get the name of its file."""
+    try:
+        yield
+    except import_av().FFmpegError as error:
+        raise UserError(f"{target}: cannot be written as a video ({error.strerror})") from None
 
 
 class Writer:
@@ -66,7 +77,8 @@ class Writer:
     def _flush(self) -> None:
         for packet in self.waiting:
             packet.stream = self.sounds[packet.stream.index]
-            self.out.mux(packet)
+            with naming(self.target):
+                self.out.mux(packet)
         self.waiting.clear()
 
     def turn(self) -> None:
@@ -84,7 +96,8 @@ class Writer:
         frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace="ITU709")
         frame.pts = index if time is None else time
         frame.time_base = 1 / self.rate if time is None else self.time_base
-        self.out.mux(self.video.encode(frame))
+        with naming(self.target):
+            self.out.mux(self.video.encode(frame))
 
     def _begin(self, result: Image.Image) -> None:
         self.begun = True
@@ -109,4 +122,6 @@ class Writer:
     def close(self) -> None:
         """Encode what is left."""
         self._flush()
-        self.out.mux(self.video.encode(None))
+        with naming(self.target):
+            self.out.mux(self.video.encode(None))
+            self.out.close()  # which writes too

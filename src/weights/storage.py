@@ -67,7 +67,12 @@ def save_state(
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if half:  # statistics of batch norm are few, and may exceed what 16 bits hold
-        state = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
+        halved = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
+        for name, tensor in halved.items():
+            if tensor.dtype == torch.float16 and tensor.isinf().any():
+                problem = f"{path}: {name} has values that 16 bits do not hold"
+                raise UserError(problem, advice="leave {half} out")
+        state = halved
     about = {**about, **(extra or {})} if about else {}
     if Path(path).suffix != ".safetensors":
         save_torch({"model": state, **about} if about else state, path)

@@ -103,7 +103,7 @@ def test_advice_on_what_was_trained_on(call, tmp_path):
     two = ["--image-dir", folders[0], "--mask-dir", folders[1]]
     for data in (["--data-path", tmp_path], two):
         said = call(validation.main, *argv, *data)[1]
-        assert "if the weights were trained on this set, --split test" in said
+        assert "if the network was trained on this set, --split test" in said
         assert "those that train.py takes too" not in said
     for folder in (tmp_path, folders[0]):
         (folder / "test.txt").write_text("a\n")

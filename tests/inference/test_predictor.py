@@ -176,6 +176,12 @@ def test_arguments_of_other_kinds(weights):
     for wrong in (None, 3, {}):
         with pytest.raises(UserError, match=f"model: .* got {type(wrong).__name__}"):
             Predictor(wrong)
+    with pytest.raises(UserError, match=r"model: expected a network of build_model .* got Conv2d"):
+        Predictor(torch.nn.Conv2d(3, 1, 1))
+    with pytest.raises(UserError, match="preset"):
+        Predictor(weights, preset=[])
+    with pytest.raises(UserError, match=r"images: expected a tensor .* got ndarray"):
+        Predictor(weights, 64, "cpu", "off").predict_batch(np.zeros((1, 3, 40, 40)))
     with pytest.raises(UserError, match="tta no: expected True or False"):
         Predictor(weights, 64, "cpu", "off", tta="no")
 

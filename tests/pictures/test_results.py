@@ -10,8 +10,9 @@ from PIL import Image, ImageCms
 
 from src import UserError
 from src.pictures.formats import IMAGE_FORMATS
+from src.pictures.layers import parse_background
 from src.pictures.matting import foreground, refine
-from src.pictures.render import Style, encode, parse_background, render, split_alpha
+from src.pictures.render import Style, encode, render, split_alpha
 
 RED, GREEN = (200, 30, 20), (20, 180, 60)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -279,6 +280,12 @@ def test_backgrounds_by_name():
         {"size": 0},
         {"size": 0.5},
         {"background": 255},
+        {"background": (1, 2)},
+        {"background": (255, 0, 0, 128)},
+        {"background": (300, -5, 0)},
+        {"threshold": "0.5"},
+        {"crop": "no"},
+        {"size": True},
         {"margin": -1},
     ],
 )
@@ -297,8 +304,61 @@ def test_styles_that_are_none(wrong):
         (np.ones((30, 40, 1), np.float32), "got 30×40×1"),
         (np.full((30, 40), 255, np.float32), "values from 0 to 1"),
         (np.full((30, 40), np.nan, np.float32), "values from 0 to 1"),
+        (np.ones((0, 30, 40), np.float32), "got 0×30×40"),
     ],
 )
 def test_maps_that_are_none(wrong, named):
     with pytest.raises(UserError, match=f"^saliency: .*{named}"):
         render(Image.new("RGB", (40, 30)), wrong, Style())
+
+
+def test_colours_of_any_sequence():
+    image, empty = Image.new("RGB", (40, 30), "blue"), np.zeros((30, 40), np.float32)
+    for red in ([255, 0, 0], np.array([255, 0, 0]), (255, 0, 0), "red"):
+        assert render(image, empty, Style("background", red)).getpixel((0, 0)) == (255, 0, 0)
+    assert render(image, empty, Style(size=np.int64(20))).size == (20, 15)
+
+
+def test_maps_of_any_order():
+    """Mirrored, of the other byte order, or read-only: as they are otherwise."""
+    image, saliency = make_scene(3)
+    image, saliency = Image.fromarray(image), np.float32(saliency > 0) * 0.9
+    style = Style("cutout", refine=True)
+    expected = np.asarray(render(image, saliency, style))
+    turned = saliency[:, ::-1].copy()[:, ::-1]
+    locked = saliency.copy()
+    locked.flags.writeable = False
+    for same in (turned, saliency.astype(">f4"), locked, saliency.astype(np.float64)):
+        assert np.array_equal(np.asarray(render(image, same, style)), expected)
+
+
+def swapped_profile():
+    """sRGB with the primaries of red and blue exchanged."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for place in range(128, 128 + 12 * int.from_bytes(data[128:132]), 4):
+        name = bytes(data[place : place + 4])
+        if name in (b"rXYZ", b"bXYZ"):
+            data[place : place + 4] = b"bXYZ" if name == b"rXYZ" else b"rXYZ"
+    return bytes(data)
+
+
+def test_backgrounds_are_seen_in_their_own_colours():
+    """Whatever profiles they and the image have."""
+    swapped, empty = swapped_profile(), np.zeros((30, 40), np.float32)
+
+    def seen(background, profile):
+        image = Image.new("RGB", (40, 30), "lime")
+        image.info["icc_profile"] = profile
+        result = render(image, empty, Style("background", background))
+        assert result.info.get("icc_profile") == profile
+        return result.getpixel((5, 5))
+
+    tagged = Image.new("RGB", (8, 8), "red")
+    tagged.info["icc_profile"] = swapped
+    assert seen(tagged, swapped) == (255, 0, 0), "of the same space"
+    blue, red = np.array(seen(tagged, None)), np.array(seen("red", swapped))
+    assert np.abs(blue - (0, 0, 255)).max() < 4, "it looks blue"
+    assert np.abs(red - (0, 0, 255)).max() < 4, "blue is seen as red there"
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    clear.info["icc_profile"] = swapped
+    assert np.abs(np.array(seen(clear, None)) - 255).max() < 4, "on white"

@@ -3,7 +3,7 @@
 Whatever way the splits are named, an image that is held out is never trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +171,7 @@ def find_training_data(
         open_dataset(path, image_dir, mask_dir, read, file)
         for path, file in zip(paths, given, strict=True)
     ]
+    check_names(dict(zip(map(str, paths), sets, strict=True)))
     held_out = "val" if sets[0].has("val") else "test"
     train, test = _check_splits(sets[0], ("train", held_out), skip_invalid)
     training = [train, *(_check_splits(one, ("train",), skip_invalid)[0] for one in sets[1:])]
@@ -185,6 +186,20 @@ def find_training_data(
         for found, path in zip((*training, test), (*paths, paths[0]), strict=True):
             found.notes = [f"{path}: {note}" for note in found.notes]
     return training, test
+
+
+def check_names(sets: Mapping[str, DataSet | Inventory]) -> None:
+    """Refuse data sets, by their folders, that give the classes other numbers.
+
+    Raises:
+        UserError: two do.
+    """
+    named = {path: found.class_names for path, found in sets.items() if found.class_names}
+    for path, names in named.items():
+        first, other = next(iter(named.items()))
+        if names != other:
+            text = f"{path}: its classes are {', '.join(names)}; of {first}: {', '.join(other)}"
+            raise UserError(text, advice="pass {classes} with all names, in one order for all sets")
 
 
 def _left_out(faults: Sequence[UserError]) -> str:

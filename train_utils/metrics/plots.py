@@ -54,6 +54,7 @@ def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
     with _figure(path, len(names), 2, (11, 4.6 * len(names))) as (figure, axes):
         for result in results:
             label, curves = _text(result.job.source.label), result.evaluation.curves
+            label = f" {label}" if label[:1] == "_" else label  # which legends leave out
             left, right = axes[names.index(result.job.set_name)]
             left.plot(curves["recall"], curves["precision"], label=label)
             right.plot(thresholds, curves["f"], label=f"{label} (max {max(curves['f']):.3f})")
@@ -229,8 +230,10 @@ def _figure(
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
     )
-    yield figure, axes
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
-        figure.savefig(temporary, format=path.suffix[1:], dpi=110)
-    plt.close(figure)
+    try:
+        yield figure, axes
+        with atomic_path(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
+            figure.savefig(temporary, format=path.suffix[1:], dpi=110)
+    finally:
+        plt.close(figure)

@@ -110,7 +110,7 @@ class U2NetImageProcessor(BaseImageProcessor):
         if not isinstance(image, Image.Image):
             image = to_pil_image(image)
         image = to_rgb(turn(image))
-        return resize_input(to_tensor(image), self.size["height"])
+        return resize_input(to_tensor(image), (self.size["height"], self.size["width"]))
 
     def post_process_maps(
         self, outputs: Any, target_sizes: Sequence[Sequence[int]] | None = None

@@ -218,7 +218,7 @@ def test_sets_of_different_kinds_in_a_run(tmp_path, png_set, capsys):
     sets = ["--data-path", png_set, other, third]
     assert run(png_set, tmp_path / "run", *map(str, [*sets, *flags])) == 0
     said = capsys.readouterr().out  # one image in ten of each set is held out: 1, 1 and 2
-    assert "32 images to train" in said and "1 image to test" in said
+    assert "32 images to train" in said and "1 image to select the best weights by" in said
 
 
 def test_soft_sets_take_drawn_masks_as_white(tmp_path, png_set):

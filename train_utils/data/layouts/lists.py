@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.pictures.formats import IMAGE_SUFFIXES
-from src.words import first_ten
+from src.words import counted, first_ten
 
 from ..pairs import Inventory
 
@@ -88,14 +88,21 @@ def choose(
     if elsewhere:
         found.notes.append(f"lists of {next(iter(paths.values())).parent}")
     named = {name: read_list(path, names | units) for name, path in paths.items()}
-    found.faults += [
-        UserError(
-            f"{paths[split]}: lists {name}, which "
-            + ("is not annotated" if name in unused else "has no image")
-        )
-        for name in sorted(named.get(split, set()) - names - units)
-        if not elsewhere  # as PASCAL VOC lists images that have no masks
-    ]
+    # Of train, in all lists: under a wrong name, what is to be held out would be trained on.
+    looked_at = named if split == "train" else {split} & named.keys()
+    unknown = {part: sorted(named[part] - names - units) for part in looked_at}
+    if not elsewhere:
+        found.faults += [
+            UserError(
+                f"{paths[part]}: lists {name}, which "
+                + ("is not annotated" if name in unused else "has no image")
+            )
+            for part, missing in unknown.items()
+            for name in missing
+        ]
+    elif missing := unknown.get(split):  # as PASCAL VOC lists images that have no masks
+        text = f"{paths[split]}: {counted(len(missing), 'name')} of no image with a mask"
+        found.notes.append(f"{text}, such as {missing[0]}: not used")
     named = {
         split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
         for split, listed in named.items()

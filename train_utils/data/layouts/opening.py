@@ -50,7 +50,7 @@ class DataSet:
         if rule.names:
             return rule.label_values().by_value(rule.classes)
         with suppress(UserError):  # a list of other names
-            return rule.label_values(rule.table.names).by_value(rule.classes) if rule.table else ()
+            return rule.table_values(rule.table.names).by_value(rule.classes) if rule.table else ()
         return ()
 
     def has(self, split: str) -> bool:

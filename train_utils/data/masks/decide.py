@@ -71,7 +71,7 @@ def _describe_unused(rule: MaskRule, masks: Sequence[Path]) -> Iterator[str]:
     labels = Labels({}, background=-1)  # numbers for names
     if names := rule.names or (rule.table.names if rule.table else ()):
         with suppress(UserError):  # a list of names that is of other masks
-            labels = rule.label_values(names)
+            labels = rule.table_values(names)
     listed = labels.by_value(rule.classes)
     missing = {*range(rule.classes or 0)} - {labels.background, rule.ignore_index}
     some = Random(0).sample(list(masks), len(masks))  # those in a row are alike

@@ -123,6 +123,11 @@ class Labels:
         return tuple(names.get(i, str(i)) for i in range(classes))
 
 
+def without_ignored(names: Sequence[str]) -> list[str]:
+    """Names but for those of pixels that count nowhere: ``ignore``, ``void``."""
+    return [name for name in names if not _is(name, _IGNORED)]
+
+
 def count_classes(names: Sequence[str], ignore_index: int | None = None) -> int:
     """How many classes there are of these names, with the background.
 
@@ -130,7 +135,7 @@ def count_classes(names: Sequence[str], ignore_index: int | None = None) -> int:
         >>> count_classes(["cat", "dog"]), count_classes(["background", "cat", "dog"])
         (3, 3)
     """
-    kept = [name for name in names if ignore_index is None or not _is(name, _IGNORED)]
+    kept = names if ignore_index is None else without_ignored(names)
     return len(kept) + (not any(_is(name, _BACKGROUND) for name in kept))
 
 
@@ -158,8 +163,8 @@ def number_classes(
     """
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise _misfit(f"the name {twice[0]} is there twice", source, "each class needs its own")
-    ignored = [name for name in names if ignore_index is not None and _is(name, _IGNORED)]
-    kept = [name for name in names if name not in ignored]
+    kept = [*names] if ignore_index is None else without_ignored(names)
+    ignored = [name for name in names if name not in kept]
     has_background = any(_is(name, _BACKGROUND) for name in kept)
     first = 0 if has_background or len(kept) >= classes else 1
     if len(kept) + first < classes or (has_background and len(kept) > classes):
@@ -168,7 +173,11 @@ def number_classes(
         text = f"{count} for {classes} classes (the background is one of these)"
         raise _misfit(text, source, advice)
     values = {name: i for i, name in enumerate(kept, first) if i < classes or i == ignore_index}
-    if ignore_index is not None:
+    if ignore_index is not None and ignored:
+        if taken := [name for name, value in values.items() if value == ignore_index]:
+            advice = "pass {ignore_index} 255, or another number that no class has"
+            text = f"{ignore_index} is the number of {taken[0]}, so {ignored[0]} cannot have it"
+            raise _misfit(text, source, advice)
         values |= dict.fromkeys(ignored, ignore_index)
     if first:
         return Labels(values, ignored=ignore_index)

@@ -13,7 +13,14 @@ from src.pictures.images import open_image
 
 from .classes import from_colours, has_only, to_classes
 from .known import KNOWN_TABLES
-from .names import ClassTable, Labels, count_classes, number_classes, read_table
+from .names import (
+    ClassTable,
+    Labels,
+    count_classes,
+    number_classes,
+    read_table,
+    without_ignored,
+)
 from .values import channel_range, grey_values, is_colour, look_like_indices, white_of
 
 MaskReader = Callable[[Path], np.ndarray]
@@ -85,7 +92,7 @@ class MaskRule:
         table = self.table
         if table is None or not table.colours:
             return {}
-        labels = self.label_values(table.names, table.path or "classes")
+        labels = self.table_values(table.names, table.path or "classes")
         values = {colour: labels.value(name) for name, colour in table.colours}
         if (0, 0, 0) not in values and self.classes != len(table.names):
             values[0, 0, 0] = labels.background
@@ -116,8 +123,25 @@ class MaskRule:
         if self.names:
             names, source = self.names, "classes"
         elif self.classes == 2 and count_classes(names, self.ignore_index) != 2:
-            return Labels()  # object and background
+            return Labels(ignored=self.ignore_index)  # object and background
         return number_classes(names, self.classes, self.ignore_index, source)
+
+    def table_values(self, names: Sequence[str], source: object = "classes") -> Labels:
+        """The values that classes have in mask files, by their indices or colours: where there are
+        as many names as classes, with ``void`` or without it, each has the number of its line, from
+        0; else as :meth:`label_values`.
+
+        Args:
+            names, source: as for :meth:`label_values`.
+
+        Raises:
+            UserError: as :meth:`label_values`.
+        """
+        counted_ones = names if self.ignore_index is None else without_ignored(names)
+        lines = next((some for some in (names, counted_ones) if len(some) == self.classes), None)
+        if lines is None or self.names:
+            return self.label_values(names, source)
+        return Labels({name: index for index, name in enumerate(lines)}, ignored=self.ignore_index)
 
     def cut(self, white: float) -> float:
         """The value above which a mask is object, whose white is this."""

@@ -1,7 +1,7 @@
 // All the work, away from the page's own thread: one request after the other.
 
 import { Network } from "./network.js";
-import { BitmapSource, MAX_PIXELS, MemorySource, prepareInput } from "./pixels.js";
+import { BitmapSource, MemorySource, prepareInput } from "./pixels.js";
 import { PngWriter } from "./png.js";
 import { render } from "./render.js";
 
