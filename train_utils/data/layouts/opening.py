@@ -48,7 +48,7 @@ class DataSet:
             return self.annotated.names
         rule = self.read if isinstance(self.read, MaskRule) else MaskRule()
         if rule.names:
-            return rule.label_values().by_value(rule.classes)
+            return rule.table_values().by_value(rule.classes)
         with suppress(UserError):  # a list of other names
             return rule.table_values(rule.table.names).by_value(rule.classes) if rule.table else ()
         return ()

@@ -126,7 +126,7 @@ class MaskRule:
             return Labels(ignored=self.ignore_index)  # object and background
         return number_classes(names, self.classes, self.ignore_index, source)
 
-    def table_values(self, names: Sequence[str], source: object = "classes") -> Labels:
+    def table_values(self, names: Sequence[str] = (), source: object = "classes") -> Labels:
         """The values that classes have in mask files, by their indices or colours: where there are
         as many names as classes, with ``void`` or without it, each has the number of its line, from
         0; else as :meth:`label_values`.
@@ -137,9 +137,10 @@ class MaskRule:
         Raises:
             UserError: as :meth:`label_values`.
         """
-        counted_ones = names if self.ignore_index is None else without_ignored(names)
-        lines = next((some for some in (names, counted_ones) if len(some) == self.classes), None)
-        if lines is None or self.names:
+        named = self.names or names
+        counted_ones = named if self.ignore_index is None else without_ignored(named)
+        lines = next((some for some in (named, counted_ones) if len(some) == self.classes), None)
+        if lines is None:
             return self.label_values(names, source)
         return Labels({name: index for index, name in enumerate(lines)}, ignored=self.ignore_index)
 
@@ -232,8 +233,8 @@ def mask_reader(
     level = 127 if threshold is None else threshold
     table = _read_colours(colours, classes, ignore_index) if colours else None
     rule = MaskRule(kind, level, classes, ignore_index, names=tuple(names), table=table)
-    if names:
-        rule.label_values()
+    if names:  # of annotations, more is checked when they are read
+        rule.table_values()
     _check_kind(rule, threshold)
     fixed = kind in ("binary", "soft") or threshold is not None
     if not fixed:
