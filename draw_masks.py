@@ -5,9 +5,10 @@
     python draw_masks.py --data-path streets --classes road car person --output streets/indices
     python draw_masks.py --data-path voc --num-classes 21 --class-colours colours.txt --output idx
 
-Each mask has its image's name, and the size that its annotation was made for. Objects are white on black, one kind as another; with
---classes or --num-classes masks hold class indices, with a palette to look at. Training and scoring
-need no such files: they draw annotations as they read them, to the same masks.
+Each mask has its image's name, and the size that its annotation was made for. Objects are white on
+black, one kind as another; with --classes or --num-classes masks hold class indices, with a palette
+to look at. Training and scoring need no such files: they draw annotations as they read them, to the
+same masks.
 """
 
 import argparse

@@ -225,3 +225,46 @@ def test_a_run_on_soft_masks(soft_set, tmp_path):
     with (tmp_path / "run/log.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert 0 <= float(row["soft_mae"]) <= 1 and 0 < float(row["loss"]) < 20
+
+
+def read_all(root, **options):
+    found = find_pairs(root, read=mask_reader(None, **options))
+    return {
+        pair.name: pair.load_mask() if pair.is_drawn else found.read(pair.mask)
+        for pair in found.pairs
+    }
+
+
+@pytest.mark.parametrize("kind", ["auto", "binary", "soft"])
+def test_a_cutout_without_a_hole(tmp_path, kind):
+    """Is all object, whatever its colours show, in a set of cut-outs."""
+    photo = make_scene(1)[0]
+    for i in range(6):
+        alpha = np.full(photo.shape[:2], 255, np.uint8)
+        alpha[:, : 8 * i] = 40
+        alpha[:, 40:] -= 60
+        save_image(tmp_path / f"images/{i}.png", photo)
+        save_image(tmp_path / f"masks/{i}.png", np.dstack([photo, alpha]))
+    white = 255 if kind == "soft" else 1
+    masks = read_all(tmp_path, kind=kind)
+    assert (masks["0"][:, :40] == white).all() and (masks["0"][:, 40:] == min(white, 195)).all()
+    assert (masks["2"][:, :16] == (40 if kind == "soft" else 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["binary", "soft"])
+def test_a_dark_mask_of_16_bits(tmp_path, kind):
+    """Is dark, where others of its set show what white is; where none does, they hold levels up
+    to 255."""
+    for name, highest in (("all", 40_000), ("few", 200)):
+        for i in range(6):
+            save_image(tmp_path / name / f"images/{i}.png", make_scene(i)[0])
+            levels = np.full((40, 48), 200 if not i else highest, np.uint16)
+            levels[:20] = 0
+            save_image(tmp_path / name / f"masks/{i}.png", levels)
+        dark = read_all(tmp_path / name, kind=kind)["0"].max()
+        assert (
+            dark
+            == {"all": round(200 / 257) * (kind == "soft"), "few": 1 if kind == "binary" else 200}[
+                name
+            ]
+        )

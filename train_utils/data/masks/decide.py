@@ -49,9 +49,12 @@ def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
     """
     if rule.of_classes:
         return rule, list(_describe_unused(rule, masks))
-    levels = _inspect(masks[:: max(1, len(masks) // _SAMPLE)], rule)
+    some = masks[:: max(1, len(masks) // _SAMPLE)]
+    rule = replace(rule, by_alpha=_are_cutouts(some))
+    levels = _inspect(some, rule)
     if any(one.dark or one.indices or one.soft for one in levels):
         levels = _inspect(masks, rule)
+    rule = replace(rule, deep=any(one.highest > 255 for one in levels))
     filled = [one for one in levels if one.highest]
     grey = 10 * sum(one.bright for one in filled) >= max(1, len(filled))
     others = not grey and 10 * sum(one.indices for one in filled) < len(filled)
@@ -119,12 +122,28 @@ def _describe(rule: MaskRule, levels: Sequence[_Levels]) -> Iterator[str]:
         yield f"{what} 0 and 1, others reach 255: object where 1 in the former"
 
 
+def _are_cutouts(masks: Sequence[Path]) -> bool:
+    """Whether most masks that have an alpha channel are transparent somewhere."""
+
+    def lowest_alpha(path: Path) -> int | None:
+        with suppress(UserError):  # which is named elsewhere
+            with open_image(path, decode=False) as image:
+                if not image.has_transparency_data:
+                    return None
+            return int(np.asarray(open_image(path).convert("RGBA").getchannel("A")).min())
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        lowest = [value for value in pool.map(lowest_alpha, masks) if value is not None]
+    return 2 * sum(value < 255 for value in lowest) > len(lowest)
+
+
 def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
     """What masks hold; those that cannot be read are named elsewhere."""
 
     def inspect(path: Path) -> _Levels | None:
         with suppress(UserError):
-            values, may_be_indices = grey_values(open_image(path), path)
+            values, may_be_indices = grey_values(open_image(path), path, rule.by_alpha)
             white, highest = white_of(values), float(values.max(initial=0))
             of_255 = values.astype(np.float32) / white * 255 if white != 255 else values
             between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts less beside 0

@@ -39,6 +39,8 @@ class MaskRule:
         classes: how many there are; None for object and background.
         ignore_index: of classes: a value that pixels may have beside them.
         ones: in a mask whose highest value is 1, that is the object; else it is 1 of 255.
+        deep: masks of more than 8 bits have 65535 for white, however dark one of them is.
+        by_alpha: masks with an alpha channel are read by that, even if one is opaque everywhere.
         refused: which values are an error: ``dark`` (some, none of them above the threshold) and
             ``indices`` (small numbers and 255 with nothing between them).
         names: of the classes, as the user gave them; () where the data set names them.
@@ -50,6 +52,8 @@ class MaskRule:
     classes: int | None = None
     ignore_index: int | None = None
     ones: bool = True
+    deep: bool = False
+    by_alpha: bool = False
     refused: tuple[str, ...] = ("dark", "indices")
     names: tuple[str, ...] = ()
     table: ClassTable | None = None
@@ -76,8 +80,8 @@ class MaskRule:
                 return indices
             if is_colour(image):  # several objects: who gives a number means the indices
                 return to_classes(image, path, 2, None)
-        values, may_be_indices = grey_values(image, path)
-        white = white_of(values, self.ones)
+        values, may_be_indices = grey_values(image, path, self.by_alpha)
+        white = white_of(values, self.ones, self.deep)
         if "indices" in self.refused and may_be_indices:
             _refuse_class_indices(values, path)
         if "dark" in self.refused:

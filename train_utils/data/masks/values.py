@@ -12,20 +12,24 @@ PALETTE_TOLERANCE = 8  # the same for a palette's colours, which no JPEG has shi
 MAX_CLASS_INDEX = 30  # smaller numbers beside 255 alone look like class indices, not like grey
 
 
-def grey_values(image: Image.Image, path: str | Path) -> tuple[np.ndarray, bool]:
+def grey_values(
+    image: Image.Image, path: str | Path, by_alpha: bool = False
+) -> tuple[np.ndarray, bool]:
     """A mask's values by the rules of :func:`~train_utils.data.masks.read_mask`, before any
     threshold, and whether they may be class indices.
 
     Args:
         image: the mask.
         path: its file, for messages.
+        by_alpha: the masks of its set are cut-outs: where it has an alpha channel, that counts,
+            even if it is opaque everywhere.
 
     Raises:
         UserError: a colour image, or values that are not finite.
     """
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        if alpha.min() <= 127:
+        if by_alpha or alpha.min() <= 127:
             return alpha, False
     if image.mode == "LA":
         return np.asarray(image.getchannel("L")), False
@@ -43,8 +47,12 @@ def grey_values(image: Image.Image, path: str | Path) -> tuple[np.ndarray, bool]
     return brightest, False
 
 
-def white_of(values: np.ndarray, ones: bool = True) -> float:
-    """The value that is white: 1, 255 or 65535; 1 of integers only where ``ones`` allows it."""
+def white_of(values: np.ndarray, ones: bool = True, deep: bool = False) -> float:
+    """The value that is white: 1, 255 or 65535; 1 of integers only where ``ones`` allows it, and
+    65535 of all that are not in bytes where they are ``deep``.
+    """
+    if deep and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
+        return 65535
     highest = float(values.max(initial=0))
     if values.dtype == bool or (highest <= 1 and (ones or values.dtype.kind == "f")):
         return 1
