@@ -60,3 +60,16 @@ def test_no_mask_is_written_among_the_images(png_set, tmp_path, call):
         status, _, err = call(draw_masks.main, "--data-path", root, "--output", output)
         assert status == 2 and "is the images' own folder; choose another" in err
     assert {path.suffix for path in (root / "images").iterdir()} == {".jpg"}
+
+
+def test_an_image_whose_labels_are_unclear_gets_no_empty_mask(tmp_path, call):
+    """Two images of one name, with --skip-invalid: both are left out."""
+    for name in ("a.png", "b.png", "x.png", "x.jpg"):
+        save_image(tmp_path / "images" / name, make_scene()[0])
+    for name in "ax":
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / f"labels/{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    argv = ["--data-path", tmp_path, "--output", tmp_path / "masks", "--skip-invalid"]
+    status, told, _ = call(draw_masks.main, *argv)
+    assert status == 0 and "1 fault, left out" in told and "1 image without a label file" in told
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a.png", "b.png"]

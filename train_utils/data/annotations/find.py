@@ -173,7 +173,8 @@ def _others(records: Sequence[Record]) -> list[Path]:
 
 def _without_labels(records: Sequence[Record], parsed: Parsed) -> list[Record]:
     """Images without a label file, which is how YOLO marks those without objects."""
-    others = _others(records)
+    unclear = {record.file.stem for record in records if not record.found}  # two images, say
+    others = [path for path in _others(records) if path.stem not in unclear]
     if others:
         text = (
             f"{counted(len(others), 'image')} without a label file, such as {others[0]}: no objects"
