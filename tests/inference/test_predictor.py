@@ -11,6 +11,7 @@ from PIL import Image
 
 from src import LITE, Predictor, UserError, build_model
 from src.device import per_core, pick_device
+from src.inference.preprocess import normalize
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,14 @@ def test_tensors_of_any_float_type(predictor):
     expected = predictor(picture)
     assert torch.equal(predictor(picture.clone().requires_grad_()), expected)
     assert (predictor(picture.bfloat16()) - expected).abs().mean() < 0.01
+    for dtype in (torch.float16, torch.float64):
+        rounded = picture.to(dtype)
+        array = rounded.permute(1, 2, 0).numpy()
+        assert np.array_equal(predictor(array), predictor(rounded).numpy())
+    floats = (picture[None] * 255).to(memory_format=torch.channels_last)
+    kept = floats.clone()
+    normalize(floats)
+    assert torch.equal(floats, kept), "the caller's stay as they are"
 
 
 @pytest.mark.parametrize("preset", ["default", "rembg"])

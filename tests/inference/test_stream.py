@@ -178,17 +178,20 @@ def test_a_fault_in_any_step_is_the_images(weights):
     def step(kind):
         def do(item, *_):
             if item == kind:
-                raise UserError(kind) if kind != "finish" else KeyError(kind)
+                raise faults.get(kind, UserError(kind))
             return image if kind == "load" else 1
 
         return do
 
+    faults = {"finish": KeyError("finish"), "pixels": OSError(errno.ENOENT, "gone", "a.png")}
     items = ["load", "sound", "finish", "pixels"]
     found = dict(stream(predictor, items, step("load"), step("finish"), step("pixels")))
     assert found.pop("sound") == 1
     assert {k: str(v) for k, v in found.items()} == {
-        "load": "load", "pixels": "pixels", "finish": "cannot be predicted (KeyError: 'finish')"
-    }  # fmt: skip
+        "load": "load",
+        "pixels": "a.png: gone",
+        "finish": "cannot be predicted (KeyError: 'finish')",
+    }
 
 
 def test_broken_networks_are_no_images_fault(weights):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,30 @@ def test_ranks_with_maps_that_do_not_match(two_sets, maps, tmp_path):
     assert (results[1]["missing"], results[1]["unreadable"]) == (["e"], ["d"])
     numbers = [{k: v for k, v in r.items() if isinstance(v, float)} for r in results]
     assert len(numbers[0]) > 10 and numbers[0] == pytest.approx(numbers[1], abs=1e-6)
+
+
+def test_flags_of_no_use(call, two_sets, maps):
+    argv = ["--pred-dir", maps / "one", "--data-path", two_sets / "one", *PLAIN]
+    for flags in (["--worst-file", "w.png"], ["--img-size", 64]):
+        status, _, told = call(validation.main, *argv, *flags)
+        assert status == 2 and told.startswith(f"error: {flags[0]}"), told
+
+
+def test_figures_of_any_label_are_closed(call, two_sets, maps, tmp_path):
+    """matplotlib's legends leave out what begins with an underscore."""
+    for name in ("_first", "second"):
+        shutil.copytree(maps / "one", tmp_path / name)
+    argv = ["--pred-dir", tmp_path / "_first", tmp_path / "second", "--data-path"]
+    argv += [two_sets / "one", *PLAIN, "--plot", tmp_path / "p.svg"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plots.pyplot().rcParams, "svg.fonttype", "none")
+        assert call(validation.main, *argv)[0] == 0
+    assert {"first", "second"} <= set(
+        re.findall(r"_?(\w+) \(max", (tmp_path / "p.svg").read_text())
+    )
+    with pytest.raises(ValueError, match="broken"), plots._figure(tmp_path / "q.png", 1, 1, (1, 1)):
+        raise ValueError("broken")
+    assert not plots.pyplot().get_fignums()
 
 
 def test_sheets_have_names_of_their_own(two_sets, maps, tmp_path):

@@ -294,3 +294,16 @@ def test_ranks_share_videos(tmp_path, weights):
     told = ranks(2, predict_unplanned, argv, group=False)
     assert [status for _, status, _ in told] == [0, 0], told
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_a_fault_in_writing_is_the_results(run, tmp_path, monkeypatch):
+    """And no fault of the video that is read."""
+    source = make_video(tmp_path / "a.mp4", sound=None)
+
+    def refuse(self, packet):
+        raise av.error.ExternalError(1, "no room")
+
+    monkeypatch.setattr(src.video.convert, "Writer", type("W", (src.video.convert.Writer,), {}))
+    monkeypatch.setattr(av.container.OutputContainer, "mux", refuse, raising=True)
+    status, _, told = run(source, "--output", tmp_path / "b.mp4")
+    assert status == 2 and "b.mp4: cannot be written as a video (no room)" in told
