@@ -46,7 +46,8 @@ def test_validation_writes_onto_no_input(call, pairs, weights, tmp_path, monkeyp
     monkeypatch.setattr(validation, "score", lambda _: pytest.fail("computed first"))
     before = target.read_bytes()
     source = ("--pred-dir", tmp_path / "maps") if kind == "map" else ("--weights", copy)
-    argv = ("--data-path", pairs, *source, *PLAIN, flag, output, "--worst", 1)
+    plain = PLAIN[2:] if kind == "map" else PLAIN  # of a network
+    argv = ("--data-path", pairs, *source, *plain, flag, output, "--worst", 1)
     status, said, err = call(validation.main, *argv)
     assert (status, said) == (2, "") and f"{flag} {output}: would overwrite an input" in err
     assert target.read_bytes() == before
