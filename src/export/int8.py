@@ -163,8 +163,8 @@ def choose_images(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError("no such folder", "calibrate", folder)
     found = list_images(folder)
-    below = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
     if len(found) < _MIN_IMAGES:
+        below = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
         raise UserError(
             f"holds {counted(len(found), 'image')}; expected at least {_MIN_IMAGES}, better "
             f"{CALIBRATED + HELD_OUT}",

@@ -311,3 +311,35 @@ def test_users_own_images_are_left_alone():
     before = dict(image.info)
     made(upright(image), ".png", Style("overlay"))
     assert image.info == before
+
+
+def swapped_profile():
+    """sRGB with the primaries of red and blue exchanged."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for place in range(128, 128 + 12 * int.from_bytes(data[128:132]), 4):
+        name = bytes(data[place : place + 4])
+        if name in (b"rXYZ", b"bXYZ"):
+            data[place : place + 4] = b"bXYZ" if name == b"rXYZ" else b"rXYZ"
+    return bytes(data)
+
+
+def test_backgrounds_are_seen_in_their_own_colours():
+    """Whatever profiles they and the image have."""
+    swapped, empty = swapped_profile(), np.zeros((30, 40), np.float32)
+
+    def seen(background, profile):
+        image = Image.new("RGB", (40, 30), "lime")
+        image.info["icc_profile"] = profile
+        result = render(image, empty, Style("background", background))
+        assert result.info.get("icc_profile") == profile
+        return result.getpixel((5, 5))
+
+    tagged = Image.new("RGB", (8, 8), "red")
+    tagged.info["icc_profile"] = swapped
+    assert seen(tagged, swapped) == (255, 0, 0), "of the same space"
+    blue, red = np.array(seen(tagged, None)), np.array(seen("red", swapped))
+    assert np.abs(blue - (0, 0, 255)).max() < 4, "it looks blue"
+    assert np.abs(red - (0, 0, 255)).max() < 4, "blue is seen as red there"
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    clear.info["icc_profile"] = swapped
+    assert np.abs(np.array(seen(clear, None)) - 255).max() < 4, "on white"

@@ -274,29 +274,6 @@ def test_a_run_is_not_replaced(call, model, tmp_path, output):
     assert call(convert.main, tmp_path / "own.pt", tmp_path / "lite.pt")[0] == 0
 
 
-def test_values_that_16_bits_do_not_hold(call, tmp_path):
-    network = make_varied_network()
-    network.sides[0].weight.data[0, 0, 0, 0] = 1e5
-    save_model(network, tmp_path / "a.pt")
-    status, _, told = call(convert.main, tmp_path / "a.pt", tmp_path / "b.pt", "--half")
-    assert status == 2 and "sides.0.weight has values that 16 bits do not hold" in told
-    assert not (tmp_path / "b.pt").exists()
-
-
-def test_means_of_other_sizes_and_of_one_file(call, tmp_path):
-    for name, size in (("a.pt", 64), ("b.pt", 96)):
-        network = make_varied_network()
-        network.img_size = size
-        save_model(network, tmp_path / name)
-    mean = [tmp_path / "a.pt", tmp_path / "m.pt", "--average-with"]
-    status, told, _ = call(convert.main, *mean, tmp_path / "b.pt")
-    assert status == 0 and "image size is kept, 64²; the others have 96²" in told
-    assert load_model(tmp_path / "m.pt").img_size == 64
-    (tmp_path / "link.pt").symlink_to(tmp_path / "a.pt")
-    status, _, told = call(convert.main, *mean, tmp_path / "link.pt")
-    assert status == 2 and "named twice" in told
-
-
 def change_size(path, value):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"img_size": value}))
 

@@ -4,9 +4,10 @@ official repository's class names."""
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.data import same_state
+from helpers.data import make_varied_network, same_state
 from torch import nn
 
+import convert
 from src import (
     FULL,
     LITE,
@@ -271,3 +272,26 @@ def test_round_trip_is_bit_equal(tmp_path):
     ours = load_model(tmp_path / "b.safetensors").state_dict()
     back.load_state_dict({to_official(name): tensor for name, tensor in ours.items()})
     assert same_state(back.state_dict(), theirs)
+
+
+def test_values_that_16_bits_do_not_hold(call, tmp_path):
+    network = make_varied_network()
+    network.sides[0].weight.data[0, 0, 0, 0] = 1e5
+    save_model(network, tmp_path / "a.pt")
+    status, _, told = call(convert.main, tmp_path / "a.pt", tmp_path / "b.pt", "--half")
+    assert status == 2 and "sides.0.weight has values that 16 bits do not hold" in told
+    assert not (tmp_path / "b.pt").exists()
+
+
+def test_means_of_other_sizes_and_of_one_file(call, tmp_path):
+    for name, size in (("a.pt", 64), ("b.pt", 96)):
+        network = make_varied_network()
+        network.img_size = size
+        save_model(network, tmp_path / name)
+    mean = [tmp_path / "a.pt", tmp_path / "m.pt", "--average-with"]
+    status, told, _ = call(convert.main, *mean, tmp_path / "b.pt")
+    assert status == 0 and "image size is kept, 64²; the others have 96²" in told
+    assert load_model(tmp_path / "m.pt").img_size == 64
+    (tmp_path / "link.pt").symlink_to(tmp_path / "a.pt")
+    status, _, told = call(convert.main, *mean, tmp_path / "link.pt")
+    assert status == 2 and "named twice" in told
