@@ -190,13 +190,15 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel after every layer.
 
     The kernel clears each page before it hands it out: for the activations of a network on the CPU
-    that takes up to a quarter of the time (``benchmarks/compute/train_step.py``).
+    that takes up to a quarter of the time (``benchmarks/compute/train_step.py``). All threads share
+    what is kept: of a heap for each, as glibc would have it, each keeps the most that it ever held.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt:
-        m_trim_threshold, m_mmap_max = -1, -4
+        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
+        mallopt(m_arena_max, 1)
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, -1)
 
@@ -214,6 +216,7 @@ def end_at_once() -> None:
 
     The latter does nothing that the kernel does not do better, but reads code for it that nothing
     else has needed: of torch's CUDA libraries 130 MB, the most memory that a small run takes.
+    After a fork some wait for threads that are not there.
     """
     if sys.platform != "linux":
         return

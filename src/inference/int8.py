@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..networks.registry import parse_config
 from ..weights.onnx import is_quantized, read_graph
 from ..words import counted
-from .openvino import CompiledBackend, Run, has_openvino, kept_folder, run_openvino
+from .openvino import CompiledBackend, Run, has_openvino, kept_folder, run_openvino, use_onnxruntime
 from .sizes import InputSize
 
 
@@ -89,6 +89,7 @@ def _run_onnxruntime(content: bytes, threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    use_onnxruntime()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     return lambda image: session.run(None, {entry.name: image})[0]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..device import after_fork
+from ..device import after_fork, end_at_once
 from ..errors import UserError
 from ..files import atomic_path
 from ..networks.config import U2NetConfig
@@ -44,11 +44,16 @@ class _Process:
     preparing = Lock()  # held while one compiles, whichever: runtimes are set up under it
     backends: ClassVar["WeakSet[CompiledBackend]"] = WeakSet()
     lost_openvino = False  # this process was forked from one that uses it
+    uses_onnxruntime = False  # or the one that this was forked from does
 
 
 @after_fork
 def _reset() -> None:
-    """Leave what the parent has compiled as it is, for ever: to free it waits for its threads."""
+    """Leave what the parent has compiled as it is, for ever: to free it waits for its threads.
+
+    What ONNX Runtime frees by itself when the process ends waits for them too, or ends it by
+    SIGABRT (1.31): such a process ends without.
+    """
     _Process.preparing = Lock()
     kept: list[Any] = []
     if _core.cache_info().currsize:
@@ -58,12 +63,19 @@ def _reset() -> None:
         kept.append(backend.runs)
         backend.start()
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    if _Process.uses_onnxruntime:
+        end_at_once()
 
 
 def has_openvino() -> bool:
     """Whether it is installed and its threads live; they do not survive a fork, and it cannot be
     started again."""
     return find_spec("openvino") is not None and not _Process.lost_openvino
+
+
+def use_onnxruntime() -> None:
+    """Note that this process does, which those forked from it have to know."""
+    _Process.uses_onnxruntime = True
 
 
 class CompiledBackend:

@@ -118,11 +118,12 @@ if not child:
     sys.exit()  # which frees what there is
 os.close(writer)
 end = time.monotonic() + 240
-while os.waitpid(child, os.WNOHANG) == (0, 0):
+while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
     if time.monotonic() > end:
         os.kill(child, signal.SIGKILL)
         sys.exit("the forked process hangs")
     time.sleep(0.05)
+assert ended == (child, 0), ended  # and not by a signal, after its work
 one, batch, mean, threads = map(float, os.read(reader, 1000).split())
 assert one < 1e-6 and batch < 1e-5 and threads == 1, (one, batch, threads)
 expected = predict(image)
@@ -141,6 +142,7 @@ def test_fork(files, kind, begin):
     command = [sys.executable, "-c", FORK, files[kind], runtime, begin]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=MINUTES)
     assert done.returncode == 0, done.stderr
+    assert "terminate" not in done.stderr
 
 
 def keep(predictor):

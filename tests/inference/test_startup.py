@@ -65,11 +65,7 @@ def test_processes_end_with_their_status_and_all_that_was_written(line, status, 
     assert kept.read_text() == "x" * 100
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_freed_memory_is_returned():
-    """Also where a smaller block that is still needed lies behind it."""
-    code = """
-import ctypes, re
+RESIDENT = """import ctypes, re, threading
 from pathlib import Path
 from src.device import keep_freed_memory, return_freed_memory
 def resident():
@@ -78,6 +74,13 @@ keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_returned():
+    """Also where a smaller block that is still needed lies behind it."""
+    code = """
 before = resident()
 large, small = libc.malloc(100 << 20), libc.malloc(1000)
 ctypes.memset(large, 1, 100 << 20)
@@ -86,9 +89,43 @@ kept = resident()
 return_freed_memory()
 print(before, kept, resident(), hasattr(libc, "malloc_trim"))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT + code], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     before, kept, after, possible = done.stdout.split()
     if possible == "True":
         assert float(kept) > float(before) + 90 and float(after) < float(before) + 10
     return_freed_memory()  # at any time
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_threads_share_freed_memory():
+    """Four threads that need 40 MB each, one after the other, take 40 MB, not 160."""
+    code = """
+turns = threading.Barrier(4)
+def work(number):
+    for turn in range(4):
+        if turn == number:
+            blocks = [libc.malloc(10 << 20) for _ in range(4)]
+            for block in blocks:
+                ctypes.memset(block, 1, 10 << 20)
+            libc.malloc(1000)  # still needed: what lies before it is kept
+            for block in blocks:
+                libc.free(block)
+        turns.wait()
+before = resident()
+threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(resident() - before, hasattr(libc, "malloc_trim"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT + code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    grown, glibc = done.stdout.split()
+    if glibc == "True":
+        assert 35 < float(grown) < 60
