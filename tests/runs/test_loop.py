@@ -91,7 +91,7 @@ def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=message + r"\. 3 such steps.*last\.pt.*--lr"):
         run(data, folder)
-    assert len(saved) == 1
+    assert len(saved) == 2, "before the first epoch is scored, and after"
     state = torch.load(folder / "last.pt", weights_only=True)
     assert (state["epoch"], state["step"]) == (1, 0)
 

@@ -20,7 +20,7 @@ from src import Predictor, U2Net, UserError, load_model, save_model
 from src.pictures.images import oriented_size
 from train_utils import cli
 from train_utils.metrics.evaluate import Evaluation
-from train_utils.training import build
+from train_utils.training import build, loop
 from train_utils.training.records import git_commit
 from train_utils.training.trainer import Trainer
 
@@ -212,8 +212,7 @@ def test_predict(finished, data, tmp_path, mode):
 def test_interrupted_and_resumed_equals_unbroken(
     data, finished, tmp_path, monkeypatch, number, at, behind
 ):
-    """A signal in the middle of an epoch or in its last step; the resumed run ends bit for bit
-    alike."""
+    """A signal in the middle of an epoch or in its last step."""
     steps = []
     original = Trainer.step
 
@@ -228,16 +227,38 @@ def test_interrupted_and_resumed_equals_unbroken(
     assert len(steps) == at, "the step is finished, and no other begun"
     state = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert (state["epoch"], state["step"]) == behind
-    assert run(data, tmp_path / "run", "--resume", "auto") == 0
-    resumed, whole = (
-        torch.load(folder / "last.pt", weights_only=True) for folder in (tmp_path / "run", finished)
+    check_resume(data, tmp_path / "run", finished)
+
+
+def check_resume(data, folder, whole):
+    """The resumed run ends bit for bit as the unbroken one."""
+    assert run(data, folder, "--resume", "auto") == 0
+    resumed, expected = (
+        torch.load(place / "last.pt", weights_only=True) for place in (folder, whole)
     )
     for part in ("model", "ema"):
-        for name, value in whole[part].items():
+        for name, value in expected[part].items():
             assert torch.equal(resumed[part][name], value), name
-    assert resumed["best"] == whole["best"]
-    for ours, theirs in zip(rows(tmp_path / "run"), rows(finished), strict=True):
-        assert ours == theirs
+    assert resumed["best"] == expected["best"]
+    assert rows(folder) == rows(whole)
+
+
+def test_killed_while_it_scores(data, finished, tmp_path, monkeypatch):
+    """The epoch before is not trained once more."""
+    scored = loop.evaluate_networks
+
+    def killed(trainer, *args):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+        return scored(trainer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "evaluate_networks", killed)
+        run(data, tmp_path / "run")
+    steps, original = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda *args: steps.append(0) or original(*args))
+    check_resume(data, tmp_path / "run", finished)
+    assert len(steps) == 4, "those of the third epoch"
 
 
 def test_sizes_of_batches_are_those_of_the_unbroken_run(data, tmp_path, monkeypatch):

@@ -96,8 +96,12 @@ def fit(
                 speed = progress.speed()
 
             # Count the epoch, and score the networks every so many; the best weights are kept.
+            # Scoring can take minutes, in which a job may be killed: the epoch is saved before.
+            scored = (trainer.epoch + 1) % eval_interval == 0 or trainer.epoch + 1 == epochs
+            if scored:
+                keeper.save()
             row = _finish_epoch(trainer, train, passed_over)
-            if trainer.epoch % eval_interval == 0 or trainer.epoch == epochs:
+            if scored:
                 row |= evaluate_networks(trainer, test, folder, task, records)
 
             # Log the epoch and save.
