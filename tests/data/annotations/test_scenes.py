@@ -109,13 +109,13 @@ def test_maps_of_scenes_are_scored(davis, call, tmp_path):
 
 def test_pascal_voc(tmp_path):
     """Of many images, those that Segmentation lists; Annotations holds boxes."""
-    make_pairs(tmp_path / "JPEGImages", tmp_path / "none", ["a", "b", "c", "d"])
+    make_pairs(tmp_path / "JPEGImages", tmp_path / "none", ["a", "b", "c", "d", "e"])
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations/a.xml").write_text("<annotation/>")
     colours = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
     indices = np.zeros((40, 48), int)
     indices[9:20, 7:30] = 2
-    for stem in "ab":
+    for stem in "abe":
         mask = make_palette_image(colours, indices)
         save_image(tmp_path / f"SegmentationClass/{stem}.png", mask)
     for place, listed in (("Segmentation", "ab"), ("Main", "abcd")):
@@ -125,6 +125,7 @@ def test_pascal_voc(tmp_path):
         (folder / "val.txt").write_text("\n".join(listed[1:]))
     (train,), val = find_training_data([tmp_path])
     assert (names(train), names(val)) == (["a"], ["b"])
+    assert "3 images are in none of these lists, such as c: not used" in train.notes, train.notes
     assert train.pairs[0].load_mask().sum() == 11 * 23
     assert names(find_pairs(tmp_path)) == ["a", "b"]
     found = find_pairs(tmp_path, read=mask_reader(21, 255))

@@ -59,9 +59,9 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for one in data["annotations"]:
         if isinstance(one, dict):
-            of_image[_key(one.get("image_id"))].append(one)
+            of_image[_image_key(one.get("image_id"))].append(one)
     for entry in images:
-        own = of_image.pop(_key(entry.get("id")), [])
+        own = of_image.pop(_image_key(entry.get("id")), [])
         parsed.records.append(_read_image(entry, own, categories, file, parsed))
     if of_image:
         count = counted(sum(map(len, of_image.values())), "annotation is", "annotations are")
@@ -72,6 +72,11 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
 
 def _key(value: Any) -> Any:
     return value if isinstance(value, (int, str)) else repr(value)
+
+
+def _image_key(value: Any) -> str:
+    """The same for 7, 7.0 and "7", as tools that write tables turn one into another."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _order(key: Any) -> tuple[bool, Any]:

@@ -107,6 +107,9 @@ def choose(
         split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
         for split, listed in named.items()
     }
+    if elsewhere and (unlisted := sorted(names.difference(*named.values()))):
+        text = f"{counted(len(unlisted), 'image is', 'images are')} in none of these lists"
+        found.notes.append(f"{text}, such as {unlisted[0]}: not used")
     for one, other in combinations(named, 2):
         if both := sorted(named[one] & named[other]):
             verb = "are" if len(both) > 1 else "is"
