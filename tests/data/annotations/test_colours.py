@@ -52,6 +52,17 @@ def test_a_table_beside_the_images(coloured_set, form, call):
     assert np.array_equal(find_pairs(coloured_set).pairs[0].load_mask(), INDICES > 0)
 
 
+def test_grey_colours_of_a_table_are_no_levels_of_grey(coloured_set):
+    for i in range(6):
+        colours = np.array([(0, 0, 0), (70, 70, 70), (153, 153, 153)], np.uint8)
+        save_image(coloured_set / f"masks/p{i}.png", colours[INDICES])
+    lines = "background 0 0 0\nbuilding 70 70 70\npole 153 153 153"
+    (coloured_set / "classes.txt").write_text(lines)
+    found = find_pairs(coloured_set)
+    assert np.array_equal(found.pairs[0].load_mask(), INDICES > 0)
+    assert not [note for note in found.notes if "soft" in note]
+
+
 def test_classes_that_occur_nowhere_are_named(coloured_set):
     """By the set's names, by the user's, and by number; one pixel in one mask is enough."""
     listed = VOC | {"cow": (9, 9, 9), "hen": (7, 7, 7)}

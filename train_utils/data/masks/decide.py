@@ -143,7 +143,11 @@ def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
 
     def inspect(path: Path) -> _Levels | None:
         with suppress(UserError):
-            values, may_be_indices = grey_values(open_image(path), path, rule.by_alpha)
+            image = open_image(path)
+            if rule.reads_colours(image):
+                white = 255.0 * rule(path).max()
+                return _Levels(path, white, dark=False, indices=False, soft=False, bright=False)
+            values, may_be_indices = grey_values(image, path, rule.by_alpha)
             white, highest = white_of(values), float(values.max(initial=0))
             of_255 = values.astype(np.float32) / white * 255 if white != 255 else values
             between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts less beside 0
