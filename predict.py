@@ -32,16 +32,9 @@ from src.device import keep_freed_memory
 from src.files import atomic_path, check_outputs, is_stdout, printable
 from src.inference.preprocess import PRESETS
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
-from src.pictures.images import count_frames, limit_pixels, open_image, oriented_size, read_image
+from src.pictures.images import limit_pixels, open_image, oriented_size, read_image
 from src.pictures.plan import PIPE, Job, Jobs, check_targets, plan_images, plan_pipe, plan_videos
-from src.pictures.render import (
-    MODES,
-    Box,
-    check_classes,
-    encode,
-    margin_pixels,
-    render_with_box,
-)
+from src.pictures.render import MODES, Box, check_classes, encode, margin_pixels, render_with_box
 from src.pictures.search import LeftOut, is_video
 from src.video.convert import convert_frames, convert_video
 from train_utils import cli
@@ -54,6 +47,7 @@ from train_utils.shares import (
     leave_out_done,
     print_beside_bar,
     report_error,
+    report_frames,
     report_total,
 )
 
@@ -190,6 +184,8 @@ def make_style(args: argparse.Namespace) -> Style:
     text = args.background or "white"
     named = Path(text).suffix.lower() in IMAGE_SUFFIXES or "/" in text or "\\" in text
     background = open_image(text) if named or Path(text).is_file() else text
+    if isinstance(background, Image.Image) and is_main():
+        report_frames(background, text)
     fields = ("mode", "threshold", "invert", "crop", "size", "refine", "margin", "strip")
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
@@ -307,13 +303,12 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
 
 
 def load_image(job: Job) -> Image.Image:
-    """The image; says so where it is one of several."""
+    """The image of a job."""
     if job.source == PIPE:
         image, name = read_image(io.BytesIO(sys.stdin.buffer.read())), "standard input"
     else:
         image, name = open_image(job.source), str(job.source)
-    if (count := count_frames(image)) > 1:
-        tqdm.write(f"{name}: the first of its {count} images is used", file=sys.stderr)
+    report_frames(image, name)
     return image
 
 

@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from PIL import Image
 from tqdm import tqdm
 
 from src.errors import UserError
 from src.files import printable
+from src.pictures.images import count_frames
 from src.pictures.plan import Job, Jobs
 from src.video.convert import has_all_frames
 
@@ -73,6 +75,12 @@ def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, s
         done = count - failed - skipped
         print(f"{done} of {count} {kind}{share} written to {args.output}{existing}")
     return 2 if failed else 0
+
+
+def report_frames(image: Image.Image, name: str) -> None:
+    """Say so where an image is the first of several in its file."""
+    if (count := count_frames(image)) > 1:
+        print_beside_bar(f"{name}: the first of its {count} images is used")
 
 
 def print_beside_bar(message: str) -> None:

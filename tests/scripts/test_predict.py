@@ -142,6 +142,10 @@ def test_frames_are_said(run, tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     _, _, err = run(tmp_path / "a.gif", "--output", tmp_path / "o")
     assert "a.gif: the first of its 3 images is used" in err
+    image = save_image(tmp_path / "b.png", make_scene()[0])
+    behind = ("--mode", "background", "--background", tmp_path / "a.gif")
+    _, _, err = run(image, *behind, "--output", tmp_path / "o.png")
+    assert "a.gif: the first of its 3 images is used" in err
 
 
 def test_background_picture_and_its_errors(run, album, tmp_path):
