@@ -82,6 +82,9 @@ def test_names_of_classes_that_are_no_text(call, class_masks):
     assert status == 2 and "classes.txt: not UTF-8" in err and not said
     names.write_text("sky\nroad\ncar\n", encoding="utf-8-sig")
     assert "IoU of maps on" in (said := call(validation.main, *argv)[1]) and ": sky" in said
+    names.write_text("sky\nroad\ncar\nfence\n")
+    argv[argv.index("--num-classes") + 1] = 4
+    assert call(validation.main, *argv)[1].count("fence –") == 2  # IoU and recall
 
 
 def test_a_network_of_classes(call, class_masks):

@@ -60,7 +60,10 @@ def describe(results: Sequence[ScoreResult]) -> str:
     for result in results if semantic else ():
         for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
             values = zip(result.job.class_names, result.scores[key], strict=True)
-            listed = ", ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+            # A class that is in no mask, and for the IoU in no map either, has none.
+            listed = ", ".join(
+                f"{name} –" if value is None else f"{name} {value:.3f}" for name, value in values
+            )
             lines.append(f"{measure} of {title(result)}: {listed}")
     return "\n".join(lines)
 
