@@ -18,9 +18,10 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.pictures.images import limit_pixels
 from src.weights.load import SHIPPED
@@ -46,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--cors", type=parse_origin, action="append", default=[], metavar="ORIGIN", help=text)
     add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="largest upload")
     add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="largest image")
-    text = "requests that wait for their turn with their images in memory; more are refused"
+    text = "requests that may wait while others compute, with their images; more are refused"
     add("--max-waiting", type=cli.positive, default=64, metavar="N", help=text)
     text = "serve the page that computes in the browser, from where make browser has built it"
     add("--browser", type=Path, nargs="?", const=BUILT, metavar="DIR", help=text)
@@ -109,7 +110,7 @@ def build_server(
         FastAPI(openapi_url=None),
         build_page(networks, max_waiting),
         path="/",
-        max_file_size=f"{max_megabytes}mb",
+        max_file_size=max_megabytes * 1_000_000,
         footer_links=[],
     )
     api = build_api(networks, max_megabytes * 1_000_000, max_waiting, origins)
@@ -120,35 +121,46 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, load the networks, serve until interrupted."""
     args = parse_args(argv)
     cli.require_packages("gradio")
-    if args.browser:
-        _serve_browser_page(args)
-    else:
-        _serve_networks(args)
+    try:
+        (_serve_browser_page if args.browser else _serve_networks)(args)
+    except SystemExit as end:  # by SIGTERM
+        _leave_threads(end.code)
+        raise
+    _leave_threads(0)
     return 0
 
 
+def _leave_threads(status: Any) -> None:
+    """End without the threads that still compute for requests that were given up."""
+    mine = threading.main_thread()
+    if any(not (thread.daemon or thread is mine) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(status)  # Python would wait for them
+
+
 def _serve_browser_page(args: argparse.Namespace) -> None:
-    from web.listen import address_of, bind, serve
+    from web.listen import address_of, bind, make_server, serve
     from web.static import BrowserPage
 
     page = BrowserPage(args.browser)
     with bind(args.host, args.port) as listener:
         print(address_of(listener, args.host), flush=True)
-        serve(page, listener)
+        serve(make_server(page), listener)
 
 
 def _serve_networks(args: argparse.Namespace) -> None:
-    from web.listen import address_of, bind, serve
+    from web.listen import address_of, bind, make_server, serve
 
     limit_pixels(args.max_megapixels * 1_000_000)
     with (
         bind(args.host, args.port) as listener,  # before the networks are loaded, which takes long
         tempfile.TemporaryDirectory(prefix="u2net-") as folder,
     ):
-        networks = Networks(args.weights, args.img_size, args.device, args.amp)
+        weights = _drop_doubles(args.weights)
+        networks = Networks(weights, args.img_size, args.device, args.amp)
         predictors = list(networks.by_name.values())
         precisions = [predictor.precision for predictor in predictors]
-        for path, predictor in zip(args.weights, predictors, strict=False):
+        for path, predictor in zip(weights, predictors, strict=True):
             print(cli.describe_weights(path, predictor.origin), file=sys.stderr)
         print(cli.describe_computing(predictors[0].device, *precisions), file=sys.stderr)
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -160,7 +172,16 @@ def _serve_networks(args: argparse.Namespace) -> None:
             origins=args.cors,
         )
         print(f"{address_of(listener, args.host)}  (API: /api/docs)", flush=True)
-        serve(server, listener)
+        serve(make_server(server), listener)
+
+
+def _drop_doubles(weights: list[Path]) -> list[Path]:
+    """Each file once; that it was given again is said."""
+    places: dict[str, Path] = {}
+    for path in weights:
+        if places.setdefault(os.path.abspath(path), path) is not path:
+            print(f"{path}: given twice; it counts once", file=sys.stderr)
+    return list(places.values())
 
 
 if __name__ == "__main__":

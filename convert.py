@@ -28,6 +28,7 @@ from src import Network, UserError, load_model, save_model
 from src.export.hub.transformers import CODE, ONNX, PREPROCESSOR
 from src.files import check_outputs
 from src.weights.layouts import lost_in_official, official_state
+from src.weights.named import kept_files
 from src.weights.storage import FOLDER, save_state
 from train_utils import cli
 from train_utils.training.checkpoint import has_checkpoint
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.folder and args.output.is_file():
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
     inputs = [args.input, *args.average_with]
-    check_outputs({"": written_files(args)}, inputs)
+    kept = [file for path in inputs for file in kept_files(path)]
+    check_outputs({"": written_files(args)}, [*inputs, *kept])
     check_run(args.output, args.folder)
     networks = {path: load_model(path) for path in inputs}
     model = average(networks)

@@ -3,7 +3,7 @@
     python export.py --weights runs/u2net_lite-1/best.pt --output lite.onnx
     python export.py --weights u2net.pth --output u2net.pt2                   # torch.export
     python export.py --weights u2net.pth --format aoti --output u2net.pt2     # for C++, see cpp/
-    python export.py --weights u2net.pth --preset rembg --output ~/.rembg/u2net.onnx
+    python export.py --weights u2net.pth --preset rembg --output ~/.rembg/own.onnx
     python export.py --weights u2net.pth --int8 --calibrate photos --output u2net_int8.onnx
     python export.py --weights lite --static --opset 12 --output lite.onnx    # for OpenCV's dnn
     python export.py --weights lite --output lite.tflite                      # LiteRT, for Android
@@ -18,7 +18,7 @@ compiler. A file for rembg is for its u2net_custom session (of IS-Net, for dis_c
 no file outside its own folder, and shows a network squares of 320 pixels (1024), whatever it was
 trained at:
 
-    rembg p -m u2net_custom -x '{"model_path": "~/.rembg/u2net.onnx"}' images cutouts
+    rembg p -m u2net_custom -x '{"model_path": "~/.rembg/own.onnx"}' images cutouts
 
 Files for phones are for one image of --img-size too. LiteRT's converter (pip install
 '.[litert]') and Core ML's (pip install '.[coreml]') take minutes. Core ML runs on macOS alone:
@@ -50,6 +50,7 @@ from src.export.torch_export import export_aoti, export_pt2
 from src.files import check_outputs
 from src.inference.sizes import parse_size
 from src.pictures.images import list_images
+from src.weights.named import kept_files
 from src.words import counted
 from train_utils import cli
 
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     calibrate = list_images(args.calibrate) if args.calibrate else []
     inside = args.output / "Manifest.json"  # of a package that is there already
     written = inside if args.output.is_dir() else args.output
-    check_outputs({"output": written}, [args.weights, *calibrate])
+    check_outputs({"output": written}, [args.weights, *kept_files(args.weights), *calibrate])
     model = load_weights(args)
     print(cli.describe_weights(args.weights, model.origin))
     if args.preset:

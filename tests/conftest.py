@@ -3,11 +3,10 @@
 import sys
 
 import pytest
-import torch
-from helpers.data import make_duts
+from helpers.data import SMALL, make_duts, make_varied_network
 
 import predict
-from src import build_model, save_model
+from src import save_model
 from train_utils import cli
 
 
@@ -27,10 +26,10 @@ def duts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Untrained lite weights whose maps differ from image to image; not to be changed."""
-    torch.manual_seed(5)
+    """Untrained weights of a small network, whose maps differ from place to place and from image to
+    image; not to be changed."""
     path = tmp_path_factory.mktemp("weights") / "lite.pt"
-    save_model(build_model("u2net_lite"), path)
+    save_model(make_varied_network(SMALL), path)
     return path
 
 

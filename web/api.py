@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from src import Style, UserError
 from src.pictures.formats import IMAGE_FORMATS
-from src.pictures.images import read_image
+from src.pictures.images import count_frames, read_image
 from src.pictures.render import MARGIN, MODES, encode, margin_pixels
 
 from .arrival import Application, Arrivals, Refused, refusal
@@ -84,7 +85,7 @@ def build_api(
     Args:
         networks: to choose from.
         max_bytes: of an image's file.
-        max_waiting: requests that may wait for their turn, or compute; more are refused.
+        max_waiting: requests that may wait for their turn; more are refused.
         origins: whose pages may use it from a browser.
     """
     api = FastAPI(
@@ -99,7 +100,13 @@ def build_api(
         api.add_exception_handler(kind, handler)
     _add_routes(api, networks, max_bytes, max_waiting)
     full = "too many images are arriving; come back in a minute"
-    return Cors(Arrivals(api, max_bytes + _FORM, (max_waiting + 1) * max_bytes, full), origins)
+    room = (max_waiting + _turns() + 1) * max_bytes
+    return Cors(Arrivals(api, max_bytes + _FORM, room, full), origins)
+
+
+def _turns() -> int:
+    """How many compute at once."""
+    return max(1, min(4, os.cpu_count() or 1))
 
 
 def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: int) -> None:
@@ -108,7 +115,7 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
     class Chosen(Wanted):
         weights: Annotated[str | None, choices] = Field(None, description="the first by default")
 
-    turn = asyncio.Semaphore(max(1, min(4, os.cpu_count() or 1)))
+    turn = asyncio.Semaphore(_turns())
     waiting = 0
 
     @api.head("/api/health", include_in_schema=False)
@@ -134,20 +141,24 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
         chosen = Chosen.model_validate(wanted.model_dump(exclude_unset=True) | fields)
         if len(image) > max_bytes:
             raise Refused(413, f"more than {max_bytes // 1_000_000} MB")
-        if waiting >= max_waiting:
+        if turn.locked() and waiting >= max_waiting:
             raise Refused(503, "too many are waiting; come back in a minute")
         waiting += 1
         try:
-            async with turn:
-                start = time.perf_counter()
-                content = await anyio.to_thread.run_sync(_answer, networks, image, chosen)
-                milliseconds = round(1000 * (time.perf_counter() - start))
+            await turn.acquire()
         finally:
             waiting -= 1
+        try:
+            start = time.perf_counter()
+            content, frames = await anyio.to_thread.run_sync(
+                _answer, networks, image, chosen, abandon_on_cancel=True
+            )
+            milliseconds = round(1000 * (time.perf_counter() - start))
+        finally:
+            turn.release()
         media_type = Image.MIME[IMAGE_FORMATS[f".{chosen.format}"].name]
-        return Response(
-            content, headers={"X-Milliseconds": str(milliseconds)}, media_type=media_type
-        )
+        headers = {"X-Milliseconds": str(milliseconds), "X-Frames": str(frames)}
+        return Response(content, headers=headers, media_type=media_type)
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
@@ -182,8 +193,8 @@ async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
     return image, fields
 
 
-def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
-    """The result's file."""
+def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int]:
+    """The result's file, and how many images the given one holds."""
     format, background = wanted.format, wanted.background
     if f".{format}" not in IMAGE_FORMATS:
         raise UserError(f"format={format}: choose {', '.join(_FORMATS)}")
@@ -191,6 +202,8 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
         raise Refused(409, f"format={format} holds no cut-out; choose png, webp, tiff or avif")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
+    if re.match("[0-9]{7}", wanted.margin.strip()):
+        raise UserError(f"margin={wanted.margin}: choose 999999 or less")
     if margin_pixels(wanted.margin, 100) and not wanted.crop:
         raise Refused(409, "margin goes with crop=true")
     if background is not None and wanted.mode != "background":
@@ -198,12 +211,12 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> bytes:
     if not body:
         raise UserError("not an image, but nothing; send its file as the body, or in a form")
     fields = wanted.model_dump(exclude={"format", "weights", "background", "detail"})
-    style = Style(**fields, background=background or "white")
+    style = Style(**fields, background="white" if background is None else background)
     image = read_image(io.BytesIO(body))
     result = networks.result(image, wanted.weights, style, wanted.detail)
     file = io.BytesIO()
     encode(result, file, f".{format}")
-    return file.getvalue()
+    return file.getvalue(), count_frames(image)
 
 
 async def _explain(request: Request, error: Exception) -> Response:
@@ -212,7 +225,8 @@ async def _explain(request: Request, error: Exception) -> Response:
         case Refused():
             return refusal(error.status, error.message)
         case UserError():
-            return refusal(400, str(error))
+            text = str(error)
+            return refusal(400, text.replace(" :", ":", 1) if error.value == "" else text)
         case RequestValidationError() | ValidationError():
             first = error.errors()[0]
             return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
@@ -240,7 +254,11 @@ _RESULT = {
         "X-Milliseconds": {
             "description": "that reading, computing and writing the image took",
             "schema": {"type": "integer"},
-        }
+        },
+        "X-Frames": {
+            "description": "frames or pages of the image, of which the first was used",
+            "schema": {"type": "integer"},
+        },
     },
 }
 _REASONS = {

@@ -19,7 +19,7 @@ class Cors(CORSMiddleware):
     """
 
     def __init__(self, app: Any, origins: Sequence[str]) -> None:
-        exposed = ["X-Milliseconds"]
+        exposed = ["X-Milliseconds", "X-Frames"]
         super().__init__(app, origins, ["GET", "POST"], ["*"], expose_headers=exposed)
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -1,16 +1,19 @@
 """The server's socket and process: who may hold a connection, and for how long."""
 
+import asyncio
 import errno
+import json
 import socket
 from contextlib import suppress
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from src import UserError
 
-from .arrival import PACE, WINDOW
+from .arrival import PACE, WINDOW, Application, refusal
 
 _FAREWELL = 5  # seconds for requests under way when the server is stopped
 
@@ -67,8 +70,22 @@ class PatientProtocol(H11Protocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.cycle and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # a stream of events for an open page, which has no end
+        if self.cycle and self.cycle.response_started:
+            self.transport.close()  # also of a stream of events for an open page, which has no end
+            self.loop.call_later(_FAREWELL / 2, self.transport.abort)  # of who reads slowly
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP is answered as all errors are."""
+        body = json.dumps({"error": "not a request in HTTP/1.1, or its head is too long"}).encode()
+        kind, end = (b"content-type", b"application/json"), (b"connection", b"close")
+        length = (b"content-length", str(len(body)).encode())
+        answer = h11.Response(status_code=400, headers=[kind, length, end], reason=b"Bad Request")
+        for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False  # there are no WebSockets here; uvicorn would log how to install some
 
     def _close_if_idle(self) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -81,15 +98,57 @@ class PatientProtocol(H11Protocol):
             self._watch = self.loop.call_later(WINDOW, self._close_if_idle)
 
 
-def serve(app: Any, listener: socket.socket) -> None:
-    """Serve an ASGI application until SIGINT or SIGTERM."""
+def excuse(app: Application) -> Application:
+    """Let requests that are given up, as the server is stopped, be answered with an error."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        started = False
+
+        async def note(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await app(scope, receive, note)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not started:
+                text = "the server is being stopped; come back later"
+                await refusal(503, text, {"connection": "close"})(scope, receive, send)
+
+    return answer
+
+
+def make_server(app: Application) -> uvicorn.Server:
+    """A server of an ASGI application."""
     config = uvicorn.Config(
-        app,
+        excuse(app),
         http=PatientProtocol,
         ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_FAREWELL,
     )
-    with suppress(KeyboardInterrupt):  # raised again once all is closed
-        uvicorn.Server(config).run([listener])
+    return uvicorn.Server(config)
+
+
+def serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM. Threads may still compute for requests that are given up."""
+    loop = (server.config.get_loop_factory() or asyncio.new_event_loop)()
+    asyncio.set_event_loop(loop)
+    try:
+        with suppress(KeyboardInterrupt):  # raised again once all is closed
+            loop.run_until_complete(server.serve([listener]))
+    finally:
+        loop.run_until_complete(_end_tasks())
+        loop.close()
+
+
+async def _end_tasks() -> None:
+    """As asyncio.run does it, which would wait for those threads."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait([*tasks, asyncio.create_task(asyncio.sleep(0))], timeout=1)

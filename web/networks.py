@@ -1,5 +1,6 @@
 """The networks that page and API share."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,40 @@ from src.inference.sizes import Size
 MOST_PARTS = 12  # that a request may have looked at again: each takes as long as the image
 
 
+def name_weights(weights: Sequence[Path]) -> dict[str, Path]:
+    """Different weights by short names.
+
+    A file's name is without its suffix, and with as many of its folders as tell it apart:
+    ``a/best`` and ``b/best``.
+    """
+    known = [_possible_names(path) for path in weights]
+    names = (
+        next((name for name in own if sum(name in others for others in known) == 1), own[-1])
+        for own in known
+    )
+    return dict(zip(names, weights, strict=True))
+
+
+def _possible_names(path: Path) -> list[str]:
+    """The shortest first; those with a suffix last."""
+    if not path.exists():
+        return [str(path)]  # of weights that are known by name
+    place = Path(os.path.abspath(path))
+    folders = place.parts[1:-1]
+    ends = [folders[start:] for start in range(len(folders), -1, -1)]
+    return ["/".join([*end, last]) for last in (place.stem, place.name) for end in ends]
+
+
 class Networks:
     """The networks to choose from, by name; threads share them."""
 
     def __init__(
         self, weights: Sequence[Path], img_size: Size | None, device: str, amp: str
     ) -> None:
-        self.by_name: dict[str, Predictor] = {}
-        for path in weights:
-            name = path.stem if path.stem not in self.by_name else str(path)
-            self.by_name[name] = Predictor(path, img_size, device, amp)
+        self.paths = name_weights(weights)
+        self.by_name = {
+            name: Predictor(path, img_size, device, amp) for name, path in self.paths.items()
+        }
         self.names = list(self.by_name)
 
     def describe(self) -> dict[str, Any]:
@@ -40,9 +65,9 @@ class Networks:
         Raises:
             UserError: there is no network of that name, or it cannot give such results.
         """
-        if name and name not in self.by_name:
+        if name is not None and name not in self.by_name:
             raise UserError(f"weights={name}: choose one of {', '.join(self.names)}")
-        predictor = self.by_name[name or self.names[0]]
+        predictor = self.by_name[self.names[0] if name is None else name]
         if detail and predictor.classes:
             raise UserError("is for one map of an object, not for classes", "detail", detail)
         saliency = predictor.map(image)

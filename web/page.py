@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.processing_utils import save_pil_to_cache
 from PIL import Image
 
 from src import Style, UserError
-from src.pictures.images import open_image, to_rgb
+from src.pictures.images import count_frames, open_image, to_rgb
 from src.pictures.render import MODES, Background
 
 from .networks import Networks
@@ -94,18 +95,18 @@ class Form(NamedTuple):
         return Style(
             self.mode,
             background,
-            self.threshold if self.hard_edge else None,
+            self.threshold if self.hard_edge or self.mode == "binary" else None,
             invert=self.invert,
             crop=self.crop,
             refine=self.refine,
         )
 
 
-Shown = tuple[tuple[Image.Image, Image.Image] | None, list[tuple[Image.Image, str]]]
+Shown = tuple[tuple[Image.Image, Image.Image] | None, list[tuple[str, str]]]
 
 
-def predict(networks: Networks, form: Form) -> Shown:
-    """The first image before and after, and all results with their names."""
+def predict(networks: Networks, form: Form, folder: str) -> Shown:
+    """The first image before and after, and all results, as files in ``folder`` with titles."""
     if not form.files:
         raise _refused("Drop an image first.")
     if len(form.files) > AT_ONCE:
@@ -122,8 +123,12 @@ def predict(networks: Networks, form: Form) -> Shown:
         except UserError as error:
             gr.Warning(str(error))
             continue
-        results.append((result, Path(path).stem))
+        name = Path(path).stem  # given to the file too: by it the browser names a download
+        file = save_pil_to_cache(result, folder, f"{name}-{form.mode}", "png")
+        results.append((file, name))
         first = first or (_shrink(image, result.size), _shrink(result, result.size))
+        if (frames := count_frames(image)) > 1:
+            gr.Info(f"{Path(path).name}: this is the first of its {frames} images.")
     if not results:
         raise _refused("None of these files could be read as an image.")
     return first, results
@@ -145,12 +150,20 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
                 inputs = _add_inputs(networks.names)
                 button = gr.Button("Predict", variant="primary")
             with gr.Column(scale=2):
-                slider = gr.ImageSlider(label="Before and after", format="png", image_mode=None)
+                slider = gr.ImageSlider(
+                    label="Before and after",
+                    format="png",
+                    image_mode=None,
+                    buttons=["fullscreen"],  # it is shrunk: nothing to download
+                )
                 gallery = gr.Gallery(
-                    label="Results (PNG)", format="png", columns=4, object_fit="contain"
+                    label="Results (PNG)",
+                    columns=4,
+                    object_fit="contain",
+                    buttons=["download", "download_all", "fullscreen"],  # nothing is shared
                 )
         button.click(
-            lambda *values: predict(networks, Form(*values)),
+            lambda *values: predict(networks, Form(*values), gallery.GRADIO_CACHE),
             inputs,
             [slider, gallery],
             api_visibility="private",  # the API is a route of its own
@@ -170,18 +183,29 @@ def _add_inputs(names: list[str]) -> list[gr.Component]:
         image = gr.File(label="Image behind", height=120)
     refine = gr.Checkbox(True, label="Edges where the image has them (hair, say)")
     hard_edge = gr.Checkbox(False, label="Hard edge at the threshold")
-    threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
+    threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", visible=False)
     with gr.Row():
         invert = gr.Checkbox(False, label="Keep the rest")
         crop = gr.Checkbox(False, label="Crop")
-    mode.change(
-        lambda chosen: gr.Group(visible=chosen == "background"),
-        mode,
-        backgrounds,
+    gr.on(
+        [mode.change, hard_edge.change],
+        _show_controls,
+        [mode, hard_edge],
+        [backgrounds, hard_edge, threshold],
         queue=False,
         api_visibility="private",
     )
     return [files, weights, mode, behind, colour, image, hard_edge, threshold, refine, invert, crop]
+
+
+def _show_controls(mode: str, hard_edge: bool) -> list[gr.Component | gr.Group]:
+    """Those that count in a mode: a binary mask has a hard edge in any case."""
+    binary = mode == "binary"
+    return [
+        gr.Group(visible=mode == "background"),
+        gr.Checkbox(visible=not binary),
+        gr.Slider(visible=binary or hard_edge),
+    ]
 
 
 def _open(path: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """The page that computes in the browser, as static files."""
 
 import mimetypes
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # ask whether a file has changed, then use it
 }
+_METHODS = "GET, HEAD"
+_POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
 _TYPES = {  # a system's own list may lack them, or say otherwise
     ".js": "text/javascript",
     ".mjs": "text/javascript",
@@ -38,11 +41,16 @@ class BrowserPage(StaticFiles):
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "model.json").is_file():
+        index, policy = folder / "index.html", None
+        if (folder / "model.json").is_file() and index.is_file():
+            policy = _POLICY.search(index.read_text(encoding="utf-8", errors="replace"))
+        if not policy:
             advice = "run make browser in a clone of the toolkit, and give the folder that it names"
             raise UserError(f"the page is not built there; {advice}", "browser", folder)
         for suffix, kind in _TYPES.items():
             mimetypes.add_type(kind, suffix)
+        # The page has it in itself, but its worker, which sees the images, heeds headers alone.
+        self.headers = {**_HEADERS, "Content-Security-Policy": policy[1]}
         super().__init__(directory=folder, html=True)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -55,8 +63,12 @@ class BrowserPage(StaticFiles):
         try:
             await super().__call__(scope, receive, send)
         except HTTPException as error:
-            text = "there is no such page" if error.status_code == 404 else str(error.detail)
-            await refusal(error.status_code, text)(scope, receive, send)
+            status, headers = error.status_code, {}
+            text = "there is no such page" if status == 404 else str(error.detail)
+            if status == 405:
+                text = f"{scope['method']} does not work here; use {_METHODS}"
+                headers = {"Allow": _METHODS}
+            await refusal(status, text, headers)(scope, receive, send)
 
     async def get_response(self, path: str, scope: Any) -> Response:
         """A file with its headers."""
@@ -64,5 +76,5 @@ class BrowserPage(StaticFiles):
             response = await super().get_response(path, scope)
         except ValueError:  # a zero byte, or half a character
             raise HTTPException(404) from None
-        response.headers.update(_HEADERS)
+        response.headers.update(self.headers)
         return response

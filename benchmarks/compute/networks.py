@@ -67,8 +67,10 @@ def main() -> None:
     for name in NETWORKS:
         module = "benchmarks.compute.networks"
         command = [sys.executable, "-m", module, *sys.argv[1:], "--one", name]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        row = json.loads(output.splitlines()[-1])
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
+        row = json.loads(done.stdout.splitlines()[-1])
         print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "
               f"{row['seconds']:.3f} | {row['memory']:.2f} GB |", flush=True)  # fmt: skip
 

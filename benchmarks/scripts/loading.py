@@ -43,7 +43,8 @@ def main() -> None:
     """Print the medians and their ratio."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("--data-path", type=Path, metavar="DIR", help="a data set as for train.py")
-    parser.add_argument("--split", default="train", help="its split")
+    splits = ("train", "val", "test", "all")
+    parser.add_argument("--split", choices=splits, default="train", help="its split")
     parser.add_argument("--pairs", type=cli.positive, default=200, help="how many to time")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -60,7 +61,8 @@ def time_pairs(pairs: list[Pair], count: int) -> None:
     ways = {"tutorial": lambda i: tutorial_pair(pairs[i]), "ours": lambda i: data[i]}
     times: dict[str, list[float]] = {name: [] for name in ways}
     indices = np.linspace(0, len(pairs) - 1, count).astype(int)
-    for part in np.array_split(indices, 10):  # in turn, but not so often that caches suffer
+    # In turn, but not so often that caches suffer.
+    for part in np.array_split(indices, min(10, count)):
         for name, way in ways.items():
             way(int(part[0]))
             for index in part.tolist():

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from benchmarks.predict_folder import Run, measure
-from src import load_model, save_model
+from src import UserError, load_model, save_model
 from train_utils import cli
 
 # src/__init__.py would import all of the library.
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
             noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
             Image.fromarray(noise).save(picture)
         network = load_model(args.weights)
+        if args.img_size and not isinstance(args.img_size, int):
+            raise UserError("expected one side, for a square", "img_size", args.img_size)
         network.img_size = args.img_size or network.img_size
         save_model(network, plain)
         ours = [sys.executable, "predict.py", picture, "--weights", args.weights]

@@ -119,12 +119,17 @@ def check_opset(opset: int | None, integers: bool = False) -> None:
     Raises:
         UserError: they cannot.
     """
-    from onnx import defs
+    if opset is None:
+        return
+    try:
+        from onnx import defs
+    except ImportError as error:
+        raise UserError(_needs(error)) from None
 
     newest = defs.onnx_opset_version()
-    if opset and not _RESIZE_OPSET <= opset <= newest:
+    if not _RESIZE_OPSET <= opset <= newest:
         raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
-    if opset and integers and opset < _QUANTIZE_OPSET:
+    if integers and opset < _QUANTIZE_OPSET:
         reason = f"has no integers for each output channel; expected at least {_QUANTIZE_OPSET}"
         raise UserError(reason, "opset", opset)
 
@@ -140,10 +145,12 @@ def require_onnx() -> tuple[ModuleType, ModuleType]:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
-        raise UserError(
-            f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
-        ) from None
+        raise UserError(_needs(error)) from None
     return onnx, onnxruntime
+
+
+def _needs(error: ImportError) -> str:
+    return f"export to ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
 
 
 def downgrade(proto: Any, opset: int = OPSET) -> Any:

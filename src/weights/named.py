@@ -52,7 +52,7 @@ class Published:
     @property
     def url(self) -> str:
         """The file's address, at a mirror if the environment names one."""
-        return f"{os.environ.get(MIRROR, RELEASE).rstrip('/')}/{self.name}.onnx"
+        return f"{(os.environ.get(MIRROR) or RELEASE).rstrip('/')}/{self.name}.onnx"
 
     @property
     def path(self) -> Path:
@@ -135,6 +135,15 @@ def find_onnx(entry: Published) -> Path | None:
     """The published file on this machine, in the cache or where rembg keeps it, with the right sum.
     What is rembg's is only read."""
     return next((path for path in (entry.path, *_of_rembg(entry)) if _md5(path) == entry.md5), None)
+
+
+def kept_files(weights: str | Path) -> list[Path]:
+    """The files on this machine that weights called by this name may be read from, which nothing
+    must overwrite; none where it is the path of a file.
+    """
+    entry = PUBLISHED.get(str(weights))
+    places = (entry.path, entry.converted, *_of_rembg(entry)) if entry else ()
+    return [path for path in places if path.exists()]
 
 
 def find_published(path: str | Path) -> Published | None:
@@ -229,8 +238,14 @@ def _download(entry: Published, folder: Path) -> Path:
     size = round(entry.megabytes * 1e6)  # until the server tells it
     with tqdm(desc=entry.name, total=size, unit="B", unit_scale=True, disable=None) as bar:
         fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
-        known = f"md5:{entry.md5}"
-        return Path(pooch.retrieve(entry.url, known, entry.path.name, folder, downloader=fetch))
+        path = Path(pooch.retrieve(entry.url, None, entry.path.name, folder, downloader=fetch))
+    if _md5(path) != entry.md5:
+        raise _OtherFile
+    return path
+
+
+class _OtherFile(Exception):
+    """What was fetched is not the published file."""
 
 
 def _reason(error: Exception) -> str:
@@ -255,6 +270,8 @@ def _reason(error: Exception) -> str:
             return str(error)
         case OSError():
             return error.strerror or str(error)
-        case ValueError():
+        case _OtherFile():
             return "what came has another md5 sum"
+        case ValueError():  # of its length, or of where it leads
+            return f"its answer is not valid HTTP: {error}"
     raise error

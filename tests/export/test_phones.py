@@ -34,7 +34,7 @@ def model():
 @needs_coreml
 def test_coreml(call, model, tmp_path):
     """By the command line: a package of one size with what a reader must know, and a second run
-    replaces it. The program that stands in it gives the network's maps."""
+    replaces it, by a link too. The program that stands in it gives the network's maps."""
     import coremltools
 
     save_model(model, tmp_path / "net.pt")
@@ -50,8 +50,11 @@ def test_coreml(call, model, tmp_path):
     }
     assert about["mean"] == [0.485, 0.456, 0.406] and about["img_size"] == 64
     assert about["config"]["name"] == "small" and about["resampling"] == "bilinear"
-    assert call(export.main, "--weights", tmp_path / "net.pt", "--output", path, "--half")[0] == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"net.pt", "net.mlpackage"}
+    link = tmp_path / "link.mlpackage"
+    link.symlink_to(path)
+    status, _, err = call(export.main, "--weights", tmp_path / "net.pt", "--output", link, "--half")
+    assert status == 0 and link.is_symlink(), err
+    assert {p.name for p in tmp_path.iterdir()} == {"net.pt", path.name, link.name}
 
 
 @needs_coreml

@@ -1,6 +1,8 @@
 """ONNX for runtimes that take one size or old operators: OpenCV's dnn and ONNX Runtime, against
 the network."""
 
+import sys
+
 import cv2
 import numpy as np
 import onnx
@@ -13,7 +15,7 @@ from PIL import Image
 import export
 import predict
 from src import Predictor, UserError, save_model
-from src.export.onnx import export_onnx
+from src.export.onnx import check_opset, export_onnx
 from src.pictures.images import open_image
 
 
@@ -102,6 +104,13 @@ def test_opsets_that_cannot_be(model, tmp_path, opset, monkeypatch):
     with pytest.raises(UserError, match=rf"opset {opset}: must be from 11 to \d+"):
         export_onnx(model, tmp_path / "net.onnx", opset=opset)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_formats_need_no_onnx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    check_opset(None)
+    with pytest.raises(UserError, match="export to ONNX needs onnx: pip install onnx"):
+        check_opset(12)
 
 
 @pytest.mark.parametrize(

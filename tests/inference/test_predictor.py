@@ -195,11 +195,11 @@ def test_arguments_of_other_kinds(weights):
         Predictor(weights, 64, "cpu", "off", tta="no")
 
 
-def test_tta_is_the_mean_of_both_views(predictor, weights):
-    picture = make_scene(2, 64, 64)[0]
+def test_tta_is_the_mean_of_both_views(weights):
+    predictor, picture = Predictor(weights, 64, "cpu", "off"), make_scene(2, 64, 64)[0]
     both = Predictor(weights, 64, "cpu", "off", tta=True)(picture)
     mirrored = predictor(picture[:, ::-1].copy())[:, ::-1]
-    assert both == pytest.approx((predictor(picture) + mirrored) / 2, abs=1e-6)
+    assert both == pytest.approx((predictor(picture) + mirrored) / 2, abs=1e-5)
 
 
 def test_predictor_turns_pictures_upright(weights):

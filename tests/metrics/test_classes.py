@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers.data import make_pairs, make_scene, save_image
+from helpers.data import ROOT, make_pairs, make_scene, save_image
 from PIL import Image
 
 import predict
@@ -118,8 +118,8 @@ def test_what_to_ignore_is_not_guessed(streets):
         ),
     ],
 )
-def test_flags_that_do_not_agree(call, streets, weights, tmp_path, flags, named):
-    flags = [weights if flag == "LITE" else flag for flag in flags]
+def test_flags_that_do_not_agree(call, streets, tmp_path, flags, named):
+    flags = [ROOT / "weights/u2net_lite.safetensors" if flag == "LITE" else flag for flag in flags]
     status, _, err = call(
         train.main, "--data-path", streets, "--output-dir", tmp_path / "run", "--img-size", 48,
         *(() if "--model" in flags else ("--model", "u2net_lite")), *PLAIN, *flags,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -10,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 from helpers.data import ROOT
+from helpers.processes import PATIENCE
 from helpers.servers.app import ORIGIN, photo
 from PIL import Image, ImageDraw
 
@@ -85,10 +87,14 @@ def test_media_type(server, form, kind):
         (photo()[:300], "", 400, "cannot be read"),
         (b"0" * 1_000_001, "", 413, "more than 1 MB"),
         ("large", "", 400, "more than 2 million pixels"),
-        (photo(), "mode=magic", 400, "mode magic"),
+        (photo(), "mode=magic", 400, "mode magic: choose"),
         (photo(), "threshold=7", 400, "threshold"),
         (photo(), "mode=background&background=/etc/passwd", 400, "neither a colour"),
         (photo(), "mode=background&background=http://127.0.0.1/a.png", 400, "neither a colour"),
+        (photo(), "mode=", 400, '"mode: choose one of'),
+        (photo(), "mode=background&background=", 400, "neither a colour"),
+        (photo(), "weights=", 400, "weights=: choose one of net, u2net_lite"),
+        (photo(), "margin=1000000&crop=1", 400, "margin=1000000: choose 999999 or less"),
         (photo(), "background=blur", 409, "mode=background"),
         (photo(), "mode=background&background=%23ff000080", 400, "a background is opaque"),
         (photo(), "margin=5", 409, "margin goes with crop=true"),
@@ -210,9 +216,25 @@ def test_health(server):
     assert server.ask("HEAD", "/api/health")[0] == 200
 
 
-def test_milliseconds(server):
-    status, headers, _ = server.ask("POST", "/api/predict", photo())
-    assert status == 200 and int(headers["X-Milliseconds"]) >= 0
+def test_milliseconds_and_frames(server):
+    file = io.BytesIO()
+    scenes = [Image.open(io.BytesIO(photo(seed))).convert("RGB") for seed in range(3)]
+    scenes[0].save(file, "GIF", save_all=True, append_images=scenes[1:])
+    for body, frames in ((photo(), 1), (file.getvalue(), 3)):
+        status, headers, _ = server.ask("POST", "/api/predict", body)
+        assert status == 200 and int(headers["X-Milliseconds"]) >= 0
+        assert int(headers["X-Frames"]) == frames
+
+
+def test_what_is_not_http(server):
+    """It is answered as all errors are; a wish for a WebSocket as any request, without a word."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        client.sendall(b"no request\r\n\r\n")
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and "not a request" in json.loads(body)["error"]
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    assert server.ask("GET", "/api/health", headers=headers)[0] == 200
+    assert "uvicorn[standard]" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(("origin", "status"), [(ORIGIN, 200), ("https://other.example", 403)])
@@ -232,6 +254,7 @@ def test_document(server):
     document = json.loads(server.ask("GET", "/api/openapi.json")[2])
     route = document["paths"]["/api/predict"]["post"]
     content = route["requestBody"]["content"]
+    assert "X-Frames" in route["responses"]["200"]["headers"]
     assert content["image/*"]["schema"]["format"] == "binary" and "`file`" in route["description"]
     parameters = {one["name"]: one["schema"] for one in route["parameters"]}
     assert parameters["mode"]["enum"] == list(MODES)

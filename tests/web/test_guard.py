@@ -61,7 +61,7 @@ def test_no_address_and_no_path_is_opened_by_events(server, tmp_path):
     with urllib.request.urlopen(f"{server.url}/config") as answer:
         events = json.load(answer)["dependencies"]
     predict = [[], "net", "mask", "colour", "#30a030", None, False, 0.5, False, False, False]
-    sound = {len(predict): predict, 1: ["mask"]}  # by the number of an event's inputs
+    sound = {len(predict): predict, 2: ["mask", False]}  # by the number of an event's inputs
     for event in events:
         for place in range(len(event["inputs"])):
             for path in named:

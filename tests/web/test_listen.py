@@ -6,12 +6,14 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from argparse import ArgumentTypeError
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-import uvicorn
 from helpers.processes import PATIENCE
 from helpers.servers.app import photo
 
@@ -20,7 +22,8 @@ from app import parse_origin
 from src import UserError
 from web import listen
 from web.api import build_api
-from web.listen import PatientProtocol, address_of, bind
+from web.listen import address_of, bind, make_server, serve
+from web.networks import name_weights
 
 
 @pytest.mark.parametrize("port", [99999, 65536, -1, "http"])
@@ -60,15 +63,42 @@ def test_origins():
             parse_origin(wrong)
 
 
+@pytest.fixture
+def two_runs(tmp_path):
+    """Files that runs have left, by one name."""
+    paths = [tmp_path / name for name in ("a/best.pt", "b/best.pt", "b/best.onnx", "u2netp.pth")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_names_of_weights(two_runs):
+    """Short, and never where they lie; weights known by name keep it."""
+    a, b, onnx, u2netp = two_runs
+    assert list(name_weights([a, u2netp])) == ["best", "u2netp"]
+    assert list(name_weights([a, b])) == ["a/best", "b/best"]
+    named = name_weights([Path("u2netp"), u2netp, a, b, onnx])
+    names = ["u2netp", f"{a.parent.parent.name}/u2netp", "a/best", "best.pt", "best.onnx"]
+    assert list(named) == [*names[:3], "b/best.pt", "best.onnx"]
+    assert list(named.values()) == [Path("u2netp"), u2netp, a, b, onnx]
+
+
+def test_weights_that_are_given_twice(two_runs, capsys):
+    a, b, *_ = two_runs
+    assert script._drop_doubles([a, Path(str(a)), b]) == [a, b]
+    assert capsys.readouterr().err == f"{a}: given twice; it counts once\n"
+
+
 @contextmanager
-def running(app, monkeypatch):
+def running(app, monkeypatch, farewell=PATIENCE):  # whoever needs that fails the test
     """A server in a thread; its windows are short."""
     monkeypatch.setattr(listen, "WINDOW", 0.2)
+    monkeypatch.setattr(listen, "_FAREWELL", farewell)
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off")
-    config.timeout_graceful_shutdown = PATIENCE  # whoever needs it fails the test
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],))
+    server = make_server(app)
+    server.config.lifespan = "off"
+    thread = threading.Thread(target=serve, args=(server, listener))
     thread.start()
     try:
         yield listener.getsockname(), server
@@ -139,21 +169,58 @@ def test_an_open_page_does_not_hold_up_the_end(monkeypatch):
     page.close()
 
 
+def test_what_is_under_way_when_the_server_is_stopped(monkeypatch, capsys):
+    """A request is answered with an error, a download cut off: no traceback, no wait for either."""
+    networks = Slow()
+    api = build_api(networks, 1_000_000, 2)
+
+    async def both(scope, receive, send):
+        if scope["method"] == "POST":
+            return await api(scope, receive, send)
+        await respond(send, bytes(50_000_000), more=True)
+        await send({"type": "http.response.body"})
+
+    with ThreadPoolExecutor(1) as pool, running(both, monkeypatch, 0.5) as (address, server):
+        monkeypatch.setattr(listen, "WINDOW", PATIENCE)  # of the connections from now on
+        reader = socket.create_connection(address)
+        reader.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert reader.recv(1) == b"H"
+        asked = pool.submit(post_photo, f"http://127.0.0.1:{address[1]}/api/predict")
+        assert networks.asked.wait(PATIENCE)
+        server.should_exit = True
+        assert asked.result(PATIENCE) == (503, "the server is being stopped; come back later")
+    assert not networks.word.is_set()  # it has ended, though this still computes
+    networks.word.set()
+    reader.close()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "Cancel 1 running task(s)" in told
+
+
+def post_photo(url):
+    """Status and text of the error."""
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(url, photo(), timeout=PATIENCE)
+    return error.value.code, json.load(error.value)["error"]
+
+
 class Slow:
     """Networks that wait for a word."""
 
     names = ("slow",)
 
     def __init__(self):
-        self.word = threading.Event()
+        self.asked, self.word = threading.Event(), threading.Event()
 
     def result(self, image, *_):
+        self.asked.set()
         self.word.wait(PATIENCE)
         return image
 
 
-def test_more_than_may_wait_are_told_so():
-    """As many as may wait are answered; the next is refused, and later all is as before."""
+def test_more_than_may_wait_are_told_so(monkeypatch):
+    """As many as may wait beside the one that is computed are answered; the next is refused, and
+    later all is as before."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     networks, statuses = Slow(), []
     api = build_api(networks, 1_000_000, 2)
 
@@ -174,7 +241,7 @@ def test_more_than_may_wait_are_told_so():
         return b"".join(part.get("body", b"") for part in answer)
 
     async def all_at_once():
-        posts = [asyncio.create_task(post()) for _ in range(3)]
+        posts = [asyncio.create_task(post()) for _ in range(4)]
         (refused,), waiting = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
         assert "come back" in json.loads(refused.result())["error"] and statuses == [503]
         networks.word.set()
@@ -182,7 +249,7 @@ def test_more_than_may_wait_are_told_so():
         await post()
 
     asyncio.run(all_at_once())
-    assert statuses == [503, 200, 200, 200]
+    assert statuses == [503, 200, 200, 200, 200]
 
 
 def test_help_needs_no_extra(monkeypatch, call):

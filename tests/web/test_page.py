@@ -9,6 +9,7 @@ from helpers.processes import PATIENCE
 from PIL import Image
 
 from src import Predictor
+from src.pictures.images import open_image
 from src.pictures.render import Style, render
 
 
@@ -39,6 +40,39 @@ def test_a_real_upload(server, page, tmp_path):
         expected = render(picture, predictor.map(picture), Style("cutout", refine=True))
         found = Image.open(io.BytesIO(body))
         assert (found.format, found.mode) == ("PNG", "RGBA") and np.array_equal(found, expected)
+
+
+def test_a_binary_mask_of_the_first_frame(server, page, tmp_path):
+    """It follows the threshold; its name is the upload's, and what is shrunk is not to be had."""
+    scenes = [Image.fromarray(make_scene(seed, 90, 70)[0]) for seed in range(2)]
+    path = tmp_path / "moving.gif"
+    save_image(path, scenes[0], save_all=True, append_images=scenes[1:])
+    image = open_image(path)
+    saliency = Predictor(server.weights, 64, "cpu", "off").map(image)
+    threshold = f"{np.median(saliency):.2f}"
+    slider = page.get_by_role("spinbutton", name="Threshold")
+    assert not slider.is_visible()
+    page.get_by_label("binary").check()
+    slider.fill(threshold)
+    slider.press("Enter")
+    assert not page.get_by_label("Hard edge").is_visible()
+    page.locator("input[type=file]").first.set_input_files(path)
+    page.get_by_text("moving").first.wait_for()
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_text("moving.gif: this is the first of its 2 images").wait_for()
+    shown = page.locator("button[aria-label^=Thumbnail] img")
+    shown.wait_for()
+    assert page.get_by_label("Download", exact=True).count() == 0  # before one is chosen
+    shown.click()
+    assert page.get_by_label("Share").count() == 0
+    with page.expect_download() as started:
+        page.get_by_label("Download", exact=True).click()
+    assert started.value.suggested_filename == "moving-binary.png"
+    started.value.save_as(tmp_path / "found.png")
+    style = Style("binary", threshold=float(threshold), refine=True)
+    expected = render(image, saliency, style)
+    found = np.asarray(Image.open(tmp_path / "found.png"))
+    assert np.array_equal(found, expected) and 0 < found.mean() < 255
 
 
 def test_uploads_that_are_no_use(server, page, tmp_path):

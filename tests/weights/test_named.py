@@ -13,6 +13,7 @@ from helpers.golden import SHARED, needs_shared
 from helpers.servers.release import publish, serve
 
 import convert
+import export
 import fetch_weights
 import predict
 from src import FULL, ISNET, LITE, Predictor, UserError, build_model, load_model, save_model
@@ -74,6 +75,7 @@ WAYS = {
     "wrong": "another md5 sum",
     "vanishing": "the connection broke off",
     "hanging": "no answer within 1 seconds",
+    "no length": "its answer is not valid HTTP",
 }
 
 
@@ -145,7 +147,7 @@ def test_a_file_put_there_by_hand(home, content, monkeypatch, capsys):
         ("REMBG_HOME", "elsewhere/models/u2netp"),
     ],
 )
-def test_what_rembg_has_is_read_only(home, content, monkeypatch, variable, place):
+def test_what_rembg_has_is_read_only(home, content, monkeypatch, call, variable, place):
     publish(monkeypatch, "u2netp", content)
     if variable:
         monkeypatch.setenv(variable, str(home / "elsewhere"))
@@ -156,6 +158,13 @@ def test_what_rembg_has_is_read_only(home, content, monkeypatch, variable, place
         load_model("u2netp")
     file.write_bytes(content)
     assert load_model("u2netp").config.name == "small"
+    converted = home / "cache/u2netp.safetensors"
+    for main, *argv in (
+        (export.main, "--weights", "u2netp", "--output", file),
+        (convert.main, "u2netp", converted),
+    ):
+        status, _, err = call(main, *argv)
+        assert status == 2 and "would overwrite an input of this run" in err, err
     assert file.read_bytes() == content and [*file.parent.iterdir()] == [file]
     assert not (home / "cache/u2netp.onnx").exists()
 

@@ -10,9 +10,12 @@ prepared is read from that file's metadata, and written to model.json.
 """
 
 import argparse
+import contextlib
 import gzip
 import hashlib
+import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -36,6 +39,7 @@ RUNTIMES = {  # a module and its WebAssembly; the page loads one of these pairs
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"),
 }
 KEYS = ("network", "img_size", "object_map", "mean", "std", "resampling", "antialias", "version")
+POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
 PREPARED = ("bilinear", True)  # all that the page's worker/pixels.js can do
 
 
@@ -48,25 +52,19 @@ def main(argv: list[str] | None = None) -> int:
     if not (PACKAGE / "dist").is_dir():
         command = f"npm ci --prefix {HERE}"
         raise UserError(f"{PACKAGE}: not there; the runtime comes from npm: {command}")
-    if (
-        args.output.exists()
-        and not (args.output / "model.json").is_file()
-        and any(args.output.iterdir())
-    ):
-        raise UserError("holds other files; choose a new folder", "output", args.output)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.output.parent) as temporary:
+    check_output(args.output)
+    with tempfile.TemporaryDirectory(dir=args.output.resolve().parent) as temporary:
         page = Path(temporary) / "page"
         shutil.copytree(HERE / "page", page)
         copy_runtime(page / "runtime")
         flags = [] if args.img_size is None else ["--img-size", str(args.img_size)]
         output = ["--output", str(page / "model.onnx"), "--half-weights"]
-        export.main(["--weights", str(args.weights or SHIPPED), *flags, *output])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            export.main(["--weights", str(args.weights or SHIPPED), *flags, *output])
         describe_model(page)
         stamp_worker(page)
-        shutil.rmtree(args.output, ignore_errors=True)
-        page.rename(args.output)
-    args.output.chmod(0o755)
+        put_in_place(page, args.output)
+    print(printed.getvalue().replace(str(page), str(args.output)), end="")
     print_weight(args.output)
     return 0
 
@@ -79,6 +77,42 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     text = "folder, replaced if it holds an earlier build (default: build/browser)"
     parser.add_argument("--output", type=Path, default=default, metavar="DIR", help=text)
     return parser.parse_args(argv)
+
+
+def check_output(folder: Path) -> None:
+    """Make the folder's parents, and see that there is nothing in it but an earlier build.
+
+    Raises:
+        UserError: it is a file, holds other files, or cannot be made.
+    """
+    try:
+        folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+        held = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    except OSError as error:  # a file where a folder is to be, no rights
+        problem = f"{error.strerror or error}; choose another folder"
+        raise UserError(problem, "output", folder) from None
+    if folder.exists() and not folder.is_dir():
+        raise UserError("is a file; choose a folder", "output", folder)
+    others = held - list_build(folder)
+    if others:
+        raise UserError(f"holds {min(others)}; choose a new folder", "output", folder)
+
+
+def list_build(folder: Path) -> set[str]:
+    """All that a build has written there, by the names in its service worker; empty if it is none.
+
+    An earlier version's may have other files than this one's.
+    """
+    try:
+        lines = (folder / "sw.js").read_text(encoding="utf-8").splitlines()[:3]
+        found = [re.fullmatch(r"const (SHELL|LATER) = (\[.*\]);", line) for line in lines]
+        names = [name for match in found if match for name in json.loads(match[2])]
+    except (OSError, ValueError):
+        return set()
+    files = {"sw.js", "runtime/LICENCE.txt", *names}
+    if len(names) < 2 or not all((folder / name).is_file() for name in files):
+        return set()
+    return files | {parent.as_posix() for name in files for parent in Path(name).parents}
 
 
 def copy_runtime(folder: Path) -> None:
@@ -126,10 +160,20 @@ def stamp_worker(page: Path) -> None:
         "VERSION": digest.hexdigest()[:16],
         "SHELL": [name for name in names if name not in later],
         "LATER": [name for name in later if name != "runtime/LICENCE.txt"],
+        "POLICY": POLICY.findall((page / "index.html").read_text(encoding="utf-8"))[0],
     }
     head = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in values.items())
     worker = page / "sw.js"
     worker.write_text(head + worker.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def put_in_place(page: Path, output: Path) -> None:
+    """Make ``page`` the output; an earlier build goes to where the page was made."""
+    target = output.resolve()  # a link stays one: what it leads to is replaced
+    if target.exists():
+        target.rename(page.parent / "earlier")
+    page.rename(target)
+    target.chmod(0o755)
 
 
 def print_weight(page: Path) -> None:

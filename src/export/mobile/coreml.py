@@ -53,7 +53,7 @@ def export_coreml(
         >>> export_coreml(load_model("lite.pt"), "lite.mlpackage")  # doctest: +SKIP
         1e-06
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link leads to is replaced, not the link
     check_package(path)
     network, shape = ExportedNetwork(model, sides), fixed_shape(model)
     package = _convert(network, model, path, half)

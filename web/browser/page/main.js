@@ -1,6 +1,6 @@
 // The page: what it is given, what it shows. The work is done in worker.js.
 
-import { MAX_PIXELS } from "./worker/pixels.js";
+import { MAX_PIXELS, MAX_SIDE } from "./worker/pixels.js";
 
 const find = (selector, root = document) => root.querySelector(selector);
 const [status, progress, form, results] = ["#status", "#progress", "#style", "#results"].map((s) => find(s));
@@ -9,9 +9,8 @@ let ready, added = 0, wanted = 0;
 
 // Requests to the worker.
 
-const worker = new Worker(`worker/worker.js${location.search}`, { type: "module" });
 const pending = new Map();
-let asked = 0;
+let worker, asked = 0;
 
 function ask(kind, content = {}, tell = () => {}) {
   return new Promise((resolve, reject) => {
@@ -20,17 +19,32 @@ function ask(kind, content = {}, tell = () => {}) {
   });
 }
 
-worker.onmessage = ({ data: { id, done, result, error } }) => {
-  const { resolve, reject, tell } = pending.get(id);
-  if (done !== undefined) return tell(done);
-  pending.delete(id);
-  if (error === undefined) resolve(result);
-  else reject(new Error(error));
-};
-worker.onerror = (event) => {
-  for (const { reject } of pending.values()) reject(new Error(event.message || "the page's files cannot be loaded"));
-  pending.clear();
-};
+function startWorker() {
+  worker = new Worker(`worker/worker.js${location.search}`, { type: "module" });
+  worker.onmessage = ({ data: { id, done, result, error } }) => {
+    const request = pending.get(id);
+    if (!request) return; // it has failed by another way
+    if (done !== undefined) return request.tell(done);
+    pending.delete(id);
+    if (error === undefined) request.resolve(result);
+    else request.reject(new Error(error));
+  };
+  worker.onerror = (event) => {
+    for (const { reject } of pending.values()) reject(new Error(event.message || "the page's files cannot be loaded"));
+    pending.clear();
+  };
+}
+
+let wishes = Promise.resolve(); // what the user asks for of images that are ready
+
+/** Let `work` come before the images that wait. */
+function hurry(work) {
+  wishes = Promise.allSettled([wishes, work]);
+}
+
+async function untilFree() {
+  for (let seen; seen !== wishes; ) await (seen = wishes);
+}
 
 // Loading.
 
@@ -56,13 +70,14 @@ async function register() {
 async function load() {
   try {
     await register().catch(() => {}); // a private window, or no HTTPS: it works without
-    const { place } = await ask("load", {}, (done) => {
+    startWorker(); // only now, so that the service worker adds the policy to its scripts
+    const { place, files } = await ask("load", {}, (done) => {
       progress.value = done;
       find("#share").textContent = `${Math.floor(100 * done)} %`; // too often to be read out
     });
-    const offline = navigator.serviceWorker?.controller ? " It works without a connection from now on." : "";
     const slow = crossOriginIsolated ? "" : " More threads would need headers that this host does not send.";
-    status.textContent = `Ready. It computes on ${place}.${place.startsWith("one") ? slow : ""}${offline}`;
+    status.textContent = `Ready. It computes on ${place}.${place.startsWith("one") ? slow : ""}`;
+    tellKept(files);
   } catch (error) {
     status.textContent = `The network could not be loaded: ${error.message}`;
     find("#retry").hidden = false;
@@ -70,6 +85,17 @@ async function load() {
   } finally {
     progress.hidden = find("#share").hidden = true;
   }
+}
+
+/** Say whether the page works without a network: the browser may have had no room for its files. */
+function tellKept(files) {
+  const channel = new MessageChannel();
+  channel.port1.onmessage = ({ data: kept }) => {
+    status.textContent += kept
+      ? " It works without a connection from now on."
+      : " Without a connection it does not work: this browser has no room to keep it.";
+  };
+  navigator.serviceWorker?.controller?.postMessage(files, [channel.port2]);
 }
 
 const start = () => {
@@ -80,7 +106,9 @@ find("#retry").addEventListener("click", () => location.reload());
 
 // Images.
 
-async function add(file) {
+let turn = Promise.resolve(); // one image after the other
+
+function add(file) {
   const image = ++added;
   const card = find("#card").content.firstElementChild.cloneNode(true);
   const name = file.name || "pasted image";
@@ -88,30 +116,43 @@ async function add(file) {
   find("canvas", card).setAttribute("aria-label", `Result of ${name}`);
   find(".remove", card).setAttribute("aria-label", `Remove ${name}`);
   find(".save", card).setAttribute("aria-label", `Download PNG of ${name}`);
-  find(".remove", card).addEventListener("click", () => {
-    card.remove();
-    cards.delete(image);
-    ask("forget", { image });
-    update();
-  });
-  find(".save", card).addEventListener("click", () => save(image));
+  find(".remove", card).addEventListener("click", () => remove(image));
+  find(".save", card).addEventListener("click", () => hurry(save(image)));
   results.append(card);
-  const entry = { card, name, open: false, about: "" };
-  cards.set(image, entry);
+  cards.set(image, { card, name, open: false, about: "" });
+  turn = turn.then(() => compute(image, file));
+}
+
+async function compute(image, file) {
   try {
     await ready;
-    await checkSize(file);
-    if (!cards.has(image)) return;
+    await untilFree();
+    const entry = cards.get(image);
+    if (!entry) return; // removed while it waited
     tell(entry, "Computing …");
-    const { width, height, milliseconds } = await ask("open", { image, file });
-    entry.about = `${width} × ${height}, ${milliseconds} ms`;
+    await checkSize(file);
+    const { width, height, moving, milliseconds } = await ask("open", { image, file });
+    const frame = moving ? ", the first of its images" : "";
+    entry.about = `${width} × ${height}${frame}, ${milliseconds} ms`;
     entry.open = true;
-    await preview(image);
+    if (cards.has(image)) await preview(image);
+    else ask("forget", { image });
   } catch (error) {
-    card.classList.add("failed");
-    tell(entry, `${name}: ${error.message}`);
+    const entry = cards.get(image);
+    entry?.card.classList.add("failed");
+    tell(entry, `${entry?.name}: ${error.message}`);
   }
   update();
+}
+
+function remove(image) {
+  const { card, open } = cards.get(image);
+  const near = card.nextElementSibling ?? card.previousElementSibling;
+  card.remove();
+  cards.delete(image);
+  if (open) ask("forget", { image });
+  update();
+  find(near ? ".remove" : "#files", near ?? document).focus(); // else keyboards begin at the top
 }
 
 function tell(entry, text) {
@@ -131,6 +172,9 @@ async function checkSize(file) {
   probe.src = "";
   if (known && width * height > MAX_PIXELS) {
     throw new Error(`${width} × ${height} pixels are more than ${MAX_PIXELS / 1e6} million; shrink it`);
+  }
+  if (known && Math.max(width, height) > MAX_SIDE) {
+    throw new Error(`${width} × ${height}: a side has more than ${MAX_SIDE / 1e3} thousand pixels; shrink or cut it`);
   }
 }
 
@@ -166,7 +210,8 @@ async function save(image) {
   const { card, name, about } = cards.get(image);
   const [button, bar] = [find(".save", card), find("progress", card)];
   const style = readStyle();
-  button.disabled = true;
+  if (button.hasAttribute("aria-disabled")) return; // its file is being written
+  button.setAttribute("aria-disabled", true); // a disabled one would lose the keyboard's focus
   bar.hidden = false;
   bar.value = 0;
   tell({ card }, "Writing the file …");
@@ -182,7 +227,7 @@ async function save(image) {
     tell({ card }, `${name}: ${error.message}`);
   }
   bar.hidden = true;
-  button.disabled = false;
+  button.removeAttribute("aria-disabled");
 }
 
 function update() {
@@ -190,13 +235,19 @@ function update() {
   find("#all").hidden = open < 2;
 }
 
-find("#all").addEventListener("click", async () => {
+async function saveAll() {
   for (const [image, { open }] of [...cards]) if (open && cards.has(image)) await save(image);
-});
-form.addEventListener("input", redraw);
+}
+
+find("#all").addEventListener("click", () => hurry(saveAll()));
+form.addEventListener("input", () => hurry(redraw()));
 form.addEventListener("submit", (event) => event.preventDefault());
 
-const addAll = (files) => [...files].forEach(add);
+function addAll(files) {
+  [...files].forEach(add);
+  find("#notice").textContent = files.length ? "" : "No image was in that: save it as a file, and drop or choose the file.";
+}
+
 find("#files").addEventListener("change", ({ target }) => {
   addAll(target.files);
   target.value = ""; // the same file may be chosen again

@@ -1,12 +1,14 @@
 // Keeps the page for use without a network, and adds the headers that threads need where the host
-// does not send them. The build puts VERSION, SHELL and LATER before this: names of files that
-// are kept at once, and of those that are kept once they have been used (runtime, network).
+// does not send them, and the page's policy, which its worker would not have otherwise. The build
+// puts VERSION, SHELL, LATER and POLICY before this: names of files that are kept at once, and of
+// those that are kept once they have been used (runtime, network).
 
 const NAME = `u2net-${VERSION}`;
 const HEADERS = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
+  "Content-Security-Policy": POLICY,
 };
 const pathOf = (url) => new URL(url).href.split(/[?#]/)[0].slice(self.registration.scope.length);
 
@@ -57,10 +59,30 @@ async function answer(request, event) {
   let response = await cache.match(path);
   if (!response) {
     response = await fetch(path, { cache: "no-cache" });
-    if (response.ok) event.waitUntil(cache.put(path, response.clone()).catch(() => {})); // disk full
+    if (response.ok) event.waitUntil(keep(cache, path, response.clone()));
   }
   const { body, status, statusText } = response;
   return new Response(body, { status, statusText, headers: withHeaders(response.headers) });
+}
+
+const writing = new Set();
+
+function keep(cache, path, response) {
+  const done = cache.put(path, response).catch(() => {}); // no room: the page asks, and says so
+  writing.add(done);
+  return done.finally(() => writing.delete(done));
+}
+
+self.addEventListener("message", (event) => {
+  event.waitUntil(areKept(event.data).then((kept) => event.ports[0].postMessage(kept)));
+});
+
+/** Whether all of the page is kept, and these files of its runtime and network. */
+async function areKept(paths) {
+  await Promise.all(writing);
+  const cache = await caches.open(NAME);
+  const found = await Promise.all([...SHELL, ...paths].map((path) => cache.match(path)));
+  return found.every(Boolean);
 }
 
 function withHeaders(headers) {

@@ -50,7 +50,8 @@ export class Network {
     ort.env.wasm.wasmPaths = RUNTIMES;
     ort.env.wasm.wasmBinary = binary;
     const network = new Network();
-    Object.assign(network, { ort, model, about, threads: ort.env.wasm.numThreads });
+    const files = [module, wasm.replace(/wasm$/, "mjs"), wasm].map((file) => `runtime/${file}`);
+    Object.assign(network, { ort, model, about, threads: ort.env.wasm.numThreads, files: [...files, about.file] });
     await network.start(name === "wasm" ? "wasm" : "webgpu");
     return network;
   }

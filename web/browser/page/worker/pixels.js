@@ -1,9 +1,11 @@
 // Images in strips of rows, and resizing as Pillow and torch do it: windows of weights by antialias.
 
 export const MAX_PIXELS = 100e6; // 400 MB once decoded; phones give up not far beyond
-const STRIP = 1 << 20; // pixels of a canvas that rows are read through
+export const MAX_SIDE = 100e3; // strips of wider ones would take GB
+const STRIP = 1 << 20; // pixels that are worked on at once
+const TILE = 4096; // pixels of a canvas's sides: beyond a browser's limit it stays empty, unsaid
 
-/** An image that the browser has decoded, read in strips: no canvas is larger than one of them. */
+/** An image that the browser has decoded, read in strips, by tiles: every canvas is small. */
 export class BitmapSource {
   constructor(bitmap) {
     this.bitmap = bitmap;
@@ -13,14 +15,29 @@ export class BitmapSource {
 
   /** RGBA of the rows from `top` to `bottom`, which is outside; alpha is straight. */
   rows(top, bottom) {
-    const { bitmap, width } = this;
-    const height = bottom - top;
-    if (!this.context || this.context.canvas.height < height) {
-      const canvas = new OffscreenCanvas(width, height);
-      this.context = canvas.getContext("2d", { willReadFrequently: true });
+    const { width } = this;
+    const out = new Uint8ClampedArray(4 * width * (bottom - top));
+    for (let y = top; y < bottom; y += TILE) {
+      for (let x = 0; x < width; x += TILE) {
+        const [wide, high] = [Math.min(TILE, width - x), Math.min(TILE, bottom - y)];
+        const tile = this.read(x, y, wide, high);
+        for (let row = 0; row < high; row++) {
+          const line = tile.subarray(4 * wide * row, 4 * wide * (row + 1));
+          out.set(line, 4 * ((y - top + row) * width + x));
+        }
+      }
+    }
+    return out;
+  }
+
+  read(left, top, width, height) {
+    const { canvas } = this.context ?? {};
+    if (!canvas || canvas.width < width || canvas.height < height) {
+      const larger = new OffscreenCanvas(Math.min(TILE, this.width), height);
+      this.context = larger.getContext("2d", { willReadFrequently: true });
       this.context.globalCompositeOperation = "copy";
     }
-    this.context.drawImage(bitmap, 0, top, width, height, 0, 0, width, height);
+    this.context.drawImage(this.bitmap, left, top, width, height, 0, 0, width, height);
     return this.context.getImageData(0, 0, width, height).data;
   }
 

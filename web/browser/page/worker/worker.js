@@ -14,7 +14,7 @@ let network;
 const requests = {
   async load(_, tell) {
     network = await Network.load(tell);
-    return { place: network.place };
+    return { place: network.place, files: network.files };
   },
 
   /** Compute an image's map; only that and a small copy stay in memory. */
@@ -35,7 +35,7 @@ const requests = {
     }
     const map = await network.run(input);
     images.set(image, { file, map, preview });
-    return { width, height, milliseconds: Math.round(map.milliseconds) };
+    return { width, height, moving: await isMoving(file), milliseconds: Math.round(map.milliseconds) };
   },
 
   /** A result small enough to look at, as an ImageData. */
@@ -101,9 +101,30 @@ async function explain(file) {
 
 /** Whether a file may have a colour profile, by which browsers change colours. */
 async function hasProfile(file) {
-  const head = await file.slice(0, 1 << 18).arrayBuffer();
-  return /ICC_PROFILE|iCCP|ICCP|colr/.test(new TextDecoder("latin1").decode(head));
+  return /ICC_PROFILE|iCCP|ICCP|colr/.test(await readText(file.slice(0, 1 << 18)));
 }
+
+/** Whether a file has images after the first, which is the one that browsers give. */
+async function isMoving(file) {
+  const head = await readText(file.slice(0, 1 << 18));
+  if (head.startsWith("GIF8")) return hasTwo(new Uint8Array(await file.arrayBuffer()));
+  if (/^RIFF....WEBPVP8X/s.test(head)) return Boolean(head.charCodeAt(20) & 2);
+  return /^....ftypavis|^.PNG.*acTL(?!\0\0\0\x01)/s.test(head.split("IDAT")[0]);
+}
+
+/** Whether a GIF has a second image: a walk over its blocks. */
+function hasTwo(bytes) {
+  const table = (flags) => (flags & 128 ? 6 << (flags & 7) : 0); // bytes of a table of colours
+  let images = 0;
+  for (let at = 13 + table(bytes[10]); bytes[at] === 0x21 || bytes[at] === 0x2c; at++) {
+    if (bytes[at] === 0x2c && images++) return true;
+    at += bytes[at] === 0x2c ? 11 + table(bytes[at + 9]) : 2;
+    while (bytes[at]) at += bytes[at] + 1;
+  }
+  return false;
+}
+
+const readText = async (part) => new TextDecoder("latin1").decode(await part.arrayBuffer());
 
 function makePreview({ bitmap, width, height }) {
   const scale = Math.min(1, PREVIEW_SIDE / Math.max(width, height));
