@@ -18,7 +18,7 @@ often better than each of them (Wortsman et al. 2022, "Model soups"); of other r
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     check_outputs({"": written_files(args)}, [*inputs, *kept])
     check_run(args.output, args.folder)
     networks = {path: load_model(path) for path in inputs}
-    model = average(networks)
+    model = average(networks, args.shares)
     if args.img_size:
         model.img_size = args.img_size
     elif others := {network.img_size for network in networks.values()} - {model.img_size}:
@@ -68,8 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def average(networks: Mapping[Path, Network]) -> Network:
+def average(networks: Mapping[Path, Network], shares: Sequence[float] = ()) -> Network:
     """The first network, with the mean of the weights of all, batch norm's statistics among them.
+
+    Args:
+        networks: by their files.
+        shares: how much each counts; alike by default.
 
     Raises:
         UserError: the networks have not all the same table.
@@ -82,9 +86,12 @@ def average(networks: Mapping[Path, Network]) -> Network:
             problem = f"{path}: cannot be averaged with {first}: their networks differ in {named}"
             raise UserError(problem, advice="average runs that began with the same weights")
     states = [network.state_dict() for network in networks.values()]
+    parts = torch.tensor(shares or [1.0] * len(states), dtype=torch.float64)
+    parts /= parts.sum()
     for name, own in states[0].items():
         if own.is_floating_point():
-            own.copy_(torch.stack([state[name].double() for state in states]).mean(dim=0))
+            stacked = torch.stack([state[name].double() for state in states], dim=-1)
+            own.copy_((stacked * parts).sum(dim=-1))
     return model
 
 
@@ -104,6 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
     text = "weights whose mean with INPUT is written, of runs that began with the same weights"
     add("--average-with", nargs="+", type=cli.weights_path, default=[], metavar="W", help=text)
+    text = "how much INPUT and the others count in the mean (default: alike)"
+    add("--shares", nargs="+", type=cli.not_negative, default=[], metavar="N", help=text)
     text = "side of the square that images are resized to, kept in the file (default: INPUT's)"
     add("--img-size", type=cli.input_size, metavar="N", help=text)
     args = parser.parse_args(argv)
@@ -114,6 +123,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     places = [path.resolve() for path in inputs]
     if twice := [str(inputs[i]) for i, place in enumerate(places) if place in places[:i]]:
         parser.error(f"--average-with {twice[0]}: named twice, and each counts once")
+    if args.shares and (len(args.shares) != len(inputs) or not sum(args.shares)):
+        parser.error(f"--shares: expected {len(inputs)} numbers, one for each weights, not all 0")
     if not args.folder and args.output.suffix not in SUFFIXES:
         parser.error(
             f"OUTPUT {args.output}: expected {', '.join(SUFFIXES)}, or a folder (with / behind its "

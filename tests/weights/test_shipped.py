@@ -92,6 +92,20 @@ def test_average(call, tmp_path):
         assert torch.allclose(own.double(), expected.double(), atol=1e-6), name
 
 
+def test_shares_of_an_average(call, tmp_path):
+    for name in "abc":
+        save_model(build_model(SMALL), tmp_path / f"{name}.pt")
+    argv = (tmp_path / "a.pt", tmp_path / "mean.pt", "--average-with", tmp_path / "b.pt")
+    assert call(convert.main, *argv, "--shares", 2, 1)[0] == 0
+    a, b, mean = (load_model(tmp_path / f"{name}.pt").state_dict() for name in ("a", "b", "mean"))
+    for name, value in mean.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, (2 * a[name] + b[name]) / 3, atol=1e-6), name
+    for wrong in ((1,), (0, 0), (1, 2, 3)):
+        status, _, err = call(convert.main, *argv, "--shares", *wrong)
+        assert status == 2 and "--shares: expected 2 numbers" in err
+
+
 def test_what_cannot_be_averaged(call, tmp_path):
     save_model(build_model(SMALL), tmp_path / "a.pt")
     save_model(build_model(SMALL, out_ch=2), tmp_path / "b.pt")
