@@ -145,7 +145,7 @@ def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
         with suppress(UserError):
             image = open_image(path)
             if rule.reads_colours(image):
-                white = 255.0 * rule(path).max()
+                white = 255.0 * rule.read(image, path).max()
                 return _Levels(path, white, dark=False, indices=False, soft=False, bright=False)
             values, may_be_indices = grey_values(image, path, rule.by_alpha)
             white, highest = white_of(values), float(values.max(initial=0))

@@ -70,7 +70,10 @@ class MaskRule:
         Raises:
             UserError: it cannot be read, or holds values that the rule refuses.
         """
-        image = open_image(path)
+        return self.read(open_image(path), path)
+
+    def read(self, image: Image.Image, path: str | Path) -> np.ndarray:
+        """The same of an image that is open; ``path`` is for messages."""
         if self.reads_colours(image):
             return from_colours(image, path, self.colours, self.ignore_index)
         if self.of_classes:
