@@ -12,7 +12,7 @@ class UserError(ValueError):
     Args:
         message: a sentence or two; it begins with the file's name where a file is at fault.
         parameter: the argument at fault, by its name in Python; None where there is none.
-        value: what it was; None leaves it out of the text.
+        value: what it was; None leaves it out of the text, as an empty one does.
         advice: what else may help; parameters that it names stand in braces, so that the scripts
             can put flags in their place.
 
@@ -39,7 +39,7 @@ class UserError(ValueError):
         """The whole text; ``rename`` turns a parameter's name into a flag's, for instance."""
         text = self.args[0]
         if self.parameter is not None:
-            value = "" if self.value is None else f" {self.value}"
+            value = "" if self.value is None or not str(self.value) else f" {self.value}"
             text = f"{rename(self.parameter)}{value}: {text}"
         if self.advice is None:
             return text

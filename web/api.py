@@ -225,8 +225,7 @@ async def _explain(request: Request, error: Exception) -> Response:
         case Refused():
             return refusal(error.status, error.message)
         case UserError():
-            text = str(error)
-            return refusal(400, text.replace(" :", ":", 1) if error.value == "" else text)
+            return refusal(400, str(error))
         case RequestValidationError() | ValidationError():
             first = error.errors()[0]
             return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
