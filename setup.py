@@ -43,7 +43,7 @@ def rename(source: str) -> str:
     source = re.sub(
         rf"(?:python )?\b({scripts})\.py\b", lambda found: f"u2net {COMMANDS[found[1]]}", source
     )
-    return re.sub(r"'\.\[(\w+)\]'", r"'u2net-toolkit[\1]'", source)
+    return re.sub(r"'\.\[({?\w+}?)\]'", r"'u2net-toolkit[\1]'", source)
 
 
 class BuildPackage(build_py):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Container
 from difflib import get_close_matches
 from importlib.util import find_spec
 from io import TextIOWrapper
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ from src.files import is_stream
 from src.inference.openvino import ENGINES
 from src.inference.sizes import Size, parse_size
 from src.networks.base import MIN_SIZE
+from src.pictures.images import MAX_PIXELS, limit_pixels
 from src.weights.load import SHIPPED
 from src.weights.named import PUBLISHED
 
@@ -34,7 +34,7 @@ from .distributed import (
     record_errors,
     wait_for_reports,
 )
-from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, read_recipe
+from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, WEIGHTS, read_recipe
 
 _EXTRAS = {  # of the toolkit, that bring packages
     **dict.fromkeys(("cv2", "matplotlib", "skimage", "tensorboard", "torchvision"), "train"),
@@ -42,8 +42,10 @@ _EXTRAS = {  # of the toolkit, that bring packages
     "onnxscript": "export",
 }
 
-# For argparse: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, and numbers in 0 … 1, 1 excluded.
+# For argparse: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, numbers in 0 … 1, 1 excluded; and a path
+# or a name of weights.
 positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
+weights_path = WEIGHTS
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,11 +54,28 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, but for values that are empty, as of a variable that is not set."""
         args = [*(sys.argv[1:] if args is None else args)]
-        for before, arg in pairwise(["", *args]):
-            name, equals, value = arg.partition("=") if arg[:2] == "--" else (before, "=", arg)
-            if equals and not value and name != "--suffix":
-                self.error(f"{name if name.startswith('-') else 'input'}: the value is empty")
+        name, values = "", 0  # the last flag, and how many values follow it
+        for arg in args:
+            value = arg
+            if arg[:2] == "--":
+                name, equals, value = arg.partition("=")
+                values = 0 if equals else -1
+            values += 1
+            if not value and values:
+                self._refuse_empty(name, values)
         return super().parse_known_args(args, namespace)
+
+    def _refuse_empty(self, name: str, values: int) -> None:
+        """End with an error about an empty value, the ``values``-th after a flag, unless empty is
+        that flag's default.
+        """
+        flag = self._option_string_actions.get(name)
+        takes = {None: 1, 0: 0, "?": 1}.get(flag.nargs, values) if flag else int(bool(name))
+        if values > takes:
+            inputs = [action.dest for action in self._get_positional_actions()]
+            self.error(f"{inputs[0] if inputs else 'an argument'}: the value is empty")
+        if not (flag and flag.default == ""):
+            self.error(f"{name}: the value is empty")
 
     def error(self, message: str) -> NoReturn:
         _, wrong, flags = message.partition("unrecognized arguments: ")
@@ -128,12 +147,6 @@ def _add_settings(
         elif declared.alone is not None:
             options |= {"nargs": "?", "const": declared.alone}
         flags.add_argument(flag(name), default=declared.default(), help=declared.help, **options)
-
-
-def weights_path(text: str) -> Path:
-    """A path, or a name of weights. ``./u2net`` is a path, of which ``Path`` would make a name."""
-    path = Path(text)
-    return path.absolute() if text != str(path) and str(path) in {*PUBLISHED, "lite"} else path
 
 
 def input_size(text: str) -> Size:
@@ -213,6 +226,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 2 and one clear message for what the user can fix."""
     _open_streams()
     end_at_once()
+    limit_pixels(MAX_PIXELS)
     for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -303,7 +317,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             return error.describe(flag), 2
         case ModuleNotFoundError() if (package := (error.name or "").split(".")[0]) in _EXTRAS:
             script = Path(sys.argv[0]).name
-            return f"{script} needs {package}: pip install 'u2net-toolkit[{_EXTRAS[package]}]'", 2
+            extra = _EXTRAS[package]  # of the clone; setup.py puts the package's name there
+            return f"{script} needs {package}: pip install '.[{extra}]'", 2
         case KeyboardInterrupt():
             return "interrupted", 130
         case OSError():  # a full disk, say

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.weights.named import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,18 @@ class SizeKind(Kind):
             return [value]
         first, last = map(int, value.split("-"))
         return list(range(first, last + 1, self.step))
+
+
+class WeightsKind(Kind):
+    """A path, or a name of weights. ``./u2net`` is a path, of which ``Path`` would make a name."""
+
+    def __call__(self, value: object) -> Any:
+        path = super().__call__(value)
+        meant = isinstance(value, str) and value != str(path)
+        return path.absolute() if meant and str(path) in {*PUBLISHED, "lite"} else path
+
+
+WEIGHTS = WeightsKind(Path, "W")
 
 
 def one_of(*words: str) -> Kind:

@@ -195,7 +195,9 @@ class Predictor:
     def __call__(
         self, image: str | Path | Image.Image | np.ndarray | Tensor
     ) -> np.ndarray | Image.Image | Tensor:
-        """The saliency map of an image at its own size, of the kind that the image is.
+        """The saliency map of an image at its own size, of the kind that the image is; upright, as
+        the image is to be seen (:func:`~.images.open_image` and ``ImageOps.exif_transpose`` turn
+        one).
 
         A network of ``classes`` gives C×H×W in place of H×W, and as a PIL image a palette image
         whose indices are the most probable classes.
@@ -228,18 +230,18 @@ class Predictor:
         return self.map(open_image(image))
 
     def map(self, image: Image.Image) -> np.ndarray:
-        """The map of an upright image.
+        """The map of an image as its EXIF orientation says it is to be seen.
 
         Args:
             image: of any mode and size.
 
         Returns:
-            H×W float32 in [0, 1], of the image's size; C×H×W of a network of classes.
+            H×W float32 in [0, 1], of the upright image's size; C×H×W of a network of classes.
 
         Raises:
             UserError: the image has no pixels, or the network gives values that are not finite.
         """
-        return self._map(image).cpu().numpy()
+        return self._map(upright(image)).cpu().numpy()
 
     def _map(self, image: Image.Image) -> Tensor:
         if not (image.width and image.height):

@@ -39,7 +39,7 @@ _MANY = ("AVIF", "DCX", "FLI", "GIF", "PNG", "TIFF", "WEBP")
 other views of one scene, nor the layers of a PSD or the sizes of an icon."""
 
 MAX_PIXELS = 200_000_000
-"""Of an image, unless :func:`limit_pixels` says otherwise."""
+"""Of an image, in the scripts. Elsewhere Pillow's own limit holds, or :func:`limit_pixels`."""
 
 _advice = "shrink it"  # for an image that is too large
 
@@ -54,7 +54,8 @@ def limit_pixels(count: int, advice: str = "shrink it") -> None:
     """Refuse images of more pixels in this process, as a small file can unpack to all memory.
 
     Args:
-        count: width × height; without this function it is :data:`MAX_PIXELS`.
+        count: width × height. Without this function Pillow's own limit holds, twice its
+            ``Image.MAX_IMAGE_PIXELS``.
         advice: what to do about a larger image; parameters in braces, as for
             :class:`~src.UserError`.
     """
@@ -63,10 +64,6 @@ def limit_pixels(count: int, advice: str = "shrink it") -> None:
     # Pillow warns from its limit on, and refuses from twice on. The latter needs no filter.
     Image.MAX_IMAGE_PIXELS = count / 2  # type: ignore[assignment]
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-if Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3:  # Pillow's own, which no other program has changed
-    limit_pixels(MAX_PIXELS)
 
 
 def open_image(path: str | Path, decode: bool = True) -> Image.Image:

@@ -13,7 +13,7 @@ from ..errors import UserError
 from . import metadata
 from .classes import coloured
 from .formats import IMAGE_FORMATS
-from .images import Box, strips, take, tidy, to_grey, to_rgb
+from .images import Box, strips, take, tidy, to_grey, to_rgb, upright
 from .layers import Background, backdrop, check_background, lay, own_alpha, tint, to_layers
 from .layers import split_alpha as split_alpha
 from .matting import clear_hidden, refine
@@ -109,8 +109,8 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
     fills it. What lies hidden there has no influence on any result.
 
     Args:
-        image: upright, any mode.
-        saliency: H×W float32 in [0, 1], of the image's size; C×H×W of a network of classes.
+        image: any mode; the result is upright, as its EXIF orientation says.
+        saliency: H×W float32 in [0, 1], of the upright image's size; C×H×W of a network of classes.
         style: what to make of them.
 
     Returns:
@@ -129,6 +129,7 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
     for given, kind, name in ((image, Image.Image, "image"), (style, Style, "style")):
         if not isinstance(given, kind):
             raise UserError(f"expected a {kind.__name__}, got {type(given).__name__}", name)
+    image = upright(image)
     _check_map(image, saliency)
     plain = np.require(saliency, np.float32, ("C", "W"))  # torch takes no views that are turned
     return render_with_box(image, plain, style)[0]

@@ -136,6 +136,17 @@ def test_several_data_sets(tmp_path, first):
     assert any("left out" in note for found in training for note in found.notes)
 
 
+def test_images_that_no_list_names(tmp_path):
+    """They are counted where both lists are there, and no split takes them; of all, they are."""
+    make_pairs(tmp_path / "images", tmp_path / "masks", STEMS)
+    write_lists(tmp_path, train=STEMS[:3], test=STEMS[3:4])
+    (train,), test = find_training_data([tmp_path])
+    note = "4 images are in none of the lists, such as 004: not used"
+    assert (len(train.pairs), len(test.pairs), note in train.notes) == (3, 1, True)
+    whole = find_pairs(tmp_path, "all")
+    assert len(whole.pairs) == 8 and note not in whole.notes
+
+
 def test_val_list_alone(tmp_path):
     """What it leaves is trained on, and is no test split at the same time."""
     make_pairs(tmp_path / "images", tmp_path / "masks", STEMS)

@@ -9,7 +9,7 @@ import torch
 from helpers.data import break_network, make_scene, save_image
 from PIL import Image
 
-from src import LITE, Predictor, UserError, build_model
+from src import LITE, Predictor, Style, UserError, build_model, render
 from src.device import per_core, pick_device
 from src.inference.preprocess import normalize
 
@@ -206,4 +206,8 @@ def test_predictor_turns_pictures_upright(weights):
     """A picture given as an object as one given by its path."""
     picture = Image.new("RGB", (60, 40))
     picture.getexif()[0x0112] = 6
-    assert Predictor(weights)(picture).size == (40, 60)
+    predict = Predictor(weights)
+    assert predict(picture).size == (40, 60)
+    saliency = predict.map(picture)
+    assert saliency.shape == (60, 40)
+    assert render(picture, saliency, Style("cutout")).size == (40, 60)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -116,6 +117,28 @@ def test_absent_classes_count_nowhere():
     assert ours["class_iou"][2:] == [None] * 3
 
 
+def test_classes_found_where_there_are_none():
+    """Their IoU is 0, as in torchmetrics and mmsegmentation; they have no recall."""
+    truth = torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8)
+    found = torch.tensor([[0, 2, 1, 1]], dtype=torch.uint8)
+    ours = evaluate_classes([([found], [truth], [0])], 4).results
+    assert ours["class_iou"] == [0.5, 1, 0, None]
+    assert ours["mean_iou"] == pytest.approx(1.5 / 3)
+    assert ours["class_accuracy"] == [0.5, 1, None, None]
+    assert ours["dice"] == pytest.approx((3 / 4 + 5 / 5 + 1 / 2) / 3)
+
+
+def test_names_of_classes_by_either_flag(call, class_masks):
+    """The same whichever way the folders are named; void is none of them."""
+    (class_masks / "classes.txt").write_text("void\nsky\nroad\ncar\n")
+    folders = ["--image-dir", class_masks / "images", "--mask-dir", class_masks / "masks"]
+    for data in (["--data-path", class_masks], folders):
+        argv = ["--pred-dir", class_masks / "maps", *data, *SEMANTIC]
+        status, said, err = call(validation.main, *argv)
+        assert status == 0, err
+        assert re.search(r"IoU of .*: sky 0\.\d+, road 0\.\d+, car 0\.\d+$", said, re.M), said
+
+
 def test_dice_of_the_object():
     """(2·Σxy + 1) / (Σx² + Σy² + 1)."""
     truth = torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8)
@@ -140,11 +163,13 @@ def test_indices_beyond_the_classes(tmp_path):
 
 def test_each_picture_against_sklearn(call, class_masks):
     """In the CSV, the same from two processes; nothing of a picture that is all to be ignored, and
-    nothing of a class that it has not."""
+    nothing of a class that is neither in its mask nor in its map."""
     save_image(class_masks / "masks/2.png", np.full((40, 48), 9, np.uint8))
     truth = np.array(Image.open(class_masks / "masks/1.png"))
     truth[truth == 2] = 9
     save_image(class_masks / "masks/1.png", truth)
+    found = np.array(Image.open(class_masks / "maps/1.png"))
+    save_image(class_masks / "maps/1.png", found % 2)
     argv = ["--pred-dir", class_masks / "maps", "--data-path", class_masks, *SEMANTIC]
     assert call(validation.main, *argv, "--csv", class_masks / "one.csv")[0] == 0
     with (class_masks / "one.csv").open(newline="") as file:
@@ -156,7 +181,7 @@ def test_each_picture_against_sklearn(call, class_masks):
             for part in ("masks", "maps")
         )
         truth, found = truth[truth != 9], found[truth != 9]
-        iou = sklearn.jaccard_score(truth, found, labels=np.unique(truth), average=None)
+        iou = sklearn.jaccard_score(truth, found, average=None)
         assert float(row["mean_iou"]) == pytest.approx(iou.mean(), abs=1e-6)
         expected = sklearn.accuracy_score(truth, found)
         assert float(row["pixel_accuracy"]) == pytest.approx(expected, abs=1e-6)

@@ -96,6 +96,14 @@ def test_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch):
     assert (state["epoch"], state["step"]) == (1, 0)
 
 
+def test_earlier_epochs_are_kept(data, tmp_path):
+    """Not the same epoch twice, though it is saved before it is scored and after."""
+    folder = tmp_path / "run"
+    assert run(data, folder) == 0
+    kept = [torch.load(folder / name, weights_only=True) for name in ("last.pt", "last-1.pt")]
+    assert [state["epoch"] for state in kept] == [3, 2]
+
+
 def test_divergence_ends_the_run(data, tmp_path):
     """A learning rate far too high, and nothing bad becomes best or last."""
     folder = tmp_path / "run"

@@ -235,7 +235,11 @@ WEIGHTS = [
     [
         ("predict", ["a.png", "--output", ""], "--output"),
         ("predict", [""], "input"),
-        ("train", ["--data-path", "a", "", "--epochs", "1"], "input"),
+        ("train", ["--data-path", "a", "", "--epochs", "1"], "--data-path"),
+        ("train", ["--amp", "off", "", "--epochs", "1"], "an argument"),
+        ("predict", ["--refine", ""], "input"),
+        ("predict", ["--mode", "cutout", ""], "input"),
+        ("predict", ["--suffix", "", ""], "input"),
         ("train", ["--pretrained", ""], "--pretrained"),
         ("validation", ["--weights", ""], "--weights"),
     ],

@@ -144,7 +144,7 @@ def test_wrong_flags_are_told_before_weights_are_fetched(
 def test_packages_that_are_missing_are_told_at_once(main, package, argv, call, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     status, _, err = call(main, *argv)
-    assert status == 2 and f" needs {package}: pip install 'u2net-toolkit[train]'" in err
+    assert status == 2 and f" needs {package}: pip install '.[train]'" in err
 
 
 def test_statistics_that_are_kept_are_not_shared(duts, begun, tmp_path):

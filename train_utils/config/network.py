@@ -7,7 +7,7 @@ from pathlib import Path
 from src import NETWORKS, UserError
 from src.networks.base import MIN_SIZE
 
-from ..kinds import FRACTION, TEXT, Kind, SizeKind, setting
+from ..kinds import FRACTION, TEXT, WEIGHTS, Kind, SizeKind, setting
 from .group import Group, check_count
 
 _network = partial(setting, "network")
@@ -24,7 +24,7 @@ class NetworkSettings(Group):
         TEXT, f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)", fact="network"
     )
     pretrained: Path | None = _network(
-        Kind(Path, "W"),
+        WEIGHTS,
         "start from these weights, by name or in any supported format",
         fact="start",
     )

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from src import UserError
 
-from ..kinds import FRACTION, NATURAL, NUMBER, POSITIVE, SWITCH, TEXT, Kind, one_of, setting
+from ..kinds import (
+    FRACTION,
+    NATURAL,
+    NUMBER,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    WEIGHTS,
+    Kind,
+    one_of,
+    setting,
+)
 from ..training.losses import PARTS
 from ..training.optim import OPTIMIZERS
 from .group import Group
@@ -94,7 +105,7 @@ class RecipeSettings(Group):
         may_change=True,
     )
     teacher: Path | None = _recipe(
-        Kind(Path, "W"),
+        WEIGHTS,
         "learn from the maps of these weights, by name or in any supported format, too",
         fact="teacher",
     )

@@ -68,7 +68,8 @@ def find_splits(
     In the DUTS layout (``DUTS-TR/DUTS-TR-Image``, ``DUTS-TR/DUTS-TR-Mask``, ``DUTS-TE/…``),
     ``train`` is DUTS-TR and ``test`` is DUTS-TE. Elsewhere, and in a DUTS-TR alone, ``train.txt``,
     ``val.txt`` and ``test.txt`` (names of images, one a line) choose the splits. What they leave
-    is ``train`` or, where that has a list, ``test``. Without any list, one image in ten, chosen by
+    is ``train`` or, where that has a list, ``test``; where both have one, it is in no split but
+    ``all``, and a note counts it. Without any list, one image in ten, chosen by
     its name, is ``test``, and the rest is ``train``; of a set of scenes, one scene in ten.
 
     Args:

@@ -19,7 +19,7 @@ from ..data.pairs import Inventory
 from ..distributed import gather, rank, world_size
 from .evaluate import Evaluation, Scored, evaluate, predicted, predicted_classes, require_one_map
 from .maps import MapDataset, Maps, collate_maps, find_maps, stored_maps
-from .semantic import class_names, evaluate_classes
+from .semantic import default_names, evaluate_classes
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,13 @@ def make_jobs(
         options: how to score.
 
     Raises:
-        UserError: a folder has no maps of a data set, or class names cannot be read.
+        UserError: a folder has no maps of a data set.
     """
     jobs = []
     for name, found in data:
         names: tuple[str, ...] = ()
         if options.classes:
-            folder = found.pairs[0].image.parent.parent
-            names = found.class_names or tuple(class_names(folder, options.classes))
+            names = found.class_names or default_names(options.classes)
         for source in sources:
             maps = None
             if source.predictor is None:  # the maps of all sets in folders by name, or of one

@@ -1,7 +1,6 @@
 """The measures of semantic segmentation, from one confusion matrix over all pixels of a set."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from src.errors import UserError
 
-from ..data.masks import read_table
 from ..distributed import gather, sum_over_ranks
 from .evaluate import Evaluation, Scored, progress
 
@@ -64,10 +62,11 @@ def _count(found: Tensor, truth: Tensor, classes: int, ignore_index: int | None)
 def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]]:
     """Compute the measures of a confusion matrix.
 
-    Means are over the classes that occur in the masks (recall, IoU) or in the maps (precision).
-    ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the set, of the object where there
-    are two classes, else the mean of all classes. ``class_iou`` and ``class_accuracy`` (recall)
-    have None for an absent class.
+    Means are over the classes that occur in the masks (recall), in the maps (precision) or in
+    either (IoU, Dice): a class that is found where there is none of it has an IoU of 0, as in
+    mmsegmentation and torchmetrics. ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the
+    set, of the object where there are two classes, else the mean of all classes. ``class_iou`` and
+    ``class_accuracy`` (recall) have None for an absent class.
 
     Args:
         confusion: pixels by true class (rows) and predicted class (columns), K×K float64.
@@ -81,6 +80,7 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
     """
     hits, true, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
     present, chosen = true > 0, found > 0
+    occurs = present | chosen
     iou = hits / (true + found - hits).clamp(min=1)
     recall = hits / true.clamp(min=1)
     dice = (2 * hits + 1) / (true + found + 1)
@@ -89,30 +89,24 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
         "pixel_accuracy": (hits.sum() / pixels).item(),
         "mean_pixel_accuracy": recall[present].mean().item(),
         "mean_precision": (hits / found.clamp(min=1))[chosen].mean().item(),
-        "mean_iou": iou[present].mean().item(),
+        "mean_iou": iou[occurs].mean().item(),
         "frequency_weighted_iou": (true / pixels * iou).sum().item(),
-        "dice": (dice[1] if len(dice) == 2 else dice[present].mean()).item(),
+        "dice": (dice[1] if len(dice) == 2 else dice[occurs].mean()).item(),
         **{
-            name: [v if p else None for v, p in zip(values.tolist(), present, strict=True)]
-            for name, values in (("class_iou", iou), ("class_accuracy", recall))
+            name: [v if p else None for v, p in zip(values.tolist(), counted, strict=True)]
+            for name, values, counted in (
+                ("class_iou", iou, occurs),
+                ("class_accuracy", recall, present),
+            )
         },
     }
 
 
-def class_names(folder: Path, count: int) -> list[str]:
-    """Read the names of classes from ``classes.txt``, where it has enough lines.
+def default_names(classes: int) -> tuple[str, ...]:
+    """What classes without names are called in reports: ``background`` and ``object``, or numbers.
 
-    Args:
-        folder: of the data set.
-        count: how many classes there are.
-
-    Returns:
-        The names; without the file, ``background`` and ``object``, or numbers.
-
-    Raises:
-        UserError: the file is not UTF-8.
+    Example:
+        >>> default_names(3)
+        ('0', '1', '2')
     """
-    path = folder / "classes.txt"
-    names = list(read_table(path).names) if path.is_file() else []
-    plain = ["background", "object"] if count == 2 else [str(i) for i in range(count)]
-    return names[:count] if len(names) >= count else plain
+    return ("background", "object") if classes == 2 else tuple(map(str, range(classes)))

@@ -28,7 +28,9 @@ _LOCK = ".lock"  # in a run's folder
 _SHOWN = {"pictures": "images", "start": "start weights ({pretrained} or {backbone})"}
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
+def save_checkpoint(
+    folder: Path, state: dict[str, Any], keep: int = 1, replace: bool = False
+) -> None:
     """Write ``last.pt``; the checkpoints before it move back.
 
     A kill at any moment leaves an intact checkpoint under one of the names.
@@ -37,10 +39,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
         folder: the run's.
         state: of :meth:`Trainer.state_dict`.
         keep: how many to leave there, this one included.
+        replace: take the place of the newest one, which is of the same step.
     """
     with atomic_path(folder / "last.pt") as temporary:
         write_torch(state, temporary)
-        for age, path in reversed(list(_history(folder))):
+        for age, path in [] if replace else reversed(list(_history(folder))):
             if age + 1 < keep:
                 path.replace(_path(folder, age + 1))
             elif age:

@@ -109,7 +109,7 @@ def fit(
                 records.epoch(row, trainer.updates)
                 rate = f", {speed:.1f} images/s" if speed else ""  # none: only scored, on a resume
                 tqdm.write(_line(row, epochs, task) + rate)
-            keeper.save()
+            keeper.save(replace=scored)
             if trainer.epoch < epochs:
                 if trainer.has_stopped(patience):
                     _report_early_stop(trainer, task)
@@ -126,12 +126,12 @@ class _Keeper:
     every: int  # optimizer steps between checkpoints within an epoch; 0 for none
     caught: list[int]  # signals that came
 
-    def save(self) -> None:
-        """Write last.pt."""
+    def save(self, replace: bool = False) -> None:
+        """Write last.pt; ``replace``: the one of the same step."""
         require_finite(self.trainer)
         state = self.trainer.state_dict()  # of all ranks together
         if is_main():
-            save_checkpoint(self.folder, state, self.keep)
+            save_checkpoint(self.folder, state, self.keep, replace)
 
     def is_due(self, updates: int) -> bool:
         """Whether a checkpoint follows the optimizer step of this number."""

@@ -125,7 +125,7 @@ def test_pascal_voc(tmp_path):
         (folder / "val.txt").write_text("\n".join(listed[1:]))
     (train,), val = find_training_data([tmp_path])
     assert (names(train), names(val)) == (["a"], ["b"])
-    assert "3 images are in none of these lists, such as c: not used" in train.notes, train.notes
+    assert "3 images are in none of the lists, such as c: not used" in train.notes, train.notes
     assert train.pairs[0].load_mask().sum() == 11 * 23
     assert names(find_pairs(tmp_path)) == ["a", "b"]
     found = find_pairs(tmp_path, read=mask_reader(21, 255))

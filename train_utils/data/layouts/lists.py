@@ -107,9 +107,6 @@ def choose(
         split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
         for split, listed in named.items()
     }
-    if elsewhere and (unlisted := sorted(names.difference(*named.values()))):
-        text = f"{counted(len(unlisted), 'image is', 'images are')} in none of these lists"
-        found.notes.append(f"{text}, such as {unlisted[0]}: not used")
     for one, other in combinations(named, 2):
         if both := sorted(named[one] & named[other]):
             verb = "are" if len(both) > 1 else "is"
@@ -127,11 +124,15 @@ def choose(
             what = "scene" if units != names else "image"
             text = f"no train.txt or test.txt: one {what} in ten is held out to test"
             found.notes.append(text)
-    rest = set() if elsewhere else names.difference(*named.values())
-    everything = set().union(*named.values()) if elsewhere else names
+    # What no list names, in the first split without a list; ImageSets' lists are complete.
+    rest = names.difference(*named.values())
+    unlisted = [] if elsewhere else [part for part in ("train", "test") if part not in named]
+    if rest and not unlisted and (elsewhere or split != "all"):
+        text = f"{counted(len(rest), 'image is', 'images are')} in none of the lists"
+        found.notes.append(f"{text}, such as {min(rest)}: not used")
+    everything = names - rest if elsewhere else names
     chosen = {"train": set(), "val": set(), "test": set(), "all": everything}
-    chosen["test" if "train" in named else "train"] = rest
-    return chosen | named
+    return chosen | dict.fromkeys(unlisted[:1], rest) | named
 
 
 def _one_in_ten(scenes: Mapping[str, str], sound: Collection[str]) -> set[str]:

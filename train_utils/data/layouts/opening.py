@@ -141,7 +141,7 @@ def _search(
     if None not in scenes:
         notes.append(f"{counted(len(scenes), 'scene')} in {images}")
     if isinstance(rule, MaskRule):
-        rule = _with_table(rule, root)
+        rule = _with_table(rule, root if data_path else root.parent)
         if rule.table is None and rule.classes == len(VOC_NAMES) and masks.name == _VOC_MASKS:
             rule = replace(rule, table=ClassTable(VOC_NAMES))
     data = DataSet(str(data_path or image_dir), root, folders, None, rule, notes)
