@@ -31,9 +31,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_flags(parser)
     classes = parser.add_argument_group("classes")
     text = "masks hold class indices below K (default: as many as --classes, else an object's mask)"
-    classes.add_argument("--num-classes", type=cli.positive, metavar="K", help=text)
+    classes.add_argument("--num-classes", type=cli.class_count, metavar="K", help=text)
     text = "the value of classes called void or ignore"
-    classes.add_argument("--ignore-index", type=cli.natural, metavar="I", help=text)
+    classes.add_argument("--ignore-index", type=cli.class_index, metavar="I", help=text)
     parser.add_argument("--split", choices=SPLITS, default="all", help="which images")
     text = "folder to write to, which is made"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
@@ -47,8 +47,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(args, name, values[0])
     if args.num_classes is None and args.classes:
         args.num_classes = count_classes(args.classes, args.ignore_index)
-    if args.num_classes is not None and not 2 <= args.num_classes <= 255:
-        parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if args.ignore_index is not None and args.num_classes is None:
         parser.error("--ignore-index goes with --num-classes or --classes")
     return args

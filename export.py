@@ -15,7 +15,7 @@ one; IS-Net's finest) as probabilities, N x 1 x H x W. Before it is kept, it has
 what the network gives, at several batches and sizes. An AOTInductor package is compiled for this
 machine's processor and for one image of --img-size, 1 x 3 x H x W, which takes minutes and a C++
 compiler. A file for rembg is for its u2net_custom session (of IS-Net, for dis_custom), which reads
-no file outside its own folder, and shows a network squares of 320 pixels (1024), whatever it was
+no file outside its own folder, and always uses square inputs of 320 pixels (1024), whatever it was
 trained at:
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/own.onnx"}' images cutouts
@@ -182,7 +182,7 @@ def check_values(args: argparse.Namespace) -> None:
     if args.static or args.format in ONE_SIZE:
         shape_of(size)
     if args.preset and (size.auto or size.width != size.height):
-        raise UserError("that program shows a network squares", "img_size", size.value)
+        raise UserError("rembg always uses square inputs", "img_size", size.value)
     check_opset(args.opset, args.int8)
     if args.calibrate:
         choose_images(args.calibrate)

@@ -21,7 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     text = "fetch these, unless they are on this machine"
     parser.add_argument(
-        "--fetch", nargs="+", choices=PUBLISHED, default=[], metavar="NAME", help=text
+        "--fetch", nargs="+", choices=("lite", *PUBLISHED), default=[], metavar="NAME", help=text
     )
     return parser.parse_args(argv)
 

@@ -41,10 +41,10 @@ from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
 from train_utils.distributed import from_main, is_main, process_group, scatter, world_size
 from train_utils.shares import (
+    Earlier,
+    Plan,
     Share,
     hidden,
-    is_done,
-    leave_out_done,
     print_beside_bar,
     report_error,
     report_frames,
@@ -190,8 +190,8 @@ def make_style(args: argparse.Namespace) -> Style:
     return Style(background=background, **{name: getattr(args, name) for name in fields})
 
 
-def list_jobs(args: argparse.Namespace) -> tuple[Jobs, int]:
-    """The jobs of all ranks, checked, and how many folders cannot be read."""
+def list_jobs(args: argparse.Namespace, earlier: Earlier) -> Plan:
+    """The jobs of all ranks, checked; ``earlier``: what earlier runs have made."""
     left_out = LeftOut()
     inputs, output = args.input, args.output
     beside = [path for path in (args.background, args.weights) if path]  # what is read, too
@@ -204,26 +204,25 @@ def list_jobs(args: argparse.Namespace) -> tuple[Jobs, int]:
     else:
         skip = args.skip_existing and output != PIPE
         jobs = plan_images(inputs, output, args.suffix, args.format, args.recursive, skip, left_out)
-    args.listed, listed = len(jobs), jobs
+    listed, kind = jobs, "videos" if args.videos else "images"
     if args.share:
-        jobs = args.share.pick(jobs)
+        jobs = args.share.pick(listed)
+        kind = f"{kind} (share {args.share} of {len(listed)})"
     if output == PIPE:
         cli.require_stream("stdout")
         if len(jobs) > 1:
             raise UserError(f"--output - is for one image, not for {len(jobs)}")
     else:
-        check_targets(jobs, beside, args.frames and args.format, lambda job: is_done(args, job))
+        check_targets(jobs, beside, args.frames and args.format, earlier.__contains__)
     check_outputs({"boxes": args.boxes}, chain(beside, (job.source for job in listed)))
     for error in left_out.errors:
         print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
     for line in filter(None, (left_out.describe(cli.flag), *left_out.notes)):
         print(line, file=sys.stderr)
-    return jobs, len(left_out.errors)
+    return Plan(earlier, jobs, kind, len(left_out.errors))
 
 
-def predict_images(
-    args: argparse.Namespace, jobs: Jobs, share: Jobs, predictor: Predictor, style: Style
-) -> int:
+def predict_images(args: argparse.Namespace, plan: Plan, predictor: Predictor, style: Style) -> int:
     """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
 
     def pixels(job: Job) -> int:  # not of a pipe, which cannot be read twice
@@ -238,12 +237,12 @@ def predict_images(
         return box
 
     failed = 0
-    names = (printable(job.source) for job in jobs)
+    names = (printable(job.source) for job in plan.jobs)
     with (
-        collect_boxes(args.boxes, names, args.earlier) as boxes,
-        tqdm(desc="predicting", total=len(share), disable=hidden(), unit="image") as bar,
+        collect_boxes(args.boxes, names, plan.earlier.boxes or {}) as boxes,
+        tqdm(desc="predicting", total=len(plan.share), disable=hidden(), unit="image") as bar,
     ):
-        left = leave_out_done(args, share, bar)
+        left = plan.earlier.leave_out(plan.share, bar)
         first = list(islice(left, 8))  # if there are fewer images than cores, each gets several
         items, total = chain(first, left), len(first)
         for job, box in stream(predictor, items, load_image, write, pixels, total):
@@ -253,15 +252,13 @@ def predict_images(
                 report_error(box, job)
             elif args.boxes:
                 boxes[printable(job.source)] = box
-        skipped = len(share) - bar.total
-    return report_total(args, "images", len(jobs), failed, skipped)
+        skipped = len(plan.share) - bar.total
+    return report_total(plan, failed, skipped, args.output)
 
 
-def predict_videos(
-    args: argparse.Namespace, jobs: Jobs, share: Jobs, predictor: Predictor, style: Style
-) -> int:
+def predict_videos(args: argparse.Namespace, plan: Plan, predictor: Predictor, style: Style) -> int:
     """Predict this rank's share of the videos; returns the exit status, alike on all ranks."""
-    left = [job for job in share if not is_done(args, job)]
+    left = [job for job in plan.share if job not in plan.earlier]
     failed = 0
     for job in left:
         if args.frames:
@@ -278,11 +275,12 @@ def predict_videos(
         except (UserError, OSError) as error:
             failed += 1
             report_error(error, job)
-    return report_total(args, "videos", len(jobs), failed, len(share) - len(left))
+    return report_total(plan, failed, len(plan.share) - len(left), args.output)
 
 
-def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style: Style) -> int:
+def predict_pipe(args: argparse.Namespace, plan: Plan, predictor: Predictor, style: Style) -> int:
     """One image, from standard input or to standard output."""
+    (job,) = plan.jobs
     try:
         image = load_image(job)
         result, box = render_with_box(image, predictor.map(image), style, reuse=True)
@@ -291,7 +289,7 @@ def predict_pipe(args: argparse.Namespace, job: Job, predictor: Predictor, style
         about = "" if name in error.args[0] else f"{name}: "
         raise UserError(about + error.args[0], advice=error.advice) from None
     if args.boxes:
-        write_boxes(args.boxes, {**args.earlier, printable(job.source): box})
+        write_boxes(args.boxes, {**(plan.earlier.boxes or {}), printable(job.source): box})
     if args.output == PIPE:
         file = io.BytesIO()  # some formats go back and forth in what they write
         encode(result, file, args.format)
@@ -319,11 +317,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
-        args.earlier = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
+        boxes = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
+        frames = args.format if args.frames else None
+        earlier = Earlier(args.skip_existing, boxes if args.boxes else None, frames)
         # Listed by one rank, as another might find what this one has written; each gets its share.
         # Before the weights are loaded, so that a wrong name is reported at once.
-        jobs, unreadable = list_jobs(args) if is_main() else (Jobs(), 0)
-        share = scatter(lambda number: jobs.share(number, world_size()))
+        plan = list_jobs(args, earlier) if is_main() else Plan(earlier)
+        plan = plan._replace(share=scatter(lambda number: plan.jobs.share(number, world_size())))
         piped = PIPE in (*args.input, args.output)
         if piped and not is_main():
             return 0  # there is one image, and one stream
@@ -336,9 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             about = cli.describe_weights(args.weights, predictor.origin)
             print(f"{about}; {computing}", file=sys.stderr)
         if piped:
-            return predict_pipe(args, next(iter(jobs)), predictor, style)
+            return predict_pipe(args, plan, predictor, style)
         predict = predict_videos if args.videos else predict_images
-        return predict(args, jobs, share, predictor, style) or from_main(2 if unreadable else 0)
+        return predict(args, plan, predictor, style) or from_main(2 if plan.unreadable else 0)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,12 @@ inside u2net: the files are copied, and what they call each other is renamed in 
 
 import re
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-COMMANDS = {  # a script, and what it is called behind u2net
-    "predict": "predict",
-    "train": "train",
-    "validation": "validate",
-    "export": "export",
-    "convert": "convert",
-    "draw_masks": "draw-masks",
-    "app": "serve",
-    "fetch_weights": "weights",
-}
+COMMANDS = run_path("src/commands.py")["SCRIPTS"]  # what a script is called behind u2net
 FOLDERS = {"src": "u2net", "train_utils": "u2net.train_utils", "web": "u2net.web"}
 DATA_SETS = ("my_dataset", "transforms")  # what scripts and users import
 MODULES = {name: f"u2net.scripts.{name}" for name in (*COMMANDS, *DATA_SETS)}

@@ -15,7 +15,6 @@ result.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,7 +112,7 @@ def _prepare(settings: Settings) -> Run:
     if settings.freeze_bn and settings.sync_bn:
         raise UserError("--sync-bn: batch norm keeps its statistics; pass --no-freeze-bn")
 
-    # The network and its teacher; what is wrong with flags is told before the data are read.
+    # The network and its teacher; faults of flags are reported before the data are read.
     torch.manual_seed(settings.seed)
     model = build.make_network(settings, state, device)
     starts = build.size_starts(settings, state)
@@ -178,14 +177,11 @@ def _announce(
     elif settings.resume:
         print(f"No checkpoint in {folder}: starting a new run")
     elif (folder / "args.json").exists():
-        print(f"The run in {folder} left no checkpoint: starting anew")
+        print(f"The run in {folder} has no checkpoint: starting from scratch")
     args = settings.to_dict()
     del args["resume"]
     write_args(folder, args, launch_id(), resumed=done)
-    described = ", ".join(trainer.record["pictures"]).replace("pictures", "images")
-    described = described.replace("(names ", "(checksum of names ")
-    described = described.replace(" to test ", " to select the best weights by ")
-    images = re.sub(r"\b1 images\b", "1 image", described)  # of a text that resumed runs compare
+    images = ", ".join(trainer.record["images"])
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name
     print(f"{name} on {trainer.device} in {precision}, {images}, into {folder}/", flush=True)

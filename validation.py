@@ -74,8 +74,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--masks soft: levels are scored by --metrics basic or all")
     if args.annotations and len(args.annotations) != len(args.data_path or (None,)):
         parser.error("--annotations: expected one for each --data-path, or auto")
-    if not 2 <= args.num_classes <= 255:
-        parser.error(f"--num-classes {args.num_classes}: from 2 to 255")
     if args.worst_file and not args.worst:
         parser.error("--worst-file goes with --worst K")
     if args.worst:
@@ -98,13 +96,15 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
         "semantic: 2 is object and background; more: masks, and maps, hold class indices (default: "
         "as many as --classes, else 2)"
     )
-    parser.add_argument("--num-classes", type=cli.positive, metavar="K", help=text)
+    parser.add_argument("--num-classes", type=cli.class_count, metavar="K", help=text)
     text = "semantic: pixels whose mask holds this are left out"
-    parser.add_argument("--ignore-index", type=cli.natural, metavar="I", help=text)
+    parser.add_argument("--ignore-index", type=cli.class_index, metavar="I", help=text)
     text = "stretch each map by its own minimum and maximum before scoring"
     boolean = argparse.BooleanOptionalAction
     parser.add_argument("--normalize", action=boolean, default=True, help=text)
-    parser.add_argument("--batch-size", type=cli.positive, default=8, metavar="N", help="images")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, default=8, metavar="N", help="images per batch"
+    )
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:

@@ -67,6 +67,8 @@ def main() -> int:
     # As Ray gives paths: absolute, those of buckets without what is before ://.
     remote = "://" in args.folder
     folder = args.folder.split("://")[-1] if remote else str(Path(args.folder).resolve())
+    if not remote and not Path(folder).is_dir():
+        parser.error(f"{args.folder}: no such folder")
     images = ray.data.read_binary_files(
         args.folder if remote else folder,
         include_paths=True,

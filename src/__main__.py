@@ -13,19 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from . import UserError, __version__
-
-COMMANDS = {
-    "predict": ("predict", "masks of images and videos, cut-outs, new backgrounds"),
-    "train": ("train", "train a network"),
-    "validate": ("validation", "score weights, or maps, on data sets"),
-    "export": ("export", "write ONNX, torch.export and AOTInductor files"),
-    "convert": ("convert", "convert weights files"),
-    "draw-masks": ("draw_masks", "write annotations (COCO, LabelMe, YOLO) as masks"),
-    "serve": ("app", "a web page and an HTTP API"),
-    "weights": ("fetch_weights", "list the weights that have a name, or fetch them"),
-}
-SCRIPTS = {script: command for command, (script, _) in COMMANDS.items()}  # u2net app: u2net serve
+from . import __version__
+from .commands import COMMANDS, SCRIPTS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,16 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the command and its arguments; by default those of the process.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["help"]:
+    arguments = list(sys.argv[1:] if argv is None else argv) or [""]
+    if asks_help := arguments[0] == "help":
         arguments = [*arguments[1:2], "--help"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(describe())
-        sys.exit(0 if arguments else 2)
-    if arguments[0] == "--version":
-        print(f"u2net-toolkit {__version__}")
-        sys.exit(0)
-    word = arguments[0] if Path(arguments[0]).exists() else SCRIPTS.get(arguments[0], arguments[0])
+    first = arguments[0]
+    word = first if Path(first).exists() else SCRIPTS.get(first, first)
     is_named = word in COMMANDS
     command = word if is_named else "predict"
     arguments = arguments[is_named:]
@@ -51,12 +35,20 @@ def main(argv: list[str] | None = None) -> None:
         _restart_with_short_waits()
     sys.argv = [f"u2net {command}", *arguments]  # for --help and for messages
 
+    cli = _script("train_utils.cli")
+
     def run() -> int | None:
-        if not is_named:
-            _check_command(arguments[0])
+        if first in ("", "-h", "--help"):
+            print(describe())
+            return 0 if first else 2
+        if first == "--version":
+            print(f"u2net-toolkit {__version__}")
+            return 0
+        if not is_named and (problem := _misspelt(first, asks_help)):
+            raise cli.UserError(problem)
         return _script(COMMANDS[command][0]).main(arguments)
 
-    _script("train_utils.cli").run(run)
+    cli.run(run)
 
 
 def _restart_with_short_waits() -> None:
@@ -78,16 +70,16 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def _check_command(word: str) -> None:
-    """Tell a misspelt command from an image, a pattern of images, an address and a flag.
-
-    Raises:
-        UserError: it is one.
+def _misspelt(word: str, asks_help: bool) -> str | None:
+    """What is wrong with a word that is no command: that it looks like one and is no image, pattern
+    of images, address or flag; or that help is asked for it.
     """
-    if not word.replace("_", "").isalpha() or Path(word).exists():
-        return
+    is_word = word[:1] != "-" and word.replace("_", "").replace("-", "").isalpha()
+    if not asks_help and (not is_word or Path(word).exists()):
+        return None
     if near := get_close_matches(word, COMMANDS, 1):
-        raise UserError(f"{word}: no such command or image; did you mean u2net {near[0]}?")
+        return f"{word}: no such command or image; did you mean u2net {near[0]}?"
+    return f"{word}: no such command; u2net --help lists them" if asks_help else None
 
 
 def _script(name: str) -> ModuleType:

@@ -122,7 +122,7 @@ class ISNetDIS(_Official):
 
 
 class ISNetGTEncoder(ISNetDIS):
-    """The encoder of masks whose features supervise those of IS-Net."""
+    """The GT encoder whose features supervise those of IS-Net."""
 
     table = GT_ENCODER
 

@@ -46,6 +46,7 @@ _EXTRAS = {  # of the toolkit, that bring packages
 # or a name of weights.
 positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
 weights_path = WEIGHTS
+class_count, class_index = (DECLARATIONS[n].kind for n in ("num_classes", "ignore_index"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -146,7 +147,8 @@ def _add_settings(
             options["nargs"] = "+"
         elif declared.alone is not None:
             options |= {"nargs": "?", "const": declared.alone}
-        flags.add_argument(flag(name), default=declared.default(), help=declared.help, **options)
+        spellings = dict.fromkeys((flag(name), flag(name).replace("colour", "color")))
+        flags.add_argument(*spellings, default=declared.default(), help=declared.help, **options)
 
 
 def input_size(text: str) -> Size:
@@ -235,6 +237,8 @@ def run(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
         status = record_errors(main)() or 0
+    except BrokenPipeError:  # who reads it has seen enough, as of u2net weights | head -1
+        status = 128 + 13
     except (Exception, KeyboardInterrupt) as error:
         message, status = _explain(error)
         if not message:
@@ -268,8 +272,10 @@ def _flush_output() -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        print(f"error: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return 128 + 13
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 
@@ -319,6 +325,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             script = Path(sys.argv[0]).name
             extra = _EXTRAS[package]  # of the clone; setup.py puts the package's name there
             return f"{script} needs {package}: pip install '.[{extra}]'", 2
+        case ModuleNotFoundError() if not error.args:  # of require_packages
+            return f"{Path(sys.argv[0]).name} needs {error.name}: pip install {error.name}", 2
         case KeyboardInterrupt():
             return "interrupted", 130
         case OSError():  # a full disk, say

@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -15,6 +17,7 @@ from src.errors import UserError
 from src.files import printable
 from src.pictures.images import count_frames
 from src.pictures.plan import Job, Jobs
+from src.pictures.render import Box
 from src.video.convert import has_all_frames
 
 from . import cli
@@ -58,6 +61,57 @@ class Share(NamedTuple):
         return jobs.only(is_own)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs have made; ``job in earlier`` says whether that is the job's whole result.
+
+    Args:
+        kept: whether results that are there are kept (``--skip-existing``).
+        boxes: of images by their name, where boxes are wanted, else None.
+        frames: the suffix of a video's frames, where these are wanted, else None.
+    """
+
+    kept: bool = False
+    boxes: Mapping[str, Box | None] | None = None
+    frames: str | None = None
+
+    def __contains__(self, job: Job) -> bool:
+        if not self.kept:
+            return False
+        if self.frames:
+            return has_all_frames(job.target, self.frames)
+        has_box = self.boxes is None or printable(job.source) in self.boxes
+        return job.target.exists() and has_box
+
+    def leave_out(self, share: Jobs, bar: tqdm) -> Iterator[Job]:
+        """The jobs that are left; the bar's total becomes their number, as the list is gone
+        through.
+        """
+        for job in share:
+            if job in self:
+                bar.total -= 1
+            else:
+                yield job
+
+
+class Plan(NamedTuple):
+    """What a run has to do.
+
+    Args:
+        earlier: what earlier runs have made.
+        jobs: of all ranks, known to the first one.
+        kind: what the jobs are, and which share of how many, in words.
+        unreadable: how many folders cannot be read.
+        share: this rank's jobs.
+    """
+
+    earlier: Earlier
+    jobs: Jobs = Jobs()
+    kind: str = ""
+    unreadable: int = 0
+    share: Jobs = Jobs()
+
+
 def report_error(error: UserError | OSError, job: Job) -> None:
     """Print what is wrong with one file; the run goes on."""
     message = error.describe(cli.flag) if isinstance(error, UserError) else str(error)
@@ -66,14 +120,20 @@ def report_error(error: UserError | OSError, job: Job) -> None:
     print_beside_bar(f"error: {message}")
 
 
-def report_total(args: argparse.Namespace, kind: str, count: int, failed: int, skipped: int) -> int:
-    """Print what all ranks together have done; returns the exit status."""
+def report_total(plan: Plan, failed: int, skipped: int, output: Path) -> int:
+    """Print what all ranks together have done; returns the exit status.
+
+    Args:
+        plan: of this rank.
+        failed, skipped: how many of its jobs.
+        output: where results are.
+    """
     failed, skipped = (sum(gather(n)) for n in (failed, skipped))
     if is_main():
-        share = f" (share {args.share} of {args.listed})" if args.share else ""
         existing = f", {skipped} already existed" if skipped else ""
+        count = len(plan.jobs)
         done = count - failed - skipped
-        print(f"{done} of {count} {kind}{share} written to {args.output}{existing}")
+        print(f"{done} of {count} {plan.kind} written to {output}{existing}")
     return 2 if failed else 0
 
 
@@ -91,20 +151,3 @@ def print_beside_bar(message: str) -> None:
 def hidden() -> bool | None:
     """For tqdm: shown by one rank, where there is a terminal."""
     return None if is_main() else True
-
-
-def is_done(args: argparse.Namespace, job: Job) -> bool:
-    """Whether an earlier run has made the whole result, and --skip-existing keeps it."""
-    if not args.skip_existing:
-        return False
-    done = job.target.exists() and (not args.boxes or printable(job.source) in args.earlier)
-    return has_all_frames(job.target, args.format) if args.frames else done
-
-
-def leave_out_done(args: argparse.Namespace, share: Jobs, bar: tqdm) -> Iterator[Job]:
-    """The jobs that are left; the bar's total becomes their number, as the list is gone through."""
-    for job in share:
-        if is_done(args, job):
-            bar.total -= 1
-        else:
-            yield job

@@ -209,7 +209,9 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int
     if background is not None and wanted.mode != "background":
         raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
     if not body:
-        raise UserError("not an image, but nothing; send its file as the body, or in a form")
+        raise UserError(
+            "the body is empty; send the image as the body, or in a form as its field file"
+        )
     fields = wanted.model_dump(exclude={"format", "weights", "background", "detail"})
     style = Style(**fields, background="white" if background is None else background)
     image = read_image(io.BytesIO(body))

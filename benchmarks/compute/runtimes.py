@@ -102,7 +102,7 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
         "eager": eager(model),
         "eager, batch norm folded": eager(load_fused(model)),
         "torch.compile": eager(compiled),
-        "ONNX Runtime": lambda x: session.run(None, {"pictures": x.numpy()}),
+        "ONNX Runtime": lambda x: session.run(None, {"images": x.numpy()}),
         "torch.export": lambda x: [m.numpy() for m in program(x)],
         AOTI: lambda x: [m.numpy() for m in package(x)],
     }, files

@@ -153,7 +153,7 @@ def parse_args() -> argparse.Namespace:
     """The flags of the benchmark."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("--model", choices=NETWORKS, default="u2net_lite", help="network")
-    parser.add_argument("--batch-size", type=cli.positive, default=4, help="pictures")
+    parser.add_argument("--batch-size", type=cli.positive, default=4, help="images")
     parser.add_argument("--size", type=cli.positive, default=288, help="side of the pictures")
     parser.add_argument("--steps", type=cli.positive, default=5, help="timed steps of a round")
     parser.add_argument("--rounds", type=cli.positive, default=3, help="processes of each side")

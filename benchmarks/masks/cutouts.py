@@ -13,18 +13,21 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
-from pymatting import estimate_alpha_cf, estimate_foreground_cf, estimate_foreground_ml
 from skimage import data
 
 from src import Predictor
 from src.pictures.matting import foreground, refine
 from src.pictures.render import Style, render
 from train_utils import cli
+
+with suppress(ModuleNotFoundError):  # said by main, so that --help works without it
+    from pymatting import estimate_alpha_cf, estimate_foreground_cf, estimate_foreground_ml
 
 SIZE = (768, 576)
 PAIRS = (
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         "draw before and after on scikit-image's cat, astronaut and rocket, in place of measuring"
     ))  # fmt: skip
     args = parser.parse_args(argv)
+    cli.require_packages("pymatting")
     if args.figure:
         draw(args, args.figure)
     else:

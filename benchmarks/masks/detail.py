@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_data_flags(parser)
     parser.add_argument("--count", type=cli.positive, default=20, metavar="N", help="images")
     args = parser.parse_args(argv)
+    cli.require_packages("pymatting")
     torch.set_num_threads(1)
     predictor = Predictor(args.weights, args.img_size)
     pairs = find_pairs((args.data_path or [None])[0], None, args.image_dir, args.mask_dir).pairs

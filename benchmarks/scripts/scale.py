@@ -30,6 +30,7 @@ from predict import main as predict
 from src import Predictor, build_model, save_model
 from train_utils import cli
 from train_utils.data import synthetic
+from train_utils.shares import Earlier
 
 from ..timing import in_turn, peak_memory, seconds
 
@@ -56,7 +57,7 @@ def main() -> None:
         folder = Path(name)
         synthetic.write_dataset(folder, train=128, test=2, size=300, seed=0)
         found = {
-            "pictures": by_count(folder),
+            "images": by_count(folder),
             "megapixels of one picture": by_size(),
             "pictures trained on, by processes": by_processes(folder),
         }
@@ -76,8 +77,7 @@ def by_names(count: int) -> None:
             before, began = peak_memory(), time.perf_counter()
             processor = time.process_time()
             args = parse_args([*argv, *flags])
-            args.earlier = {}
-            jobs, _ = list_jobs(args)
+            jobs = list_jobs(args, Earlier()).jobs
             took, used = time.perf_counter() - began, time.process_time() - processor
             share = len(pickle.dumps(jobs.share(0, 8))) / 1e6
             print(

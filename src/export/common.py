@@ -42,8 +42,8 @@ class ExportedNetwork(nn.Module):
         self.dtype = dtype
 
     # An input that is called otherwise would have another name in the files.
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network.logits(pictures.to(self.dtype))[: self.count]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network.logits(images.to(self.dtype))[: self.count]
         return tuple(self.network.probabilities(x) for x in logits)
 
 
@@ -113,7 +113,7 @@ def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.
     stride = getattr(network.network.config, "stride", 32)
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)
-    shapes = {"pictures": {0: free, 2: free, 3: free}}
+    shapes = {"images": {0: free, 2: free, 3: free}}
     program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
     allow_even_sizes(program)
     return program

@@ -314,4 +314,4 @@ class CalibrationInputs:
         opened = make_scene(image) if isinstance(image, int) else open_image(image)
         prepared = self.predictor.prepare(opened)[None]
         x = self.predictor.preset.normalize(prepared, torch.float32, self.predictor.model.config)
-        return {"pictures": x.contiguous().numpy()}
+        return {"images": x.contiguous().numpy()}

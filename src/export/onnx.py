@@ -85,7 +85,7 @@ def export_onnx(
     assert program is not None  # it is None without dynamo alone
     for i, value in enumerate(program.model.graph.outputs):
         value.name = model.map_names[i] if i else "saliency"
-    program.model.graph.inputs[0].name = "pictures"
+    program.model.graph.inputs[0].name = "images"
     proto = downgrade(program.model_proto, opset or OPSET)
     if opset:
         proto = _convert_exactly(proto, opset, static)
@@ -102,7 +102,7 @@ def export_onnx(
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         return check_export(
             network,
-            lambda x: session.run(None, {"pictures": x.numpy()}),
+            lambda x: session.run(None, {"images": x.numpy()}),
             path,
             HALF_TOLERANCE if half or half_weights else TOLERANCE,
             **({"shapes": [shape] * 2} if shape else {}),  # two different images

@@ -23,7 +23,7 @@ from .detail import look_closer
 from .fast import Backend, prepare
 from .int8 import OnnxBackend, check_int8, is_int8
 from .openvino import CompiledBackend, OpenVINOBackend, check_engine
-from .preprocess import check_preset, pick_preset, to_levels
+from .preprocess import as_uint8, check_preset, pick_preset
 from .sizes import Size, parse_size
 
 
@@ -271,7 +271,7 @@ class Predictor:
             torch.Size([2, 40, 60])
         """
         self._follow_fork()
-        levels = to_levels(images)
+        levels = as_uint8(images)
         height, width = levels.shape[-2:]
         if not len(levels):
             channels = (self.classes,) if self.classes else ()

@@ -100,7 +100,7 @@ def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
     return resized.view(*saliency.shape[:-2], *size).clamp_(0, 1)
 
 
-def to_levels(images: Tensor) -> Tensor:
+def as_uint8(images: Tensor) -> Tensor:
     """A user's tensor as N×3×H×W uint8, rounded as :func:`~..pictures.images.from_array` does."""
     if not isinstance(images, Tensor):
         raise UserError(f"expected a tensor N×3×H×W, got {type(images).__name__}", "images")
@@ -252,7 +252,7 @@ def check_preset(name: str, img_size: Size | None, detail: int, tta: bool) -> No
         raise UserError("expected True or False", "tta", tta)
     size, exact = parse_size(img_size, MIN_SIZE).value, pick_preset(name).exact
     if exact and not isinstance(size, int):
-        raise UserError("that program shows a network squares", "img_size", size)
+        raise UserError("rembg always uses square inputs", "img_size", size)
     if exact and detail:
         text = f"is for one map of an object, not for the preset {name}"
         raise UserError(text, "detail", detail)

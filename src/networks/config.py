@@ -162,7 +162,7 @@ class StemConfig:
     Args:
         in_ch: channels of the image.
         out_ch: channels going out.
-        norm: batch norm and ReLU follow (IS-Net's encoder of masks); nothing does in IS-Net itself.
+        norm: batch norm and ReLU follow (IS-Net's GT encoder); nothing does in IS-Net itself.
     """
 
     in_ch: int

@@ -1,7 +1,7 @@
 """The names that other code gives to the same tensors, and our names for them.
 
 - official: github.com/xuebinqin/U-2-Net and what was trained with it (full, lite, human
-  segmentation, portrait, cloth), and xuebinqin/DIS (IS-Net and its encoder of masks):
+  segmentation, portrait, cloth), and xuebinqin/DIS (IS-Net and its GT encoder):
   ``stage1.rebnconvin.conv_s1.weight``.
 - tutorial: the config-driven rewrite of many courses: ``encode_modules.0.conv_in.conv.weight``.
 - ours: ``encoder.0.conv_in.conv.weight``.
@@ -215,7 +215,7 @@ def official_state(model: Network) -> StateDict:
     if not isinstance(config, U2NetConfig) or config.structure != known.structure:
         raise UserError(
             f"{config.name}: the official layout exists for full and lite alone, of U²-Net and "
-            "IS-Net, and for IS-Net's encoder of masks"
+            "IS-Net, and for IS-Net's GT encoder"
         )
     state: StateDict = {}
     for name, tensor in model.state_dict().items():

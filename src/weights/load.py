@@ -18,11 +18,10 @@ from ..words import counted
 from .layouts import StateDict, recognise
 from .named import PUBLISHED, Published, alone, fetch_onnx, find_published
 from .onnx import check_onnx, read_onnx
-from .storage import FOLDER, find_file, is_state, load_state, read_file, save_model
+from .storage import FOLDER, RUN, find_file, is_state, load_state, read_file, save_model
 
 __all__ = ["SHIPPED", "find_weights", "is_converted", "load_model", "save_model"]
 
-_PARTS = (*FOLDER, "best.pt", "last.pt")  # of a folder of weights, or of a run
 _FILE = "u2net_lite.safetensors"
 _LIBRARY = Path(__file__).resolve().parents[1]
 _INSTALLED = _LIBRARY / "shipped" / _FILE
@@ -86,7 +85,7 @@ def find_weights(weights: str | Path) -> Path:
         True
     """
     path, name = Path(weights), str(weights)
-    if path.is_file() or any((path / part).is_file() for part in _PARTS):
+    if path.is_file() or any((path / part).is_file() for part in (*FOLDER, *RUN)):
         return path
     if name == "lite":
         return SHIPPED

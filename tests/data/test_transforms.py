@@ -20,7 +20,7 @@ def pair():
 
 def test_strong_keeps_picture_and_mask_together(pair):
     torch.manual_seed(0)
-    preset = TrainPreset(72, 64, strong=True)
+    preset = TrainPreset(72, 64, augment="strong")
     sizes = set()
     for _ in range(60):
         picture, mask = preset(*pair)
@@ -36,7 +36,7 @@ def test_strong_keeps_picture_and_mask_together(pair):
 def test_strong_gives_the_whole_picture_too(pair):
     """As scoring sees it, where the object lies within its surroundings."""
     torch.manual_seed(0)
-    preset = TrainPreset(72, 64, strong=True)
+    preset = TrainPreset(72, 64, augment="strong")
     whole = pair[1].float().mean().item()
     shares = np.array([preset(*pair)[1].float().mean().item() for _ in range(100)])
     assert 0.15 < (np.abs(shares - whole) < 0.005).mean() < 0.6
@@ -72,7 +72,7 @@ def test_strong_changes_colours():
     mask, changed = torch.zeros(1, 32, 32, dtype=torch.uint8), []
     for seed in range(100):
         torch.manual_seed(seed)
-        found, _ = TrainPreset(32, 32, strong=True)(picture, mask)
+        found, _ = TrainPreset(32, 32, augment="strong")(picture, mask)
         grey, noisy = (found[0] == found[2]).all(), found.float().std((1, 2)).max() > 5
         changed.append([not torch.equal(found, picture), bool(grey), bool(noisy)])
         assert torch.equal(TrainPreset(32, 32)(picture, mask)[0], picture)
@@ -94,7 +94,7 @@ def bands(tmp_path):
 
 def test_colour_alone_varies(pair):
     """Grey and brightness, and the crop of the plain preset: a bright object stays where it is."""
-    plain, coloured = TrainPreset(40, 32), TrainPreset(40, 32, colour=True)
+    plain, coloured = TrainPreset(40, 32), TrainPreset(40, 32, augment="colour")
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -130,10 +130,10 @@ def test_items_get_objects_of_others(bands):
 def test_how_often_strong_pastes(bands, monkeypatch):
     pasted = []
     monkeypatch.setattr(transforms, "paste", lambda *parts: pasted.append(None) or parts[2:4])
-    preset = TrainPreset(16, 16, strong=True)
+    preset = TrainPreset(16, 16, augment="strong")
     data = SegmentationDataset(bands, preset)
     for epoch in range(60):
         for i in range(4):
             data[epoch, i]
     assert 0.08 < preset.paste < 0.4 and abs(len(pasted) / 240 - preset.paste) < 0.08
-    assert TrainPreset(16, 16).paste == TrainPreset(16, 16, True, classes=True).paste == 0
+    assert TrainPreset(16, 16).paste == TrainPreset(16, 16, "strong", classes=True).paste == 0

@@ -42,7 +42,7 @@ def argv(tmp_path_factory):
 
 
 def test_ranks_agree_and_a_resume_is_bit_exact(argv, tmp_path):
-    """Killed while the encoder of masks is trained, and after it."""
+    """Killed while the GT encoder is trained, and after it."""
     whole = ranks(2, run, [*argv, "--output-dir", str(tmp_path / "whole")])
     (first, *_), (second, *_) = whole
     assert [status for _, status, _ in whole] == [0, 0], whole[0][2]

@@ -49,12 +49,12 @@ def test_onnx(call, tmp_path, maps):
     assert status == 0 and "MB" in said, err
     assert {p.name for p in tmp_path.iterdir()} == {"net.onnx", "net.pt"}
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == ["pictures"]
+    assert [i.name for i in session.get_inputs()] == ["images"]
     assert [o.name for o in session.get_outputs()] == ["saliency", "side1", "side2"][:maps]
     for shape in ((1, 64, 64), (4, 33, 70), (1, 320, 320)):
         x = pictures(*shape)
         for found, truth in zip(
-            session.run(None, {"pictures": x.numpy()}), expected(model, x), strict=False
+            session.run(None, {"images": x.numpy()}), expected(model, x), strict=False
         ):
             assert np.abs(found - truth).max() <= 1e-4
     file = onnx.load(path)
@@ -89,7 +89,7 @@ def test_half_onnx(model, tmp_path):
     assert {onnx.TensorProto.FLOAT16} == {t.data_type for t in weights if len(t.dims) == 4}
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     x = pictures(2, 64, 96)
-    found = session.run(None, {"pictures": x.numpy()})[0]
+    found = session.run(None, {"images": x.numpy()})[0]
     assert found.dtype == np.float32 and 0 < worst <= HALF_TOLERANCE
     assert np.abs(found - expected(model, x)[0]).max() < 0.05
 
@@ -105,7 +105,7 @@ def test_half_weights_onnx(model, tmp_path):
     assert sizes[0] - sizes[1] > 2 * count - 120 * len(weights)  # of a node each that widens them
     x = pictures(2, 64, 96)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
-    found = session.run(None, {"pictures": x.numpy()})[0]
+    found = session.run(None, {"images": x.numpy()})[0]
     assert found.dtype == np.float32 and 0 < worst <= HALF_TOLERANCE
     assert np.abs(found - expected(model, x)[0]).max() < 0.01
     with torch.inference_mode():  # it is a weights file too

@@ -43,7 +43,7 @@ def test_coreml(call, model, tmp_path):
     assert status == 0 and ("macOS" in said) != runs_here(), err
     spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
     (entry,) = spec.description.input
-    assert list(entry.type.multiArrayType.shape) == [1, 3, 64, 64] and entry.name == "pictures"
+    assert list(entry.type.multiArrayType.shape) == [1, 3, 64, 64] and entry.name == "images"
     assert [output.name for output in spec.description.output] == ["saliency"]
     about = {
         k: json.loads(v) for k, v in spec.description.metadata.userDefined.items() if "." not in k

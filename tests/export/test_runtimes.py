@@ -194,7 +194,7 @@ def test_published_weights(call, tmp_path):
     golden = np.load(SHARED / "golden/u2netp_horse.npz")
     for size in ("", "odd_"):
         x, expected = golden[size + "input"], golden[size + "outputs"]
-        for maps in (session.run(None, {"pictures": x}), program(torch.from_numpy(x))):
+        for maps in (session.run(None, {"images": x}), program(torch.from_numpy(x))):
             found = np.concatenate([np.asarray(m) for m in maps])
             assert found.shape == expected.shape
             assert np.abs(found - expected).max() <= max(1e-4, ROUNDING)

@@ -88,7 +88,7 @@ def test_static_int8(call, model, tmp_path):
     )
     with torch.no_grad():
         expected = model.logits(x)[0].sigmoid().numpy()
-    (found,) = session.run(None, {"pictures": x.numpy()})
+    (found,) = session.run(None, {"images": x.numpy()})
     assert expected.std() > 0.01 and np.abs(found - expected).mean() < 0.1 * expected.std()
     argv = [images[0], "--weights", path, "--output", tmp_path / "m.png"]
     assert call(predict.main, *argv)[0] == 0

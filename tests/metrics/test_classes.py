@@ -168,10 +168,10 @@ def test_colours():
 
 def test_nothing_is_pasted_between_classes():
     """Strong augmentation mixes objects into other pictures; classes have none to mix."""
-    preset = TrainPreset(48, 40, strong=True, classes=True)
+    preset = TrainPreset(48, 40, augment="strong", classes=True)
     picture, mask = make_scene()
     mask = torch.from_numpy(mask)[None] // 255 * 7 + 2
-    assert preset.paste == 0 < TrainPreset(48, 40, strong=True).paste
+    assert preset.paste == 0 < TrainPreset(48, 40, augment="strong").paste
     for seed in range(8):
         torch.manual_seed(seed)
         _, seen = preset(torch.from_numpy(picture).permute(2, 0, 1), mask)

@@ -174,10 +174,10 @@ def test_each_picture_against_sklearn(call, class_masks):
     assert call(validation.main, *argv, "--csv", class_masks / "one.csv")[0] == 0
     with (class_masks / "one.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["picture"] for row in rows] == ["0", "1"]
+    assert [row["image"] for row in rows] == ["0", "1"]
     for row in rows:
         truth, found = (
-            np.array(Image.open(class_masks / f"{part}/{row['picture']}.png"))
+            np.array(Image.open(class_masks / f"{part}/{row['image']}.png"))
             for part in ("masks", "maps")
         )
         truth, found = truth[truth != 9], found[truth != 9]
@@ -208,7 +208,7 @@ def test_sheet_of_the_worst(call, class_masks, monkeypatch):
         "--worst-file", class_masks / "w.png", "--csv", class_masks / "s.csv",
     )  # fmt: skip
     with (class_masks / "s.csv").open(newline="") as file:
-        scores = {(row["maps"], row["picture"]): row for row in csv.DictReader(file)}
+        scores = {(row["maps"], row["image"]): row for row in csv.DictReader(file)}
     assert len(drawn) == 2 and len(scores) == 6
     for name, rows in drawn.items():
         source = "net" if name.endswith("net.png") else "maps"

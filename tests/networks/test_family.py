@@ -182,7 +182,7 @@ def test_onnx_gives_the_same(name, tmp_path, caplog):
     assert [record.name for record in caplog.records if record.levelname == "WARNING"] == []
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     x = torch.randn(3, 3, 75, 52)
-    found = session.run(None, {"pictures": x.numpy()})[0]
+    found = session.run(None, {"images": x.numpy()})[0]
     with torch.no_grad():
         assert np.abs(found - network(x).numpy()).max() <= 1e-4
 

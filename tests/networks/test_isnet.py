@@ -1,4 +1,4 @@
-"""IS-Net and its encoder of masks: tables, outputs of the official code, layouts, preprocessing."""
+"""IS-Net and its GT encoder: tables, outputs of the official code, layouts, preprocessing."""
 
 import json
 

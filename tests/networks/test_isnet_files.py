@@ -63,7 +63,7 @@ def test_onnx_and_pt2(tmp_path):
     program = torch.export.load(tmp_path / "net.pt2").module()
     for shape in ((1, 64, 64), (3, 45, 61)):
         x = pictures(*shape)
-        assert np.abs(session.run(None, {"pictures": x.numpy()})[0] - answer(model, x)).max() < 1e-4
+        assert np.abs(session.run(None, {"images": x.numpy()})[0] - answer(model, x)).max() < 1e-4
         assert np.abs(program(x)[0].numpy() - answer(model, x)).max() < 1e-4
     props = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
     assert props["mean"] == [0.5, 0.5, 0.5] and props["std"] == [1, 1, 1]

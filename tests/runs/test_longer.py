@@ -34,13 +34,13 @@ def rates(monkeypatch):
 
 
 def test_more_epochs(data, tmp_path, rates, capsys, monkeypatch):
-    """The schedule is laid anew over what is left, and resumed as it was laid."""
+    """The schedule is rebuilt for what is left, and resumed as it was."""
     folder = tmp_path / "run"
     assert run(data, folder, *PLAIN, "--epochs", "2") == 0  # of 4 steps
     assert run(data, folder, *PLAIN, "--epochs", "4", "--resume", "auto") == 0
     printed = capsys.readouterr().out
     assert (
-        "4 epochs in place of 2: the schedule is laid anew over the 8 steps that are left, 4 of "
+        "4 epochs in place of 2: the schedule is rebuilt for the remaining 8 steps, 4 of "
         "warm-up, then a cosine from a learning rate of 0.001"
     ) in printed
     assert [*rates] == list(range(16))
@@ -240,7 +240,7 @@ def test_the_first_pairs_alone(data, tmp_path, capsys, monkeypatch):
     assert run(data, tmp_path, *PLAIN, *flags, "--optimizer", "muon", "--lr", "0.02") == 0
     assert "the first 2 pairs of the training split, neither cropped" in capsys.readouterr().out
     names = sorted(path.stem for path in (data / "DUTS-TR/DUTS-TR-Image").iterdir())[:2]
-    described = last(tmp_path)["flags"]["pictures"]
+    described = last(tmp_path)["flags"]["images"]
     assert len(set(text.partition("(")[2] for text in described)) == 1 and len(names) == 2
     images = {batch[0][i].numpy().tobytes() for batch in seen for i in range(len(batch[0]))}
     assert len(images) == 2 and seen[0][0].shape == (2, 3, 48, 48)
@@ -253,7 +253,7 @@ def test_the_first_pairs_of_two_sets(data, tmp_path):
     """Are those of the first."""
     flags = ["--data-path", str(data), str(data), "--overfit", "2", "--epochs", "1"]
     assert run(data, tmp_path, *PLAIN, *flags) == 0
-    assert last(tmp_path)["flags"]["pictures"][0].startswith("2 pictures to train")
+    assert last(tmp_path)["flags"]["images"][0].startswith("2 images to train")
 
 
 def test_the_size_in_checkpoints_is_that_of_the_unbroken_run(data, tmp_path, monkeypatch):
@@ -303,8 +303,11 @@ def test_a_single_pair(folders, tmp_path):
         ("--unlabelled D --teacher W --data-shares 1 0", "--data-shares: a share of 0"),
         ("--unlabelled D --teacher W --data-shares 1 1 1", "expected 2 values, got 3"),
         ("--data-shares 0", "--data-shares: a share of 0"),
-        ("--final-loss iou", "--final-loss iou: there is no end for it to hold; pass --final-ep"),
-        ("--final-epochs 1", "--final-epochs 1: there is no loss for them; pass --final-loss too"),
+        ("--final-loss iou", "--final-loss iou: the number of its epochs is missing; pass"),
+        (
+            "--final-epochs 1",
+            "--final-epochs 1: the loss for them is missing; pass --final-loss too",
+        ),
         ("--final-loss x --final-epochs 1", "--final-loss x: 'x' is not a loss of one map"),
         ("--final-loss iou --final-epochs 0", "--final-epochs 0: expected more than 0 and at most"),
         ("--final-loss iou --final-epochs 361", "at most the run's 360"),

@@ -36,7 +36,7 @@ def test_curves_within_an_epoch(monkeypatch):
             bar.advance([(torch.zeros(4, 3, 8, 8),)])
     assert {step: curves["step/loss"] for step, curves in told.items()} == {10: 4, 20: 2}
     assert [curves["step/loss_fused"] for curves in told.values()] == [2, 1]
-    assert [curves["step/pictures per s"] for curves in told.values()] == [24, 24]
+    assert [curves["step/images/s"] for curves in told.values()] == [24, 24]
     assert bar.speed() == 24
 
 

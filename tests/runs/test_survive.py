@@ -130,7 +130,7 @@ def test_two_runs_in_one_folder(data, tmp_path, call):
         first.wait()
         first.stdout.close()
     status, said, err = call(train.main, *argv)
-    assert status == 0 and "left no checkpoint: starting anew" in said, err
+    assert status == 0 and "has no checkpoint: starting from scratch" in said, err
     assert len(rows(tmp_path / "run")) == 2
 
 

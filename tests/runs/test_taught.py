@@ -70,7 +70,7 @@ def test_a_teacher_and_images_without_masks(data, teacher, tmp_path):
     flags = ["--teacher", str(teacher), "--unlabelled", str(more), "--data-shares", "0"]
     whole = resumes_alike(data, tmp_path, 1, *flags)
     record = last(whole)["flags"]
-    assert "5 pictures without masks" in record["pictures"][1] and record["data_shares"] == [0, 1]
+    assert "5 images without masks" in record["images"][1] and record["data_shares"] == [0, 1]
     again = [*SHORT, *flags, "--teacher-weight", "0.1"]
     assert run(data, tmp_path / "again", *again) == 0
     assert same_state(last(tmp_path / "again")["model"], last(whole)["model"]), "no mask has a part"
@@ -153,7 +153,7 @@ def test_features_of_masks(data, tmp_path, capsys):
     whole = resumes_alike(data, tmp_path, 2, *flags)  # while the encoder is trained
     told = capsys.readouterr().out
     said = (
-        r"Encoder of masks: gives masks back with an F of \d\.\d{3} after \d+ steps; frozen, short"
+        r"GT encoder: reproduces masks with an F of \d\.\d{3} after \d+ steps; frozen, short"
     )
     assert re.search(said, told), told
     shutil.rmtree(tmp_path / "other")
@@ -166,15 +166,15 @@ def test_features_of_masks(data, tmp_path, capsys):
     assert last(whole)["mask_encoder"]["training"] is None
 
 
-def test_it_is_trained_until_it_gives_masks_back(data, tmp_path, monkeypatch, capsys):
+def test_it_is_trained_until_it_reproduces_masks(data, tmp_path, monkeypatch, capsys):
     """By F in two tests that follow one another."""
     scores = iter([0.995, 0.3, 0.99, 0.992, 0.1])
-    monkeypatch.setattr(fitting, "_give_back", lambda *args: next(scores))
+    monkeypatch.setattr(fitting, "_score", lambda *args: next(scores))
     assert run(data, tmp_path, *SHORT, "--epochs", "9", "--feature-supervision") == 0
     assert "with an F of 0.992 after 16 steps; frozen" in capsys.readouterr().out
 
 
-def test_f_of_masks_that_are_given_back():
+def test_f_of_reproduced_masks():
     wanted = torch.zeros(3, 1, 4, 5, dtype=torch.bool)
     wanted[0, 0, :2], wanted[1, 0, 1:3] = True, True
     found = wanted.clone()

@@ -47,7 +47,7 @@ def test_the_folder(finished):
     tags = board.Tags()
     for name in ("loss", "loss_fused", "loss_side2", "lr", "mae", "max_f", "ema_max_f"):
         assert f"epoch/{name}" in tags["scalars"]
-    for name in ("loss", "loss_side2", "lr", "pictures per s", "peak MiB"):
+    for name in ("loss", "loss_side2", "lr", "images/s", "peak MiB"):
         assert f"step/{name}" in tags["scalars"]
     assert len(board.Images(tags["images"][0])) == 3
     for name in ("curves.png", "samples/epoch_0001.png", "samples/epoch_0003.png"):
@@ -93,7 +93,7 @@ def test_several_sets_and_sizes(data, tmp_path, monkeypatch, capsys):
     assert train.main([*flags, "--output-dir", str(folder)]) == 0
     assert "an epoch takes 18 images\n" in capsys.readouterr().out
     state = torch.load(folder / "last.pt", weights_only=True)
-    assert state["flags"]["pictures"][0].startswith("23 pictures to train")
+    assert state["flags"]["images"][0].startswith("23 images to train")
     assert state["scheduler"]["last_epoch"] == 4 * ((18 + 2) // 3)
     small, large = (oriented_size(folder / f"samples/epoch_{n:04d}.png") for n in (2, 4))
     assert small < large and shown == {(48, 48), (64, 64)}

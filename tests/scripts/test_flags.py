@@ -109,7 +109,7 @@ def test_pretrained_weights_keep_their_statistics(duts, begun, tmp_path, prepare
         (
             predict.main,
             ["a.png", "--preset", "rembg", "--img-size", "auto"],
-            "--img-size auto: that",
+            "--img-size auto: rembg",
         ),
         (predict.main, ["a.png", "--preset", "rembg", "--detail", "2"], "--detail 2: is for one"),
     ],

@@ -107,7 +107,7 @@ def test_scores_of_names_that_are_not_utf_8(call, weights, tmp_path):
     assert status == 0 and "computing on cpu in float32" in err
     assert json.loads((tmp_path / ODD / "a.json").read_text())["data"] == ODD
     with (tmp_path / ODD / "a.csv").open(encoding="utf-8", newline="") as file:
-        assert [row["picture"] for row in csv.DictReader(file)] == ["caf\\udce9$1", "caf\\udce9$2$"]
+        assert [row["image"] for row in csv.DictReader(file)] == ["caf\\udce9$1", "caf\\udce9$2$"]
     assert all((tmp_path / ODD / name).stat().st_size for name in files.values())
     assert plots._text(ODD) == "caf\\udce9\\$"
 

@@ -96,6 +96,7 @@ def test_nothing_imports_a_name_of_the_clone(built):
         if not name.endswith(".py"):
             continue
         text = wheel.read(name).decode()
+        assert "'.[" not in text, f"{name} names an extra of the clone"
         tree = ast.parse(text)
         imported = [
             alias.name
@@ -157,6 +158,8 @@ def test_commands_and_weights(u2net, tmp_path):
     ("words", "message"),
     [
         (["trian", "--data-path", "D"], "did you mean u2net train?"),
+        (["draw-mask"], "did you mean u2net draw-masks?"),
+        (["help", "nope"], "nope: no such command"),
         (["nowhere.jpg"], "nowhere.jpg"),
         (["weights", "--fetch", "u2nett"], "invalid choice: 'u2nett'"),
     ],
@@ -194,6 +197,19 @@ def test_what_is_no_misspelt_command(monkeypatch, capsys, tmp_path, words):
     assert given == [words[words[0] == "predict" :]]
 
 
+def test_a_reader_that_has_seen_enough(tmp_path):
+    """As ``u2net weights | true``: nothing is said, and the status is that of a broken pipe."""
+    for words in (["weights"], ["--help"], ["--version"]):
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write) as closed:
+            done = subprocess.run(
+                [sys.executable, "-c", "from src.__main__ import main; main()", *words],
+                cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (141, ""), words
+
+
 def test_help_is_a_command_too(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["u2net"])
     for words, text in ((["help"], "commands:"), (["help", "convert"], "usage: u2net convert")):
@@ -215,7 +231,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, tmp_path
     with pytest.raises(SystemExit) as left:
         commands.main(["train", "--data-path", "D"])
     err = capsys.readouterr().err
-    assert left.value.code == 2 and "pip install 'u2net-toolkit[train]'" in err
+    assert left.value.code == 2 and "pip install '.[train]'" in err
 
 
 def test_the_library_alone(u2net, tmp_path):

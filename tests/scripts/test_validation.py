@@ -16,6 +16,7 @@ from PIL import Image
 import predict
 import validation
 from src import UserError, build_model, save_model
+from train_utils.data.pairs import Pair
 from train_utils.metrics import plots
 from train_utils.metrics.maps import MapDataset, Maps, read_map
 from train_utils.metrics.score import unique_labels
@@ -256,7 +257,7 @@ def test_how_maps_are_read(tmp_path):
 def test_maps_of_another_size_are_rounded(tmp_path):
     path = save_image(tmp_path / "map.png", np.array([[0, 11]], np.uint8))
     mask = save_image(tmp_path / "mask.png", np.array([[0, 0, 255, 255]], np.uint8))
-    levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [mask, mask])[1]
+    levels, _, index = MapDataset(Maps(tmp_path, [None, path]), [Pair(mask, mask)] * 2)[1]
     assert levels.tolist() == [[0, 3, 8, 11]] and index == 1  # 2.75 and 8.25
 
 

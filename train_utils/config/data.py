@@ -23,19 +23,19 @@ class DataSettings(Group):
         "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line); "
         "or images and annotations, or a folder for each scene (docs/training/data.md)",
         several=True,
-        fact="pictures",
+        fact="images",
     )
-    image_dir: Path | None = _data(PATH, "images, in place of --data-path", fact="pictures")
-    mask_dir: Path | None = _data(PATH, "their masks", fact="pictures")
+    image_dir: Path | None = _data(PATH, "images, in place of --data-path", fact="images")
+    mask_dir: Path | None = _data(PATH, "their masks", fact="images")
     annotations: tuple[Path | str, ...] | None = _data(
         Kind(Path, "FILE|DIR|auto", words=("auto",)),
         "objects to draw as masks: COCO or LabelMe json, YOLO txt, or a folder of these; one for "
         "each --data-path, or alone (default: those in --data-path, where it has no masks)",
         several=True,
-        fact="pictures",
+        fact="images",
     )
     skip_invalid: bool = _data(
-        SWITCH, "leave invalid pairs out; decodes every file once", False, fact="pictures"
+        SWITCH, "leave invalid pairs out; decodes every file once", False, fact="images"
     )
     masks: str = _data(
         one_of(*MASK_KINDS),
@@ -50,8 +50,9 @@ class DataSettings(Group):
     )
     data_shares: tuple[float, ...] | None = _data(
         NUMBER,
-        "uses of each image of each --data-path an epoch: 2 twice, 0.5 every other one (default: "
-        "1). The first set selects the best weights, by its val.txt or else its test images",
+        "how often an epoch uses each image of each --data-path: 2 is twice, 0.5 every second one "
+        "(default: 1). The first set selects the best weights, by its val.txt or else its test "
+        "images",
         several=True,
     )
     num_classes: int | None = _data(
@@ -69,7 +70,7 @@ class DataSettings(Group):
         Kind(Path, "FILE|voc|cityscapes", words=tuple(KNOWN_TABLES)),
         "colours of the classes, for masks that show them so: name r g b, one a line; or those of "
         "PASCAL VOC or Cityscapes (default: those in classes.txt)",
-        fact="pictures",
+        fact="images",
     )
     ignore_index: int | None = _data(
         Kind(int, "I", 0, 256), "with --num-classes: the mask value to ignore"
@@ -80,7 +81,7 @@ class DataSettings(Group):
         "images without masks, subfolders too, to learn from the maps of --teacher alone; one more "
         "of --data-shares says how often",
         several=True,
-        fact="pictures",
+        fact="images",
     )
     overfit: int | None = _data(
         POSITIVE,

@@ -48,7 +48,7 @@ class NetworkSettings(Group):
     )
     grow_at: tuple[float, ...] = _network(
         FRACTION,
-        "shares of the run after which the next size holds (default: even)",
+        "fractions of the run at which the next --img-size takes over (default: evenly spaced)",
         (),
         several=True,
     )

@@ -31,22 +31,21 @@ class RecipeSettings(Group):
 
     epochs: int = _recipe(
         POSITIVE,
-        "passes over the training split; another number with --resume lays the schedule anew from "
+        "passes over the training split; on a resume, another number rebuilds the schedule from "
         "there",
         360,
         may_change=True,
     )
     batch_size: int = _recipe(
         POSITIVE,
-        "images per step and process; what does not fill an epoch's last batch is left out of that "
-        "epoch, each time others",
+        "images per step and process; an incomplete last batch is dropped, other images each epoch",
         16,
     )
     accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
     optimizer: str = _recipe(
         one_of(*OPTIMIZERS),
-        "muon turns the kernels' updates alike in all directions, which needs fewer images; its "
-        "learning rates are those of adamw",
+        "muon orthogonalises the updates of the kernels and needs fewer images; use it with the "
+        "learning rates of adamw",
         "adamw",
     )
     lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
@@ -56,27 +55,29 @@ class RecipeSettings(Group):
         "to the end",
         2.0,
     )
-    weight_decay: float = _recipe(NUMBER, "weight decay, of all but norms and biases", 1e-4)
+    weight_decay: float = _recipe(NUMBER, "weight decay, for all but norms and biases", 1e-4)
     clip_grad: float = _recipe(NUMBER, "largest gradient norm; 0 for none", 0.0)
     loss_weights: tuple[float, ...] | None = _recipe(
-        NUMBER, "of each map: fused, then sides from fine to coarse (default: 1)", several=True
+        NUMBER,
+        "weight of each map: fused, then sides from fine to coarse (default: 1)",
+        several=True,
     )
     loss: str = _recipe(
         TEXT,
-        f"of each map: {', '.join(PARTS)}, or a sum such as bce+iou+ssim (default: bce, the "
+        f"loss of each map: {', '.join(PARTS)}, or a sum such as bce+iou+ssim (default: bce, the "
         "published one; ce with --num-classes)",
         "",
     )
     final_loss: str | None = _recipe(
-        TEXT, "of each map in the last --final-epochs of the run, in place of --loss"
+        TEXT, "loss of each map in the last --final-epochs of the run, in place of --loss"
     )
     final_epochs: float | None = _recipe(
         NUMBER, "epochs at the end of the run with --final-loss (0.5: half of the last one)"
     )
     class_weights: tuple[float | str, ...] | None = _recipe(
         Kind(float, "X", 0, words=("balanced",)),
-        "in bce and ce: of each class (without --num-classes: background, object), or balanced, "
-        "the median frequency balancing of the training masks (default: none)",
+        "weight of each class in bce and ce (without --num-classes: background, object), or "
+        "balanced, the median frequency balancing of the training masks (default: none)",
         several=True,
     )
     augment: str = _recipe(
@@ -86,7 +87,10 @@ class RecipeSettings(Group):
         "basic",
     )
     ema: float = _recipe(
-        FRACTION, "decay of averaged weights, 0.999 if left out; 0 for none", 0.0, alone=0.999
+        FRACTION,
+        "decay of the moving average of the weights; --ema alone means 0.999 (default: no average)",
+        0.0,
+        alone=0.999,
     )
     seed: int = _recipe(NATURAL, "random seed of weights, order and crops", 0)
     sync_bn: bool = _recipe(SWITCH, "batch norm over the batches of all GPUs together", False)
@@ -95,7 +99,8 @@ class RecipeSettings(Group):
     )
     freeze_encoder: int | str = _recipe(
         Kind(int, "EPOCHS", 0, 2**31, words=("all",)),
-        "the encoder keeps its weights and statistics for the first EPOCHS; if left out: for all",
+        "freeze the encoder for the first EPOCHS; without a number, for the whole run (default: "
+        "not frozen)",
         0,
         alone="all",
     )
@@ -111,12 +116,13 @@ class RecipeSettings(Group):
     )
     teacher_weight: float | None = _recipe(
         NUMBER,
-        "of the teacher's maps in the targets, from 0 to 1, the rest is the masks' (default: 0.5)",
+        "share of the teacher's maps in the targets, from 0 to 1; the rest is the masks' (default: "
+        "0.5)",
     )
     feature_supervision: bool = _recipe(
         SWITCH,
-        "train an encoder of masks first, then draw the features behind each side map towards its "
-        "own (IS-Net's intermediate supervision)",
+        "train a GT encoder on the masks first, then pull the features behind each side map "
+        "towards those of the encoder (IS-Net's intermediate supervision)",
         False,
     )
 
@@ -126,10 +132,10 @@ class RecipeSettings(Group):
 
     def _check(self) -> None:
         if self.final_loss is not None and self.final_epochs is None:
-            problem, advice = "there is no end for it to hold", "pass {final_epochs} too"
+            problem, advice = "the number of its epochs is missing", "pass {final_epochs} too"
             raise UserError(problem, "final_loss", self.final_loss, advice)
         if self.final_epochs is not None and self.final_loss is None:
-            problem, advice = "there is no loss for them", "pass {final_loss} too"
+            problem, advice = "the loss for them is missing", "pass {final_loss} too"
             raise UserError(problem, "final_epochs", f"{self.final_epochs:g}", advice)
         if self.final_epochs is not None and not 0 < self.final_epochs <= self.epochs:
             problem = f"expected more than 0 and at most the run's {self.epochs}"

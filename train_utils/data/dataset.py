@@ -13,7 +13,6 @@ from src.errors import UserError
 from src.inference.preprocess import to_tensor
 from src.pictures.images import open_image, to_rgb
 
-from .masks import MaskReader
 from .pairs import Pair
 
 if TYPE_CHECKING:  # torchvision, which they need, takes a second to import
@@ -35,7 +34,6 @@ class SegmentationDataset(Dataset[Sample]):
         pairs: of :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
-        read: how mask files are read; None: as each pair has it.
         donors: indices of the pairs whose objects a preset may paste into others; None: all.
 
     Example:
@@ -49,12 +47,10 @@ class SegmentationDataset(Dataset[Sample]):
         pairs: Iterable[Pair],
         transform: "TrainPreset | EvalPreset | Varying | Growing",
         seed: int = 0,
-        read: MaskReader | None = None,
         donors: Sequence[int] | None = None,
     ) -> None:
         self.pairs = list(pairs)
         self.donors = range(len(self.pairs)) if donors is None else donors
-        self.read = read
         self.transform = transform
         self.seed = seed
 
@@ -69,7 +65,7 @@ class SegmentationDataset(Dataset[Sample]):
         """
         epoch, index, *more = key if isinstance(key, tuple) else (0, key)
         batch, again = more[:1], [use for use in more[1:] if use]
-        image, mask = load_pair(self.pairs[index], self.read)
+        image, mask = load_pair(self.pairs[index])
         preset = self.transform.at(epoch, *batch)
         with _random_state_of(self.seed, epoch, index, *again):
             image, mask = preset(image, mask)
@@ -78,17 +74,16 @@ class SegmentationDataset(Dataset[Sample]):
 
                 other = self.pairs[self.donors[int(torch.randint(len(self.donors), ()))]]
                 with suppress(UserError):  # which is raised when it is that pair's own turn
-                    pasted = preset(*load_pair(other, self.read))
+                    pasted = preset(*load_pair(other))
                     image, mask = paste(*pasted, image, mask, 255 if preset.soft else 1)
         return image, mask, index
 
 
-def load_pair(pair: Pair, read: MaskReader | None = None) -> tuple[Tensor, Tensor]:
+def load_pair(pair: Pair) -> tuple[Tensor, Tensor]:
     """Read image and mask.
 
     Args:
-        pair: their files.
-        read: how a mask file is read; None: as the pair has it.
+        pair: their files, and how the mask is read.
 
     Returns:
         The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or its aspect.
@@ -96,8 +91,7 @@ def load_pair(pair: Pair, read: MaskReader | None = None) -> tuple[Tensor, Tenso
     Raises:
         UserError: one of them cannot be read.
     """
-    mask = pair.load_mask() if read is None or pair.is_drawn else read(pair.mask)
-    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(mask)[None]
+    return to_tensor(to_rgb(open_image(pair.image))), torch.from_numpy(pair.load_mask())[None]
 
 
 @contextmanager

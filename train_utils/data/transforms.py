@@ -21,6 +21,8 @@ from src.errors import UserError
 from src.inference.preprocess import resize_input, to_tensor
 from src.inference.sizes import InputSize
 
+AUGMENTATIONS = "none", "basic", "colour", "strong"
+
 
 class TrainPreset:
     """Resize to img_size² (aspect not kept), crop crop_size² at random, flip horizontally.
@@ -33,17 +35,16 @@ class TrainPreset:
     Args:
         img_size: side in pixels of the resized image.
         crop_size: side in pixels of the crop, at most ``img_size``.
-        strong: vary much more. Seven crops in ten have 0.3 to 1 of the image's area and an aspect
-            from 0.6 to 1.67, the others are the whole image; brightness, contrast, saturation,
-            grey, blur, noise and JPEG artefacts vary; and one image in seven gets the object of
-            another one pasted in (:func:`paste`).
+        augment: ``none``; ``basic``: a horizontal flip of every other image; ``colour``:
+            brightness, contrast, saturation and grey too; ``strong``: besides, seven crops in ten
+            have 0.3 to 1 of the image's area and an aspect from 0.6 to 1.67, the others are the
+            whole image; blur, noise and JPEG artefacts vary; and one image in seven gets the
+            object of another one pasted in (:func:`paste`).
         classes: masks hold class indices; nothing is pasted then.
         soft: masks hold levels 0 … 255, and are resized as such.
-        flip: how often, from 0 to 1.
-        colour: vary brightness, contrast, saturation and grey alone, as ``strong`` does.
 
     Raises:
-        UserError: the crop is larger than the image.
+        UserError: the crop is larger than the image, or ``augment`` is unknown.
 
     Example:
         >>> image = torch.zeros(3, 300, 400, dtype=torch.uint8)
@@ -55,22 +56,22 @@ class TrainPreset:
         self,
         img_size: int,
         crop_size: int,
-        strong: bool = False,
+        augment: str = "basic",
         classes: bool = False,
         soft: bool = False,
-        flip: float = 0.5,
-        colour: bool = False,
     ) -> None:
+        if augment not in AUGMENTATIONS:
+            raise UserError(f"expected one of {', '.join(AUGMENTATIONS)}", "augment", augment)
         if not 0 < crop_size <= img_size:
             raise UserError(f"must be from 1 to img_size, {img_size}", "crop_size", crop_size)
         self.img_size = img_size
         self.share = crop_size / img_size
         self.crop_size = crop_size
-        self.flip = v2.RandomHorizontalFlip(flip)
-        self.strong = strong
-        self.degrade = _DEGRADE if strong else _RECOLOUR if colour else None
+        self.flip = v2.RandomHorizontalFlip(0.0 if augment == "none" else 0.5)
+        self.strong = augment == "strong"
+        self.degrade = {"strong": _DEGRADE, "colour": _RECOLOUR}.get(augment)
         self.soft = soft
-        self.paste = 0.15 if strong and not classes else 0.0  # how often
+        self.paste = 0.15 if self.strong and not classes else 0.0  # how often
         self.resized_crop = v2.RandomResizedCrop(crop_size, scale=(0.3, 1), ratio=(0.6, 1 / 0.6))
 
     def at(self, epoch: int, batch: int = 0) -> "TrainPreset":

@@ -15,7 +15,7 @@ from src.pictures.images import list_images, open_image, oriented_size, to_rgb
 from src.words import counted
 
 from ..data.dataset import Sample
-from ..data.masks import MaskReader, is_colour, read_classes, read_mask
+from ..data.masks import is_colour, read_classes
 from ..data.pairs import Pair, find_naming, repeated_stems
 from .evaluate import Scored
 from .measures.saliency import to_levels
@@ -140,19 +140,17 @@ class MapDataset(Dataset[Sample]):
 
     Args:
         maps: of :func:`find_maps`; images that have none cannot be asked for.
-        masks: the mask file of each image, or its pair.
-        read: how mask files are read; a pair's mask is read as the pair says.
+        pairs: the images, whose masks are read as each pair says.
         classes: above 2, maps hold class indices, and are resized without mixing them.
     """
 
     def __init__(
         self,
         maps: Maps,
-        masks: Sequence[Path] | Sequence[Pair],
-        read: MaskReader = read_mask,
+        pairs: Sequence[Pair],
         classes: int = 2,
     ) -> None:
-        self.paths, self.masks, self.read, self.classes = maps.paths, masks, read, classes
+        self.paths, self.pairs, self.classes = maps.paths, pairs, classes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -166,9 +164,7 @@ class MapDataset(Dataset[Sample]):
         index = key[1] if isinstance(key, tuple) else key
         path = self.paths[index]
         assert path
-        of_image = self.masks[index]
-        read = of_image.load_mask() if isinstance(of_image, Pair) else self.read(of_image)
-        mask = torch.from_numpy(read)[None]
+        mask = torch.from_numpy(self.pairs[index].load_mask())[None]
         if self.classes > 2:
             levels = torch.from_numpy(read_classes(path, self.classes, is_map=True))[None, None]
             return F.interpolate(levels, mask.shape[-2:], mode="nearest-exact")[0, 0], mask, index

@@ -203,7 +203,7 @@ def write_csv(path: Path, results: Sequence[ScoreResult]) -> None:
             "set": result.job.set_name,
             "maps": result.job.source.label,
             "normalize": result.job.options.stretch,
-            "picture": result.job.data.pairs[index].name,
+            "image": result.job.data.pairs[index].name,
             **_csv_scores(scores, result.job.class_names),
         }
         for result in results

@@ -25,7 +25,7 @@ _PARTS = (
 )
 
 _LOCK = ".lock"  # in a run's folder
-_SHOWN = {"pictures": "images", "start": "start weights ({pretrained} or {backbone})"}
+_SHOWN = {"start": "start weights ({pretrained} or {backbone})"}
 
 
 def save_checkpoint(

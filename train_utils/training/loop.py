@@ -77,7 +77,7 @@ def fit(
     )
     with _signals_caught() as caught, written as records:
         keeper = _Keeper(trainer, folder, keep, save_every, caught)
-        # First the encoder of masks, where features are to follow it.
+        # First the GT encoder, where features are to follow it.
         encoder = trainer.mask_encoder
         if begun and encoder and not encoder.ready:
             limit, check = epochs * -(-len(train.sampler) // accum), keeper.check_encoder
@@ -145,7 +145,7 @@ class _Keeper:
             raise Interrupted(stop)
 
     def check_encoder(self, own: Trainer, at_end: bool) -> None:
-        """The same while ``own`` trains an encoder of masks."""
+        """The same while ``own`` trains a GT encoder."""
         stop = _received(self.caught, own, at_end)
         if (stop or at_end or self.is_due(own.updates)) and self.trainer.mask_encoder:
             self.trainer.mask_encoder.training = own.state_dict()
@@ -187,10 +187,10 @@ def _name_loss(trainer: Trainer) -> None:
     the log's losses do not compare across that place.
     """
     loss = trainer.next_loss
-    if trainer.final_loss is not None and loss is not trainer.said and is_main():
+    if trainer.final_loss is not None and loss is not trainer.announced_loss and is_main():
         place = f"epoch {trainer.epoch + 1}, batch {trainer.batches_done + 1}"
         tqdm.write(f"{place}: the loss is {loss.loss} from here on")
-    trainer.said = loss
+    trainer.announced_loss = loss
 
 
 def _finish_epoch(
@@ -252,7 +252,7 @@ def _name_passed_over(train: Loader[SegmentationDataset], known: set[int]) -> No
     for index in train.errors.keys() - known:
         problem = train.errors[index].args[0]
         if is_first(problem):
-            text = f"{problem}: passed over, another image takes its place"
+            text = f"{problem}: skipped, another image takes its place"
             tqdm.write(text, file=sys.stderr)
     known |= train.errors.keys()
     count = len(train.dataset)

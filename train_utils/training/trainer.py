@@ -86,7 +86,7 @@ class Trainer:
     schedule: dict[str, Any] = field(default_factory=dict)  # what was laid, see build/schedule.py
     updates_before: int = 0  # optimizer steps before the schedule was laid
     last_lr: float = 0.0  # the learning rate of the last step
-    said: nn.Module | None = None  # the loss that was last named to the user
+    announced_loss: nn.Module | None = None  # the one that was last named to the user
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
     def __post_init__(self) -> None:
@@ -290,10 +290,8 @@ class Trainer:
             self.ema.n_averaged.copy_(state["ema_updates"])
         self.epoch, self.batches_done = state["epoch"], state["step"]
         self.bad_steps, self.best = state["bad_steps"], dict(state["best"])
-        # Older checkpoints lack these.
-        self.last_lr = state.get("lr_taken", self.lr)
-        self.stale, self.schedule = state.get("stale", 0), state.get("schedule") or self.schedule
-        self.updates_before = state.get("updates_before", 0)
+        self.last_lr, self.stale = state["lr_taken"], state["stale"]
+        self.schedule, self.updates_before = state["schedule"], state["updates_before"]
         if self.mask_encoder is not None:
             self.mask_encoder.load_state_dict(state["mask_encoder"])
         self.sums = state["sums"][rank()]

@@ -32,7 +32,7 @@ def run_package(path: Path, half: bool, on_mac: bool) -> Run:
     spec = package.get_spec()
     names = [output.name for output in spec.description.output]
     if on_mac:
-        return lambda x: [package.predict({"pictures": x.numpy()})[name] for name in names]
+        return lambda x: [package.predict({"images": x.numpy()})[name] for name in names]
     from coremltools.converters.mil.frontend.milproto.load import load
 
     program = load(spec, spec.specificationVersion, package.weights_dir)

@@ -106,7 +106,7 @@ def test_runtimes_agree(made, runtime):
         x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(size))
         with torch.no_grad():
             found, exact = runner(x), network(x)
-        (plain,) = session.run(None, {"pictures": x.numpy()})
+        (plain,) = session.run(None, {"images": x.numpy()})
         # A level more or less here and there. Levels are as far apart as the calibration's images
         # reach: .0012 with the made scenes among them.
         assert np.abs(found.numpy() - plain).mean() < 2e-3

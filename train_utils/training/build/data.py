@@ -43,14 +43,11 @@ def make_datasets(
     sets, held_out, unlabelled, notes = found
     if is_main():
         print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", flush=True)
-    augment = "none" if settings.overfit else settings.augment
     preset = partial(
         TrainPreset,
-        strong=augment == "strong",
-        colour=augment == "colour",
+        augment="none" if settings.overfit else settings.augment,
         classes=bool(settings.num_classes),
         soft=settings.soft_cut is not None,
-        flip=0.0 if settings.overfit else 0.5,
     )
     drawn = [
         Varying([preset(*sizes) for sizes in stage], settings.seed) for stage in settings.stages
@@ -213,6 +210,7 @@ def make_losses(settings: Settings, train_set: SegmentationDataset) -> list[Deep
 
 
 def describe(pairs: Sequence[Pair], purpose: str) -> str:
-    """The number of images, and a checksum of their names that shows whether they are others."""
+    """How many images there are, and a checksum of their names, which differs for others."""
     names = "\n".join(pair.name for pair in pairs)
-    return f"{len(pairs)} pictures {purpose} (names {zlib.crc32(os.fsencode(names)):08x})"
+    checksum = zlib.crc32(os.fsencode(names))
+    return f"{counted(len(pairs), 'image')} {purpose} (checksum of names {checksum:08x})"

@@ -1,4 +1,4 @@
-"""What of a run follows from its number of epochs, and how it is laid anew where a resumed run has
+"""What of a run follows from its number of epochs, and how it is rebuilt where a resumed run has
 another one: the learning rate's schedule, and when each size begins.
 """
 
@@ -33,10 +33,7 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
         verb = "has done" if not begun else "is in epoch"
         problem = f"the checkpoint {verb} {done + begun}"
         raise UserError(problem, "epochs", settings.epochs, "pass as many, or more")
-    before = planned_epochs(settings, state)
-    starts = state.get("schedule", {}).get("starts") or [
-        round(share * before) for share in (0.0, *settings.grow_at)
-    ]
+    before, starts = state["schedule"]["epochs"], state["schedule"]["starts"]
     if len(starts) != len(settings.img_size):  # not that run's sizes: restore refuses them
         return settings.first_epochs
     if settings.epochs == before:
@@ -46,12 +43,6 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
     starts = [old if old < done + begun or not old else new for old, new in pairs]
     settings.check_starts(starts, "pass more epochs")
     return starts
-
-
-def planned_epochs(settings: Settings, state: dict[str, Any]) -> int:
-    """How many epochs a checkpoint's run was to have; older ones keep it with the flags."""
-    kept = state.get("schedule") or state["flags"]
-    return kept.get("epochs", settings.epochs)
 
 
 def plan_schedule(
@@ -69,10 +60,7 @@ def plan_schedule(
         ``epochs``, ``starts``, ``warmup`` and ``total`` in optimizer steps, and ``final``, the
         step, counted from the run's first, that begins the end with another loss; None: no such.
     """
-    if state and state.get("schedule"):
-        return dict(state["schedule"])
-    epochs = planned_epochs(settings, state) if state else settings.epochs
-    return _plan(settings, epochs, starts, steps)
+    return dict(state["schedule"]) if state else _plan(settings, settings.epochs, starts, steps)
 
 
 def _plan(
@@ -90,7 +78,7 @@ def _plan(
 
 
 def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[int]) -> str:
-    """Lay the schedule of a resumed run anew for another number of epochs.
+    """Rebuild the schedule of a resumed run for another number of epochs.
 
     Args:
         settings: of the run.
@@ -111,7 +99,6 @@ def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[in
     warmup = min(plan["warmup"], left // 2)
     rise = f"{warmup} of warm-up, then " if warmup else ""
     return (
-        f"{counted(settings.epochs, 'epoch')} in place of {before}: the schedule is laid anew over "
-        f"the {counted(left, 'step that is', 'steps that are')} left, {rise}a "
-        f"cosine from a learning rate of {peak:g}"
+        f"{counted(settings.epochs, 'epoch')} in place of {before}: the schedule is rebuilt for "
+        f"the remaining {counted(left, 'step')}, {rise}a cosine from a learning rate of {peak:g}"
     )

@@ -37,14 +37,15 @@ def make_record(
 ) -> dict[str, Any]:
     """All that the result of a run depends on: settings, and facts that stand for others of them.
 
-    Checkpoints keep it under the names ``flags`` and, for the data sets, ``pictures``.
+    Checkpoints keep it as ``flags``, and the data sets as ``images`` in it.
     """
     labelled = [pair for pair in train_set.pairs if has_mask(pair)]
-    pictures = [describe(labelled, "to train"), describe(test_set.pairs, "to test")]
+    selected = describe(test_set.pairs, "to select the best weights by")
+    images = [describe(labelled, "to train"), selected]
     if more := [pair for pair in train_set.pairs if not has_mask(pair)]:
-        pictures.insert(1, describe(more, "without masks"))
+        images.insert(1, describe(more, "without masks"))
     return settings.record() | {
-        "pictures": pictures,
+        "images": images,
         "processes": world_size(),
         "precision": str(dtype),
         "device": device.type,

@@ -89,7 +89,7 @@ class Progress:
         rate = (self.images - images) / (now - then)
         self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
         if self.records:
-            values = {"lr": lr, "pictures per s": rate, "peak MiB": peak_memory(device)}
+            values = {"lr": lr, "images/s": rate, "peak MiB": peak_memory(device)}
             curves = {f"step/{name}": value for name, value in {**losses, **values}.items()}
             self.records.scalars(curves, self.trainer.updates)
 

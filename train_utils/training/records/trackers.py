@@ -143,7 +143,7 @@ class _TensorBoard:
             self.board.add_scalar(name, value, update)
 
     def sheet(self, image: Tensor, path: Path, update: int) -> None:
-        self.board.add_image("samples: picture, mask, map", image, update)
+        self.board.add_image("samples: image, mask, map", image, update)
 
 
 class _Wandb:

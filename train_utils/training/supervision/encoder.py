@@ -88,14 +88,14 @@ class MaskEncoder:
         """Continue where :meth:`state_dict` was taken."""
         self.training = state["training"]
         if state["model"] is not None:
-            load_state(self.model, state["model"], "the checkpoint's encoder of masks")
+            load_state(self.model, state["model"], "the checkpoint's GT encoder")
             self.freeze()
 
 
 def make_mask_encoder(
     network: Network, loss: DeepSupervision, seed: int, place: Callable[[U2Net], U2Net]
 ) -> MaskEncoder:
-    """An encoder of masks whose features have the sizes of a network's; untrained.
+    """A GT encoder whose features have the sizes of a network's; untrained.
 
     Args:
         network: that is to learn from it.
@@ -118,7 +118,7 @@ def make_mask_encoder(
 
 
 def check_features(network: Network) -> U2Net:
-    """The network itself, if an encoder of masks can have features of its sizes.
+    """The network itself, if a GT encoder can have features of its sizes.
 
     Raises:
         UserError: it has no features to compare, or of one level but of unlike channels.

@@ -1,4 +1,6 @@
-"""How an encoder of masks is trained, before the network that learns from it."""
+"""How a GT encoder (IS-Net's: a network that reproduces masks) is trained, before the network that
+learns from it.
+"""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +23,7 @@ from ..scoring import Diverged
 from ..trainer import Batch, Trainer
 from .encoder import MaskEncoder
 
-GIVEN_BACK = 0.99  # F of maps to their masks, as officially, in two tests that follow one another
+GOOD_F = 0.99  # of its maps to their masks, as officially, in two tests in a row
 _EVERY = 20  # optimizer steps between tests
 _LR = 1e-3  # of AdamW without decay or schedule, as officially
 
@@ -36,7 +38,7 @@ def fit_mask_encoder(
     bad_steps: int,
     check: Callable[[Trainer, bool], None],
 ) -> None:
-    """Train an encoder until it gives masks back, and freeze it.
+    """Train a GT encoder until it reproduces masks, and freeze it.
 
     It is tested in eval mode on every 20th batch, before its step: the mean of F (β² = 0.3) of its
     finest map, cut at 0.5, to the masks of the batch.
@@ -58,12 +60,12 @@ def fit_mask_encoder(
     if encoder.training:
         own.load_state_dict(encoder.training)
     sampler, steps = train.sampler, -(-len(train.sampler) // accum)
-    every, given_back = min(_EVERY, steps), 0.0
-    while own.updates < limit and own.best.get("times", 0) < 2:
+    every, f_measure = min(_EVERY, steps), 0.0
+    while own.updates < limit and own.best.get("passes", 0) < 2:
         own.train_mode()
         sampler.epoch, sampler.start = own.epoch, own.batches_done
         batches = iter(train)
-        text = f"encoder of masks, epoch {own.epoch + 1}"
+        text = f"GT encoder, epoch {own.epoch + 1}"
         bar = tqdm(desc=text, total=len(sampler), disable=None if is_main() else True, leave=False)
         with closing(bar):
             while own.batches_done < len(sampler) and own.updates < limit:
@@ -71,22 +73,22 @@ def fit_mask_encoder(
                 check(own, False)
                 group: list[Batch] = [(b[1], b[1], b[2]) for b in islice(batches, accum)]
                 if own.updates and own.updates % every == 0:
-                    given_back = _give_back(own, encoder, group)
-                    good = given_back >= GIVEN_BACK
+                    f_measure = _score(own, encoder, group)
+                    good = f_measure >= GOOD_F
                     own.best = {
-                        "given_back": given_back,
-                        "times": (own.best.get("times", 0) + 1) * good,
+                        "f": f_measure,
+                        "passes": (own.best.get("passes", 0) + 1) * good,
                     }
-                    bar.set_postfix_str(f"F {given_back:.3f}")
-                    if own.best["times"] >= 2:
+                    bar.set_postfix_str(f"F {f_measure:.3f}")
+                    if own.best["passes"] >= 2:
                         break
                 own.step(group)
                 bar.update(len(group))
-                if own.updates == limit and "given_back" not in own.best:  # fewer steps than tests
-                    own.best = {"given_back": _give_back(own, encoder, group), "times": 0}
+                if own.updates == limit and "f" not in own.best:  # fewer steps than tests
+                    own.best = {"f": _score(own, encoder, group), "passes": 0}
                 if own.bad_steps >= bad_steps:
                     raise Diverged(
-                        f"the encoder of masks: {bad_steps} steps in a row that are not finite; "
+                        f"the GT encoder: {bad_steps} steps in a row that are not finite; "
                         "checkpoints stay as they were"
                     )
         if own.batches_done >= len(sampler):
@@ -117,7 +119,7 @@ def _make_trainer(trainer: Trainer, encoder: MaskEncoder) -> Trainer:
 
 
 @torch.no_grad()
-def _give_back(own: Trainer, encoder: MaskEncoder, group: list[Batch]) -> float:
+def _score(own: Trainer, encoder: MaskEncoder, group: list[Batch]) -> float:
     """The mean F of the encoder's maps in eval mode, over the batches' masks that hold an object,
     on all ranks; 0 where none does.
     """
@@ -143,8 +145,8 @@ def _f_measure(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _report(own: Trainer) -> None:
-    score, steps = own.best.get("given_back", 0.0), counted(own.updates, "step")
-    text = f"gives masks back with an F of {score:.3f} after {steps}; frozen"
-    if own.best.get("times", 0) < 2:
-        text += f", short of {GIVEN_BACK}: it has as many steps as the run itself, at most"
-    tqdm.write(f"Encoder of masks: {text}")
+    score, steps = own.best.get("f", 0.0), counted(own.updates, "step")
+    text = f"reproduces masks with an F of {score:.3f} after {steps}; frozen"
+    if own.best.get("passes", 0) < 2:
+        text += f", short of {GOOD_F}: it has as many steps as the run itself, at most"
+    tqdm.write(f"GT encoder: {text}")
