@@ -152,9 +152,7 @@ def test_features_of_masks(data, tmp_path, capsys):
     flags = ["--feature-supervision"]
     whole = resumes_alike(data, tmp_path, 2, *flags)  # while the encoder is trained
     told = capsys.readouterr().out
-    said = (
-        r"GT encoder: reproduces masks with an F of \d\.\d{3} after \d+ steps; frozen, short"
-    )
+    said = r"GT encoder: reproduces masks with an F of \d\.\d{3} after \d+ steps; frozen, short"
     assert re.search(said, told), told
     shutil.rmtree(tmp_path / "other")
     shutil.rmtree(whole)
