@@ -1,16 +1,16 @@
-"""A page to try networks on, and an HTTP API, from one process.
+"""A web page to try networks, and an HTTP API, in one process.
 
     python app.py --weights u2netp.pth runs/u2net_full-1/best.pt
     curl --data-binary @photo.jpg 'http://127.0.0.1:7860/api/predict?mode=cutout' -o a.png
 
-The page takes images from the browser and nothing else: no path and no address that a user names is
-ever opened. Uploads and results are removed after ten minutes, and when the program ends. It needs
+The page takes only images that the browser sends: no path and no address that a user names is ever
+opened. Uploads and results are removed after ten minutes, and when the program ends. It needs
 the extra: pip install '.[app]'.
 
     python app.py --browser
 
 serves another page, which computes in the visitor's browser with the weights that it was built with
-(make browser): no image is sent here, and nothing is computed.
+(make browser): no image is sent to this server, and it computes nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from train_utils import cli
 from train_utils.kinds import Kind
 from web.networks import Networks
 
-if TYPE_CHECKING:  # what the extra brings is imported where it is used: --help does without it
+if TYPE_CHECKING:  # the extra's packages are imported where used: --help works without them
     from web.arrival import Application
 
 BUILT = Path(__file__).resolve().parent / "build/browser"
@@ -63,10 +63,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def parse_origin(text: str) -> str:
-    """An origin as browsers send it, for argparse.
+    """An argparse type: an origin, as browsers send it.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: the text is not an origin.
 
     Example:
         >>> parse_origin("https://Example.com:8443")
@@ -94,8 +94,8 @@ def build_server(
 
     Args:
         networks: to choose from.
-        folder: where uploads and results lie.
-        max_megabytes: of an image's file.
+        folder: where uploads and results are kept.
+        max_megabytes: largest size of an image file.
         max_waiting: requests that may wait.
         origins: whose pages may use the API.
     """
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.require_packages("gradio")
     try:
         (_serve_browser_page if args.browser else _serve_networks)(args)
-    except SystemExit as end:  # by SIGTERM
+    except SystemExit as end:  # raised on SIGTERM
         _leave_threads(end.code)
         raise
     _leave_threads(0)
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _leave_threads(status: Any) -> None:
-    """End without the threads that still compute for requests that were given up."""
+    """Exit without waiting for threads that still compute abandoned requests."""
     mine = threading.main_thread()
     if any(not (thread.daemon or thread is mine) for thread in threading.enumerate()):
         sys.stdout.flush()
@@ -176,7 +176,7 @@ def _serve_networks(args: argparse.Namespace) -> None:
 
 
 def _drop_doubles(weights: list[Path]) -> list[Path]:
-    """Each file once; that it was given again is said."""
+    """Each file once; a note is printed for repeated ones."""
     places: dict[str, Path] = {}
     for path in weights:
         if places.setdefault(os.path.abspath(path), path) is not path:

@@ -1,19 +1,19 @@
-"""Convert weights of any kind that can be read into another kind.
+"""Convert weights of any readable kind to another kind.
 
     python convert.py u2netp.pth lite.safetensors            # official in, ours out
     python convert.py runs/u2net_lite-1/best.pt lite.safetensors --half
     python convert.py lite.safetensors u2netp.pth --official
     python convert.py u2netp.onnx lite.pt
-    python convert.py best.pt my_network                     # a folder, as of save_pretrained
+    python convert.py best.pt my_network                     # a folder, as by save_pretrained
     python convert.py runs/a/best.pt mean.pt --average-with runs/b/best.pt
 
 The suffix of OUTPUT chooses the kind: .pt or .pth is a torch file, .safetensors a safetensors file;
 without a suffix (my_network, lite-v1.2, or any.name/) it is a folder of config.json and
-model.safetensors, which from_pretrained and transformers read and the Hugging Face Hub holds. For
-.onnx and the like, which are programs rather than weights, there is export.py.
+model.safetensors, as on the Hugging Face Hub, which from_pretrained and transformers read. For
+.onnx and the like, which are programs rather than weights, use export.py.
 
---average-with takes the mean of the weights of runs that began with the same weights, which is
-often better than each of them (Wortsman et al. 2022, "Model soups"); of other runs it is useless.
+--average-with averages the weights of runs that started from the same weights, which is often
+better than any of them (Wortsman et al. 2022, "Model soups"); for other runs it is useless.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load the input, write the output, print what it is; returns the exit status."""
+    """Load the input, write the output, describe both; returns the exit status."""
     args = parse_args(argv)
     if args.folder and args.output.is_file():
         raise UserError(f"{args.output}: is a file; name a folder, or a file with a suffix")
@@ -69,14 +69,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def average(networks: Mapping[Path, Network], shares: Sequence[float] = ()) -> Network:
-    """The first network, with the mean of the weights of all, batch norm's statistics among them.
+    """The first network, with the mean of all networks' weights and batch norm statistics.
 
     Args:
-        networks: by their files.
-        shares: how much each counts; alike by default.
+        networks: by file.
+        shares: the weight of each network in the mean; equal by default.
 
     Raises:
-        UserError: the networks have not all the same table.
+        UserError: the networks' tables differ.
     """
     (first, model), *others = networks.items()
     for path, other in others:
@@ -96,7 +96,7 @@ def average(networks: Mapping[Path, Network], shares: Sequence[float] = ()) -> N
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags of convert.py, checked; exits with 2 where they do not go together."""
+    """Parse the flags of convert.py; exits with status 2 if they conflict."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add(
@@ -138,7 +138,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def written_files(args: argparse.Namespace) -> list[Path]:
-    """The files that OUTPUT stands for."""
+    """The files that are written for OUTPUT."""
     names = [*FOLDER, "README.md", CODE, PREPROCESSOR, *([ONNX] if args.onnx else [])]
     return [args.output / name for name in names] if args.folder else [args.output]
 
@@ -147,9 +147,9 @@ def check_run(output: Path, is_folder: bool) -> None:
     """Refuse to replace the state or the weights of a run.
 
     Raises:
-        UserError: that is what OUTPUT stands for.
+        UserError: OUTPUT would replace them.
     """
-    output = output.resolve()  # a link is replaced by none, but what it leads to is
+    output = output.resolve()  # a link itself is kept, but its target is replaced
     run = output if is_folder else output.parent
     of_run = is_folder or re.fullmatch(r"(last(-\d+)?|best)\.pt", output.name)
     if of_run and has_checkpoint(run):
@@ -161,7 +161,7 @@ def check_run(output: Path, is_folder: bool) -> None:
 
 
 def describe_loss(field: str, value: Any) -> str:
-    """A line for a field of the network's table that the official layout cannot hold."""
+    """A line about a field of the network's table that the official layout cannot hold."""
     if field == "img_size":
         return f"trained at {value}², which this layout cannot hold: use it with --img-size {value}"
     shown = value if isinstance(value, str) else ", ".join(f"{number:g}" for number in value)
@@ -169,7 +169,7 @@ def describe_loss(field: str, value: Any) -> str:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a name is that of a folder: it is one, ends with /, or has no suffix of a file."""
+    """Whether a name means a folder: it exists as one, ends with / or has no file suffix."""
     suffix = Path(name).suffix
     return name.endswith("/") or Path(name).is_dir() or not suffix[1:2].isalpha()
 

@@ -6,9 +6,9 @@
     python draw_masks.py --data-path voc --num-classes 21 --class-colours colours.txt --output idx
 
 Each mask has its image's name, and the size that its annotation was made for. Objects are white on
-black, one kind as another; with --classes or --num-classes masks hold class indices, with a palette
-to look at. Training and scoring need no such files: they draw annotations as they read them, to the
-same masks.
+black, whatever their class; with --classes or --num-classes masks hold class indices, with a
+palette for viewing. Training and scoring need no such files: they draw the same masks as they read
+annotations.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from train_utils.data.masks import count_classes, mask_reader
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags of draw_masks.py; exits with status 2 where they don't agree."""
+    """Parse the flags of draw_masks.py; exits with status 2 if they conflict."""
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser)
     classes = parser.add_argument_group("classes")
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def draw(pair: Pair, classes: bool, white: int) -> Image.Image:
-    """A mask as it is written: indices with a palette, or levels of grey of which 255 is white."""
+    """A mask as it is written: indices with a palette, or grey levels, with ``white`` as 255."""
     mask = pair.load_mask()
     return coloured(mask) if classes else Image.fromarray(mask * np.uint8(255 // white))
 

@@ -1,4 +1,4 @@
-"""Write a network for other runtimes, checked against the network itself.
+"""Export a network for other runtimes, checked against the network itself.
 
     python export.py --weights runs/u2net_lite-1/best.pt --output lite.onnx
     python export.py --weights u2net.pth --output u2net.pt2                   # torch.export
@@ -10,27 +10,27 @@
     python export.py --weights lite --half --output lite.mlpackage            # Core ML, for iOS
 
 The file takes a float32 batch N x 3 x H x W, divided by 255 and normalised by the mean and std in
-its metadata; batch, height and width are free. Its first output is the map that counts (the fused
-one; IS-Net's finest) as probabilities, N x 1 x H x W. Before it is kept, it has to load and to give
-what the network gives, at several batches and sizes. An AOTInductor package is compiled for this
+its metadata; batch, height and width are dynamic. Its first output is the final map (the fused one;
+IS-Net's finest) as probabilities, N x 1 x H x W. The file is kept only if it loads and reproduces
+the network's outputs at several batch and image sizes. An AOTInductor package is compiled for this
 machine's processor and for one image of --img-size, 1 x 3 x H x W, which takes minutes and a C++
-compiler. A file for rembg is for its u2net_custom session (of IS-Net, for dis_custom), which reads
-no file outside its own folder, and always uses square inputs of 320 pixels (1024), whatever it was
-trained at:
+compiler. A file for rembg is for its u2net_custom session (dis_custom for IS-Net), which reads no
+file outside its own folder and always uses square inputs of 320 pixels (1024 for IS-Net), whatever
+size the network was trained at:
 
     rembg p -m u2net_custom -x '{"model_path": "~/.rembg/own.onnx"}' images cutouts
 
-Files for phones are for one image of --img-size too. LiteRT's converter (pip install
-'.[litert]') and Core ML's (pip install '.[coreml]') take minutes. Core ML runs on macOS alone:
-elsewhere the package's program is computed by torch to check it, and its speed and rounding on a
-device stay unknown.
+Files for phones also take one image of --img-size. LiteRT's converter (pip install
+'.[litert]') and Core ML's (pip install '.[coreml]') take minutes. Core ML runs only on macOS:
+elsewhere torch computes the package's program to check it, and its speed and rounding on a device
+remain unknown.
 
---int8 is for CPUs: a third of the size, and with OpenVINO (pip install openvino) faster than in
-floats. predict.py and validation.py run such a file as it is. It takes a folder of images such as
-the network will see, 160 of them if there are as many: their values give the ranges of its
-integers, except for every fifth image, which is kept to measure on. The mean absolute difference
-between its maps there and those in float32 is printed; where it is more than --allow-loss, nothing
-is written.
+--int8 is for CPUs: a third of the size, and with OpenVINO (pip install openvino) faster than
+floats. predict.py and validation.py run such a file directly. Calibration takes a folder of images
+like those that the network will see, and uses 160 of them if there are as many: their values set
+the ranges of the integers, except for every fifth image, which is held out for measuring. The mean
+absolute difference between its maps there and those in float32 is printed; if it exceeds
+--allow-loss, nothing is written.
 """
 
 import argparse
@@ -61,7 +61,7 @@ FORMATS = {
     "litert": ".tflite",
     "coreml": ".mlpackage",
 }
-GO_WITH = {  # flags, and the formats that know them
+GO_WITH = {  # flags, and the formats that support them
     "half": ("onnx", "coreml"),
     "half_weights": ("onnx", "litert"),
     "int8": ("onnx", "litert"),
@@ -69,8 +69,8 @@ GO_WITH = {  # flags, and the formats that know them
     "opset": ("onnx",),
     "preset": ("onnx",),
 }
-ONE_SIZE = ("aoti", "litert", "coreml")  # formats of files for one size of image
-EXCLUDE = (  # flags that do not go together
+ONE_SIZE = ("aoti", "litert", "coreml")  # formats with a fixed image size
+EXCLUDE = (  # flags that exclude each other
     ("half", "half_weights"),
     ("half", "int8"),
     ("half_weights", "int8"),
@@ -78,7 +78,7 @@ EXCLUDE = (  # flags that do not go together
     ("preset", "sides"),
     ("preset", "static"),
 )
-REMBG = {  # what rembg does to images before its sessions for any network: mean, std; size
+REMBG = {  # rembg's sessions for custom networks, by mean and std, with their image size
     (FULL.mean, FULL.std): ("u2net_custom", FULL.img_size),
     (ISNET.mean, ISNET.std): ("dis_custom", ISNET.img_size),
 }
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load the weights, export them, print the result; returns the exit status."""
     args = parse_args(argv)
     calibrate = list_images(args.calibrate) if args.calibrate else []
-    inside = args.output / "Manifest.json"  # of a package that is there already
+    inside = args.output / "Manifest.json"  # of an existing package
     written = inside if args.output.is_dir() else args.output
     check_outputs({"output": written}, [args.weights, *kept_files(args.weights), *calibrate])
     model = load_weights(args)
@@ -105,14 +105,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write(model: Network, args: argparse.Namespace) -> str:
-    """Write the file that the flags describe; returns what its check found."""
+    """Write the file that the flags describe; returns the result of its check."""
     if args.int8:
         return measure(model, args)
     if args.format == "onnx":
         halves = args.half, args.half_weights
         worst = export_onnx(model, args.output, args.sides, *halves, args.static, args.opset)
     elif args.format == "litert":
-        import_converter()  # before minutes are announced
+        import_converter()  # fails early if it is missing
         print("converting; takes minutes", file=sys.stderr)
         worst = export_litert(model, args.output, args.sides, args.half_weights)
     elif args.format == "coreml":
@@ -124,7 +124,7 @@ def write(model: Network, args: argparse.Namespace) -> str:
 
 
 def measure(model: Network, args: argparse.Namespace) -> str:
-    """Write a file in 8-bit integers; returns what it loses."""
+    """Write a file in 8-bit integers; returns a description of its loss."""
     computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
     print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
     where = args.output, args.calibrate, args.allow_loss
@@ -147,7 +147,7 @@ def measure(model: Network, args: argparse.Namespace) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags of export.py, checked; exits with 2 where they do not go together."""
+    """Parse the flags of export.py; exits with status 2 if they conflict."""
     parser = make_parser()
     args = parser.parse_args(argv)
     suffix = args.output.suffix.lower()
@@ -173,10 +173,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_values(args: argparse.Namespace) -> None:
-    """Check all that can be known before weights are fetched and packages are looked for.
+    """Check all values that can be checked before fetching weights and importing packages.
 
     Raises:
-        UserError: a value cannot be.
+        UserError: a value is invalid.
     """
     size = parse_size(args.img_size, FULL.img_size)
     if args.static or args.format in ONE_SIZE:
@@ -225,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def output_path(text: str) -> Path:
-    """A file to write, for argparse; or the folder that a Core ML package is, which is replaced."""
+    """An argparse type: a file to write, or the existing folder of a Core ML package to replace."""
     path = Path(text)
     if path.suffix.lower() == FORMATS["coreml"] and path.is_dir():
         return path
@@ -233,7 +233,7 @@ def output_path(text: str) -> Path:
 
 
 def load_weights(args: argparse.Namespace) -> Network:
-    """The network of --weights, for the size that --img-size gives."""
+    """The network of --weights, at the size given by --img-size."""
     model = load_model(args.weights)
     if isinstance(args.img_size, int):
         model.img_size = args.img_size
@@ -246,7 +246,7 @@ def load_weights(args: argparse.Namespace) -> Network:
 
 
 def check_rembg(model: Network, weights: Path) -> None:
-    """Refuse a network that rembg cannot use, and warn of one that it uses at another size."""
+    """Refuse a network that rembg cannot use; warn if rembg runs it at another size."""
     if model.config.out_ch != 1:
         raise UserError(f"is for one map; {weights}: {model.origin}", "preset", "rembg")
     config = model.config

@@ -1,12 +1,12 @@
-"""List the weights that have a name, or fetch some for a machine that has no network later.
+"""List the named weights, or fetch some before the machine goes offline.
 
     python fetch_weights.py
     python fetch_weights.py --fetch u2net u2netp
 
-Every script takes such a name in place of a file (--weights u2net) and fetches what it names when
-it first needs it. A file is checked by its published sum, kept in the user's cache folder (or in
-the one that U2NET_TOOLKIT_CACHE names) and converted once. What rembg has fetched is used too. The
-file may also be put into that folder by hand, and U2NET_TOOLKIT_URL names another server.
+Every script accepts such a name in place of a file (--weights u2net) and fetches the weights when
+first needed. A file is checked against its published checksum, kept in the user's cache folder (or
+in the one that U2NET_TOOLKIT_CACHE names) and converted once. Files from rembg are used too. A file
+may also be put into that folder by hand, and U2NET_TOOLKIT_URL names another server.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def describe_place(entry: Published) -> str:
 
 
 def make_table() -> str:
-    """All weights that have a name, one a line."""
+    """A table of all named weights, one per line."""
     rows = [("name", "MB", "network", "licence", "where", "finds, by")]
     size = f"{SHIPPED.stat().st_size / 1e6:.1f}"
     rows.append(("lite", size, "u2net_lite", "Apache-2.0", "included", "salient objects, ours"))
@@ -51,7 +51,7 @@ def make_table() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fetch what is wanted, or print the table; returns the exit status."""
+    """Fetch the requested weights, or print the table; returns the exit status."""
     args = parse_args(argv)
     for name in args.fetch:
         print(f"{name}: {find_weights(name)}", flush=True)

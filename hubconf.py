@@ -2,7 +2,7 @@
 
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local")              # random weights
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local", pretrained=True)
-torch.hub.load("path/to/this/clone", "load_model", "u2net", source="local")     # fetched once
+torch.hub.load("path/to/this/clone", "load_model", "u2net", source="local")     # downloaded once
 torch.hub.load("path/to/this/clone", "load_model", "u2netp.pth", source="local")
 torch.hub.load("path/to/this/clone", "predictor", "u2netp.pth", source="local")("photo.jpg")
 """
@@ -22,7 +22,7 @@ _NAME = "u2net_toolkit_by_hub"
 
 
 def _library() -> ModuleType:
-    """``src`` under a name of its own, as the caller may have a ``src`` or ``u2net`` too."""
+    """Import ``src`` under a private name, as the caller may have a ``src`` or ``u2net`` too."""
     if _NAME not in sys.modules:
         init = Path(__file__).resolve().parent / "src" / "__init__.py"
         spec = importlib.util.spec_from_file_location(
@@ -33,14 +33,14 @@ def _library() -> ModuleType:
         try:
             spec.loader.exec_module(sys.modules[_NAME])
         except BaseException:
-            del sys.modules[_NAME]  # else the next call would get half of the library
+            del sys.modules[_NAME]  # else the next call would get a half-loaded library
             raise
     return sys.modules[_NAME]
 
 
 def u2net_full(pretrained: bool = False, **overrides: Any) -> "Network":
     """The full network with random weights (``overrides`` such as ``out_ch=4``), or
-    (``pretrained``) with the published ones, which are fetched once."""
+    (``pretrained``) with the published ones, which are downloaded once."""
     _check_overrides(pretrained, overrides)
     return load_model("u2net") if pretrained else _library().u2net_full(**overrides)
 

@@ -1,4 +1,4 @@
-"""Data sets of images and masks; ``train_utils/data`` holds what finds, checks and reads them."""
+"""Data sets of images and masks; ``train_utils/data`` finds, checks and reads them."""
 
 from train_utils.data.dataset import SegmentationDataset, load_pair
 from train_utils.data.masks import read_mask

@@ -1,4 +1,4 @@
-"""Predict masks of images, cut-outs, and the same on another background.
+"""Predict masks or cut-outs of images, or replace their background.
 
     python predict.py photo.jpg --output mask.png
     python predict.py photo.jpg --mode cutout --refine --crop
@@ -6,13 +6,13 @@
     python predict.py - < photo.jpg > mask.png
     python predict.py video.mp4 --mode background --background green --output video-green.mp4
 
-Images: what Pillow decodes (JPEG, PNG, WebP, TIFF, AVIF, JPEG 2000 …), HEIC with pillow-heif;
-upright by their EXIF data, of several frames the first. What else lies in a folder is named. A mask
-is 8-bit grey of the image's own size, 255 where the network is sure of the object; it is not
-stretched, so an empty scene stays dark. What shows the image keeps its EXIF data, and its
-transparency unless the background is another. A file that cannot be read is named and passed over;
+Images: whatever Pillow decodes (JPEG, PNG, WebP, TIFF, AVIF, JPEG 2000 …), HEIC with pillow-heif;
+turned upright by their EXIF data; the first of several frames. Other files in a folder are listed.
+A mask is 8-bit grey at the image's own size, 255 where the network is sure of the object; it is not
+stretched, so an empty scene stays dark. Results that show the image keep its EXIF data, and its
+transparency unless the background is replaced. A file that cannot be read is reported and skipped;
 the exit status is then 2. Under torchrun each process takes its share. Videos (with PyAV) become
-videos with their sound, cut-outs transparent ones (.webm, .mov), or a folder of frames.
+videos with their sound (cut-outs transparent ones, .webm or .mov), or a folder of frames.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from train_utils.shares import (
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of predict.py; ends the program where they do not go together."""
+    """Parse the flags of predict.py; exits with status 2 if they conflict."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     text = "images, folders of them, patterns in quotes, or - for standard input"
@@ -82,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
-    """Which files are read and written."""
+    """Add the flags for the files to read and write."""
     add = parser.add_argument_group("files").add_argument
     text = (
         "a folder, or, for a single image, a file by its suffix, or - for standard output "
@@ -104,7 +104,7 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_result_flags(parser: argparse.ArgumentParser) -> None:
-    """How results look."""
+    """Add the flags for how results look."""
     add = parser.add_argument_group("results").add_argument
     add("--mode", choices=MODES, default="mask", help="what to write")
     text = "what to put behind the object (default: white)"
@@ -127,7 +127,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """Check that the flags go together.
 
     Raises:
-        UserError: they do not.
+        UserError: they conflict.
     """
     piped = PIPE in args.input
     output, suffix = args.output, args.output.suffix.lower()
@@ -166,7 +166,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def check_video_flags(args: argparse.Namespace) -> None:
-    """Check the flags that have another meaning for videos, or none."""
+    """Check the flags that mean something else, or nothing, for videos."""
     if not all(map(is_video, args.input)):
         raise UserError("videos and images go in two runs")
     if args.recursive:
@@ -191,10 +191,10 @@ def make_style(args: argparse.Namespace) -> Style:
 
 
 def list_jobs(args: argparse.Namespace, earlier: Earlier) -> Plan:
-    """The jobs of all ranks, checked; ``earlier``: what earlier runs have made."""
+    """The checked jobs of all ranks; ``earlier``: the results of earlier runs."""
     left_out = LeftOut()
     inputs, output = args.input, args.output
-    beside = [path for path in (args.background, args.weights) if path]  # what is read, too
+    beside = [path for path in (args.background, args.weights) if path]  # also read
     if inputs == [PIPE]:
         cli.require_stream("stdin")
         jobs = Jobs([plan_pipe(output, args.suffix, args.format)])
@@ -223,13 +223,13 @@ def list_jobs(args: argparse.Namespace, earlier: Earlier) -> Plan:
 
 
 def predict_images(args: argparse.Namespace, plan: Plan, predictor: Predictor, style: Style) -> int:
-    """Predict this rank's share of the images; returns the exit status, alike on all ranks."""
+    """Predict this rank's share of the images; returns the exit status, equal on all ranks."""
 
-    def pixels(job: Job) -> int:  # not of a pipe, which cannot be read twice
+    def pixels(job: Job) -> int:  # 0 for a pipe, which cannot be read twice
         return math.prod(oriented_size(job.source)) if job.source.is_file() else 0
 
     def write(job: Job, image: Image.Image, saliency: np.ndarray) -> Box | None:
-        owned = [saliency]  # without a name here, it is freed as soon as it is not needed
+        owned = [saliency]  # with no name for it here, it is freed as soon as possible
         del saliency
         result, box = render_with_box(image, owned.pop(), style, reuse=True)
         with atomic_path(job.target) as temporary:
@@ -243,7 +243,7 @@ def predict_images(args: argparse.Namespace, plan: Plan, predictor: Predictor, s
         tqdm(desc="predicting", total=len(plan.share), disable=hidden(), unit="image") as bar,
     ):
         left = plan.earlier.leave_out(plan.share, bar)
-        first = list(islice(left, 8))  # if there are fewer images than cores, each gets several
+        first = list(islice(left, 8))  # with fewer images than cores, each gets several
         items, total = chain(first, left), len(first)
         for job, box in stream(predictor, items, load_image, write, pixels, total):
             bar.update()
@@ -257,7 +257,7 @@ def predict_images(args: argparse.Namespace, plan: Plan, predictor: Predictor, s
 
 
 def predict_videos(args: argparse.Namespace, plan: Plan, predictor: Predictor, style: Style) -> int:
-    """Predict this rank's share of the videos; returns the exit status, alike on all ranks."""
+    """Predict this rank's share of the videos; returns the exit status, equal on all ranks."""
     left = [job for job in plan.share if job not in plan.earlier]
     failed = 0
     for job in left:
@@ -291,7 +291,7 @@ def predict_pipe(args: argparse.Namespace, plan: Plan, predictor: Predictor, sty
     if args.boxes:
         write_boxes(args.boxes, {**(plan.earlier.boxes or {}), printable(job.source): box})
     if args.output == PIPE:
-        file = io.BytesIO()  # some formats go back and forth in what they write
+        file = io.BytesIO()  # some formats seek while they are written
         encode(result, file, args.format)
         sys.stdout.buffer.write(file.getvalue())
     else:
@@ -320,13 +320,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         boxes = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
         frames = args.format if args.frames else None
         earlier = Earlier(args.skip_existing, boxes if args.boxes else None, frames)
-        # Listed by one rank, as another might find what this one has written; each gets its share.
-        # Before the weights are loaded, so that a wrong name is reported at once.
+        # Only one rank lists files, as another might find results just written; each gets its
+        # share. This precedes loading the weights, so that a wrong name is reported at once.
         plan = list_jobs(args, earlier) if is_main() else Plan(earlier)
         plan = plan._replace(share=scatter(lambda number: plan.jobs.share(number, world_size())))
         piped = PIPE in (*args.input, args.output)
         if piped and not is_main():
-            return 0  # there is one image, and one stream
+            return 0  # one image, one stream: rank 0 does it
         what = args.weights, args.img_size, args.device, args.amp
         predictor = Predictor(*what, args.preset, args.tta, args.detail, args.engine)
         if predictor.classes:

@@ -1,8 +1,8 @@
-"""How the folders of the clone become the one package u2net; pyproject.toml has the rest.
+"""Build the single package u2net from the folders of the clone; pyproject.toml has the rest.
 
-In the clone the library is called src, and train_utils, web and the scripts lie beside it. Other
-people's environments must not get top-level names as common as these, so all of it is installed
-inside u2net: the files are copied, and what they call each other is renamed in the copies.
+In the clone the library is called src, and train_utils, web and the scripts are next to it. Names
+this common must not become top-level packages in users' environments, so everything is installed
+inside u2net: the files are copied, and imports and commands are renamed in the copies.
 """
 
 import re
@@ -12,7 +12,7 @@ from runpy import run_path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-COMMANDS = run_path("src/commands.py")["SCRIPTS"]  # what a script is called behind u2net
+COMMANDS = run_path("src/commands.py")["SCRIPTS"]  # each script's subcommand of u2net
 FOLDERS = {"src": "u2net", "train_utils": "u2net.train_utils", "web": "u2net.web"}
 DATA_SETS = ("my_dataset", "transforms")  # what scripts and users import
 MODULES = {name: f"u2net.scripts.{name}" for name in (*COMMANDS, *DATA_SETS)}
@@ -24,7 +24,7 @@ PACKAGES = {
 
 
 def rename(source: str) -> str:
-    """The text of a file as it is in the package: its imports, and the commands that it names."""
+    """A file's text for the package, with imports and commands renamed."""
     for name, new in (FOLDERS | MODULES).items():
         source = re.sub(
             rf"^([ >]*from ){name}(?=[. ][\w. ]*import )", rf"\1{new}", source, flags=re.M
@@ -39,7 +39,7 @@ def rename(source: str) -> str:
 
 
 class BuildPackage(build_py):
-    """Copies with other names inside."""
+    """Copies modules, with imports and commands renamed."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         found = super().find_package_modules(package, package_dir)

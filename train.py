@@ -9,18 +9,17 @@
 
 The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to resume
 from) and best.pt (the weights with the highest maxF, or mean IoU of classes, on the images of
-val.txt, or else the test split; pass it to validation.py and predict.py). Ctrl-C finishes the step,
-writes last.pt and exits with status 130; --resume auto continues, after a crash too, to the same
-result.
+val.txt, else on the test split; pass it to validation.py and predict.py). Ctrl-C finishes the step,
+writes last.pt and exits with status 130; --resume auto continues, also after a crash, and gives the
+same result as an uninterrupted run.
 """
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-# Threads that wait for others soon sleep, instead of keeping their core for some 20 ms from whoever
-# has work on it: beside another busy process a step took several times as long. OpenMP reads this
-# when torch is loaded.
+# Let waiting threads sleep soon, instead of spinning on their core for some 20 ms: next to another
+# busy process a step took several times as long. OpenMP reads this when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -43,12 +42,12 @@ from train_utils.training.trainer import Trainer
 
 
 def parse_args(argv: list[str] | None = None, doc: str | None = __doc__) -> Settings:
-    """The settings that flags and a recipe file give."""
+    """The settings from the flags and a recipe file."""
     return cli.parse_settings(argv, doc)
 
 
 class Run(NamedTuple):
-    """What a run needs, before its first step."""
+    """Everything that a run needs before its first step."""
 
     settings: Settings
     trainer: Trainer
@@ -95,7 +94,7 @@ def train(settings: Settings) -> int:
 
 
 def _prepare(settings: Settings) -> Run:
-    """Make what a run needs, and tell what is wrong with it before anything is written."""
+    """Build everything a run needs; errors are raised before anything is written."""
     keep_freed_memory()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
@@ -112,14 +111,14 @@ def _prepare(settings: Settings) -> Run:
     if settings.freeze_bn and settings.sync_bn:
         raise UserError("--sync-bn: batch norm keeps its statistics; pass --no-freeze-bn")
 
-    # The network and its teacher; faults of flags are reported before the data are read.
+    # The network and its teacher; wrong flags are reported before the data are read.
     torch.manual_seed(settings.seed)
     model = build.make_network(settings, state, device)
     starts = build.size_starts(settings, state)
     build.check_paths(settings)
     teacher = build.make_teacher(settings, device, dtype)
 
-    # Data: what is trained on, and what chooses the best weights.
+    # Data: the training set, and the set that selects the best weights.
     train_set, test_set, lengths = build.make_datasets(settings, starts)
     if teacher:
         teacher.labelled = sum(map(has_mask, train_set.pairs))
@@ -127,17 +126,17 @@ def _prepare(settings: Settings) -> Run:
     shares = None if settings.overfit else settings.data_shares
     sampler = EpochSampler(lengths, settings.batch_size, settings.seed, shares)
     on_gpu = device.type == "cuda"
-    options = settings.workers, on_gpu, True  # images that cannot be read end no run
+    options = settings.workers, on_gpu, True  # unreadable images do not stop a run
     train_batches = train_loader(train_set, sampler, *options)
     test_batches = eval_loader(test_set, settings.batch_size, *options)
 
-    # The loss, and another one for the run's end if there is one.
-    torch.manual_seed(settings.seed + rank())  # each rank's dropout is its own
+    # The loss, and a different one for the end of the run if there is one.
+    torch.manual_seed(settings.seed + rank())  # each rank draws its own dropout
     losses = [loss.to(device) for loss in build.make_losses(settings, train_set)]
 
-    # Optimizer, schedule, average: what changes with each step.
+    # Optimizer, schedule, weight average: the state that changes with each step.
     record = build.make_record(settings, state, train_set, test_set, device, dtype)
-    steps = -(-len(train_batches) // settings.accum)  # of an epoch
+    steps = -(-len(train_batches) // settings.accum)  # per epoch
     trainer = build.make_trainer(
         settings,
         model,
@@ -161,7 +160,7 @@ def _announce(
     resume: Path | None,
     train: Loader[SegmentationDataset],
 ) -> None:
-    """Say what begins, and note it in args.json."""
+    """Announce the run and record it in args.json."""
     if trainer.epoch >= settings.epochs:
         print(f"{folder}: {counted(settings.epochs, 'epoch is', 'epochs are')} done already")
         return
@@ -201,7 +200,7 @@ def _advice(folder: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and train, in torchrun's process group where there is one."""
+    """Parse the flags and train, in torchrun's process group if there is one."""
     settings = parse_args(argv)
     with process_group(settings.device):
         return train(settings)

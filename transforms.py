@@ -1,4 +1,4 @@
-"""The presets of training and evaluation; ``train_utils/data/transforms.py`` holds them."""
+"""Transform presets for training and evaluation, from ``train_utils/data/transforms.py``."""
 
 from train_utils.data.transforms import EvalPreset, Growing, TrainPreset, Varying, paste
 

@@ -1,4 +1,4 @@
-"""Score weights, or maps that exist already, on data sets: the measures that papers print.
+"""Score weights, or existing maps, on data sets with the measures that papers report.
 
     python validation.py --weights runs/u2net_lite-1/best.pt --data-path DUTS
     python validation.py --weights u2net.pth u2netp.pth --data-path ECSSD DUTS --metrics all
@@ -9,8 +9,8 @@ The table, ready to paste, is in the papers' order and rounding; --json has ever
 resized to its mask's own size and, unless --no-normalize is given, stretched by its own minimum and
 maximum, as published numbers are. maxF: precision and recall averaged over the images, then F
 (beta^2 = 0.3), then the maximum over 256 thresholds, as in the papers; maxF/img: F curves averaged,
-then the maximum, as in PySODMetrics. A mask is object where > 127 of 255; with an empty one every F
-is 0, the others are as defined. Under torchrun each process takes its share of the images.
+then the maximum, as in PySODMetrics. A mask is object where > 127 of 255; if empty, every F is 0,
+the others are as defined. Under torchrun each process takes its share of the images.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from train_utils.metrics.score import (
     unique_labels,
 )
 
-_MAX_WORST = 40  # on a sheet
+_MAX_WORST = 40  # images on a sheet
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the flags of validation.py; exits with status 2 where they don't agree."""
+    """Parse the flags of validation.py; exits with status 2 if they conflict."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser, several=True)
     text = "look again at up to N parts of each image, as predict.py --detail does"
@@ -131,7 +131,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, Inventory]]:
-    """Find every data set, under the name that tables show."""
+    """Find every data set; each comes with its name for tables."""
     options = args.split, args.image_dir, args.mask_dir, args.skip_invalid
     named = args.classes or (), args.class_colours
     read = mask_reader(classes, args.ignore_index, args.masks, args.mask_threshold, *named)
@@ -157,7 +157,7 @@ def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, 
 
 
 def _advise_split(folder: Path, count: int) -> str:
-    """What to know of scores of all images of a set, of which some may have been trained on."""
+    """A note on scoring all images of a set, some of which may have been trained on."""
     held_out = "val" if has_list(folder, "val") and not has_list(folder, "test") else "test"
     if any(has_list(folder, split) for split in SPLITS[:-1]):
         return (
@@ -171,7 +171,7 @@ def _advise_split(folder: Path, count: int) -> str:
 
 
 def print_results(results: Sequence[ScoreResult]) -> None:
-    """Print notes and the table, and on stderr what could not be scored."""
+    """Print notes and the table; what could not be scored is listed on stderr."""
     errors = [error.describe(cli.flag) for result in results for error in result.errors.values()]
     for error in dict.fromkeys(errors):
         print(f"error: left out: {error}", file=sys.stderr)
@@ -179,7 +179,7 @@ def print_results(results: Sequence[ScoreResult]) -> None:
 
 
 def write_results(args: argparse.Namespace, results: Sequence[ScoreResult]) -> None:
-    """Write the files that are wanted."""
+    """Write the requested files."""
     if args.json:
         report.write_json(args.json, results)
     if args.csv:
@@ -194,26 +194,26 @@ def write_results(args: argparse.Namespace, results: Sequence[ScoreResult]) -> N
 
 
 def worst_sheets(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> list[Path]:
-    """The file of each job's worst images."""
+    """The file that each job's worst images are drawn to."""
     sheet: Path = args.worst_file
     if len(jobs) == 1:
         return [sheet]
     names = [f"{job.set_name}-{job.source.label}".replace("/", "-") for job in jobs]
-    for i, name in enumerate(names):  # sets of equal names, and a-b of c beside a of b-c
+    for i, name in enumerate(names):  # sets with equal names, or a-b of c next to a of b-c
         if count := names[:i].count(name):
             names[i] = f"{name}-{count + 1}"
     return [sheet.with_stem(f"{sheet.stem}-{name}") for name in names]
 
 
 def check_files(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> None:
-    """Check, before anything is computed, that no file of the data is written over."""
+    """Check, before anything is computed, that no output overwrites an input."""
     worst = worst_sheets(args, jobs) if args.worst else None
     outputs = {"json": args.json, "csv": args.csv, "plot": args.plot, "worst_file": worst}
     check_outputs(outputs, inputs_of(args, jobs))
 
 
 def inputs_of(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> Iterator[Path]:
-    """All files that jobs read, and those beside them that other splits read."""
+    """All files that the jobs read, and those next to them that other splits read."""
     yield from args.weights
     yield from filter(None, (*(args.annotations or ()), args.class_colours))
     pairs = [pair for job in jobs for pair in job.data.pairs]
@@ -226,12 +226,12 @@ def inputs_of(args: argparse.Namespace, jobs: Sequence[ScoreJob]) -> Iterator[Pa
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score; returns the exit status, 2 where something could not be scored."""
+    """Score; returns the exit status, 2 if something could not be scored."""
     args = parse_args(argv)
     cli.require_packages("torchvision", *(["matplotlib"] if args.plot or args.worst else []))
     keep_freed_memory()
     with process_group(args.device):
-        if is_main():  # at once, and again with all that is read
+        if is_main():  # fail early; checked again below, against all inputs
             check_outputs(
                 {name: getattr(args, name) for name in ("json", "csv", "plot", "worst_file")}
             )
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_main():
             print_results(results)
             write_results(args, results)
-        from_main(None)  # the others wait, as torchrun ends all once one has left with 2
+        from_main(None)  # the others wait, as torchrun ends all ranks once one exits with 2
         return 0 if all(result.complete for result in results) else 2
 
 

@@ -1,14 +1,13 @@
-"""The toolkit's speed on this machine's processor, beside its peers, in one table.
+"""The toolkit's speed on this machine's processor, next to its peers, in one table.
 
     python -m benchmarks                              # lite and full: a quarter of an hour, 2 cores
     python -m benchmarks --networks u2net_lite --json speed.json
 
-Inference (benchmarks/compute/inference.py): milliseconds a picture at 320² and at batches of 1 and
-8, how many times as fast as the tutorials' way, the share of what one large matrix product reaches
-here at the same precision, and the mean difference of the maps from the tutorials' in float32.
-Training (benchmarks/compute/train_step.py): a step at batch 4 and 288². All take turns; figures are
-medians.
-OpenVINO takes part where it is installed, ONNX Runtime too.
+Inference (benchmarks/compute/inference.py): milliseconds per picture at 320² and at batches of 1
+and 8, the speed relative to the tutorials' way, the share of the FLOP/s that one large matrix
+product reaches here at the same precision, and the mean difference of the maps from the tutorials'
+in float32. Training (benchmarks/compute/train_step.py): a step at batch 4 and 288². All take turns;
+figures are medians. OpenVINO and ONNX Runtime take part if they are installed.
 """
 
 import argparse

@@ -3,13 +3,12 @@
     python -m benchmarks.gpu                                   # under 8 minutes
     python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1  # a try
 
-Pictures a second and peak memory of each network, batch and way. The tutorials' way is NCHW and
+Pictures per second and peak memory of each network, batch and way. The tutorials' way is NCHW and
 autocast to float16 with a GradScaler; ours is Trainer's step and Predictor's maps, in bf16 and
-channels last; compiled is the same through torch.compile, at the
-last batch, on a GPU alone. The limit beside
-them is the roofline: each operation's FLOPs at the rate of a large matrix product, or its bytes at
-that of a large copy, whichever takes longer. Last, what the loader delivers: pairs a second with
-all cores, decoded and augmented, against what the fastest training step eats.
+channels last; compiled is the same with torch.compile, at the last batch, only on a GPU. The limit
+next to them is the roofline: each operation's FLOPs at the rate of a large matrix product, or its
+bytes at that of a large copy, whichever takes longer. Last, what the loader delivers: pairs per
+second with all cores, decoded and augmented, against what the fastest training step consumes.
 """
 
 import argparse
@@ -50,7 +49,7 @@ def main() -> None:
     rates = matrix_limit(dtype, str(device)), byte_rate(str(device))
     print(f"torch {torch.__version__}, {_name(device)}: {dtype} {rates[0] / 1e12:.1f} TFLOP/s, "
           f"{rates[1] / 1e12:.2f} TB/s\n")  # fmt: skip
-    print("| network | work | batch | way | pictures/s | × tutorial | GB | at the limit |")
+    print("| network | work | batch | way | images/s | × tutorial | GB | at the limit |")
     print("|---|---|---:|---|---:|---:|---:|---:|")
     rows = []
     for network in args.networks:
@@ -71,7 +70,7 @@ def main() -> None:
 def _rows(
     network: str, work: str, args: argparse.Namespace, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Of one network at one kind of work, each batch, each way."""
+    """Rows of one network and one kind of work, for each batch and way."""
     for batch in args.batch_sizes:
         ways = dict(WAYS[work])
         if device.type == "cuda" and batch == args.batch_sizes[-1]:
@@ -120,7 +119,7 @@ def tutorial_training(model: nn.Module, pictures: Tensor, masks: Tensor) -> Call
 def our_training(
     model: nn.Module, pictures: Tensor, masks: Tensor, compiled: bool = False
 ) -> Callable[[], object]:
-    """A step as train.py takes it, with --compile if so wanted."""
+    """A step as train.py takes it, with --compile if ``compiled``."""
     trainer = make_trainer(model.train(), pictures.device, compiled)
     return lambda: trainer.step([(pictures, masks, torch.arange(len(pictures)))])
 
@@ -182,7 +181,7 @@ def _measure(
 def _limit(
     network: str, work: str, size: int, dtype: torch.dtype, rates: tuple[float, float]
 ) -> float:
-    """Pictures/s at the roofline, counted of a batch of eight."""
+    """Pictures/s at the roofline, counted for a batch of eight."""
     with torch.device("meta"):
         model = build_model(network).train(work == "training")
         x = torch.zeros(8, 3, size, size)
@@ -206,7 +205,7 @@ def load(size: int, duration: float) -> float:
         pairs = find_pairs(Path(folder), "train").pairs * 500
         data = SegmentationDataset(pairs, TrainPreset(size, size * 9 // 10))
         batches = iter(train_loader(data, EpochSampler([len(data)], 16, 0), os.cpu_count() or 1))
-        for _ in range(2 * (os.cpu_count() or 1)):  # until all processes are at work
+        for _ in range(2 * (os.cpu_count() or 1)):  # until all processes are working
             next(batches)
         count, start = 0, time.perf_counter()
         while (taken := time.perf_counter() - start) < duration:

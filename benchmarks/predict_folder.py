@@ -1,11 +1,11 @@
-"""A folder of pictures to masks: predict.py beside rembg's folder command, same weights.
+"""A folder of pictures to masks: predict.py against rembg's folder command, same weights.
 
     python -m venv rembg && rembg/bin/pip install 'rembg[cpu,cli]==2.0.86'
     python -m benchmarks.predict_folder ECSSD/images --weights u2netp.pth --rembg rembg/bin/rembg
 
-Both run as a shell would run them, one after the other, start-up included, in turns. rembg gets the
-weights as ONNX from export.py, in its u2net_custom session, and writes masks only. Time is what the
-clock shows; beside it, what the processor spent, which other programs on the machine disturb less.
+Both run as from a shell, one after the other, start-up included, in turns. rembg gets the weights
+as ONNX from export.py, in its u2net_custom session, and writes masks only. Time is wall time; next
+to it is processor time, which other programs on the machine disturb less.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from train_utils import cli
 
 
 class Run(NamedTuple):
-    """What one command took."""
+    """The time and memory of one command."""
 
     wall: float  # seconds
     cpu: float  # seconds, of all its cores
@@ -55,7 +55,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         (folder / "in" / path.name).symlink_to(path.resolve())
     theirs, env = rembg_command(args.rembg, args.weights, folder)
     theirs.append(folder / "in")
-    size = ["--img-size", 320]  # rembg's, whatever the weights say
+    size = ["--img-size", 320]  # rembg's, whatever size the weights have
     weights = args.int8 or args.weights
     ours = [sys.executable, "predict.py", folder / "in", "--weights", weights, *size, "--output"]
     runs: dict[str, list[Run]] = {"rembg": [], "predict.py": []}
@@ -73,7 +73,7 @@ def rembg_command(rembg: Path, weights: Path, folder: Path) -> tuple[list[object
     model = folder / "home" / "lite.onnx"
     script = [sys.executable, "export.py", "--weights", weights, "--output", model]
     subprocess.run([str(part) for part in script], check=True, stdout=subprocess.DEVNULL)
-    # rembg loads only what lies in its own folder.
+    # rembg loads only files in its own folder.
     env = {**os.environ, "U2NET_HOME": str(model.parent), "REMBG_HOME": str(model.parent)}
     extra = json.dumps({"model_path": str(model)})
     return [rembg, "p", "-m", "u2net_custom", "-om", "-x", extra], env

@@ -1,4 +1,4 @@
-"""The least time that a computation can take on a machine, from what its operations count."""
+"""The least time that a computation can take on a machine, from its operations' FLOPs and bytes."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch.utils.flop_counter import flop_registry
 class Roofline(TorchDispatchMode):
     """Counts, while active, each operation's FLOPs and the bytes that it reads and writes.
 
-    Works on the meta device, which computes nothing. Views cost nothing; every operator is taken
-    for a pass of its own over memory, which fused ones beat.
+    Works on the meta device, which computes nothing. Views cost nothing; every operator counts as a
+    separate pass over memory, which fused ones beat.
     """
 
     def __init__(self) -> None:
@@ -33,5 +33,5 @@ class Roofline(TorchDispatchMode):
         return out
 
     def seconds(self, flop_rate: float, byte_rate: float) -> float:
-        """Each operation at the machine's limit, the nearer of the two, one after another."""
+        """The time of all operations in sequence, each at whichever of the two limits is slower."""
         return sum(max(flops / flop_rate, size / byte_rate) for flops, size in self.counts)

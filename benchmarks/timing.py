@@ -1,4 +1,4 @@
-"""Timing in turns, and what the processor could do at best."""
+"""Timing in turns, and the limits of the hardware."""
 
 import resource
 import statistics
@@ -11,11 +11,11 @@ import torch
 
 
 def in_turn(runs: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """Median seconds of a call of each.
+    """Median seconds per call of each.
 
-    In each round each has its turn, so that a drift of the machine hits all alike. A turn begins
-    with a call that is not timed: threads of the one before may still be spinning, and caches hold
-    its data.
+    Each has its turn in each round, so that a drift of the machine affects all equally. A turn
+    begins with a call that is not timed: threads of the previous one may still be spinning, and
+    caches hold its data.
     """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -26,15 +26,15 @@ def in_turn(runs: dict[str, Callable[[], object]], rounds: int, calls: int = 1) 
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """What one call takes."""
+    """The time of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def peak_memory() -> float:
-    """The largest resident size of this process so far, in GB. Not ``ru_maxrss`` where there is
-    better: a new process begins with that of the one which started it."""
+    """The peak resident size of this process so far, in GB. Not ``ru_maxrss`` where there is
+    something better: a new process begins with its parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
@@ -44,14 +44,14 @@ def peak_memory() -> float:
 
 
 def matrix_limit(dtype: torch.dtype, device: str = "cpu", side: int = 4096) -> float:
-    """FLOP/s of the product of two large matrices, the best of some: what a network could reach
-    whose every operation were one."""
+    """FLOP/s of the product of two large matrices, the best of five: what a network could reach if
+    all its operations were such products."""
     a = torch.randn(side, side).to(device, dtype)
     return 2 * side**3 / _best(lambda: a @ a, device)
 
 
 def byte_rate(device: str, size: int = 2**28) -> float:
-    """Bytes/s that a copy of ``size`` bytes reads and writes on the device, the best of some."""
+    """Bytes/s that a copy of ``size`` bytes reads and writes on the device, the best of five."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / _best(lambda: target.copy_(source), device)

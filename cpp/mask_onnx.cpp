@@ -1,10 +1,10 @@
-// The mask of an image from C++, by ONNX Runtime: any .onnx file of export.py, --static, --half and
-// --int8 included.
+// Predicts the mask of an image in C++, with ONNX Runtime, from an .onnx file of export.py,
+// including --static, --half and --int8, but for several classes and --img-size auto.
 //
 //     mask_onnx NETWORK.onnx IMAGE MASK.png
 //
-// The image is prepared as predict.py does it, so the mask is its mask but for single levels, where
-// both read the same pixels (see read_image). Size, mean and std are in the file.
+// The image is prepared as in predict.py, so the masks differ by single levels at most, if both
+// read the same pixels (see read_image). Size, mean and std are in the file.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -12,28 +12,17 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
 #include <iostream>
 #include <opencv2/core/utils/logger.hpp>
-#include <opencv2/imgcodecs.hpp>
-#include <opencv2/imgproc.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-// Upright, RGB floats from 0 to 255. OpenCV drops transparency, the low half of 16 bits and the
-// orientation of a WebP, and fills in the missing end of a truncated JPEG.
-cv::Mat read_image(const std::string& path) {
-  cv::Mat image = cv::imread(path, cv::IMREAD_COLOR);
-  if (image.empty()) throw std::runtime_error(path + ": no such file, or not an image");
-  cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
-  image.convertTo(image, CV_32F);
-  return image;
-}
+#include "files.h"
 
-// Rows by a triangle filter that widens where the image shrinks (antialias), as Pillow and torch
-// have it and OpenCV has not. Bytes are resized with weights of 15 bits, and rounded.
+// Resizes rows with a triangle filter that widens when the image shrinks (antialias), which Pillow
+// and torch have and OpenCV lacks. Bytes are resized with weights of 15 bits, and rounded.
 cv::Mat resize_rows(const cv::Mat& image, int rows, bool bytes) {
   const double scale = double(image.rows) / rows, support = std::max(scale, 1.0);
   cv::Mat result = cv::Mat::zeros(rows, image.cols, image.type());
@@ -70,7 +59,7 @@ cv::Mat resize(const cv::Mat& image, int height, int width, bool bytes) {
   return resize_rows(resize_rows(image.t(), width, bytes).t(), height, bytes);
 }
 
-// A value of the metadata that export.py has written; "" where there is none.
+// A value of the metadata that export.py writes; "" if there is none.
 std::string get_value(const Ort::Session& network, const char* name) {
   Ort::AllocatorWithDefaultOptions allocator;
   const auto found = network.GetModelMetadata().LookupCustomMetadataMapAllocated(name, allocator);
@@ -90,9 +79,10 @@ std::vector<float> get_numbers(const Ort::Session& network, const char* name) {
   return values;
 }
 
-// The width and height that the network sees: the file's own, else those of its metadata.
+// The input's width and height: those of the graph if fixed, else of the metadata.
 cv::Size get_size(const Ort::Session& network) {
   const auto shape = network.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
+  if (shape.size() != 4) throw std::runtime_error("not a network of images N×3×H×W");
   if (shape[2] > 0 && shape[3] > 0) return cv::Size(int(shape[3]), int(shape[2]));
   const std::string rectangle = get_value(network, "input_size");
   int width = 0, height = 0;
@@ -101,7 +91,9 @@ cv::Size get_size(const Ort::Session& network) {
     throw std::runtime_error("the network's size depends on the image; export it with --img-size");
   const std::string side = get_value(network, rectangle.empty() ? "img_size" : "input_size");
   if (side.empty()) throw std::runtime_error("the network's metadata lack img_size: was it made by export.py?");
-  return cv::Size(std::stoi(side), std::stoi(side));
+  if (std::sscanf(side.c_str(), "%d", &width) != 1 || width < 1)
+    throw std::runtime_error("the network's metadata has no size in img_size, but " + side);
+  return {width, width};
 }
 
 // The map of an image, H×W in [0, 1].
@@ -124,22 +116,15 @@ cv::Mat predict(Ort::Session& network, const cv::Mat& image) {
   const auto output_name = network.GetOutputNameAllocated(0, allocator);
   const char *from = input_name.get(), *to = output_name.get();
   auto maps = network.Run(Ort::RunOptions{}, &from, &tensor, 1, &to, 1);
-  const size_t channel = object_map.empty() ? 0 : std::stoul(object_map);
-  float* values = maps[0].GetTensorMutableData<float>() + channel * size.area();
+  int channel = 0;
+  std::sscanf(object_map.c_str(), "%d", &channel);
+  const auto found = maps[0].GetTensorTypeAndShapeInfo();
+  const auto sides = found.GetShape();
+  const bool fits = sides.size() == 4 && channel >= 0 && channel < sides[1] && sides[2] == size.height &&
+                    sides[3] == size.width && found.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  if (!fits) throw std::runtime_error("the network's output is not what its metadata says");
+  float* values = maps[0].GetTensorMutableData<float>() + size_t(channel) * size.area();
   return resize(cv::Mat(size, CV_32F, values), image.rows, image.cols, false);
-}
-
-// Before anything is computed: the mask can be written, and is neither of the inputs.
-void check_output(const std::filesystem::path& mask, const std::filesystem::path& network,
-                  const std::filesystem::path& image) {
-  std::error_code missing;  // a file that is not there yet is no input
-  for (const auto& input : {network, image})
-    if (std::filesystem::equivalent(mask, input, missing))
-      throw std::runtime_error(mask.string() + ": would overwrite an input; name another file");
-  if (mask.has_parent_path() && !std::filesystem::is_directory(mask.parent_path(), missing))
-    throw std::runtime_error(mask.parent_path().string() + ": no such folder");
-  if (!cv::haveImageWriter(mask.string()))
-    throw std::runtime_error(mask.string() + ": name it .png, or as another kind of image");
 }
 
 int main(int argc, char** argv) try {
@@ -148,9 +133,10 @@ int main(int argc, char** argv) try {
   cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
   Ort::Env environment(ORT_LOGGING_LEVEL_FATAL);
   Ort::Session network(environment, argv[1], Ort::SessionOptions{});
-  cv::Mat mask;
-  predict(network, read_image(argv[2])).convertTo(mask, CV_8U, 255);  // rounds, from 0 to 255
-  if (!cv::imwrite(argv[3], mask)) throw std::runtime_error(std::string(argv[3]) + ": not written");
+  cv::Mat image, mask;
+  read_image(argv[2]).convertTo(image, CV_32F);
+  predict(network, image).convertTo(mask, CV_8U, 255);  // rounds, from 0 to 255
+  write_mask(argv[3], mask);
   return 0;
 } catch (const std::exception& error) {
   std::cerr << "error: " << error.what() << std::endl;

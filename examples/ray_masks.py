@@ -33,12 +33,12 @@ class Masks:
         self.folder, self.output, self.skip = folder, output, skip
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Save the masks of some images; gives, for each, its path and what is wrong with it."""
+        """Save the masks of some images; returns each one's path and problem."""
         problems = [self.save(*row) for row in zip(batch["path"], batch["bytes"], strict=True)]
         return {"path": batch["path"], "problem": np.array(problems, dtype=object)}
 
     def save(self, path: str, content: bytes) -> str:
-        """Save the mask of one image; what is wrong with the image, if anything."""
+        """Save the mask of one image; returns the problem with the image, if any."""
         target = self.output / f"{PurePosixPath(path).relative_to(self.folder)}.png"
         if self.skip and target.exists():
             return ""
@@ -53,7 +53,7 @@ class Masks:
 
 
 def main() -> int:
-    """Read, predict, write; the exit status is 2 where an image could not be read."""
+    """Read, predict, write; the exit status is 2 if an image could not be read."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--gpus", type=float, default=0, help="of each worker; 0.5 shares one")
     parser.add_argument("--skip-existing", action="store_true")
     args = parser.parse_args()
-    # As Ray gives paths: absolute, those of buckets without what is before ://.
+    # Like the paths that Ray returns: absolute, those of buckets without the scheme.
     remote = "://" in args.folder
     folder = args.folder.split("://")[-1] if remote else str(Path(args.folder).resolve())
     if not remote and not Path(folder).is_dir():
@@ -73,7 +73,7 @@ def main() -> int:
         args.folder if remote else folder,
         include_paths=True,
         file_extensions=sorted(suffix[1:] for suffix in IMAGE_SUFFIXES),
-        num_cpus=0.1,  # workers that took all cores would wait for ever
+        num_cpus=0.1,  # workers that took all cores would wait forever
     )
     device = "cuda" if args.gpus else "cpu"
     done = images.map_batches(

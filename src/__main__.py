@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _restart_with_short_waits() -> None:
-    """Begin anew with threads that do not keep a core while they wait, see train.py: torch, which
-    has to know it when it is loaded, is loaded by now. Nothing is done where the user has decided.
+    """Restart with threads that do not keep a core busy while they wait, see train.py: torch reads
+    the setting when it is loaded, and it is loaded by now. Does nothing if the user has set it.
     """
     if sys.platform == "linux" and not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -71,8 +71,8 @@ def describe() -> str:
 
 
 def _misspelt(word: str, asks_help: bool) -> str | None:
-    """What is wrong with a word that is no command: that it looks like one and is no image, pattern
-    of images, address or flag; or that help is asked for it.
+    """The problem with a word that is not a command: it looks like one and is not an image, a
+    pattern, a URL or a flag; or help is asked for it.
     """
     is_word = word[:1] != "-" and word.replace("_", "").replace("-", "").isalpha()
     if not asks_help and (not is_word or Path(word).exists()):
@@ -83,8 +83,8 @@ def _misspelt(word: str, asks_help: bool) -> str | None:
 
 
 def _script(name: str) -> ModuleType:
-    """A module of the toolkit: a part of the package where it is installed, and a file beside the
-    library in the clone (and where pip has installed the clone itself by ``--editable``)."""
+    """A module of the toolkit: part of the package if it is installed, else a file beside the
+    library in the clone (also if pip has installed the clone with ``--editable``)."""
     library = Path(__file__).resolve().parent
     if (library / "scripts").is_dir():
         return import_module(f"u2net.{name}" if "." in name else f"u2net.scripts.{name}")

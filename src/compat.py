@@ -1,6 +1,6 @@
-"""The parts of torch that are not public, each with its reason and what happens without it.
+"""The private parts of torch in use, each with its reason and what happens without it.
 
-They are looked up by name, so that a version of torch which lacks one still works, only slower or
+They are looked up by name, so that a version of torch without one still works, only slower or
 without that feature.
 """
 
@@ -15,16 +15,16 @@ Geometry = tuple[Any, Any, Any, int]  # padding, stride, dilation, groups of a c
 
 
 def has_packed_convolutions() -> bool:
-    """Whether torch has oneDNN's operators for convolutions with weights packed beforehand.
+    """Whether torch has oneDNN's operators for convolutions with prepacked weights.
 
-    ``torch.compile`` writes them into its code for a CPU, but nothing public calls them. Without
+    ``torch.compile`` generates code with them for CPUs, but nothing public calls them. Without
     them, inference runs through ``nn.Conv2d``, at about half the speed.
     """
     return hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def pack_weight(weight: Tensor, geometry: Geometry, input_size: Sequence[int]) -> Tensor:
-    """Weights in the order in which oneDNN reads them for inputs of this size."""
+    """Reorder weights to oneDNN's layout for inputs of this size."""
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(input_size))
 
 
@@ -36,7 +36,7 @@ def packed_convolution(
 
 
 def onednn_has_bf16() -> bool:
-    """Whether oneDNN computes in bfloat16 on this processor; False where torch cannot tell."""
+    """Whether oneDNN computes in bfloat16 on this processor; False if torch cannot tell."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())
 
@@ -44,14 +44,14 @@ def onednn_has_bf16() -> bool:
 def cpu_has_bf16() -> bool:
     """Whether the processor has instructions for bfloat16 (AVX512-BF16 or AMX).
 
-    torch has no public function for this; where the private ones are gone, float32 is used.
+    torch has no public function for this; without the private ones, float32 is used.
     """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy many small tensors of one type in one call, where torch has it."""
+    """Copy many small tensors of one type in one call, if torch has it."""
     if hasattr(torch, "_foreach_copy_"):
         torch._foreach_copy_(list(targets), list(sources))
         return
@@ -60,18 +60,18 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether someone listens to this module's calls or gradients.
+    """Whether this module has forward or backward hooks.
 
-    torch has no public question for it; without its private ones, the answer is no.
+    torch has no public test for it; without the private attributes, the answer is no.
     """
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name, None) for name in names)
 
 
 def allow_even_sizes(program: torch.export.ExportedProgram) -> None:
-    """Drop the guards by which torch 2.11 refuses sizes that are even.
+    """Drop the guards with which torch 2.11 rejects even sizes.
 
-    It demands odd sizes, as the example's are, where it computes the size that ceil mode gives; the
+    It requires odd sizes, like the example's, where it computes the output size of ceil mode; the
     result is right for all sizes. Newer versions have no such guards.
     """
     guards = getattr(program, "_guards_code", None)
@@ -80,18 +80,18 @@ def allow_even_sizes(program: torch.export.ExportedProgram) -> None:
 
 
 class NoCompilerError(Exception):
-    """There is no C++ compiler that works."""
+    """There is no working C++ compiler."""
 
 
 def compile_package(
     program: torch.export.ExportedProgram, path: Path, options: dict[str, Any]
 ) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Write an AOTInductor package to ``path``; returns the function that it holds.
+    """Write an AOTInductor package to ``path``; returns its function.
 
     torch documents both calls, though they live in a private module.
 
     Raises:
-        NoCompilerError: there is no C++ compiler that works.
+        NoCompilerError: there is no working C++ compiler.
     """
     from torch._inductor import aoti_compile_and_package, aoti_load_package
     from torch._inductor.exc import InvalidCxxCompiler

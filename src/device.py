@@ -1,4 +1,4 @@
-"""Where and in which precision to compute."""
+"""Picks the device and the precision to compute with, and manages threads and memory."""
 
 import ctypes
 import os
@@ -21,11 +21,11 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device to compute on.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is the GPU where there is one (CUDA,
+        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is the GPU if there is one (CUDA,
             then Apple's MPS), else the CPU.
 
     Returns:
-        The device, a GPU with its number.
+        The device, a GPU with its index.
 
     Raises:
         UserError: the device is unknown or not on this machine.
@@ -43,10 +43,10 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("choose auto, cpu, cuda, cuda:1 … or mps")
-        # With its number: plain "cuda" is the current device, and each thread has its own.
+        # With its index: plain "cuda" is the current device, and each thread has its own.
         device = torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
-        # A sentence of it: torch lists all its back ends for a Mac's GPU that is not there.
+        # Its first sentence only: without a Mac's GPU, torch lists all its backends.
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise UserError(f"not usable here ({reason}); try cpu", "device", name) from None
     return device
@@ -58,14 +58,14 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
     Args:
         amp: ``bf16``, ``fp16`` or ``off`` (float32). ``auto`` is bfloat16 where the hardware
             computes in it (GPUs from Ampere on, processors with AVX512-BF16 or AMX) and float32
-            elsewhere; float16 is never chosen by itself, as training in it needs a loss scaler.
+            elsewhere; float16 is never chosen automatically, as training in it needs a loss scaler.
         device: where the convolutions run.
 
     Returns:
         ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
 
     Raises:
-        UserError: an unknown name, or fp16 on a CPU (slow there, and gains nothing over bf16).
+        UserError: an unknown name, or fp16 on a CPU (slow there, and no better than bf16).
 
     Example:
         >>> pick_dtype("off", torch.device("cpu"))
@@ -81,7 +81,7 @@ def pick_dtype(amp: str, device: torch.device) -> torch.dtype:
 
 
 def amp_name(dtype: torch.dtype) -> str:
-    """The name that :func:`pick_dtype` gives this precision for.
+    """The name for which :func:`pick_dtype` returns this precision.
 
     Example:
         >>> amp_name(torch.float16)
@@ -91,7 +91,8 @@ def amp_name(dtype: torch.dtype) -> str:
 
 
 class _Cores:
-    """The cores that all users of :func:`per_core` share; ``total`` holds while there are any."""
+    """The cores that all users of :func:`per_core` share; ``total`` is valid while there are
+    any."""
 
     lock = Lock()
     users = 0
@@ -99,24 +100,24 @@ class _Cores:
 
 
 class _Process:
-    """This process; ``forks`` differs from that of the process that it was forked from."""
+    """State of this process; ``forks`` differs from that of its parent after a fork."""
 
     forks = 0
 
 
 def fork_count() -> int:
-    """A number that changes in a forked process, for what cannot be used there.
+    """A number that changes in a forked process, to detect objects that cannot be used there.
 
-    Threads do not survive ``os.fork``: torch's own, which wait for work, are missing in the child,
-    which would wait for them for ever. So importing this module has torch compute with one thread
-    in each forked process, as it does in the workers of its data loaders.
+    Threads do not survive ``os.fork``: torch's worker threads are missing in the child, which would
+    wait for them forever. So importing this module makes torch compute with one thread in each
+    forked process, as in the workers of a DataLoader.
     """
     return _Process.forks
 
 
 def after_fork(reset: Callable[[], None]) -> Callable[[], None]:
-    """Have ``reset`` called in each process that is forked from this one; for use as a decorator.
-    Windows has no fork.
+    """Decorator that has ``reset`` called in each process forked from this one. Windows has no
+    fork.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=reset)
@@ -132,14 +133,14 @@ def _reset() -> None:
 
 @contextmanager
 def per_core(tasks: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """A pool of threads that compute images side by side, and the number of its threads.
+    """A pool of threads that compute images in parallel, and the number of its threads.
 
-    There is at most one thread a core, and the threads share the cores evenly: a core with an image
-    of its own never waits for another one. ``torch.set_num_threads`` in a thread also holds for
+    There is at most one thread per core, and the threads share the cores evenly: a core with its
+    own image never waits for another one. ``torch.set_num_threads`` in a thread also holds for
     threads that start later, so the last user of this function restores the number.
 
     Args:
-        tasks: how many images there are; fewer than cores get several cores each.
+        tasks: the number of images; if there are fewer than cores, each gets several cores.
 
     Yields:
         The pool and its number of threads.
@@ -163,11 +164,11 @@ def per_core(tasks: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have torch compute with this thread alone.
+    """Have torch compute with this thread only.
 
     torch's other threads spin for some 10 ms after each operation, waiting for the next one, and
-    slow down another runtime that is given their cores. As a thread that uses torch for the first
-    time meanwhile takes over the number, this is for short operations.
+    slow down another runtime that uses their cores. As a thread that first uses torch meanwhile
+    inherits the setting, this is for short operations.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -191,7 +192,7 @@ def keep_freed_memory() -> None:
 
     The kernel clears each page before it hands it out: for the activations of a network on the CPU
     that takes up to a quarter of the time (``benchmarks/compute/train_step.py``). All threads share
-    what is kept: of a heap for each, as glibc would have it, each keeps the most that it ever held.
+    one heap: with glibc's default of one per thread, each would keep the most that it ever held.
     """
     if sys.platform != "linux":
         return
@@ -204,7 +205,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the kernel back what has been freed so far, before something large is needed."""
+    """Return freed memory to the kernel, before something large is needed."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
         if trim:
@@ -212,15 +213,15 @@ def return_freed_memory() -> None:
 
 
 def end_at_once() -> None:
-    """Let the process end after Python's own clean-up, without that of the libraries.
+    """Let the process exit after Python's own clean-up, without that of the libraries.
 
-    The latter does nothing that the kernel does not do better, but reads code for it that nothing
-    else has needed: of torch's CUDA libraries 130 MB, the most memory that a small run takes.
-    After a fork some wait for threads that are not there.
+    The latter does nothing that the kernel does not do better, but loads code that nothing else has
+    needed: 130 MB of torch's CUDA libraries, the most memory that a small run takes. After a fork,
+    some of it waits for threads that do not exist.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # of glibc; what is added last is called first
+    if hasattr(libc, "on_exit"):  # of glibc; the last one added is called first
         libc.on_exit(libc._exit, None)  # with the exit status
-        libc.on_exit(libc.fcloseall, None)  # what libraries have printed is written
+        libc.on_exit(libc.fcloseall, None)  # flushes what libraries have printed

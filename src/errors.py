@@ -1,4 +1,4 @@
-"""The one exception for what a user can fix: a parameter, a path, a file, a table."""
+"""The exception for everything that a user can fix: a parameter, a path, a file, a table."""
 
 import re
 from collections.abc import Callable
@@ -10,11 +10,11 @@ class UserError(ValueError):
     The scripts print it, with the flag in place of the parameter, and exit with 2.
 
     Args:
-        message: a sentence or two; it begins with the file's name where a file is at fault.
-        parameter: the argument at fault, by its name in Python; None where there is none.
-        value: what it was; None leaves it out of the text, as an empty one does.
-        advice: what else may help; parameters that it names stand in braces, so that the scripts
-            can put flags in their place.
+        message: a sentence or two; it begins with the file's name if a file is at fault.
+        parameter: the argument at fault, by its Python name; None if there is none.
+        value: its value; None or an empty one is left out of the text.
+        advice: what else may help; parameters in it are in braces, so that the scripts can replace
+            them with flags.
 
     Example:
         >>> print(UserError("expected at least 32 pixels", parameter="img_size", value=16))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never onto what a run reads."""
+"""Writes files completely or not at all, and never over a run's inputs."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ from .errors import UserError
 
 
 def save_torch(content: dict[str, Any], path: str | Path) -> None:
-    """``torch.save``, whole or not at all.
+    """``torch.save``, completely or not at all.
 
     Args:
         content: tensors and plain values by name.
@@ -44,24 +44,25 @@ def write_torch(content: dict[str, Any], temporary: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError:  # what torch raises where the disk is full
+    except RuntimeError:  # torch raises it if the disk is full
         raise UserError(f"{temporary.parent}: cannot be written; is the disk full?") from None
 
 
 def save_json(content: Any, path: str | Path) -> None:
-    """Write indented JSON, whole or not at all; values that JSON has no form for become text."""
+    """Write indented JSON, completely or not at all; values without a JSON form become strings."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; after the block it is synced and renamed to ``path``.
+    """A temporary path next to ``path``; after the block it is synced and renamed to ``path``.
 
     A reader sees the old file or the new one, never a part of it, even if the process is killed.
     The temporary file is removed whatever happens inside the block, except by a kill. A file that
-    was there keeps its permissions. A link stays, and the file that it leads to is written. A FIFO
-    or a device, such as ``/dev/null`` or ``/dev/stdout``, gets the content when the block ends.
+    was there keeps its permissions. A link is kept, and the file that it leads to is written. A
+    FIFO or a device, such as ``/dev/null`` or ``/dev/stdout``, gets the content when the block
+    ends.
 
     Raises:
         UserError: the folder cannot be made or written to, the file is read-only, or the name is
@@ -99,10 +100,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if status:
                 with suppress(OSError, AttributeError):  # only root may give files away
                     os.chown(temporary, status.st_uid, status.st_gid)
-            temporary.chmod(mode)  # safetensors, for one, replaces the file by one of its own
+            temporary.chmod(mode)  # safetensors, for example, replaces the file
             _replace(temporary, place)
             _sync_folder(place.parent)
-        except OSError as error:  # a full disk, say
+        except OSError as error:  # such as a full disk
             if error.filename in (None, str(temporary)):
                 error.filename = str(path)
             raise
@@ -112,9 +113,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """The same file or folder by a name in UTF-8: a link, where its own is not.
+    """The same file or folder under a UTF-8 name: through a link if its own name is not UTF-8.
 
-    safetensors, ONNX and the parts of torch that are in C++ take no other name.
+    safetensors, ONNX and the C++ parts of torch accept no other names.
     """
     if printable(path) == str(path):
         yield path
@@ -126,7 +127,7 @@ def utf8_path(path: Path) -> Iterator[Path]:
 
 
 def _find_place(path: Path) -> tuple[Path, os.stat_result | None]:
-    """Where ``path`` leads to by its links, and what is there, if anything.
+    """The target of ``path`` through its links, and its status if it exists.
 
     Raises:
         UserError: nothing can be written there.
@@ -144,7 +145,7 @@ def _find_place(path: Path) -> tuple[Path, os.stat_result | None]:
         status = place.stat()
     except FileNotFoundError:
         return place, None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise _unwritable(path, error) from None
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path}: is a folder; name a file")
@@ -169,7 +170,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _is_stream(path: Path, status: os.stat_result | None) -> bool:
-    """Whether it takes what is written, but can't be replaced: a FIFO, a device, an open file."""
+    """Whether it can be written, but not replaced: a FIFO, a device, an open file."""
     regular = status is None or stat.S_ISREG(status.st_mode)
     return not regular or (status is not None and _descriptor(path) is not None)
 
@@ -183,8 +184,8 @@ def is_stream(path: Path) -> bool:
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether what is written to a path goes where standard output goes."""
-    with suppress(OSError, ValueError):  # no such file, or none that is open
+    """Whether a path leads to the same file as standard output."""
+    with suppress(OSError, ValueError):  # no such file, or it is not open
         return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
     return False
 
@@ -194,8 +195,8 @@ def _open_stream(path: Path) -> BinaryIO:
     number = _descriptor(path)
     if number is None:
         return path.open("wb")
-    sys.stdout.flush()  # what was printed before comes before
-    return os.fdopen(os.dup(number), "wb")  # opened by name, a file would be cut to nothing
+    sys.stdout.flush()  # earlier output comes first
+    return os.fdopen(os.dup(number), "wb")  # opening it by name would truncate it
 
 
 def _replace(temporary: Path, place: Path) -> None:
@@ -221,7 +222,7 @@ def _sync_folder(folder: Path) -> None:
 def check_writable(path: str | Path) -> None:
     """Check that ``path`` can be written, before long work whose result goes there.
 
-    Nothing is left of the attempt.
+    The attempt leaves nothing behind.
 
     Raises:
         UserError: it is a folder, or its folder cannot be made or written to.
@@ -245,21 +246,21 @@ def check_writable(path: str | Path) -> None:
 def find_overwritten(
     outputs: Iterable[str | Path], inputs: Iterable[str | Path]
 ) -> tuple[Path, Path] | None:
-    """An output of a run that is one of its inputs, under whatever name, by links too.
+    """Find an output of a run that is also an input, under any name, links included.
 
     Args:
         outputs: files that will be written.
-        inputs: files that are read; of a folder, the files in it are meant.
+        inputs: files that are read; a folder stands for the files in it.
 
     Returns:
-        The output and the input that it would overwrite; None where all is well.
+        The output and the input that it would overwrite; None if there is none.
 
     Example:
         >>> find_overwritten(["mask.png"], ["photo.jpg"])
     """
     written = {}
     for path in map(Path, outputs):
-        with suppress(OSError):  # what is not there yet is no input
+        with suppress(OSError):  # a file that does not exist yet is no input
             status = path.stat()
             if stat.S_ISREG(status.st_mode):
                 written[status.st_dev, status.st_ino] = path
@@ -279,9 +280,9 @@ def check_outputs(
     """Check all files that a run will write, before its work.
 
     Args:
-        outputs: the files of each parameter: one, several, or None. Of those in one folder, the one
+        outputs: the files of each parameter: one, several, or None. In each folder, only the one
             with the longest name is tried. Those under "" have no parameter.
-        inputs: all files that the run reads; of a folder, the files in it are meant.
+        inputs: all files that the run reads; a folder stands for the files in it.
 
     Raises:
         UserError: an output cannot be written, is an input, or is written twice.
@@ -308,7 +309,7 @@ def check_outputs(
             if other != parameter:
                 advice = f"name another, as {{{other}}} is written there"
                 raise UserError("two results in one file", parameter, path, advice)
-    inputs = inputs if len(several) == 1 else list(inputs)  # of which there may be millions
+    inputs = inputs if len(several) == 1 else list(inputs)  # there may be millions
     for parameter, paths in several.items():
         if found := find_overwritten(paths, inputs):
             output, file = found
@@ -318,7 +319,7 @@ def check_outputs(
 
 
 def printable(name: object) -> str:
-    """A file's name as text that every writer takes; what is not UTF-8 in it becomes an escape.
+    """A file's name as text that can be written everywhere; bytes that are not UTF-8 are escaped.
 
     Example:
         >>> print(printable(os.fsdecode(b"caf\\xe9.png")))
@@ -332,7 +333,7 @@ class _NotWritten(Exception):
 
 
 def clear_temporary(folder: Path) -> None:
-    """Remove the temporary files of killed processes; nobody else may be writing in ``folder``."""
+    """Remove temporary files of killed processes; no other process may be writing in ``folder``."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
             path.unlink(missing_ok=True)

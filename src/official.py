@@ -1,10 +1,10 @@
-"""The class names of the official repository, for code that was written for it.
+"""The class names of the official repository, for code written for it.
 
     from model import U2NET, U2NETP           # there
     from u2net.official import U2NET, U2NETP  # here; in the clone: from src.official import …
 
 State_dicts load and save under the official names, and ``forward`` returns the seven maps, the
-fused one first, after the sigmoid, as a tuple. IS-Net's classes return what they do in
+fused one first, after the sigmoid, as a tuple. IS-Net's classes return the same as in
 ``xuebinqin/DIS``: a list of the six maps after the sigmoid, and a list of the six features.
 """
 
@@ -84,14 +84,14 @@ class _Official(U2Net):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
-        """As :meth:`U2Net.from_pretrained`; convolutions without bias get one of zeros."""
+        """As :meth:`U2Net.from_pretrained`; convolutions without a bias get zeros."""
         source = U2Net.from_pretrained(name, **options)
         config = source.config.replace(conv_bias=True)
         network = cls(config.in_ch, config.out_ch).eval()
         if network.config.structure != config.structure:
             raise UserError(f"{name}: holds {config.name}, not {cls.__name__}")
         network.load_state_dict(official_state(source))
-        network.config = config  # its mean and std, too
+        network.config = config  # with its mean and std
         network.img_size = source.img_size
         return network
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, and whatever else of a sentence follows the number.
+    """A number with its noun, and any other words that depend on the number.
 
     Args:
         number: how many.
-        noun: behind 1.
-        plural: behind all others; None for the noun and an s.
+        noun: after 1.
+        plural: after all others; None for the noun and an s.
 
     Example:
         >>> counted(1, "image"), counted(2, "mask is", "masks are")
@@ -19,6 +19,6 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def first_ten(names: Sequence[str]) -> str:
-    """Names in a row; of many, the first ten and how many more there are."""
+    """A list of names; of many, the first ten and the number of others."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more

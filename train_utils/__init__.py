@@ -1,1 +1,1 @@
-"""All that a run needs beside the network: losses, measures, the loop, checkpoints, records."""
+"""All that a run needs besides the network: losses, measures, the loop, checkpoints, records."""

@@ -22,7 +22,7 @@ def read_boxes(path: Path) -> Boxes:
     Raises:
         UserError: the file is not such a file, or cannot be read.
     """
-    if not path.exists() or is_stream(path):  # what a stream has taken is gone
+    if not path.exists() or is_stream(path):  # a stream cannot be read back
         return {}
     found: Boxes = {}
     try:
@@ -44,17 +44,17 @@ def read_boxes(path: Path) -> Boxes:
 def collect_boxes(
     path: Path | None, images: Iterable[str], earlier: Mapping[str, Box | None]
 ) -> Iterator[Boxes]:
-    """A dictionary for the boxes that this rank finds; all ranks' are written after the block.
+    """A dictionary for the boxes that this rank finds; those of all ranks are written at the end.
 
-    After an error, those that rank 0 has found until then are written, so that another run goes on
+    After an error, those that rank 0 has found so far are written, so that another run can continue
     from there.
 
     Args:
         path: of the CSV file; None writes none.
-        images: names of all images, in the order of the rows; taken at the end, by rank 0. Those
-            without a box in the end have no row.
-        earlier: boxes of images that are not predicted again. Those that are not among ``images``
-            come first.
+        images: names of all images, in the order of the rows; read at the end, by rank 0. Images
+            without a box then have no row.
+        earlier: boxes of images that are not predicted again. Those not among ``images`` come
+            first.
 
     Yields:
         Boxes by the image's name; None is a row without numbers.

@@ -1,4 +1,4 @@
-"""What every script's command line shares: flags, and how errors reach the user."""
+"""What the scripts' command lines share: flags, and how errors are reported."""
 
 import argparse
 import os
@@ -36,24 +36,24 @@ from .distributed import (
 )
 from .kinds import FRACTION, NATURAL, NUMBER, POSITIVE, WEIGHTS, read_recipe
 
-_EXTRAS = {  # of the toolkit, that bring packages
+_EXTRAS = {  # the toolkit's extra that installs each package
     **dict.fromkeys(("cv2", "matplotlib", "skimage", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("fastapi", "gradio", "uvicorn"), "app"),
     "onnxscript": "export",
 }
 
-# For argparse: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, numbers in 0 … 1, 1 excluded; and a path
-# or a name of weights.
+# Argparse types: integers ≥ 1 and ≥ 0, finite numbers ≥ 0, numbers in 0 … 1, 1 excluded; and a path
+# or name of weights.
 positive, natural, not_negative, fraction = POSITIVE, NATURAL, NUMBER, FRACTION
 weights_path = WEIGHTS
 class_count, class_index = (DECLARATIONS[n].kind for n in ("num_classes", "ignore_index"))
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, with the flag that was probably meant; under torchrun by one process."""
+    """Reports errors in one line, with the flag probably meant; under torchrun from one process."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but for values that are empty, as of a variable that is not set."""
+        """As argparse does, but refuse empty values, which come from unset shell variables."""
         args = [*(sys.argv[1:] if args is None else args)]
         name, values = "", 0  # the last flag, and how many values follow it
         for arg in args:
@@ -67,8 +67,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _refuse_empty(self, name: str, values: int) -> None:
-        """End with an error about an empty value, the ``values``-th after a flag, unless empty is
-        that flag's default.
+        """Exit with an error about an empty value, the ``values``-th after a flag, unless that
+        flag's default is empty.
         """
         flag = self._option_string_actions.get(name)
         takes = {None: 1, 0: 0, "?": 1}.get(flag.nargs, values) if flag else int(bool(name))
@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}{hint} ({self.prog} --help lists all)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if launched_rank() == 0:  # all ranks have the same flags to complain of
+        if launched_rank() == 0:  # all ranks would report the same
             super()._print_message(message, file)
 
 
@@ -101,14 +101,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
 
 
 def make_parser(doc: str | None) -> Parser:
-    """A parser whose help is the script's docstring, with defaults behind each flag."""
+    """A parser whose help is the script's docstring, with defaults after each flag."""
     return Parser(description=doc, formatter_class=_Formatter)
 
 
 def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
-    """The settings of a training run: those of flags before those of a recipe file before defaults.
+    """The settings of a training run: flags override a recipe file, which overrides defaults.
 
-    Exits with status 2 and one line where they are wrong.
+    Exits with status 2 and one line if they are wrong.
     """
     parser = make_parser(doc)
     parser.add_argument(
@@ -135,7 +135,7 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
 def _add_settings(
     parser: argparse.ArgumentParser, group: str, names: Container[str] = DECLARATIONS
 ) -> None:
-    """A flag for each setting of a group that is among ``names``."""
+    """Add a flag for each setting of a group that is in ``names``."""
     flags = parser.add_argument_group(group)
     for name, declared in DECLARATIONS.items():
         if declared.group != group or name not in names:
@@ -162,7 +162,7 @@ def input_size(text: str) -> Size:
 
 
 def add_weights_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """Which network to use (``several``: none, one or more), and at which size."""
+    """Add the flags for which network to use (``several``: none, one or more), at which size."""
     number: dict[str, Any] = {"nargs": "+", "default": []} if several else {"default": SHIPPED}
     text = (
         f"a name ({', '.join(PUBLISHED)}), whose weights are downloaded once; or a file or folder: "
@@ -184,17 +184,17 @@ _PAIRS = (
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Where images and masks are."""
+    """Add the flags for where images and masks are."""
     _add_settings(parser, "data", _PAIRS)
 
 
 def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> None:
-    """Where and how to compute; ``workers``: the script loads images in other processes."""
+    """Add the flags for where and how to compute; ``workers``: other processes load images."""
     _add_settings(parser, "device", ("device", "amp", "workers")[: 3 if workers else 2])
 
 
 def add_engine_flag(parser: argparse.ArgumentParser) -> None:
-    """What computes the maps."""
+    """Add the flag for what computes the maps."""
     text = (
         "what computes on a CPU: openvino (pip install openvino) is faster on many, with other "
         "rounding, and takes some seconds more the first time it meets weights or a size"
@@ -208,9 +208,9 @@ def flag(parameter: str) -> str:
 
 
 def file_named(*suffixes: str, streams: bool = False) -> Callable[[str], Path]:
-    """A path to write to, for argparse; the suffix keeps it off weights and images.
+    """An argparse type: a path to write to, whose suffix cannot be that of weights or images.
 
-    ``streams``: devices and pipes too, under any name (``/dev/stdout``).
+    ``streams``: also devices and pipes of any name (``/dev/stdout``).
     """
 
     def parse(text: str) -> Path:
@@ -225,19 +225,19 @@ def file_named(*suffixes: str, streams: bool = False) -> Callable[[str], Path]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a script's main and exit: 2 and one clear message for what the user can fix."""
+    """Run a script's main and exit; with 2 and one clear message for what the user can fix."""
     _open_streams()
     end_at_once()
     limit_pixels(MAX_PIXELS)
-    for stream in (sys.stdout, sys.stderr):  # names of files, where the console has no Unicode
+    for stream in (sys.stdout, sys.stderr):  # file names on a console without Unicode
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of files, whose errors are reported
-    if not is_launched():  # else it may come while others are waited for, without end
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about files, whose errors are reported
+    if not is_launched():  # else it may come while waiting for other ranks, without end
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
         status = record_errors(main)() or 0
-    except BrokenPipeError:  # who reads it has seen enough, as of u2net weights | head -1
+    except BrokenPipeError:  # the reader has seen enough, as in u2net weights | head -1
         status = 128 + 13
     except (Exception, KeyboardInterrupt) as error:
         message, status = _explain(error)
@@ -254,13 +254,13 @@ _closed: set[str] = set()  # standard streams that the caller has closed
 
 
 def _open_streams() -> None:
-    """Let closed standard streams (``<&- >&- 2>&-``) lead nowhere: tqdm and others write to them
-    unasked, and the next file to be opened would get their number."""
+    """Redirect closed standard streams (``<&- >&- 2>&-``) to the null device: tqdm and others write
+    to them anyway, and the next file to be opened would get their number."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             _closed.add(name)
@@ -268,7 +268,7 @@ def _open_streams() -> None:
 
 
 def _flush_output() -> int:
-    """Write what print holds back, and 2 where that fails; Python would end with a traceback."""
+    """Flush printed output; returns a status other than 0 if that fails, without a traceback."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -294,7 +294,7 @@ def describe_computing(device: torch.device, *precisions: str) -> str:
 
 
 def require_packages(*names: str) -> None:
-    """Check that packages are there, before anything takes time.
+    """Check that packages are installed, before anything takes time.
 
     Raises:
         ModuleNotFoundError: one is not; :func:`run` says how to install it.
@@ -305,7 +305,7 @@ def require_packages(*names: str) -> None:
 
 
 def require_stream(name: str) -> None:
-    """Check that ``stdin`` or ``stdout``, which is to be used, is open.
+    """Check that ``stdin`` or ``stdout`` is open, before it is used.
 
     Raises:
         UserError: the caller has closed it.
@@ -315,7 +315,7 @@ def require_stream(name: str) -> None:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """What the user reads in place of a traceback, and the exit status; no text for a bug."""
+    """The message in place of a traceback, and the exit status; no message for a bug."""
     first_line = str(error).strip().partition("\n")[0].rstrip(". ")
     on_gpu = isinstance(error, torch.OutOfMemoryError)
     match error:
@@ -325,7 +325,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
             script = Path(sys.argv[0]).name
             extra = _EXTRAS[package]  # of the clone; setup.py puts the package's name there
             return f"{script} needs {package}: pip install '.[{extra}]'", 2
-        case ModuleNotFoundError() if not error.args:  # of require_packages
+        case ModuleNotFoundError() if not error.args:  # from require_packages
             return f"{Path(sys.argv[0]).name} needs {error.name}: pip install {error.name}", 2
         case KeyboardInterrupt():
             return "interrupted", 130
@@ -334,7 +334,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         case RuntimeError() if is_compile_error(error):
             problem = f"torch cannot build here ({first_line})"
             return UserError(problem, "compile", advice="leave it out").describe(flag), 2
-        # torch has no classes for errors of the CPU's allocator and of a loader's killed process.
+        # torch has no classes for errors of the CPU allocator and of killed DataLoader workers.
         case RuntimeError() if on_gpu or "alloc_cpu" in first_line:
             memory = "GPU memory" if on_gpu else "memory"
             advice = "lower {img_size}, or, to train, {batch_size} (and raise {accum})"

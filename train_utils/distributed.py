@@ -1,4 +1,4 @@
-"""The process group, if there is one; without it, all functions here act for one process."""
+"""The process group, if there is one; without it, all functions here work for one process."""
 
 import os
 import re
@@ -22,12 +22,12 @@ def is_launched() -> bool:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun started these processes anew after one of them had died."""
+    """Whether torchrun restarted these processes after one of them had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def launch_id() -> str | None:
-    """What tells this launch of torchrun from others, its restarts included; None without it."""
+    """An id of this launch of torchrun, the same for its restarts; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"process {os.getppid()}" if name == "none" else name
 
@@ -38,10 +38,10 @@ def launched_rank() -> int:
 
 
 def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables by those of ``srun``; empty outside a job step of several tasks.
+    """torchrun's variables, from those of ``srun``; empty outside a job step of several tasks.
 
     A batch script's own process, which srun did not start, has the job's variables but not the
-    step's, and is alone; so is what is typed into a shell that srun opened.
+    step's, and is alone; so is a command typed into a shell that srun opened.
     """
     shell = "SLURM_PTY_PORT" in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if "RANK" in env or shell or int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
@@ -55,18 +55,18 @@ def slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
         "MASTER_ADDR": env.get("MASTER_ADDR", host),
-        # Alike on every node of this step, and not that of another job on them.
+        # The same on every node of this step, and different from other jobs' on them.
         "MASTER_PORT": env.get("MASTER_PORT", str(20_000 + (job * 31 + step) % 40_000)),
     }
 
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[None]:
-    """Join the launcher's group for the time of the block: NCCL on GPUs, gloo on CPUs.
+    """Join the launcher's group for the duration of the block: NCCL on GPUs, gloo on CPUs.
 
-    Without torchrun's (or SLURM's) environment variables it does nothing: the run goes on alone.
-    After an error the group stays, for the others wait for this process: its end, which torchrun
-    then brings to all, is what frees them.
+    Without torchrun's (or SLURM's) environment variables it does nothing: the run is a single
+    process. After an error the group is kept, as the others wait for this process: its exit, after
+    which torchrun stops them all, is what frees them.
 
     Raises:
         UserError: the group cannot be joined.
@@ -88,7 +88,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
 
 
 def _choose_backend(device: str) -> str:
-    """gloo for CPUs; NCCL for GPUs, of which this process then uses its own."""
+    """gloo for CPUs; NCCL for GPUs, where this process then selects its own."""
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(_own_gpu(device))
@@ -103,7 +103,7 @@ def _own_gpu(device: str) -> int:
     """The number of this process's GPU on its machine."""
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if "SLURM_STEP_ID" in os.environ and count == 1:
-        local = 0  # srun shows each task its own GPU alone
+        local = 0  # srun shows each task only its own GPU
     if ":" in device or local >= count:
         problem = f"process {local} of this machine needs a GPU of its own"
         advice = f"start as many processes as there are GPUs ({count}), with {{device}} auto"
@@ -111,11 +111,11 @@ def _own_gpu(device: str) -> int:
     return local
 
 
-_store: dist.Store | None = None  # of the group that this process is in
+_store: dist.Store | None = None  # of this process's group
 
 
 def _join(backend: str) -> None:
-    """Meet the other processes at the address that the launcher gave."""
+    """Join the other processes at the address that the launcher gave."""
     global _store
     try:
         store, number, count = next(rendezvous("env://"))
@@ -127,11 +127,11 @@ def _join(backend: str) -> None:
 
 
 def _attempt() -> str:
-    """A name that restarted processes share: torchrun sends them to the store of those that died,
-    whose addresses they would find there (pytorch issue 135712).
+    """A name that restarted processes share: torchrun gives them the store of those that died, in
+    which they would find their addresses (pytorch issue 135712).
 
-    Nodes count restarts each for itself, so several of them have no such name: there, torchrun
-    needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    Each node counts restarts by itself, so several nodes have no such name: there, torchrun needs
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     """
     env = os.environ
     shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -141,7 +141,7 @@ def _attempt() -> str:
 
 
 def record_errors(main: Callable[[], int | None]) -> Callable[[], int | None]:
-    """``main``, whose error torchrun names as the cause, not the processes that it takes along."""
+    """``main``, whose error torchrun reports as the cause, not those of processes that it ends."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
@@ -150,13 +150,13 @@ def record_errors(main: Callable[[], int | None]) -> Callable[[], int | None]:
 
 
 def is_first_report(message: str) -> bool:
-    """False where another process of the group has met the same error, as with a wrong flag."""
+    """False if another process of the group has reported the same error, as with a wrong flag."""
     if _store is None:
         return True
     try:
         _store.add("reports", 1)
         return _store.add(f"error/{printable(message)}", 1) == 1
-    except RuntimeError:  # the store went with the process that held it
+    except RuntimeError:  # the store is gone with the process that held it
         return True
 
 
@@ -174,8 +174,8 @@ def is_first(message: str) -> bool:
 
 
 def wait_for_reports(seconds: float = 5) -> None:
-    """Keep the store, where this process holds it, until the others have asked
-    :func:`is_first_report`; at most for a time, as they may be waiting for this process to end.
+    """Keep the store, if this process holds it, until the others have called
+    :func:`is_first_report`; only for some time, as they may be waiting for this process to end.
     """
     held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if _store is None or held_by_torchrun or launched_rank():
@@ -186,7 +186,7 @@ def wait_for_reports(seconds: float = 5) -> None:
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    """Whether another process has left the group; gloo has no class of its own for that."""
+    """Whether another process has left the group; gloo has no exception class for that."""
     texts = "closed by peer", "reset by peer", "Broken pipe"
     return isinstance(error, dist.DistNetworkError) or any(text in str(error) for text in texts)
 
@@ -215,7 +215,7 @@ def from_main(value: Any) -> Any:
 
 
 def scatter(make: Callable[[int], Any]) -> Any:
-    """This rank's own of the values that rank 0 makes, one after the other, for each rank."""
+    """This rank's value, of those that rank 0 makes one after the other for each rank."""
     own = None
     for number in range(world_size()):
         value = from_main(make(number) if is_main() else None)
@@ -232,14 +232,14 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_any_rank(condition: bool, device: torch.device) -> bool:
-    """Whether it holds on one rank or more, so that all ranks take the same branch."""
+    """Whether a condition is true on any rank, so that all ranks take the same branch."""
     if world_size() == 1:
         return condition
     return bool(sum_over_ranks(torch.tensor(float(condition)), device) > 0)
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Rank 0's batch norm statistics, on every rank: each has gathered those of its own batches."""
+    """Copy rank 0's batch norm statistics to every rank: each has those of its own batches."""
     for buffer in model.buffers() if world_size() > 1 else ():
         dist.broadcast(buffer, 0)
 
@@ -248,7 +248,7 @@ def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
     """The sum of each rank's ``values``, on the CPU, the same on every rank."""
     if world_size() == 1:
         return values.cpu()
-    # NCCL reduces on the GPU; float64 has to stay float64, which Apple's GPU lacks.
+    # NCCL reduces on the GPU; others on the CPU, as Apple's GPU has no float64.
     shared = values.to(device if device.type == "cuda" else "cpu", copy=True)
     dist.all_reduce(shared)
     return shared.cpu()

@@ -1,4 +1,4 @@
-"""How settings are declared: kinds of values, what is known of each setting, and files of them."""
+"""How settings are declared: kinds of values, a declaration for each setting, and recipe files."""
 
 import math
 import re
@@ -17,13 +17,13 @@ from src.weights.named import PUBLISHED
 
 @dataclass(frozen=True)
 class Kind:
-    """What one value of a setting may be. Called with a value or its text, it gives the value.
+    """What one value of a setting may be. Called with a value or its text, it returns the value.
 
     Args:
         type: bool, int, float, str or Path.
-        metavar: what stands for a value in the help.
+        metavar: placeholder of a value in the help.
         least, below: the range of a number; ``below`` is excluded.
-        words: the only values of a str; of a number, what may stand in its place.
+        words: the only values of a str; for other types, words accepted in place of a value.
 
     Raises:
         ArgumentTypeError: the value is of another type, or out of range.
@@ -74,7 +74,7 @@ class SizeKind(Kind):
 
     Args:
         step: a range goes from one multiple of it to a larger one, up to ``largest``.
-        largest: see there.
+        largest: see ``step``.
 
     Example:
         >>> SizeKind(int, least=1, below=2**31)("192 - 352")
@@ -102,7 +102,7 @@ class SizeKind(Kind):
         return f"a range from one multiple of {self.step} to a larger one such as {example}"
 
     def spread(self, value: int | str) -> list[int]:
-        """The sizes that a value stands for: itself, or the multiples of ``step`` in the range."""
+        """The sizes that a value means: itself, or the multiples of ``step`` in the range."""
         if isinstance(value, int):
             return [value]
         first, last = map(int, value.split("-"))
@@ -110,7 +110,7 @@ class SizeKind(Kind):
 
 
 class WeightsKind(Kind):
-    """A path, or a name of weights. ``./u2net`` is a path, of which ``Path`` would make a name."""
+    """A path, or a name of weights. ``./u2net`` is a path, but ``Path`` would make it a name."""
 
     def __call__(self, value: object) -> Any:
         path = super().__call__(value)
@@ -128,17 +128,17 @@ def one_of(*words: str) -> Kind:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is known of a setting beside its name and default.
+    """The declaration of a setting, except its name.
 
     Args:
-        group: under which heading its flag is listed, and its table in a recipe file.
-        default: gives it; None or () where it follows from other settings.
+        group: the heading of its flag in the help, and its table in a recipe file.
+        default: returns it; None or () if it depends on other settings.
         kind: of each value.
         help: of its flag.
         several: it holds a tuple of values, one or more.
-        alone: its value where the flag stands without one.
+        alone: its value if the flag is given without one.
         may_change: a resumed run may have another value.
-        fact: of the run, that stands for this setting where a resumed run is compared.
+        fact: the fact about the run that is compared in place of this setting on a resume.
     """
 
     group: str
@@ -151,7 +151,7 @@ class Declaration:
     fact: str | None = None
 
     def read(self, value: object) -> Any:
-        """``value`` as the setting holds it. Raises ArgumentTypeError where it is none."""
+        """``value`` as the setting holds it. Raises ArgumentTypeError if it is invalid."""
         if not self.several:
             return self.kind(value)
         values = value if isinstance(value, list | tuple) else [value]
@@ -164,7 +164,7 @@ def setting(group: str, kind: Kind, help: str, default: Any = None, **more: Any)
     """The field of a dataclass with a :class:`Declaration`; see there for the arguments.
 
     Args:
-        default: the value, or a function without arguments that gives it.
+        default: the value, or a function without arguments that returns it.
     """
     make = default if callable(default) else lambda: default
     declaration = Declaration(group, make, kind, help, **more)
@@ -185,7 +185,7 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # of TOML, or of its encoding
+    except ValueError as error:  # invalid TOML, or its encoding
         raise UserError(f"{path}: not TOML ({error})") from None
     groups = list(dict.fromkeys(declared.group for declared in known.values()))
     values = {}

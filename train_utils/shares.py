@@ -1,4 +1,4 @@
-"""A run in several parts that know nothing of each other, and what it says of them all."""
+"""A run split into independent parts, and reports about it."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Share":
-        """``2/8``, for argparse.
+        """An argparse type: ``2/8``.
 
         Example:
             >>> Share.parse("2/8")
@@ -51,8 +51,8 @@ class Share(NamedTuple):
         return str(self.number) in map(str, map(int, re.findall(r"\d+", name)))
 
     def pick(self, jobs: Jobs) -> Jobs:
-        """The jobs of this share. By their names, so that each is in one share, whatever files come
-        and go while the others begin."""
+        """The jobs of this share, chosen by name, so that each is in one share even if files come
+        and go before the others begin."""
 
         def is_own(folder: str, name: str) -> bool:
             mixed = zlib.crc32(os.fsencode(os.path.join(folder, name)))
@@ -63,12 +63,12 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier runs have made; ``job in earlier`` says whether that is the job's whole result.
+    """The results of earlier runs; ``job in earlier``: whether the job's result is complete.
 
     Args:
-        kept: whether results that are there are kept (``--skip-existing``).
-        boxes: of images by their name, where boxes are wanted, else None.
-        frames: the suffix of a video's frames, where these are wanted, else None.
+        kept: whether existing results are kept (``--skip-existing``).
+        boxes: of images by their name, if boxes are wanted, else None.
+        frames: the suffix of a video's frames, if these are wanted, else None.
     """
 
     kept: bool = False
@@ -84,9 +84,7 @@ class Earlier:
         return job.target.exists() and has_box
 
     def leave_out(self, share: Jobs, bar: tqdm) -> Iterator[Job]:
-        """The jobs that are left; the bar's total becomes their number, as the list is gone
-        through.
-        """
+        """The remaining jobs; the bar's total is reduced to their number as they are iterated."""
         for job in share:
             if job in self:
                 bar.total -= 1
@@ -98,7 +96,7 @@ class Plan(NamedTuple):
     """What a run has to do.
 
     Args:
-        earlier: what earlier runs have made.
+        earlier: the results of earlier runs.
         jobs: of all ranks, known to the first one.
         kind: what the jobs are, and which share of how many, in words.
         unreadable: how many folders cannot be read.
@@ -113,7 +111,7 @@ class Plan(NamedTuple):
 
 
 def report_error(error: UserError | OSError, job: Job) -> None:
-    """Print what is wrong with one file; the run goes on."""
+    """Print the error of one file; the run goes on."""
     message = error.describe(cli.flag) if isinstance(error, UserError) else str(error)
     if str(job.source) not in message:
         message = f"{job.source}: {message}"
@@ -138,16 +136,16 @@ def report_total(plan: Plan, failed: int, skipped: int, output: Path) -> int:
 
 
 def report_frames(image: Image.Image, name: str) -> None:
-    """Say so where an image is the first of several in its file."""
+    """Print a note if an image is the first of several in its file."""
     if (count := count_frames(image)) > 1:
         print_beside_bar(f"{name}: the first of its {count} images is used")
 
 
 def print_beside_bar(message: str) -> None:
-    """Print a message, and leave the progress bar whole."""
+    """Print a message without breaking the progress bar."""
     tqdm.write(message, file=sys.stderr)
 
 
 def hidden() -> bool | None:
-    """For tqdm: shown by one rank, where there is a terminal."""
+    """For tqdm's ``disable``: only the main rank shows a bar, if there is a terminal."""
     return None if is_main() else True

@@ -26,7 +26,7 @@ from .arrival import Application, Arrivals, Refused, refusal
 from .cors import Cors
 from .networks import MOST_PARTS, Networks
 
-_FORM = 10_000  # bytes of a form beside its image
+_FORM = 10_000  # bytes of a form in addition to its image
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # curl's default
 _FORMATS = [suffix[1:] for suffix in IMAGE_FORMATS]
 _FILE = {"type": "string", "format": "binary"}
@@ -86,7 +86,7 @@ def build_api(
         networks: to choose from.
         max_bytes: of an image's file.
         max_waiting: requests that may wait for their turn; more are refused.
-        origins: whose pages may use it from a browser.
+        origins: sites whose pages may use it from a browser.
     """
     api = FastAPI(
         title="U²-Net",
@@ -105,7 +105,7 @@ def build_api(
 
 
 def _turns() -> int:
-    """How many compute at once."""
+    """The number of requests that compute at once."""
     return max(1, min(4, os.cpu_count() or 1))
 
 
@@ -162,7 +162,7 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The image's file, and the parameters that a form holds beside it.
+    """The image's file, and the other parameters of a form.
 
     Raises:
         Refused: the body is of another kind, a field is missing, or a parameter is given twice.
@@ -194,7 +194,7 @@ async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
 
 
 def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int]:
-    """The result's file, and how many images the given one holds."""
+    """The result's file, and the number of images in the given one."""
     format, background = wanted.format, wanted.background
     if f".{format}" not in IMAGE_FORMATS:
         raise UserError(f"format={format}: choose {', '.join(_FORMATS)}")
@@ -210,7 +210,7 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int
         raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
     if not body:
         raise UserError(
-            "the body is empty; send the image as the body, or in a form as its field file"
+            "the image is empty; send its bytes as the body, or as the field file of a form"
         )
     fields = wanted.model_dump(exclude={"format", "weights", "background", "detail"})
     style = Style(**fields, background="white" if background is None else background)
@@ -245,8 +245,8 @@ async def _explain(request: Request, error: Exception) -> Response:
 _HANDLED = (RequestValidationError, ValidationError, UserError, Refused, HTTPException, Exception)
 _HANDLERS = dict.fromkeys(_HANDLED, _explain)
 
-# Forms stand in the description: no schema can say which bytes of theirs are an image, as image/*
-# does, so tools that test by the document would send what cannot be read.
+# Forms are only in the description: unlike image/*, no schema can say which of their bytes are an
+# image, so tools that test by the document would send unreadable ones.
 _BODY = {"required": True, "content": {"image/*": {"schema": _FILE}}}
 _RESULT = {
     "description": "The result's file",

@@ -1,4 +1,4 @@
-"""Bodies of requests: received whole, at a pace, within a limit, before all else."""
+"""Receives request bodies completely, at a minimum pace and within a limit, before all else."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 WINDOW = 10  # seconds in which the next PACE bytes of a request, or all the rest, must arrive
 PACE = 100_000
 _PIECE = 1 << 16  # bytes
-_IN_MEMORY = 1_000_000  # bytes of a body; the rest of it lies on disk
+_IN_MEMORY = 1_000_000  # bytes of a body; a longer one goes to disk
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -19,7 +19,7 @@ class Refused(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: what is wrong, and what to do.
     """
 
@@ -29,22 +29,22 @@ class Refused(Exception):
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An answer that says what is wrong: ``{"error": message}``."""
+    """A response with the problem: ``{"error": message}``."""
     return JSONResponse({"error": message}, status, headers)
 
 
 class Arrivals:
-    """Lets an ASGI application see a request once its body is there.
+    """Passes a request to an ASGI application once its body has arrived.
 
-    So a slow sender costs the bytes that it has sent, and takes no one's turn; what it announces
-    costs nothing. The application sees no torn bodies.
+    So a slow sender costs only the bytes that it has sent, and blocks nobody; what it announces
+    costs nothing. The application never sees partial bodies.
 
     Args:
         app: the application.
         limit: bytes of one body.
-        budget: bytes of all bodies that are there or arriving; requests beyond that are refused.
-        full: what those are told.
-        stored: gives the bytes that the application keeps of earlier bodies; they count too.
+        budget: bytes of all bodies that have arrived or are arriving; further requests are refused.
+        full: the error message for those.
+        stored: returns the bytes that the application keeps of earlier bodies; they count too.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Arrivals:
         stored: Callable[[], int] = lambda: 0,
     ) -> None:
         self.app, self.limit, self.budget, self.full, self.stored = app, limit, budget, full, stored
-        self.held = 0  # bytes of bodies that are there or arriving
+        self.held = 0  # bytes of bodies that have arrived or are arriving
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -72,10 +72,10 @@ class Arrivals:
                 self.held -= body.seek(0, 2)
 
     async def _receive(self, scope: Any, receive: Any, body: IO[bytes]) -> bool:
-        """Write the request's body to ``body``; False if the sender is gone.
+        """Write the request's body to ``body``; False if the sender has disconnected.
 
         Raises:
-            Refused: it is too long, too slow, or there is no room for it.
+            Refused: it is too long or too slow, or there is no room for it.
         """
         headers = dict(scope["headers"])
         announced = headers.get(b"content-length", b"")
@@ -96,7 +96,7 @@ class Arrivals:
                 refused = refused or Refused(503, self.full)
             if not refused:
                 self.held += body.write(part)
-            # Browsers read no answer before they have sent all; but there is an end to that.
+            # Browsers read no response before they have sent everything; so read on, within limits.
             elif size > 2 * self.limit:
                 break
         if refused:
@@ -105,7 +105,7 @@ class Arrivals:
 
 
 async def _paced(receive: Any) -> Any:
-    """The parts of a body as they arrive; None if the sender is gone.
+    """The parts of a body as they arrive; None if the sender has disconnected.
 
     Raises:
         Refused: it is too slow.
@@ -131,7 +131,7 @@ async def _paced(receive: Any) -> Any:
 
 
 def _replay(body: IO[bytes], receive: Any) -> Any:
-    """An ASGI ``receive`` that gives a body which is there, and then what comes after it."""
+    """An ASGI ``receive`` that returns a stored body, and then the messages that follow it."""
     more = True
 
     async def replay() -> Any:

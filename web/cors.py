@@ -1,4 +1,4 @@
-"""Which pages of other origins may use the API from a browser."""
+"""Lets pages of given other origins use the API from a browser."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from .arrival import refusal
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, which answers pages of other origins than these with an error in JSON.
+    """Starlette's middleware, with errors in JSON for pages of all other origins.
 
     Args:
-        app: the ASGI application that they may use.
+        app: the ASGI application that the pages may use.
         origins: as browsers send them; ``*`` for all.
     """
 

@@ -1,4 +1,4 @@
-"""Passes the few routes of Gradio that the page needs, and bounds what requests bring."""
+"""Passes only the few routes of Gradio that the page needs, and limits request bodies."""
 
 import re
 from pathlib import Path
@@ -7,26 +7,26 @@ from typing import Any
 from .arrival import Application, Arrivals, refusal
 from .page import AT_ONCE, KEPT, lies_in
 
-FOLDER_LIMIT = 10  # full uploads, of AT_ONCE images each, that may lie in the folder
-_MESSAGE = 1_000_000  # bytes of a request that brings no image
+FOLDER_LIMIT = 10  # full uploads, of AT_ONCE images each, that the folder may hold
+_MESSAGE = 1_000_000  # bytes of a request without images
 
 _NEEDED = re.compile(
     r"/(config/?|theme\.css|favicon\.ico|manifest\.json|(static|assets|svelte)/[^:]*"
     r"|gradio_api/(upload_progress|queue/(join|data)|run/predict|heartbeat/\w+))?"
 )
 _FILE = "/gradio_api/file="
-_NO_FILE = re.compile(r"[\x00-\x1f\x7f]|[^/]{256}|.{2048}")  # no file's path holds such
+_NO_FILE = re.compile(r"[\x00-\x1f\x7f]|[^/]{256}|.{2048}")  # no file's path matches
 
 
 class Guard:
-    """Passes what the page and the API ask for, and refuses the rest.
+    """Passes what the page and the API need, and refuses the rest.
 
-    Some of Gradio's other routes open an address or a file that the request names.
+    Some of Gradio's other routes open a URL or a file that the request names.
 
     Args:
         page: Gradio's ASGI application.
         api: that of all routes below ``/api/``.
-        folder: where uploads and results lie.
+        folder: holds uploads and results.
         max_bytes: of an image.
     """
 
@@ -42,7 +42,7 @@ class Guard:
         await self._choose(scope)(scope, receive, send)
 
     def _choose(self, scope: dict) -> Application:
-        """What answers a request."""
+        """The application that answers a request."""
         if scope["type"] == "lifespan":  # the server's start and end
             return self.page
         path = scope["path"]

@@ -1,4 +1,4 @@
-"""The server's socket and process: who may hold a connection, and for how long."""
+"""The server's socket and process, and limits on how long connections may be held."""
 
 import asyncio
 import errno
@@ -15,18 +15,18 @@ from src import UserError
 
 from .arrival import PACE, WINDOW, Application, refusal
 
-_FAREWELL = 5  # seconds for requests under way when the server is stopped
+_FAREWELL = 5  # seconds for open requests when the server is stopped
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
         host: the name or address to listen on.
         port: 0 for a free one.
 
     Raises:
-        UserError: the host is unknown or another machine's, or the port is not to be had.
+        UserError: the host is unknown or another machine's, or the port is not available.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -47,16 +47,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket, host: str) -> str:
-    """What to type into a browser."""
+    """The URL for a browser."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes connections on which nothing goes on.
+    """HTTP/1.1 that closes idle connections.
 
-    Those are the ones whose next request has not begun within a window of ``WINDOW`` s, and those
-    that read less than ``PACE`` bytes of their answer in one. Bodies have :class:`~.Arrivals`.
+    Those are connections whose next request has not begun within a window of ``WINDOW`` s, and
+    those that read less than ``PACE`` bytes of their response in one. :class:`~.Arrivals` checks
+    bodies.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -71,11 +72,11 @@ class PatientProtocol(H11Protocol):
     def shutdown(self) -> None:
         super().shutdown()
         if self.cycle and self.cycle.response_started:
-            self.transport.close()  # also of a stream of events for an open page, which has no end
-            self.loop.call_later(_FAREWELL / 2, self.transport.abort)  # of who reads slowly
+            self.transport.close()  # also an open page's stream of events, which never ends
+            self.loop.call_later(_FAREWELL / 2, self.transport.abort)  # for slow readers
 
     def send_400_response(self, msg: str) -> None:
-        """What is not HTTP is answered as all errors are."""
+        """Answer what is not HTTP like all other errors."""
         body = json.dumps({"error": "not a request in HTTP/1.1, or its head is too long"}).encode()
         kind, end = (b"content-type", b"application/json"), (b"connection", b"close")
         length = (b"content-length", str(len(body)).encode())
@@ -85,7 +86,7 @@ class PatientProtocol(H11Protocol):
         self.transport.close()
 
     def _should_upgrade(self) -> bool:
-        return False  # there are no WebSockets here; uvicorn would log how to install some
+        return False  # no WebSockets here; uvicorn would log how to install them
 
     def _close_if_idle(self) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -99,7 +100,7 @@ class PatientProtocol(H11Protocol):
 
 
 def excuse(app: Application) -> Application:
-    """Let requests that are given up, as the server is stopped, be answered with an error."""
+    """Answer requests with an error if they are aborted as the server stops."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         started = False
@@ -135,7 +136,7 @@ def make_server(app: Application) -> uvicorn.Server:
 
 
 def serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM. Threads may still compute for requests that are given up."""
+    """Serve until SIGINT or SIGTERM. Threads may still be computing for aborted requests."""
     loop = (server.config.get_loop_factory() or asyncio.new_event_loop)()
     asyncio.set_event_loop(loop)
     try:
@@ -147,7 +148,7 @@ def serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 async def _end_tasks() -> None:
-    """As asyncio.run does it, which would wait for those threads."""
+    """Cancel all tasks, as asyncio.run does, which would also wait for those threads."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

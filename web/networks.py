@@ -11,14 +11,14 @@ from src import Predictor, Style, UserError, render
 from src.inference.detail import look_closer
 from src.inference.sizes import Size
 
-MOST_PARTS = 12  # that a request may have looked at again: each takes as long as the image
+MOST_PARTS = 12  # crops per request for refinement: each takes as long as the image
 
 
 def name_weights(weights: Sequence[Path]) -> dict[str, Path]:
     """Different weights by short names.
 
-    A file's name is without its suffix, and with as many of its folders as tell it apart:
-    ``a/best`` and ``b/best``.
+    A file's name has no suffix, and as many of its folders as it takes to be unique: ``a/best`` and
+    ``b/best``.
     """
     known = [_possible_names(path) for path in weights]
     names = (
@@ -31,7 +31,7 @@ def name_weights(weights: Sequence[Path]) -> dict[str, Path]:
 def _possible_names(path: Path) -> list[str]:
     """The shortest first; those with a suffix last."""
     if not path.exists():
-        return [str(path)]  # of weights that are known by name
+        return [str(path)]  # published weights
     place = Path(os.path.abspath(path))
     folders = place.parts[1:-1]
     ends = [folders[start:] for start in range(len(folders), -1, -1)]
@@ -51,7 +51,7 @@ class Networks:
         self.names = list(self.by_name)
 
     def describe(self) -> dict[str, Any]:
-        """Which networks there are, the default first, and where they compute."""
+        """The networks' names, the default first, with device and precision."""
         default = self.by_name[self.names[0]]
         device, precision = str(default.device), default.precision
         names = {"network": self.names[0], "networks": self.names}
@@ -60,7 +60,7 @@ class Networks:
     def result(
         self, image: Image.Image, name: str | None, style: Style, detail: int = 0
     ) -> Image.Image:
-        """What ``style`` makes of an upright image, of which ``detail`` parts are looked at again.
+        """The result of ``style`` for an upright image, refined with at most ``detail`` crops.
 
         Raises:
             UserError: there is no network of that name, or it cannot give such results.

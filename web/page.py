@@ -1,4 +1,4 @@
-"""The page, made with Gradio: images from the browser, results to look at and to download."""
+"""The page, built with Gradio: images from the browser, results to view and download."""
 
 import os
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ from src.pictures.render import MODES, Background
 from .networks import Networks
 
 AT_ONCE = 20  # images in one request
-KEPT = 600  # seconds that uploads and results stay
+KEPT = 600  # seconds that uploads and results are kept
 BEHIND = ("colour", "blur", "image")  # choices of the background
 _SLIDER_SIDE = 1600  # pixels, of the longer side
 
 
 class Page(gr.Blocks):
-    """Opens what was uploaded and nothing else.
+    """Opens only uploaded files.
 
-    Before any event, Gradio looks for files in the values of all its inputs, a checkbox's too; it
-    downloads what is an address, and, in an app that is mounted, copies whatever path it is given.
+    Before any event, Gradio looks for files in the values of all its inputs, even a checkbox's; it
+    downloads URLs, and, in a mounted app, copies whatever path it is given.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any) -> list[Any]:
         uploaded = Path(self.GRADIO_CACHE).resolve()
         for name in _named_files(inputs):
             path = Path(name)
-            # A folder would break Gradio's clean-up, which takes every name for that of a file.
+            # A folder would break Gradio's clean-up, which treats every name as a file.
             if not (lies_in(path, uploaded) and os.path.isfile(path)):
                 raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
         return await super().preprocess_data(block_fn, inputs, *rest)
@@ -41,16 +41,16 @@ class Page(gr.Blocks):
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether a path leads into ``folder``, a resolved one.
 
-    An address is no absolute path, even where its dots lead into the folder.
+    A URL is not an absolute path, even if its dots lead into the folder.
     """
     try:
         return path.is_absolute() and path.resolve().is_relative_to(folder)
-    except (OSError, ValueError):  # a zero byte, or half a character, which no file's name holds
+    except (OSError, ValueError):  # a null byte or a lone surrogate, which no file name holds
         return False
 
 
 def _named_files(value: Any) -> Iterator[str]:
-    """The file names and addresses in a request's JSON, at any depth."""
+    """The file names and URLs in a request's JSON, at any depth."""
     if isinstance(value, dict):
         if "path" in value:
             yield str(value["path"])
@@ -60,12 +60,12 @@ def _named_files(value: Any) -> Iterator[str]:
 
 
 def _refused(message: str) -> gr.Error:
-    """Shown on the page; no fault of the program, so nothing for its log."""
+    """An error for the page; not the program's fault, so it is not logged."""
     return gr.Error(message, print_exception=False)
 
 
 class Form(NamedTuple):
-    """What the user has chosen; the page's inputs, in this order."""
+    """The user's choices; the page's inputs, in this order."""
 
     files: list[str] | None
     weights: str
@@ -123,7 +123,7 @@ def predict(networks: Networks, form: Form, folder: str) -> Shown:
         except UserError as error:
             gr.Warning(str(error))
             continue
-        name = Path(path).stem  # given to the file too: by it the browser names a download
+        name = Path(path).stem  # the file gets it too: the browser names downloads after it
         file = save_pil_to_cache(result, folder, f"{name}-{form.mode}", "png")
         results.append((file, name))
         first = first or (_shrink(image, result.size), _shrink(result, result.size))
@@ -142,7 +142,7 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
         max_waiting: requests that may wait for their turn.
     """
     page = Page(title="U²-Net", delete_cache=(60, KEPT), analytics_enabled=False)
-    page.run_history = False  # else the browser keeps every run, and may send it elsewhere
+    page.run_history = False  # else the browser stores every run, and may send it elsewhere
     with page:
         gr.Markdown("## U²-Net: salient objects and cut-outs")
         with gr.Row():
@@ -154,19 +154,19 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
                     label="Before and after",
                     format="png",
                     image_mode=None,
-                    buttons=["fullscreen"],  # it is shrunk: nothing to download
+                    buttons=["fullscreen"],  # shrunk, so not for download
                 )
                 gallery = gr.Gallery(
                     label="Results (PNG)",
                     columns=4,
                     object_fit="contain",
-                    buttons=["download", "download_all", "fullscreen"],  # nothing is shared
+                    buttons=["download", "download_all", "fullscreen"],  # no sharing
                 )
         button.click(
             lambda *values: predict(networks, Form(*values), gallery.GRADIO_CACHE),
             inputs,
             [slider, gallery],
-            api_visibility="private",  # the API is a route of its own
+            api_visibility="private",  # the API has its own route
             concurrency_limit=1,
         )
     return page.queue(max_size=max_waiting)
@@ -199,7 +199,7 @@ def _add_inputs(names: list[str]) -> list[gr.Component]:
 
 
 def _show_controls(mode: str, hard_edge: bool) -> list[gr.Component | gr.Group]:
-    """Those that count in a mode: a binary mask has a hard edge in any case."""
+    """Show the controls that a mode uses: a binary mask always has a hard edge."""
     binary = mode == "binary"
     return [
         gr.Group(visible=mode == "background"),
@@ -209,7 +209,7 @@ def _show_controls(mode: str, hard_edge: bool) -> list[gr.Component | gr.Group]:
 
 
 def _open(path: str) -> Image.Image:
-    """An uploaded image; errors name it as its owner did, not by where it lies here."""
+    """Open an uploaded image; errors give its original name, not its path here."""
     try:
         return open_image(path)
     except UserError as error:
@@ -217,7 +217,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As large as the slider needs, by the ``size`` that both of its images get."""
+    """Shrink an image for the slider, to the ``size`` of both its images or less."""
     scale = min(1, _SLIDER_SIDE / max(size))
     width, height = (max(1, round(n * scale)) for n in size)
     image = image if image.mode in ("L", "RGBA") else to_rgb(image)

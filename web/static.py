@@ -14,7 +14,7 @@ from src import UserError
 from .arrival import refusal
 
 _HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",  # with the next, browsers allow threads
+    "Cross-Origin-Opener-Policy": "same-origin",  # with the next one, browsers allow threads
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -22,7 +22,7 @@ _HEADERS = {
 }
 _METHODS = "GET, HEAD"
 _POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
-_TYPES = {  # a system's own list may lack them, or say otherwise
+_TYPES = {  # a system's own list may lack them or differ
     ".js": "text/javascript",
     ".mjs": "text/javascript",
     ".wasm": "application/wasm",
@@ -31,13 +31,13 @@ _TYPES = {  # a system's own list may lack them, or say otherwise
 
 
 class BrowserPage(StaticFiles):
-    """The built page as an ASGI application, with the headers that it wants.
+    """The built page as an ASGI application, with the headers that it needs.
 
     Args:
-        folder: what ``web/browser/build.py`` has written.
+        folder: the output of ``web/browser/build.py``.
 
     Raises:
-        UserError: nothing is built there.
+        UserError: the folder does not hold a built page.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class BrowserPage(StaticFiles):
             raise UserError(f"the page is not built there; {advice}", "browser", folder)
         for suffix, kind in _TYPES.items():
             mimetypes.add_type(kind, suffix)
-        # The page has it in itself, but its worker, which sees the images, heeds headers alone.
+        # The page itself contains it, but its worker, which gets the images, only obeys headers.
         self.headers = {**_HEADERS, "Content-Security-Policy": policy[1]}
         super().__init__(directory=folder, html=True)
 
@@ -74,7 +74,7 @@ class BrowserPage(StaticFiles):
         """A file with its headers."""
         try:
             response = await super().get_response(path, scope)
-        except ValueError:  # a zero byte, or half a character
+        except ValueError:  # a null byte or a lone surrogate
             raise HTTPException(404) from None
         response.headers.update(self.headers)
         return response

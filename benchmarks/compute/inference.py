@@ -2,8 +2,8 @@
 
 Runs as part of ``python -m benchmarks``. What takes part:
 
-- tutorial: the network as it is, eager, NCHW, float32, batch norm by itself;
-- ONNX Runtime and OpenVINO, where they are installed, on what export.py writes;
+- tutorial: the network as it is, eager, NCHW, float32, batch norm not folded;
+- ONNX Runtime and OpenVINO, if installed, on what export.py writes;
 - ours: Predictor, as predict.py and validation.py use it, from 8-bit pictures to maps, and the same
   with OpenVINO as its engine.
 """
@@ -73,7 +73,7 @@ def measure(network: str, batches: list[int], size: int, rounds: int) -> list[di
 
 
 def _ways(model: nn.Module, path: Path, pictures: Tensor) -> dict[tuple[str, str], Run]:
-    """What takes part, by name and precision: each from pictures to maps N×1×H×W."""
+    """The contenders, by name and precision: each from pictures to maps N×1×H×W."""
     x = normalize(pictures).contiguous()
     side = pictures.shape[-1]
     runs: dict[tuple[str, str], Run] = {("tutorial", "fp32"): lambda: model(x)}

@@ -5,9 +5,9 @@
 
 Each network runs in a process of its own, as Predictor runs it: batch norm folded, channels last,
 bf16 where that is fast. Time is the best of several pictures, which other work on the machine
-disturbs least. Memory is what the process's peak resident size grows by with network and pictures.
-Operations are those of convolutions, a multiplication and an addition counted as two; unet's
-are of the mirrored picture. The table is Markdown.
+disturbs least. Memory is how much the process's peak resident size grows with network and pictures.
+Operations are those of convolutions, with a multiplication and an addition counted as two; unet's
+are for the mirrored picture. The table is Markdown.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
         command = [sys.executable, "-m", module, *sys.argv[1:], "--one", name]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            sys.exit(done.returncode)  # it has said why
+            sys.exit(done.returncode)  # it has printed why
         row = json.loads(done.stdout.splitlines()[-1])
         print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "
               f"{row['seconds']:.3f} | {row['memory']:.2f} GB |", flush=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What each runtime makes of the same network: how far off, how fast, and how large its file.
+"""Compare runtimes on the same network: how far off, how fast, and how large the file.
 
     python -m benchmarks.compute.runtimes --weights u2netp.pth
     python -m benchmarks.compute.runtimes --weights u2netp.pth --golden a.npz --mask cpp/build/mask
@@ -6,9 +6,9 @@
 Differences are the largest of any pixel's probability, over all maps, from the network in float32
 as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W
 and 7×1×H×W, and the same after ``odd_``). C++ (``cpp/``, built beforehand) writes 8-bit masks: it
-is compared with predict.py's, of a picture made here or of --picture. Times are of one picture at
---size, medians of rounds in which each runtime has its turn. The AOTInductor package is for that
-size alone, so other inputs are not shown to it; it takes minutes to compile.
+is compared with predict.py's, for a picture made here or for --picture. Times are for one picture
+at --size, medians of rounds in which the runtimes take turns. The AOTInductor package is for that
+size only, so it is not run on other inputs; it takes minutes to compile.
 """
 
 import argparse
@@ -121,14 +121,14 @@ def read_golden(path: Path) -> list[tuple[Tensor, np.ndarray]]:
 
 
 def made_up(model: nn.Module, size: int) -> list[tuple[Tensor, np.ndarray]]:
-    """Inputs of two sizes, and what the network itself makes of them."""
+    """Inputs of two sizes, and the network's own outputs."""
     inputs = [torch.randn(1, 3, *shape) for shape in ((size, size), (253, 317))]
     maps = [[model.probabilities(m).numpy() for m in model.logits(x)] for x in inputs]
     return [(x, np.concatenate(m)) for x, m in zip(inputs, maps, strict=True)]
 
 
 def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
-    """The largest difference over all maps of all inputs; not a number where there are none."""
+    """The largest difference over all maps of all inputs; nan if there are none."""
     differences = (float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
     return max(differences, default=float("nan"))
 
@@ -150,7 +150,7 @@ def cpp_off(args: argparse.Namespace, package: Path) -> int:
 
 
 def megabytes(path: Path | None) -> str:
-    """A file's size, nothing for none."""
+    """A file's size; empty for None."""
     return f"{path.stat().st_size / 1e6:.1f}" if path else ""
 
 

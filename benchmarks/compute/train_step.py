@@ -4,13 +4,13 @@
     python -m benchmarks.compute.train_step --model u2net_full --rounds 2
 
 Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
-memory and a drift of the machine hits both. The tutorial's way is eager, NCHW, float32, AdamW as it
-comes; ours is what train.py does: Trainer.step in bf16 where that is fast, channels last,
-fused AdamW, freed memory kept, kernels of its own between the convolutions; layers is that with
-torch's layers in place of these kernels, spinning is ours with threads that wait as long as
-OpenMP lets them by default, and recomputed is ours with --checkpoint-activations.
-Times are medians; beside other work, compare those of the processor. Memory is the process's peak
-resident size, whole and without what Python and its libraries take before the network is made.
+memory and a drift of the machine affects both. The tutorial's way is eager, NCHW, float32, default
+AdamW; ours is what train.py does: Trainer.step in bf16 where that is fast, channels last, fused
+AdamW, freed memory kept, kernels of its own between the convolutions; layers is ours with torch's
+layers in place of these kernels, spinning is ours with threads that spin while waiting, as OpenMP
+lets them by default, and recomputed is ours with --checkpoint-activations.
+Times are medians; if the machine is busy, compare processor times. Memory is the process's peak
+resident size, in total and without what Python and its libraries take before the network is made.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor
 
 
 def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = False) -> Trainer:
-    """As train.py makes it by its defaults."""
+    """A trainer as train.py makes it by default."""
     dtype = pick_dtype("auto", device)
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, 1e-3, 1e-4)
@@ -98,7 +98,7 @@ SIDES = {
 
 
 def measure(side: str, args: argparse.Namespace) -> None:
-    """Print one side's median seconds a step, by the clock and of all threads together, and its
+    """Print one side's median seconds per step, by the clock and of all threads together, and its
     peak memory in GB, as JSON."""
     torch.manual_seed(0)
     before = peak_memory()  # Python and its libraries
@@ -118,12 +118,12 @@ def measure(side: str, args: argparse.Namespace) -> None:
 
 
 def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str]]:
-    """A row for each side: medians of its rounds, and how many times as fast as the tutorial's.
+    """A row for each side: medians of its rounds, and its speed relative to the tutorial's.
 
     Args:
         model: a name of ``NETWORKS``.
         rounds: processes of each side, in turn.
-        **flags: of this benchmark, by their names.
+        **flags: of this benchmark, by name.
     """
     results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     command = [sys.executable, "-m", "benchmarks.compute.train_step", "--model", model]

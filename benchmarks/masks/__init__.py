@@ -1,1 +1,1 @@
-"""What the results are worth: outlines, colours, pictures to look at."""
+"""The quality of results: outlines, colours, pictures to look at."""

@@ -1,11 +1,11 @@
-"""Colours and edges of cut-outs, measured against known ones, beside other ways.
+"""Colours and edges of cut-outs, measured against known ones, next to other ways.
 
     python -m benchmarks.masks.cutouts
     python -m benchmarks.masks.cutouts --weights u2netp.pth --figure docs/pictures/refine.png
 
-Drawn strands of known alpha and colour lie before another picture (all of scikit-image's, free of
-rights). Colours are estimated from the true alpha, and from one blurred as a network's; edges from
-a map of 320² that is blurred by one of its pixels. Needs scikit-image, OpenCV and
+Drawn strands of known alpha and colour are placed on another picture (all from scikit-image, free
+of rights). Colours are estimated from the true alpha, and from one as blurred as a network's; edges
+from a map of 320² that is blurred by one of its pixels. Needs scikit-image, OpenCV and
 `pip install pymatting`.
 """
 
@@ -26,7 +26,7 @@ from src.pictures.matting import foreground, refine
 from src.pictures.render import Style, render
 from train_utils import cli
 
-with suppress(ModuleNotFoundError):  # said by main, so that --help works without it
+with suppress(ModuleNotFoundError):  # reported by main, so that --help works without it
     from pymatting import estimate_alpha_cf, estimate_foreground_cf, estimate_foreground_ml
 
 SIZE = (768, 576)
@@ -84,7 +84,7 @@ def measure() -> None:
 
 
 def timed(way: Callable, seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, float]:
-    """What it gives, and the processor's seconds; compiled before."""
+    """The result and the processor's seconds, after a call that compiles it."""
     way(seen[:64, :64], alpha[:64, :64])
     began = time.process_time()
     return way(seen, alpha), time.process_time() - began
@@ -126,7 +126,7 @@ def guided(seen: np.ndarray, alpha: np.ndarray, radius: int = 8, eps: float = 1e
 
 
 def closed_form(seen: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Closed-form matting by pymatting, unknown where the map is unsure."""
+    """Closed-form matting by pymatting, with an unknown region where the map is unsure."""
     trimap = np.where(alpha > 0.97, 1.0, np.where(alpha < 0.03, 0.0, 0.5))
     return estimate_alpha_cf(seen, trimap) if {0, 1} <= set(np.unique(trimap)) else alpha
 
@@ -150,7 +150,7 @@ EDGES = {
 
 
 def draw(args: argparse.Namespace, path: Path) -> None:
-    """Rows of a detail: picture, map, refined map, both as cut-outs before green, colours kept."""
+    """Rows of details: picture, map and refined map; on green: colours kept, then both cut out."""
     predictor = Predictor(args.weights, args.img_size)
     rows = []
     for name, box in SHOWN.items():

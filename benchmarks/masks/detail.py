@@ -1,15 +1,15 @@
-"""Outlines of large images: --detail beside plain tiles, pyramid blending and --refine.
+"""Outlines of large images: --detail against plain tiles, pyramid blending and --refine.
 
     python -m benchmarks.masks.detail --weights u2netp.pth --data-path ECSSD --count 20
 
-Images with sharp masks are made of a saliency set: its objects pasted small before another, blurred
-image of 2400×1800, and its images enlarged five times, whose objects are large and hold no more
+Images with sharp masks are made from a saliency set: its objects pasted small onto another, blurred
+image of 2400×1800, and its images enlarged five times, whose objects are large but have no more
 detail than before. The third kind is the hair of benchmarks/masks/cutouts.py, drawn at 3000×2250;
 on the first of these, closed-form matting (pymatting) of the map is compared too, which takes a
-minute and 4 GB (on others it did not converge in 10,000 steps). Tiles:
-25 that overlap by half, each a third of the image a side. Pyramid: the Laplacian bands of the map
-at three times the network's size, near the outline of the map at its own size, as InSPyReNet blends
-(Kim et al. 2022). Seconds are the processor's, of one thread, beyond the first map.
+minute and 4 GB (on others it did not converge in 10,000 steps). Tiles: 25 that overlap by half,
+each a third of the image per side. Pyramid: the Laplacian bands of the map at three times the
+network's size, near the outline of the map at its own size, blended as in InSPyReNet (Kim et al.
+2022). Seconds are processor time of one thread, beyond the first map.
 """
 
 import time
@@ -75,7 +75,7 @@ def measure(predictor: Predictor, way: Way, images: list[Case]) -> Iterator[tupl
 
 
 def pasted(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
-    """An object of 1.6 times its size somewhere before another image, which is blurred."""
+    """An object at 1.6 times its size, somewhere on another image, which is blurred."""
     rng = np.random.default_rng(index)
     image, mask = (part.resize([int(1.6 * n) for n in part.size]) for part in opened[index])
     behind = opened[(37 * index + 11) % len(opened)][0].resize(SIZE)
@@ -94,7 +94,7 @@ def enlarged(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def drawn(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
-    """An oval of one of scikit-image's pictures before another, with hair."""
+    """An oval with hair, from one of scikit-image's pictures, on another."""
     alpha = strands(index, DRAWN)
     near, behind = (picture(name, DRAWN) for name in PAIRS[index])
     seen = alpha[..., None] * near + (1 - alpha[..., None]) * behind
@@ -108,7 +108,7 @@ def closer(count: int) -> Way:
 
 
 def tiles(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.ndarray:
-    """The mean of the maps of parts, wherever they lie."""
+    """The mean of the maps of overlapping parts, whatever they show."""
     total, count = np.zeros_like(first), np.zeros_like(first)
     width, height = (n // 3 + 1 for n in image.size)
     for y in np.linspace(0, image.height - height, 5).astype(int):

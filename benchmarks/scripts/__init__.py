@@ -1,1 +1,1 @@
-"""What whole commands cost: start-up, memory, scale, loading, scoring."""
+"""The cost of whole commands: start-up, memory, scale, loading, scoring."""

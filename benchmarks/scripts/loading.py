@@ -2,9 +2,9 @@
 
     python -m benchmarks.scripts.loading --data-path DUTS [--split train]
 
-On one core, in turn, median. The tutorial's way works on float tensors: decode,
-to tensor, resize to 320, random horizontal flip, random crop of 288, normalise. Ours gives uint8
-and leaves the normalising to the device. Without --data-path, pictures of 400 x 300 or so are made.
+On one core, in turns, median. The tutorial's way works on float tensors: decode, to tensor, resize
+to 320, random horizontal flip, random crop of 288, normalise. Ours returns uint8 and leaves
+normalisation to the device. Without --data-path, pictures of about 400 x 300 are made.
 """
 
 import random

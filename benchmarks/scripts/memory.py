@@ -1,11 +1,11 @@
-"""The most memory that predict.py takes: a large picture in each mode, and a folder of small ones.
+"""Peak memory of predict.py: a large picture in each mode, and a folder of small ones.
 
     python -m benchmarks.scripts.memory                    # 100 megapixels, the weights in weights/
     python -m benchmarks.scripts.memory --only cutout --megapixels 48
-    python -m benchmarks.scripts.memory --only folder --rembg rembg/bin/rembg  # beside rembg
+    python -m benchmarks.scripts.memory --only folder --rembg rembg/bin/rembg  # against rembg
 
-Each case is a process of its own, start-up included, whose highest resident size is what the system
-says of it. The picture is drawn here; another one, enlarged, with --picture.
+Each case is a process of its own, start-up included; its peak resident size is as reported by the
+system. The picture is drawn here, or an enlarged one with --picture.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.predict_folder import measure, rembg_command
 from train_utils import cli
 
-# By a process of its own: on Linux, the size of what starts a process counts as that one's.
+# In a separate process: on Linux, a new process's peak size begins with that of its parent.
 DRAW = """
 import sys
 import numpy as np
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, folder: Path) -> None:
-    """The cases of one line each."""
+    """Run the cases, and print a line for each."""
     draw = [sys.executable, "-c", DRAW, folder, args.megapixels, *filter(None, [args.picture])]
     subprocess.run([str(part) for part in draw], check=True)
     script = [sys.executable, "predict.py", "--weights", args.weights]
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
 def show(
     source: str, name: str, suffix: str, command: list[object], env: dict[str, str] | None = None
 ) -> None:
-    """A case's line."""
+    """Run a case and print its line."""
     took = measure(command, env)
     print(f"| {source} | {name} | {suffix} | {took.memory:.0f} | {took.wall:.0f} |", flush=True)
 

@@ -1,15 +1,15 @@
-"""What grows with what: cost against number and size of pictures, and number of processes.
+"""How costs scale: with the number and size of pictures, and with the number of processes.
 
     python -m benchmarks.scripts.scale --plot scale.png          # five minutes on two cores
     python -m benchmarks.scripts.scale --names 1000000           # listing alone, of empty files
 
 - pictures: predict.py's pipeline, from files to masks, over more and more of them;
 - size: Predictor's maps of one picture, at sides from 128 to 640;
-- names: how long predict.py lists images before it computes, and what the list takes in memory;
+- names: how long predict.py lists images before it computes, and how much memory the list takes;
 - processes: training by torchrun on gloo, all with one thread, as many as there are cores.
 
-Each is drawn against its first point in proportion to the work, and its exponent is printed: time
-as work to the power of 1 grows as the work does.
+Each is drawn next to a line from its first point in proportion to the work, and its exponent is
+printed: with 1, time grows in proportion to the work.
 """
 
 import math
@@ -41,7 +41,7 @@ Points = dict[float, float]  # amount of work → seconds
 
 
 def main() -> None:
-    """Measure, print a line each; of most, draw."""
+    """Measure, print a line for each, and draw all but names."""
     parser = cli.make_parser(__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F")
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def by_names(count: int) -> None:
-    """Time and memory of a list of images, with none of the results there, and with all."""
+    """Time and memory of a list of images, with none of the results existing, and with all."""
     with tempfile.TemporaryDirectory() as name:
         inputs, output = Path(name, "in"), Path(name, "out")
         argv = [str(inputs), "--recursive", "--output", str(output)]
@@ -89,7 +89,7 @@ def by_names(count: int) -> None:
 
 
 def make_names(folder: Path, count: int, suffix: str) -> None:
-    """So many empty files, a thousand a folder."""
+    """Create this many empty files, a thousand per folder."""
     for start in range(0, count, 1000):
         inside = folder / f"{start // 100_000:03}" / f"{start // 1000:06}"
         inside.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def make_names(folder: Path, count: int, suffix: str) -> None:
 
 
 def by_count(folder: Path) -> Points:
-    """Seconds of predict.py over 16 to 128 files, start-up left out."""
+    """Seconds of predict.py for 16 to 128 files, without start-up."""
     weights = folder / "lite.safetensors"
     network = build_model("u2net_lite")
     network.img_size = 128
@@ -115,7 +115,7 @@ def by_count(folder: Path) -> Points:
 
 
 def by_size() -> Points:
-    """Seconds of one picture's map, by its millions of pixels."""
+    """Seconds for one picture's map, by its megapixels."""
     network = build_model("u2net_lite")
     runs = {}
     for side in (128, 192, 256, 320, 448, 640):
@@ -126,7 +126,7 @@ def by_size() -> Points:
 
 
 def by_processes(folder: Path) -> Points:
-    """Seconds that all of a run's processes together spend on a picture, by their number."""
+    """Seconds that all of a run's processes together spend per picture, by their number."""
     points: Points = {}
     for world in range(1, (os.cpu_count() or 1) + 1):
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
@@ -145,7 +145,7 @@ def by_processes(folder: Path) -> Points:
         command += ["--output-dir", str(folder / f"run{world}")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        rates = re.findall(r"([\d.]+) pictures/s", run.stdout + run.stderr)
+        rates = re.findall(r"([\d.]+) images/s", run.stdout + run.stderr)
         if run.returncode or not rates:
             raise RuntimeError(f"{world} processes: {run.stderr[-1000:]}")
         points[world] = world / float(rates[-1])

@@ -1,10 +1,10 @@
-"""What scoring costs: every measure here against PySODMetrics, map by map, and what validation adds
-to the network.
+"""The cost of scoring: every measure here against PySODMetrics, map by map, and what validation
+adds to the network.
 
     python -m benchmarks.scripts.scoring --data-path ECSSD --weights u2netp.pth
 
-First, maps that exist already, in memory: PySODMetrics measures them in one process of one thread,
-as it does alone, measure by measure; ours the same maps, in one thread too, so that only the work
+First, existing maps in memory: PySODMetrics scores them in one process with one thread, as it does
+by default, measure by measure; ours the same maps, also in one thread, so that only the work
 differs. The relaxed boundary F, which PySODMetrics lacks, is in our figure. Both take turns, batch
 by batch, and the median of each is taken. Then the network alone, on prepared pictures in memory,
 against validation of the same pictures from their files, all measures included, in turns.

@@ -1,12 +1,12 @@
-"""One picture by predict.py, whole process, beside what a plain script with torch takes.
+"""One picture with predict.py, whole process, against a plain script with torch.
 
     python -m benchmarks.scripts.startup                       # the lite weights in weights/, a picture made here
     python -m benchmarks.scripts.startup --weights u2net.pth --picture photo.jpg --rounds 9
 
 The script imports torch, loads the same weights from a torch file into the same network, built as
-usual, and computes one map of noise, in float32, without any picture. The processes run in turns; the
-table has medians of what the clock shows and of what the processor spent, which other programs on the
-machine disturb less, and the ratio is the median of each turn's.
+usual, and computes one map of noise, in float32, without any picture. The processes run in turns;
+the table has medians of wall time and of processor time, which other programs on the machine
+disturb less, and medians of each turn's ratio.
 """  # noqa: E501
 
 import sys
@@ -39,7 +39,7 @@ with torch.inference_mode():
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, make what the processes read, run them in turns, print the table."""
+    """Parse, make the processes' inputs, run them in turns, print the table."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="in place of one made here")
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(commands: dict[str, list[object]], rounds: int) -> dict[str, list[Run]]:
-    """All of them in turns, after one turn that fills the disk's cache."""
+    """Run all commands in turns, after one turn that fills the disk cache."""
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for i in range(rounds + 1):
         for name, command in commands.items():

@@ -1,1 +1,1 @@
-"""Networks for other runtimes, each file checked before it is kept."""
+"""Export to other runtimes; each file is checked before it is kept."""

@@ -1,4 +1,4 @@
-"""What all exports share: the network in the form that is exported, its description, its check."""
+"""Common parts of all exports: the network in exportable form, its metadata, the check."""
 
 import copy
 import json
@@ -18,19 +18,19 @@ from ..inference.sizes import InputSize, parse_size
 from ..networks.base import Network
 
 TOLERANCE = 1e-4  # largest difference of a probability from the network's own, in float32
-PHONE_TOLERANCE = 1e-3  # the same, by the converters of phones' files
-HALF_TOLERANCE = 0.02  # with weights and arithmetic of 16 bits
+PHONE_TOLERANCE = 1e-3  # the same, for files for phones
+HALF_TOLERANCE = 0.02  # with 16-bit weights and arithmetic
 
 Shape = tuple[int, int, int]  # batch, height, width
 _CHECKED: tuple[Shape, ...] = ((1, 320, 320), (2, 96, 64), (3, 61, 93))
 
 
 class ExportedNetwork(nn.Module):
-    """A copy of a network that gives a tuple of probabilities: the fused map, then the side maps.
+    """A copy of a network that returns a tuple of probabilities: the fused map, then the side maps.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        sides: give the side maps too.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        sides: return the side maps too.
         dtype: of weights and arithmetic; input and outputs are float32.
     """
 
@@ -41,14 +41,14 @@ class ExportedNetwork(nn.Module):
         self.count = None if sides else 1
         self.dtype = dtype
 
-    # An input that is called otherwise would have another name in the files.
+    # The argument's name becomes the input's name in the files.
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         logits = self.network.logits(images.to(self.dtype))[: self.count]
         return tuple(self.network.probabilities(x) for x in logits)
 
 
 def describe_network(model: Network) -> dict[str, Any]:
-    """The metadata of an exported file: the network, and how an image is prepared for it."""
+    """The metadata of an exported file: the network and its preprocessing."""
     try:
         version = metadata.version("u2net-toolkit")
     except metadata.PackageNotFoundError:  # run from a clone that is not installed
@@ -76,12 +76,12 @@ def describe_network(model: Network) -> dict[str, Any]:
 
 
 def to_json(about: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata for formats that hold texts: a JSON text for each name."""
+    """Metadata for formats that hold only strings: a JSON string for each name."""
     return {name: json.dumps(value) for name, value in about.items()}
 
 
 def fixed_shape(model: Network) -> Shape:
-    """The one batch, height and width of files that take no others.
+    """The batch, height and width of files with a fixed shape.
 
     Raises:
         UserError: the network's size depends on the image.
@@ -90,7 +90,7 @@ def fixed_shape(model: Network) -> Shape:
 
 
 def shape_of(size: InputSize) -> Shape:
-    """As :func:`fixed_shape`, of a size that is known before the network is."""
+    """As :func:`fixed_shape`, for a size that is known before the network."""
     if size.auto:
         raise UserError("the file is for one size; give a side or WxH", "img_size", "auto")
     return 1, size.height, size.width
@@ -101,15 +101,15 @@ def trace(network: ExportedNetwork, shape: Shape | None = None) -> torch.export.
 
     Args:
         network: what to export.
-        shape: the batch, height and width that it takes; None leaves all three free.
+        shape: the batch, height and width that it takes; None leaves all three dynamic.
     """
     channels = network.network.config.in_ch
     if shape:
         return torch.export.export(network.eval(), (torch.zeros(shape[0], channels, *shape[1:]),))
-    # A batch of 1 would be taken for a constant. Sizes have no names, as ceil mode pooling makes
-    # ranges of them that no name fits; and they are odd at every pooling, as inductor takes ceil
-    # mode for floor mode where the example does not show the difference (a loaded program, once
-    # compiled, would then get all other sizes wrong).
+    # A batch of 1 would become a constant. Sizes have no names, as ceil mode pooling turns them
+    # into ranges that no name fits; and they are odd at every pooling, as inductor treats ceil mode
+    # as floor mode if the example does not show the difference (a loaded program, once compiled,
+    # would then be wrong for all other sizes).
     stride = getattr(network.network.config, "stride", 32)
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, channels, 2 * stride + 1, 3 * stride + 1)
@@ -129,14 +129,14 @@ def check_export(
 ) -> float:
     """Compare an exported file with the network in float64, over several batches and sizes.
 
-    float64, as float32 rounds too; twice the rounding of the network itself is allowed: the
+    In float64, as float32 rounds too; twice the network's own rounding error is allowed: the
     published lite weights hold constants beyond 1000, and are 9e-5 off in torch's own float32.
 
     Args:
         network: what was exported.
-        run: computes the file's maps of a batch N×C×H×W.
+        run: computes the file's maps for a batch N×C×H×W.
         path: of the file, for messages.
-        tolerance: how far a probability may be off.
+        tolerance: the largest difference allowed for a probability.
         shapes: batches, heights and widths to compare at.
 
     Returns:
@@ -168,11 +168,12 @@ def check_export(
 
 
 def _make_images(network: Network, shapes: Sequence[Shape]) -> Iterator[Tensor]:
-    """Batches of random patches: a trained network sees nothing in noise, and 0 proves nothing."""
+    """Batches of random blobs: a trained network sees nothing in noise, and a 0 map proves
+    nothing."""
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in shapes:
         coarse = 2 * torch.randn(batch, network.config.in_ch, 5, 5, generator=generator)
         x = F.interpolate(coarse, (height, width), mode="bicubic")
-        if network.jumps:  # on what is perfectly smooth, which no image is
+        if network.jumps:  # on perfectly smooth inputs, which no image is
             x += 0.2 * torch.randn(x.shape, generator=generator)
         yield x

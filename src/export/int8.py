@@ -1,5 +1,5 @@
-"""A network in 8-bit integers for CPUs, as an ONNX file of QuantizeLinear and DequantizeLinear: the
-ranges of its values come from images, and the loss is measured on others before the file is kept.
+"""Export to 8-bit integers for CPUs, as an ONNX file of QuantizeLinear and DequantizeLinear: value
+ranges are calibrated on images, and the loss is measured on others before the file is kept.
 """
 
 import logging
@@ -27,34 +27,34 @@ from .onnx import IR_VERSION, check_opset, export_onnx, require_onnx
 LIMIT = 0.01  # of Loss.mean, which bounds how much the MAE of the maps can change
 CALIBRATED, HELD_OUT = 128, 32  # images
 _MIN_IMAGES = 5  # four to calibrate with, one to measure on
-_MIN_SPREAD = 0.03  # standard deviation of a map that says something; photos have .3, plain ones 0
-_SCENES = 8  # made images that calibrate too
-_MAX_BIAS = 32  # a larger one stands for a constant beside which 8 bits leave too few levels
-_PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # pass on the values that come in
+_MIN_SPREAD = 0.03  # standard deviation of a map with content; photos have .3, plain images 0
+_SCENES = 8  # synthetic images for calibration
+_MAX_BIAS = 32  # a larger one means a constant beside which 8 bits leave too few levels
+_PASSING = ("Relu", "MaxPool", "Resize", "Concat")  # pass their input values on
 
 
 Report = Callable[[str], object]
 
 
 def silent(step: str) -> None:
-    """Tells nobody."""
+    """Report nothing."""
 
 
 class Maps(Protocol):
-    """What computes the maps of prepared images; a :class:`Predictor` does."""
+    """Anything that computes maps of prepared images, such as a :class:`Predictor`."""
 
     precision: str
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """N×3×H×W uint8 on the CPU to N×out_ch×H×W; refuses maps that are not finite."""
+        """N×3×H×W uint8 on the CPU to N×out_ch×H×W; raises if maps are not finite."""
 
 
 class Loss(NamedTuple):
-    """How far the quantised network's maps are from the float32 network's, on held-out images
-    whose maps vary: where they do not, any file would pass."""
+    """How far the quantised network's maps are from the float32 network's, on held-out images whose
+    maps vary: on others, any file would pass."""
 
     mean: float  # absolute difference of a pixel's probability
-    worst: float  # the same, of the worst image
+    worst: float  # the same, for the worst image
     calibrated: int  # images
     measured: int  # images
 
@@ -71,21 +71,22 @@ def export_int8(
     """Write a network to one ``.onnx`` file that computes in integers. Takes minutes.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if more is lost than allowed.
-        calibrate: a folder of images such as the network will see; at most 160, evenly spaced by
-            name, are used: four of five to find the ranges of values, the fifth to measure. A few
-            made scenes widen the ranges, for what the images lack.
-        allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the loss is larger than allowed.
+        calibrate: a folder of images like those that the network will see; at most 160, evenly
+            spaced by name, are used: four of five to calibrate the ranges, the fifth to measure.
+            A few synthetic scenes widen the ranges, for what the images lack.
+        allow_loss: the largest mean absolute difference of the maps allowed, in 0 … 1.
         static, opset: see :func:`~.onnx.export_onnx`; the opset is at least 13.
         report: gets a line as each step begins.
 
     Returns:
-        What the file loses, measured on the images held out.
+        The loss of the file, measured on the held-out images.
 
     Raises:
         UserError: a package is missing, the folder holds too few images or one that cannot be
-            read, a map is not finite, hardly any map says something, or more is lost than allowed.
+            read, a map is not finite, hardly any map has content, or the loss is larger than
+            allowed.
 
     Example:
         >>> from src import load_model
@@ -98,7 +99,7 @@ def export_int8(
         report("writing it as ONNX in float32")
         try:
             export_onnx(model, floats, static=static, opset=opset)
-        except UserError as error:  # about a file that the user knows nothing of
+        except UserError as error:  # about a temporary file
             message = error.args[0].replace(str(floats), str(path))
             raise UserError(message, error.parameter, error.value, error.advice) from None
         report(f"calibrating with {counted(inputs.count, 'image')}")
@@ -107,7 +108,7 @@ def export_int8(
 
     check_opset(opset, integers=True)
     images = choose_images(calibrate)
-    require_onnx()  # refused before anything takes time
+    require_onnx()  # fail before anything takes time
     return measure_int8(model, path, images, allow_loss, quantise, report)
 
 
@@ -119,13 +120,13 @@ def measure_int8(
     quantise: Callable[[Path, "CalibrationInputs"], Maps],
     report: Report,
 ) -> Loss:
-    """Write a file that ``quantise`` makes, if its maps are near the float32 network's.
+    """Write the file that ``quantise`` makes, if its maps are close to the float32 network's.
 
     Args:
         model, path, allow_loss, report: see :func:`export_int8`.
         images: of :func:`choose_images`.
-        quantise: writes the file to a path, calibrated with these inputs, and gives what computes
-            its maps.
+        quantise: writes the file to a path, calibrated with these inputs, and returns an object
+            that computes its maps.
 
     Returns, Raises: see :func:`export_int8`.
     """
@@ -142,7 +143,7 @@ def measure_int8(
             for image, maps in held_out.items()
         ]
         loss = Loss(float(np.mean(losses)), max(losses), len(calibration), len(held_out))
-        if not loss.mean <= allow_loss:  # NaN is not
+        if not loss.mean <= allow_loss:  # false for NaN
             raise UserError(
                 f"{path} is not written, as maps of {counted(loss.measured, 'image')} held out "
                 f"change by {loss.mean:.4f} in the mean; {loss.mean * 1.1:.2g} would allow it",
@@ -154,7 +155,7 @@ def measure_int8(
 
 
 def choose_images(folder: str | Path) -> list[Path]:
-    """The images of a folder that are calibrated with and measured on: at most 160, all different.
+    """The images of a folder for calibration and measurement: at most 160, all different.
 
     Raises:
         UserError: there is no such folder, or it holds too few.
@@ -186,10 +187,10 @@ def choose_images(folder: str | Path) -> list[Path]:
 
 
 def _hold_out(predictor: Predictor, images: Sequence[Path]) -> dict[Path, Tensor]:
-    """Every fifth image and its maps; in place of one whose maps are the same everywhere, another.
+    """Every fifth image and its maps; one whose maps are constant is replaced by another.
 
     Raises:
-        UserError: there are hardly any others.
+        UserError: hardly any image has maps that vary.
     """
     wanted = images[2::5]
     found: dict[Path, Tensor] = {}
@@ -210,7 +211,7 @@ def _hold_out(predictor: Predictor, images: Sequence[Path]) -> dict[Path, Tensor
 
 
 def _predict(predictor: Maps, exact: Predictor, image: Path) -> Tensor:
-    """All maps of an image, prepared as the float32 network takes it."""
+    """All maps of an image, prepared as for the float32 network."""
     prepared = exact.prepare(open_image(image))[None]
     try:
         return predictor.probabilities(prepared)
@@ -219,9 +220,9 @@ def _predict(predictor: Maps, exact: Predictor, image: Path) -> Tensor:
 
 
 def _quantise(floats: Path, quantised: Path, inputs: "CalibrationInputs") -> None:
-    """Weights int8 by output channel, values between layers uint8, over their whole range.
+    """Quantise weights to int8 per output channel, activations to uint8 over their whole range.
 
-    Weights take 7 of their 8 bits: processors without VNNI add two products of 8 bits in 16, which
+    Weights use 7 of their 8 bits: processors without VNNI add two 8-bit products in 16 bits, which
     would overflow.
     """
     import onnx
@@ -230,7 +231,7 @@ def _quantise(floats: Path, quantised: Path, inputs: "CalibrationInputs") -> Non
     file = onnx.load(floats)
     metadata = {entry.key: entry.value for entry in file.metadata_props}
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it asks for a preparation that changes nothing here
+    logging.disable(logging.WARNING)  # it recommends a preparation that changes nothing here
     try:
         quantize_static(
             file,
@@ -248,20 +249,20 @@ def _quantise(floats: Path, quantised: Path, inputs: "CalibrationInputs") -> Non
         logging.disable(disabled)
     file = onnx.load(quantised)
     file.ir_version = min(file.ir_version, IR_VERSION)
-    onnx.helper.set_model_props(file, metadata)  # drops what the tool has added
+    onnx.helper.set_model_props(file, metadata)  # drops what quantize_static has added
     onnx.save(file, quantised)
 
 
 def _find_float_nodes(graph: Any, to_array: Any) -> set[str]:
     """The names of the nodes that stay in float32: convolutions with a large constant, and the
-    nodes between them. The published lite weights carry one of 226 in a channel: in 8 bits, the
-    rest of the channel's values would be lost in steps of almost 1.
+    nodes between them. The published lite weights have one of 226 in a channel: in 8 bits, the
+    channel's other values would be lost in steps of almost 1.
     """
     values = {tensor.name: tensor for tensor in graph.initializer}
     nodes = {node.output[0]: node for node in graph.node}
     convs = [node for node in graph.node if node.op_type == "Conv" and len(node.input) > 2]
     found = {c.name for c in convs if np.abs(to_array(values[c.input[2]])).max() > _MAX_BIAS}
-    for node in graph.node:  # in the order in which they run
+    for node in graph.node:  # in execution order
         before = {nodes[name].name for name in node.input if name in nodes}
         if node.op_type in _PASSING and found & before:
             found.add(node.name)
@@ -269,17 +270,17 @@ def _find_float_nodes(graph: Any, to_array: Any) -> set[str]:
 
 
 def make_scene(seed: int, size: int = 256) -> Image.Image:
-    """A made image: a coloured ellipse before another colour, both uneven in several scales.
+    """A synthetic image: a coloured ellipse on another colour, both with noise at several scales.
 
-    Its values spread as those of photos do. Ranges found on images that are plain or alike would
-    cut off those of all others: the maps of photos would be .12 off, instead of .003.
+    Its values vary like those of photos. Ranges calibrated on plain or similar images would clip
+    those of all others: the maps of photos would be .12 off, instead of .003.
 
     Args:
-        seed: of what is random in it.
+        seed: of the random numbers.
         size: side in pixels.
 
     Returns:
-        RGB, the same for a seed.
+        RGB, always the same for a seed.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -301,7 +302,7 @@ def make_scene(seed: int, size: int = 256) -> Image.Image:
 
 
 class CalibrationInputs:
-    """Prepared images and made ones, in the form of onnxruntime's ``CalibrationDataReader``."""
+    """Prepared images and synthetic ones, as onnxruntime's ``CalibrationDataReader``."""
 
     def __init__(self, predictor: Predictor, images: Sequence[Path]) -> None:
         self.predictor, self.count = predictor, len(images)

@@ -1,8 +1,8 @@
-"""Networks as ONNX files, checked before they are kept.
+"""Export to ONNX files, checked before they are kept.
 
 The file takes a float32 input N×3×H×W of any batch and size from 32², prepared as its metadata
-say, and gives the map that counts as probabilities N×out_ch×H×W first. It is written in the oldest
-version of ONNX that holds the network, as a runtime refuses whatever is newer than itself.
+say, and returns the output map as probabilities N×out_ch×H×W first. It is written in the oldest
+version of ONNX that can express the network, as a runtime rejects files newer than itself.
 """
 
 import logging
@@ -31,10 +31,10 @@ from .common import (
 IR_VERSION = 8  # of the file format: ONNX 1.10, ONNX Runtime 1.9
 OPSET = 15  # of the operators: the same releases
 _TRACED_OPSET = 18  # the oldest that torch's exporter writes
-_RESIZE_OPSET = 11  # the oldest whose Resize measures from the centres of pixels, as networks do
+_RESIZE_OPSET = 11  # the oldest whose Resize has half-pixel centres, as networks do
 _QUANTIZE_OPSET = 13  # the oldest whose QuantizeLinear has a scale for each output channel
 # Operators whose definitions of opsets 11 to 14 differ in nothing but the types that they take, all
-# of them floats; ONNX's own converter knows no way back for some.
+# of them floats; ONNX's own converter cannot downgrade some.
 _SAME = {"Add", "Cast", "Concat", "Constant", "Conv", "Div", "Gather", "Identity", "MaxPool", "Mul"}
 _SAME |= {"Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Sub"}
 _AXES = {0: "batch", 2: "height", 3: "width"}
@@ -52,23 +52,23 @@ def export_onnx(
     """Write a network to one ``.onnx`` file.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if the check fails.
-        sides: give the side maps too, after the one that counts.
-        half: weights and arithmetic in float16, input and outputs still float32.
-        half_weights: weights alone in float16; runtimes widen them once, when they load the file.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the check fails.
+        sides: return the side maps too, after the output map.
+        half: weights and arithmetic in float16, input and outputs still in float32.
+        half_weights: only weights in float16; runtimes widen them once, when they load the file.
         static: a batch of 1 and one size, ``img_size`` or ``input_size`` of the network, written
-            into the graph, for runtimes that take no free ones (OpenCV's dnn, TensorRT's older
+            into the graph, for runtimes without dynamic shapes (OpenCV's dnn, TensorRT's older
             parsers, NPUs).
-        opset: the version of ONNX's operators; None for the oldest from 15 on that holds the
+        opset: the version of ONNX's operators; None for the oldest from 15 on that can express the
             network.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
 
     Raises:
-        UserError: a package is missing, the network does not go into that opset, or the file does
-            not compute what the network does.
+        UserError: a package is missing, the opset cannot express the network, or the file's maps
+            differ from the network's.
 
     Example:
         >>> from src import load_model
@@ -80,9 +80,9 @@ def export_onnx(
     onnx, onnxruntime = require_onnx()
     network = ExportedNetwork(model, sides)
     traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
-    with _errors_only("onnx_ir"):  # warns of what the exporter's max_unpool2d leaves open
+    with _errors_only("onnx_ir"):  # it warns about the exporter's max_unpool2d
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
-    assert program is not None  # it is None without dynamo alone
+    assert program is not None  # it is None only without dynamo
     for i, value in enumerate(program.model.graph.outputs):
         value.name = model.map_names[i] if i else "saliency"
     program.model.graph.inputs[0].name = "images"
@@ -110,14 +110,14 @@ def export_onnx(
 
 
 def check_opset(opset: int | None, integers: bool = False) -> None:
-    """Check that files can be written in this version of the operators, None for the usual one.
+    """Check that files can be written in this opset; None for the default.
 
     Args:
         opset: the version.
         integers: the file computes in integers.
 
     Raises:
-        UserError: they cannot.
+        UserError: they cannot, or ``onnx`` is missing.
     """
     if opset is None:
         return
@@ -135,7 +135,7 @@ def check_opset(opset: int | None, integers: bool = False) -> None:
 
 
 def require_onnx() -> tuple[ModuleType, ModuleType]:
-    """The modules ``onnx`` and ``onnxruntime``, where what writes files is there too.
+    """The modules ``onnx`` and ``onnxruntime``; checks that ``onnxscript`` is installed too.
 
     Raises:
         UserError: a package is not installed.
@@ -154,9 +154,10 @@ def _needs(error: ImportError) -> str:
 
 
 def downgrade(proto: Any, opset: int = OPSET) -> Any:
-    """A ``ModelProto`` in the oldest version of ONNX, from ``opset`` on, that holds its operators.
+    """Convert a ``ModelProto`` to the oldest ONNX version, from ``opset`` on, with its operators.
 
-    The names that torch gives to sizes inside the graph (``s78``) go, as they mean nothing there.
+    The names that torch gives to sizes inside the graph (``s78``) are removed, as they mean
+    nothing there.
     """
     from onnx import version_converter
 
@@ -165,7 +166,7 @@ def downgrade(proto: Any, opset: int = OPSET) -> Any:
         try:
             proto = version_converter.convert_version(proto, version)
             break
-        except RuntimeError:  # an operator is newer: no narrower class
+        except RuntimeError:  # an operator is newer; there is no narrower class
             continue
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     del proto.graph.value_info[:]
@@ -173,7 +174,7 @@ def downgrade(proto: Any, opset: int = OPSET) -> Any:
 
 
 def _convert_exactly(proto: Any, opset: int, static: bool) -> Any:
-    """The ``ModelProto`` that :func:`downgrade` gave, in this opset and in no other."""
+    """Convert a ``ModelProto`` from :func:`downgrade` to exactly this opset."""
     from onnx import helper, version_converter
 
     found = proto.opset_import[0].version
@@ -192,7 +193,7 @@ def _convert_exactly(proto: Any, opset: int, static: bool) -> Any:
 
 
 def _fill_resize(proto: Any) -> None:
-    """Give ``Resize`` the inputs that it may leave out from opset 13 on: empty ones."""
+    """Give ``Resize`` empty tensors for the inputs that are optional only from opset 13 on."""
     from onnx import TensorProto, helper
 
     empty = "empty"
@@ -203,7 +204,7 @@ def _fill_resize(proto: Any) -> None:
 
 
 def name_axes(proto: Any, names: Mapping[int, str]) -> None:
-    """Call the axes of a ``ModelProto``'s input and outputs by these names; torch numbers them."""
+    """Name the axes of a ``ModelProto``'s input and outputs, which torch only numbers."""
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, name in names.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
@@ -212,7 +213,7 @@ def name_axes(proto: Any, names: Mapping[int, str]) -> None:
 def _halve_weights(proto: Any) -> None:
     """Store the weights of a ``ModelProto`` in float16, each followed by a cast to float32.
 
-    Biases stay: they are few, and some beyond what float16 holds.
+    Biases stay: they are few, and some exceed the range of float16.
     """
     from onnx import TensorProto, helper, numpy_helper
 

@@ -1,8 +1,8 @@
-"""Networks as ``torch.export`` programs and AOTInductor packages, checked before they are kept.
+"""Export to ``torch.export`` programs and AOTInductor packages, checked before they are kept.
 
-Both take a float32 input N×3×H×W, prepared as their metadata say, and give the fused map as
-probabilities N×out_ch×H×W first: a program at any batch and size from 32², a package one image of
-one size.
+Both take a float32 input N×3×H×W, prepared as their metadata say, and return the fused map as
+probabilities N×out_ch×H×W first: a program for any batch and size from 32², a package for one
+image of one size.
 """
 
 import io
@@ -24,15 +24,15 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
     """Write a ``torch.export`` program, which ``torch.export.load`` reads without this toolkit.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if the check fails.
-        sides: give the side maps too, after the fused one.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the check fails.
+        sides: return the side maps too, after the fused one.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
 
     Raises:
-        UserError: the program does not compute what the network does.
+        UserError: the program's maps differ from the network's.
 
     Example:
         >>> from src import load_model
@@ -43,7 +43,7 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
     program = trace(network)
     about = json.dumps(describe_network(model))
     with _pt2_path(path) as temporary:
-        packed = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        packed = io.BytesIO()  # torch's own writer aborts the process if the disk is full
         torch.export.save(program, packed, extra_files={"about.json": about})
         temporary.write_bytes(packed.getbuffer())
         loaded = torch.export.load(temporary).module()
@@ -52,22 +52,22 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
 
 def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
     """Write an AOTInductor package: compiled for this machine's processor, loaded by torch from
-    Python or by LibTorch from C++ (``cpp/``). Takes minutes, and a C++ compiler.
+    Python or by LibTorch from C++ (``cpp/``). Needs minutes and a C++ compiler.
 
-    It takes 1×3×H×W, a square of ``model.img_size`` or what ``model.input_size`` gives. With a free
-    batch or size, torch would compile for six times as long, and could not put the weights in the
-    order in which oneDNN reads them.
+    It takes 1×3×H×W, a square of ``model.img_size`` or the size in ``model.input_size``. With a
+    dynamic batch or size, torch would take six times as long to compile, and could not put the
+    weights in oneDNN's layout.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if the check fails.
-        sides: give the side maps too, after the fused one.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the check fails.
+        sides: return the side maps too, after the fused one.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
 
     Raises:
-        UserError: there is no compiler, or the package does not compute what the network does.
+        UserError: there is no compiler, or the package's maps differ from the network's.
 
     Example:
         >>> from src import load_model
@@ -78,7 +78,7 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
     shape = fixed_shape(model)
     program = trace(network, shape)
     options = {"aot_inductor.metadata": to_json(describe_network(model)), "freezing": True}
-    with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference alone
+    with _pt2_path(path) as temporary, torch.no_grad():  # freezing is for inference only
         try:
             run = compile_package(program, temporary, options)
         except NoCompilerError as error:

@@ -1,9 +1,10 @@
-"""A second look at an image, where the first map of it is unsure.
+"""Refines a map with crops of the image, where the first map is uncertain.
 
-A network of 320² sees a large photo's outline in steps of ten pixels. Here it is shown parts of the
-photo, from all of the outline to pieces of it, each with as much around it again, so that it still
-sees an object on its ground and never mere texture. What it finds there replaces the map where that
-was unsure and where both agree but for detail, with weights that fall off towards each part's rim.
+A network of 320² sees a large photo's outline in steps of ten pixels. Here it gets crops of the
+photo, from the whole outline to pieces of it, each with as much context around it, so that it
+still sees an object in front of a background and never mere texture. The crop's map replaces the
+first one where that was uncertain and where both agree except for detail, with weights that fall
+off towards the crop's border.
 """
 
 from collections.abc import Iterator
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-_UNSURE = (0.03, 0.97)  # the map's levels between which a pixel is looked at again
-_AGREE, _DIFFER = 0.25, 0.5  # differences of local means up to which parts count fully, or not
-_STRIP = 1 << 20  # pixels that are blended at once
-_LARGEST = 0.8  # of the image's sides: a larger part shows nothing new
+_UNSURE = (0.03, 0.97)  # levels of the map between which it is uncertain
+_AGREE, _DIFFER = 0.25, 0.5  # differences of local means up to which crops count fully, or at all
+_STRIP = 1 << 20  # pixels to blend at once
+_LARGEST = 0.8  # of the image's sides: a larger crop shows nothing new
 
 
 def look_closer(
     predictor: "Predictor", image: Image.Image, saliency: np.ndarray, count: int
 ) -> np.ndarray:
-    """A map whose outlines are those that the network sees from nearby.
+    """Refine a map's outlines with crops that the network sees at a larger scale.
 
     Args:
-        predictor: of one map; its own ``detail`` has no influence.
+        predictor: of a single map; its own ``detail`` is ignored.
         image: upright, of any mode and size.
-        saliency: H×W float32 in [0, 1], the first map at the image's size; written over.
-        count: how many parts of the image are looked at, at most.
+        saliency: H×W float32 in [0, 1], the first map at the image's size; overwritten.
+        count: the maximum number of crops.
 
     Returns:
         ``saliency``.
     """
-    image = to_8_bits(image)  # of which parts would each be scaled by its own maximum
+    image = to_8_bits(image)  # else each crop would be scaled by its own maximum
     seen = predictor.size.fit(image.height, image.width)
-    step = max(image.height / seen[0], image.width / seen[1])  # image pixels to one of the map
+    step = max(image.height / seen[0], image.width / seen[1])  # image pixels per map pixel
     unsure = _find_unsure(saliency, seen)
     for boxes in plan(unsure, image.size, seen, count):
         for box in boxes:
@@ -56,7 +57,7 @@ def look_closer(
 
 
 def _find_unsure(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Which pixels of the map at this size are unsure, or hold part of an outline: H×W bool."""
+    """The pixels of the map at this size that are uncertain or on an outline: H×W bool."""
     levels = torch.from_numpy(shrink(saliency, size[::-1]))[None, None]
     highest = F.max_pool2d(levels, 3, 1, 1)[0, 0]
     lowest = -F.max_pool2d(-levels, 3, 1, 1)[0, 0]
@@ -67,16 +68,16 @@ def _find_unsure(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def plan(
     unsure: np.ndarray, image: tuple[int, int], seen: tuple[int, int], count: int
 ) -> Iterator[list[Box]]:
-    """The parts of an image to look at, level by level, each level's at twice the scale.
+    """The crops of an image to predict, level by level, each level at twice the scale.
 
     Args:
         unsure: h×w bool, of the whole image.
         image: its width and height in pixels.
-        seen: height and width at which the network sees a part; none is smaller.
-        count: of all parts together, at most.
+        seen: height and width at which the network sees a crop; none is smaller.
+        count: the maximum number of all crops together.
 
     Yields:
-        Boxes that together hold every unsure pixel in their middle half.
+        Boxes that together hold every uncertain pixel in their middle half.
     """
     rows, columns = np.nonzero(unsure)
     if not rows.size:
@@ -86,7 +87,7 @@ def plan(
     pieces = 1
     while count > 0 and 2 * side / pieces >= min(seen):
         boxes = _cover(points, pieces, image)
-        if len(boxes) > count:  # a step of half the size may still do
+        if len(boxes) > count:  # a step half as large may still fit
             boxes, pieces = _cover(points, 0.75 * pieces, image), pieces * 2
             if len(boxes) > count or pieces < 8:
                 return
@@ -98,10 +99,10 @@ def plan(
 
 
 def _cover(points: np.ndarray, pieces: float, image: tuple[int, int]) -> list[Box]:
-    """The cells of a grid that hold any of the points (2×N), each in the middle of a part.
+    """The cells of a grid that hold any of the points (2×N), each in the middle of a crop.
 
-    The whole and its halves have half of their size around them. A smaller piece, of which a
-    network knows less, has as much as itself on each side.
+    The whole and its halves get half of their size as context around them. A smaller piece, which
+    tells a network less, gets its own size on each side.
     """
     first = points.min(1)
     cell = max(float(np.ptp(points, axis=1).max()), 1.0) / pieces
@@ -111,7 +112,7 @@ def _cover(points: np.ndarray, pieces: float, image: tuple[int, int]) -> list[Bo
 
 
 def _fit(x: float, y: float, side: float, image: tuple[int, int]) -> Box:
-    """A square around a point, moved into the image, or cut off where it is larger."""
+    """A square around a point, moved into the image, or clipped where it is larger."""
     spans = []
     for centre, size in zip((x, y), image, strict=True):
         length = min(size, round(side))
@@ -122,19 +123,19 @@ def _fit(x: float, y: float, side: float, image: tuple[int, int]) -> Box:
 
 
 def _blend(saliency: np.ndarray, found: Tensor, box: Box, step: float) -> None:
-    """Put a part's map into the whole one, in place.
+    """Blend a crop's map into the whole one, in place.
 
     Args:
         saliency: of the image.
-        found: h×w, of the part.
-        box: the part.
-        step: how many image pixels one of the maps so far stands for.
+        found: h×w, of the crop.
+        box: the crop.
+        step: image pixels per pixel of the maps so far.
     """
     left, top, right, bottom = box
     part = saliency[top:bottom, left:right]
     height, width = found.shape
     base = torch.from_numpy(shrink(part, (width, height)))
-    radius = max(1, round(step * width / (right - left)))  # a pixel before, in pixels of this part
+    radius = max(1, round(step * width / (right - left)))  # an earlier pixel, in this crop's
     weight = _weigh(base, found, radius) * _feather(box, saliency.shape, (height, width))
     layers = [Image.fromarray(layer.numpy()) for layer in (found, weight)]
     rows = max(1, _STRIP // (right - left))
@@ -150,7 +151,7 @@ def _blend(saliency: np.ndarray, found: Tensor, box: Box, step: float) -> None:
 
 
 def _weigh(base: Tensor, found: Tensor, radius: int) -> Tensor:
-    """How much of what was found counts: where the map is unsure, if both agree in the mean."""
+    """The weight of a crop's map: where the first map is uncertain, if both agree in the mean."""
     unsure = ((base > _UNSURE[0]) & (base < _UNSURE[1])).float()
     near = _mean(F.max_pool2d(unsure[None, None], 2 * radius + 1, 1, radius)[0, 0], radius)
     apart = (_mean(base, 2 * radius) - _mean(found, 2 * radius)).abs()
@@ -158,13 +159,13 @@ def _weigh(base: Tensor, found: Tensor, radius: int) -> Tensor:
 
 
 def _mean(values: Tensor, radius: int) -> Tensor:
-    """Over square windows; at the border, over what of them is inside."""
+    """The mean over square windows; at the border, over their part inside."""
     width = 2 * radius + 1
     return F.avg_pool2d(values[None, None], width, 1, radius, count_include_pad=False)[0, 0]
 
 
 def _feather(box: Box, image: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-    """1 in the middle half, falling off to 0 at the rim, but for a rim that is the image's."""
+    """1 in the middle half, falling off to 0 at the border, except at the image's own border."""
     ramps = []
     for begin, end, whole, n in zip(box[1::-1], box[:1:-1], image, size, strict=True):
         place = (torch.arange(n) + 0.5) / n

@@ -1,4 +1,4 @@
-"""A network made ready for inference by torch: folded, rounded, laid out for its processor."""
+"""Prepares a network for inference in torch: folded, rounded, in its processor's memory layout."""
 
 import platform
 from threading import Lock
@@ -18,9 +18,9 @@ from ..networks.u2net import RSU, ConvBNReLU, UpsampleLike
 
 
 class Backend(Protocol):
-    """What computes the maps: a prepared network, or a runtime with its ONNX file.
+    """Computes the maps: a prepared network, or a runtime with its ONNX file.
 
-    Called with normalised images N×3×H×W on its device, it gives probabilities N×out_ch×H×W.
+    Called with normalised images N×3×H×W on its device, it returns probabilities N×out_ch×H×W.
     """
 
     config: Any
@@ -32,17 +32,17 @@ class Backend(Protocol):
 def prepare(
     model: nn.Module, device: torch.device, dtype: torch.dtype, sizes: int = 1
 ) -> nn.Module:
-    """The network in eval mode, in place: batch norm folded, channels last, and on an x86 processor
-    its convolutions by oneDNN with ReLU in the same pass.
+    """Put a network in eval mode, in place: batch norm folded, channels last, and on an x86
+    processor convolutions of oneDNN, fused with ReLU.
 
     Inference only: it can no longer be trained, saved or copied. In float32 its results are those
-    of ``model.eval()``, except for what folding rounds.
+    of ``model.eval()``, except for rounding by the folding.
 
     Args:
         model: any of the networks.
         device: where it will compute.
         dtype: of the convolutions, see :func:`~..device.pick_dtype`.
-        sizes: of images for which weights are kept in the best order, where there are several.
+        sizes: the number of image sizes for which weights are kept in the best layout.
 
     Returns:
         The same network.
@@ -57,7 +57,7 @@ def prepare(
 
 
 def fold(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network in eval mode, in place: batch norm folded, and rounded to ``dtype``."""
+    """Put a network in eval mode, in place: batch norm folded, and rounded to ``dtype``."""
     model = model.fuse() if isinstance(model, Network) else model.eval()
     model.requires_grad_(False)
     if dtype != torch.float32:
@@ -66,9 +66,9 @@ def fold(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether torch computes with oneDNN here, on a processor that it was made for.
+    """Whether torch computes with oneDNN here, on a processor that it is optimised for.
 
-    That is any x86 in float32; in bfloat16, one with instructions that oneDNN can build on.
+    That is any x86 in float32; in bfloat16, one with instructions that oneDNN can use.
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     if not (x86 and torch.backends.mkldnn.is_available() and has_packed_convolutions()):
@@ -77,13 +77,13 @@ def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
 
 
 class PackedConv(nn.Module):
-    """A convolution with its weights in oneDNN's order, and, if asked for, ReLU in the same pass.
+    """A convolution with its weights in oneDNN's layout, optionally fused with ReLU.
 
-    torch's own convolution asks oneDNN for that order in each call. The operators are those that
-    ``torch.compile`` writes into its code for a CPU. The best order depends on the size of the map;
-    for another one oneDNN may want another order and then reorders in every call (with AVX2, ten
-    times the time for small deep maps). The first call decides for all sizes; where several are to
-    be expected, the orders for the latest few are kept, and the weights as they were.
+    torch's own convolution asks oneDNN for that layout in each call. The operators are those that
+    ``torch.compile`` generates for a CPU. The best layout depends on the size of the map; for
+    another size oneDNN may want another one and then reorders in every call (with AVX2, ten times
+    the time for small deep maps). The first call decides for all sizes; if several are expected,
+    the layouts for the latest few are kept, and the original weights.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: str = "none", sizes: int = 1) -> None:
@@ -120,7 +120,7 @@ class RowConv(nn.Module):
     """A 3×3 convolution to very few channels (a side output has one), as three rows of 1×3.
 
     oneDNN computes at least 16 channels at once, so the three rows cost nothing as channels; their
-    results are then added up.
+    results are then summed.
     """
 
     MAX_CHANNELS = 5
@@ -140,7 +140,7 @@ class RowConv(nn.Module):
 
 
 class Pool2(nn.Module):
-    """2×2 max-pooling without the indices of the maxima, which torch notes and nobody reads."""
+    """2×2 max-pooling without the indices of the maxima, which torch stores and nobody reads."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
@@ -157,12 +157,12 @@ class Pool2(nn.Module):
 
 
 class Double(UpsampleLike):
-    """Bilinear upsampling; where both sides double, one after the other on all cores.
+    """Bilinear upsampling; if both sides double, one axis after the other on all cores.
 
-    torch's own leaves a single image to one core.
+    torch's own upsamples a single image on one core.
     """
 
-    MIN_VALUES = 2**17  # smaller maps are done before other cores have started
+    MIN_VALUES = 2**17  # smaller maps are finished before other cores have started
 
     def forward(self, x: Tensor, ref: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -186,7 +186,7 @@ def _double(x: Tensor, out: Tensor, dim: int) -> None:
 
 
 def _pack(model: nn.Module, sizes: int) -> None:
-    """Replace torch's modules by the ones above."""
+    """Replace torch's modules with those above."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MaxPool2d) and _is_two_by_two(child):
@@ -218,11 +218,11 @@ def _packed(conv: nn.Conv2d, parent: nn.Module, sizes: int) -> nn.Module:
 
 
 def _to_half(model: nn.Module, dtype: torch.dtype) -> None:
-    """The network in bf16 or fp16, except for the few convolutions that these would spoil.
+    """Convert a network to bf16 or fp16, except for the few convolutions that these would ruin.
 
-    A folded bias beyond 128 stands for a channel with a huge constant in it (the published lite
-    weights have one of 226, which the next layer's bias of 1361 takes away). bf16 has steps of 1
-    and more there, so the channel's signal would drown: such layers stay in float32.
+    A folded bias beyond 128 means a channel with a huge constant in it (the published lite weights
+    have one of 226, which the next layer's bias of 1361 removes). bf16 has steps of 1 or more
+    there, so the channel's signal would be lost: such layers stay in float32.
     """
     exact = {
         conv

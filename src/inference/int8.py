@@ -17,14 +17,15 @@ from .sizes import InputSize
 
 
 class OnnxBackend(CompiledBackend):
-    """A quantised file in place of a network. A copy, pickled or not, holds the file.
+    """A quantised file in place of a network. A copy, pickled or not, holds the file's content.
 
     Args:
         path: the file.
         runtime: ``auto``, ``openvino`` or ``onnxruntime``.
 
     Raises:
-        UserError: the file is torn or not made by ``export.py --int8``, or the runtime is missing.
+        UserError: the file is corrupt or not made by ``export.py --int8``, or the runtime is
+            missing.
     """
 
     instead = "onnxruntime"
@@ -49,7 +50,7 @@ class OnnxBackend(CompiledBackend):
         self.start()
 
     def start(self) -> None:
-        """Begin with nothing compiled, by what can run it in this process."""
+        """Start with nothing compiled, and pick the runtime that can run it in this process."""
         auto = "openvino" if has_openvino() else "onnxruntime"
         self.runtime = auto if self.asked == "auto" else self.asked
         maps = counted(self.config.out_ch, "map")
@@ -60,7 +61,7 @@ class OnnxBackend(CompiledBackend):
         """Get ready for images of this size.
 
         Raises:
-            UserError: the file takes another one alone.
+            UserError: the file takes only another size.
         """
         super().expect(size)
         if self.fixed and (size.auto or self.fixed != size.fit(1, 1)):
@@ -69,8 +70,8 @@ class OnnxBackend(CompiledBackend):
             raise UserError(f"{self.about} takes {taken} alone", "img_size", size.value)
 
     def compile(self, shape: tuple[int, ...], threads: int) -> Run:
-        """OpenVINO keeps what it compiles: loading takes 0.3 s, compiling 2 s. It keeps files,
-        versions and processors apart by itself."""
+        """OpenVINO caches what it compiles: loading takes 0.3 s, compiling 2 s. Its cache tells
+        files, versions and processors apart."""
         if self.runtime == "onnxruntime":
             return _run_onnxruntime(self.content, threads)
 
@@ -103,10 +104,10 @@ def is_int8(model: nn.Module | str | Path) -> TypeGuard[str | Path]:
 
 
 def check_int8(device: str, amp: str, engine: str) -> None:
-    """Check what is asked for a quantised file.
+    """Check the options given for a quantised file.
 
     Raises:
-        UserError: it has a device, precision and runtime of its own.
+        UserError: an option conflicts with the file's own device, precision or runtime.
     """
     if device not in ("auto", "cpu"):
         raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)

@@ -1,5 +1,5 @@
-"""Networks in floats that OpenVINO computes in place of torch, and what is the same for the
-quantised files of ``int8.py``.
+"""Floating-point networks run by OpenVINO instead of torch, and the base class that the quantised
+files of ``int8.py`` share.
 """
 
 import copy
@@ -39,20 +39,20 @@ Run = Callable[[np.ndarray], np.ndarray]  # one image 1×3×H×W to 1×out_ch×H
 
 
 class _Process:
-    """What the backends of this process share."""
+    """State that the backends of this process share."""
 
-    preparing = Lock()  # held while one compiles, whichever: runtimes are set up under it
+    preparing = Lock()  # held while any of them compiles, and while runtimes are set up
     backends: ClassVar["WeakSet[CompiledBackend]"] = WeakSet()
-    lost_openvino = False  # this process was forked from one that uses it
-    uses_onnxruntime = False  # or the one that this was forked from does
+    lost_openvino = False  # this process was forked from one that used it
+    uses_onnxruntime = False  # this process, or the one that it was forked from
 
 
 @after_fork
 def _reset() -> None:
-    """Leave what the parent has compiled as it is, for ever: to free it waits for its threads.
+    """Never free what the parent has compiled: that would wait for its threads.
 
-    What ONNX Runtime frees by itself when the process ends waits for them too, or ends it by
-    SIGABRT (1.31): such a process ends without.
+    ONNX Runtime's own cleanup at exit would wait for them too, or end the process by SIGABRT
+    (1.31): such a process exits without it.
     """
     _Process.preparing = Lock()
     kept: list[Any] = []
@@ -68,31 +68,31 @@ def _reset() -> None:
 
 
 def has_openvino() -> bool:
-    """Whether it is installed and its threads live; they do not survive a fork, and it cannot be
-    started again."""
+    """Whether it is installed and its threads are alive; they do not survive a fork, and it cannot
+    be restarted."""
     return find_spec("openvino") is not None and not _Process.lost_openvino
 
 
 def use_onnxruntime() -> None:
-    """Note that this process does, which those forked from it have to know."""
+    """Note that this process uses it, as processes forked from it need to know."""
     _Process.uses_onnxruntime = True
 
 
 class CompiledBackend:
-    """A network that is compiled for each size and number of threads; threads may share one.
+    """A network compiled for each image size and number of threads; threads may share it.
 
     Each call computes with as many threads as torch would (``torch.get_num_threads``). A copy,
-    pickled or not, is compiled anew.
+    pickled or not, is compiled again.
     """
 
     config: Any
     about: str  # the file or network, for messages
     runtime = "openvino"
-    instead = "torch"  # what runs it in a forked process
-    varying = False  # images of many sizes are to come
+    instead = "torch"  # the alternative in a forked process
+    varying = False  # images of many sizes are expected
 
     def start(self) -> None:
-        """Begin with nothing compiled."""
+        """Start with nothing compiled."""
         self.runs: dict[tuple[int, ...], Run] = {}
         _Process.backends.add(self)
 
@@ -101,7 +101,7 @@ class CompiledBackend:
         self.varying = size.auto
 
     def compile(self, shape: tuple[int, ...], threads: int) -> Run:
-        """For images of this shape, 3×H×W, -1 where any will do."""
+        """Compile for images of this shape, 3×H×W, with -1 for any size."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class CompiledBackend:
         self.start()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised images N×3×H×W, on the CPU, to probabilities N×out_ch×H×W float32."""
+        """Compute probabilities N×out_ch×H×W float32 of normalised images N×3×H×W, on the CPU."""
         size = tuple(images.shape[1:])
         if not len(images):
             return images.new_zeros((0, self.config.out_ch, *size[1:]), dtype=torch.float32)
@@ -121,10 +121,10 @@ class CompiledBackend:
         return torch.from_numpy(np.concatenate([run(image) for image in one_by_one]))
 
     def _prepared(self, size: tuple[int, ...], threads: int) -> Run:
-        """Compiled for a number of threads and for one size, which is faster than for any size.
+        """Compile for a number of threads and for one size, which is faster than for any size.
 
-        ``unet`` is compiled for any: with a known size, OpenVINO 2026.4 computes wrong constants at
-        its mirrored borders.
+        ``unet`` is compiled for any size: with a known one, OpenVINO 2026.4 computes wrong
+        constants at its mirrored borders.
         """
         known = isinstance(self.config, U2NetConfig) and not self.varying
         shape = size if known else (size[0], -1, -1)
@@ -141,7 +141,7 @@ class CompiledBackend:
                     raise UserError(
                         f"{self.about}: needs {error.name}: pip install openvino"
                     ) from None
-                except Exception as error:  # the runtimes' own are of no narrower class
+                except Exception as error:  # the runtimes raise no narrower class
                     reason = str(error).strip().splitlines()[-1]
                     raise UserError(
                         f"{self.about}: {self.runtime} cannot run it ({reason})"
@@ -150,18 +150,17 @@ class CompiledBackend:
 
 
 def run_openvino(compile_model: Callable[[Any, dict[str, Any]], Any], threads: int) -> Run:
-    """What computes by the model that is compiled of OpenVINO's ``Core`` and options, with so many
-    threads a call.
+    """A function that computes with the model that ``compile_model`` makes from OpenVINO's ``Core``
+    and options, with this many threads per call.
     """
-    streams = max(1, (os.cpu_count() or 1) // threads)  # calls side by side
+    streams = max(1, (os.cpu_count() or 1) // threads)  # parallel calls
     options = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": streams * threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # what is rounded says so by its type
+        "INFERENCE_PRECISION_HINT": "f32",  # rounded layers have their own types
         "ENABLE_CPU_PINNING": False,  # other processes may use the cores too
     }
-    # Requests are reused: OpenVINO sometimes queues two new ones behind one another while the other
-    # core is idle.
+    # Requests are reused: OpenVINO sometimes queues two new ones on one core while another is idle.
     return partial(_infer, compile_model(_core(), options), SimpleQueue())
 
 
@@ -169,16 +168,16 @@ def run_openvino(compile_model: Callable[[Any, dict[str, Any]], Any], threads: i
 def _core() -> Any:
     """OpenVINO, once per process and kept until it ends.
 
-    It gives the thread that starts it a stack of its own for signals. If it were destroyed in
-    another thread, the first one would keep a pointer to freed memory, and the next signal that
-    Python handles, Ctrl-C too, would end the process by SIGSEGV (OpenVINO 2026.4).
+    It gives the thread that starts it its own signal stack. If it were destroyed in another thread,
+    the first one would keep a pointer to freed memory, and the next signal that Python handles,
+    such as Ctrl-C, would crash the process with SIGSEGV (OpenVINO 2026.4).
     """
     import openvino
     from openvino import opset13 as operators
 
     core, entry = openvino.Core(), operators.parameter([1])
-    # The bindings set themselves up in their first call, and deadlock where two threads make it at
-    # once: the first call is made here, under the lock.
+    # The bindings initialise in their first call, and deadlock if two threads make it at once: the
+    # first call is made here, under the lock.
     core.compile_model(openvino.Model([operators.relu(entry)], [entry]), "CPU")(np.zeros(1))
     return core
 
@@ -194,7 +193,7 @@ def _infer(compiled: Any, idle: SimpleQueue, image: np.ndarray) -> np.ndarray:
 
 
 def kept_folder() -> Path | None:
-    """Where compiled networks are kept; None where nothing can be written."""
+    """The folder of compiled networks; None if it cannot be written."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +203,7 @@ def kept_folder() -> Path | None:
 
 
 def check_engine(engine: str, device: str) -> None:
-    """Check that an engine is there and computes on this device.
+    """Check that an engine is installed and computes on this device.
 
     Raises:
         UserError: it is not, or does not.
@@ -218,11 +217,11 @@ def check_engine(engine: str, device: str) -> None:
 
 
 class OpenVINOBackend(CompiledBackend):
-    """A network in floats, computed by OpenVINO.
+    """A floating-point network, run by OpenVINO.
 
     Args:
-        network: a module with a config, on the CPU; it stays as it is.
-        dtype: of the convolutions; those that it would spoil stay in float32, as with torch.
+        network: a module with a config, on the CPU; it is not changed.
+        dtype: of the convolutions; those that it would ruin stay in float32, as with torch.
     """
 
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
@@ -234,12 +233,12 @@ class OpenVINOBackend(CompiledBackend):
         self.start()
 
     def compile(self, shape: tuple[int, ...], threads: int) -> Run:
-        """Tracing and converting take seconds, so that what was compiled is kept."""
+        """Compiled networks are cached on disk, as tracing and converting take seconds."""
 
         def compile_model(core: Any, options: dict[str, Any]) -> Any:
             place = self._place(core, shape, options)
             if place and place.is_file():
-                with suppress(Exception):  # torn, say: it is made anew
+                with suppress(Exception):  # e.g. corrupt: it is compiled again
                     return core.import_model(place.read_bytes(), "CPU", options)
             model = _convert(self.network, self.dtype)
             model.reshape([1, *shape])
@@ -252,8 +251,8 @@ class OpenVINOBackend(CompiledBackend):
         return run_openvino(compile_model, threads)
 
     def _place(self, core: Any, shape: tuple[int, ...], options: dict[str, Any]) -> Path | None:
-        """The file of what is compiled, named after all that it depends on. None for classes of
-        others, of which nobody knows what they depend on."""
+        """The file of the compiled network, named by a hash of all that it depends on. None for
+        other people's classes, whose dependencies are unknown."""
         folder = kept_folder()
         classes = {type(module).__module__ for module in self.network.modules()}
         if folder is None or {name.split(".")[0] for name in classes} - {"torch", _PACKAGE}:
@@ -272,12 +271,12 @@ class OpenVINOBackend(CompiledBackend):
 
 
 def _convert(network: Any, dtype: torch.dtype) -> Any:
-    """A network as OpenVINO's model, for any size; in bf16 by the types of its layers."""
+    """Convert a network to OpenVINO's model, for any size; bf16 is in the types of its layers."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: sizes stay free, as tests check
+        warnings.simplefilter("ignore")  # about tracing: sizes stay dynamic, as tests check
         folded = fold(copy.deepcopy(network), dtype)
         folded.register_forward_pre_hook(lambda _, images: (images[0].to(dtype),))
         image = torch.zeros(1, network.config.in_ch, 64, 96)
@@ -290,7 +289,7 @@ def _convert(network: Any, dtype: torch.dtype) -> Any:
 
 
 class _Unpooling(TorchFunctionMode):
-    """Writes max-unpooling (SegNet's) as a scatter, which OpenVINO has."""
+    """Replaces max-unpooling (SegNet's) with a scatter, which OpenVINO has."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

@@ -28,7 +28,7 @@ from .sizes import Size, parse_size
 
 
 class _Rebuilding:
-    """Held by the thread that makes a predictor anew in a forked process."""
+    """Held by the thread that rebuilds a predictor in a forked process."""
 
     lock = Lock()
 
@@ -41,31 +41,32 @@ def _release() -> None:
 class Predictor:
     """A network made ready for inference: batch norm folded, channels last, bf16 where fast.
 
-    It keeps no state between calls, so threads may share one. Pickled or copied, it is its weights
-    and parameters, of which it is made anew where it is loaded; so it is in a process forked from
-    the one that made it, where torch computes with one thread.
+    It keeps no state between calls, so threads may share one. Pickling or copying stores its
+    weights and parameters, and loading rebuilds it from them. A forked process rebuilds it
+    likewise, and torch computes with one thread there.
 
     Args:
-        model: a network (copied, the caller's stays as it is), the name of published weights such
-            as ``u2net``, or the path of a weights file or of one written by ``export.py --int8``,
-            which runs on the CPU.
-        img_size: what the network sees: the side in pixels of a square, at least 32; (width,
-            height), or as text ``"480x320"``; ``"auto"`` for each image's own aspect ratio, in
-            multiples of 32, at the area of the default; None for the square that it was trained at
-            (320 for published weights), or that the preset asks for.
+        model: a network (copied; the original is not changed), the name of published weights such
+            as ``u2net``, or the path of a weights file or of an int8 file written by
+            ``export.py --int8``, which runs on the CPU.
+        img_size: the input size of the network: the side in pixels of a square, at least 32;
+            (width, height), or as text ``"480x320"``; ``"auto"`` for each image's own aspect ratio,
+            in multiples of 32, with the area of the default; None for the square that it was
+            trained at (320 for published weights), or that the preset requires.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
-        preset: ``default``, or ``rembg`` for that program's masks (in float32 by ``amp="auto"``,
-            at that program's size where ``img_size`` is None).
+        preset: ``default``, or ``rembg`` for that program's masks (in float32 if ``amp="auto"``, at
+            that program's size if ``img_size`` is None).
         tta: average each map with that of the mirrored image; takes twice the time.
-        detail: how many parts of an image, at most, the network looks at again where its map is
-            unsure, see :func:`~.detail.look_closer`; each takes as long as the image itself.
-        engine: what computes a network in floats: ``torch``, or ``openvino``, which is faster on
-            many CPUs, rounds otherwise, and takes seconds to begin with a network the first time.
+        detail: the maximum number of crops that go through the network again where the map of an
+            image is uncertain, see :func:`~.detail.look_closer`; each takes as long as the image
+            itself.
+        engine: the runtime of a floating-point network: ``torch``, or ``openvino``, which is faster
+            on many CPUs, rounds differently, and takes seconds to compile a network the first time.
 
     Raises:
-        UserError: the file is no weights file, the network is not for RGB images, or a parameter
-            does not fit it.
+        UserError: the file is not a weights file, the network does not take RGB images, or a
+            parameter does not fit it.
 
     Example:
         >>> predict = Predictor("runs/lite/best.pt")  # doctest: +SKIP
@@ -94,7 +95,7 @@ class Predictor:
             "engine": engine,
         }
         check_engine(engine, str(device))
-        check_preset(preset, img_size, detail, tta)  # before weights are fetched
+        check_preset(preset, img_size, detail, tta)  # before weights are downloaded
         if is_int8(model):
             source: nn.Module | OnnxBackend = OnnxBackend(model)
         else:
@@ -113,7 +114,7 @@ class Predictor:
         detail: int,
         engine: str = "torch",
     ) -> None:
-        """Make what computes of ``source``, which stays as it is."""
+        """Build the backend from ``source``, which is not changed."""
         self._source, self._forks = source, fork_count()
         self.preset, self.tta, self.detail = pick_preset(preset), tta, detail
         if isinstance(source, OnnxBackend):
@@ -135,13 +136,13 @@ class Predictor:
         self.model = network  # it can no longer be trained or saved
         self.engine: str = getattr(network, "runtime", "torch")
         config = network.config
-        self.origin: str = getattr(network, "origin", config.name)  # what kind of weights they were
+        self.origin: str = getattr(network, "origin", config.name)  # describes the weights
         own = None if self.preset.exact else getattr(network, "input_size", None)
         side = self.preset.pick_size(config, network.img_size)
         self.size = parse_size(own if img_size is None else img_size, side)
         self.img_size = self.size.value
-        # For what torch does before and after the network: it leaves the cores to OpenVINO. Not to
-        # ONNX Runtime: a process forked from one that uses it then hangs at its end.
+        # Before and after the network, torch leaves the cores to OpenVINO, but not to ONNX Runtime:
+        # a process forked from one that uses it would then hang at exit.
         self._beside = one_thread if self.engine == "openvino" else nullcontext
         if isinstance(network, CompiledBackend):
             network.expect(self.size)
@@ -150,7 +151,7 @@ class Predictor:
             self.origin = f"{self.origin}, {sizes}"
         if config.in_ch != 3:
             raise UserError(f"{self.origin}: takes {config.in_ch}-channel images, not RGB")
-        self.channel: int | None = config.object_map  # the map of the object
+        self.channel: int | None = config.object_map  # index of the object's map
         self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.channel:
             self.origin = f"{self.origin}, the second of them of the object"
@@ -164,8 +165,7 @@ class Predictor:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # As bytes: multiprocessing would send each tensor as an open file, of which there may be
-        # too few.
+        # As bytes: multiprocessing would send each tensor as an open file, and may run out of them.
         return {"source": pickle.dumps(self._source), "settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ class Predictor:
         self._set_up(pickle.loads(state["source"]), **self._settings)
 
     def _follow_fork(self) -> None:
-        """In a forked process, make anew what has lost its threads there."""
+        """In a forked process, rebuild the backend, which has lost its threads there."""
         if self._forks == fork_count():
             return
         if self.device.type != "cpu":
@@ -195,12 +195,11 @@ class Predictor:
     def __call__(
         self, image: str | Path | Image.Image | np.ndarray | Tensor
     ) -> np.ndarray | Image.Image | Tensor:
-        """The saliency map of an image at its own size, of the kind that the image is; upright, as
-        the image is to be seen (:func:`~.images.open_image` and ``ImageOps.exif_transpose`` turn
-        one).
+        """The saliency map of an image, of the same size and type; upright, as its EXIF orientation
+        says (:func:`~.images.open_image` and ``ImageOps.exif_transpose`` rotate the image itself).
 
-        A network of ``classes`` gives C×H×W in place of H×W, and as a PIL image a palette image
-        whose indices are the most probable classes.
+        A network with several ``classes`` gives C×H×W instead of H×W and, for a PIL image, a
+        palette image whose indices are the most probable classes.
 
         Args:
             image: one of
@@ -212,8 +211,8 @@ class Predictor:
                   or N×H×W in [0, 1], on the tensor's device.
 
         Raises:
-            UserError: the file is no image, an array or tensor has another shape or range, or the
-                network gives values that are not finite.
+            UserError: the file is not an image, an array or tensor has another shape or range, or
+                the network gives values that are not finite.
         """
         if isinstance(image, Tensor):
             if image.ndim == 3:
@@ -230,13 +229,13 @@ class Predictor:
         return self.map(open_image(image))
 
     def map(self, image: Image.Image) -> np.ndarray:
-        """The map of an image as its EXIF orientation says it is to be seen.
+        """The map of an image, rotated upright as its EXIF orientation says.
 
         Args:
             image: of any mode and size.
 
         Returns:
-            H×W float32 in [0, 1], of the upright image's size; C×H×W of a network of classes.
+            H×W float32 in [0, 1], of the upright image's size; C×H×W for several classes.
 
         Raises:
             UserError: the image has no pixels, or the network gives values that are not finite.
@@ -251,14 +250,14 @@ class Predictor:
         return self.look_closer(image, saliency)
 
     def predict_batch(self, images: Tensor) -> Tensor:
-        """The maps of images of one size; nothing leaves the device where images and network are.
+        """The maps of images of one size; nothing leaves the device that images and network share.
 
         Args:
             images: N×3×H×W RGB: uint8, uint16, bool, or floats in [0, 1].
 
         Returns:
-            N×H×W float32 in [0, 1], on the images' device; N×C×H×W of a network of classes. On the
-            CPU, exactly the maps of the same images given as arrays.
+            N×H×W float32 in [0, 1], on the images' device; N×C×H×W for several classes. On the CPU,
+            exactly the maps of the same images given as arrays.
 
         Raises:
             UserError: the tensor has another shape, type or range, or the network gives values that
@@ -284,27 +283,27 @@ class Predictor:
         return maps.to(images.device)
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """An upright image to the 3×H×W uint8 tensor that :meth:`maps` takes, see ``img_size``."""
+        """Convert an upright image to the 3×H×W uint8 tensor that :meth:`maps` takes."""
         self._follow_fork()
         with self._beside():
             return self.preset.prepare(image, self.size.fit(image.height, image.width))
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Maps …×S×S in [0, 1] to …×H×W of ``size``, (height, width) of an image."""
+        """Resize maps …×S×S in [0, 1] to …×H×W; ``size`` is (height, width) of an image."""
         self._follow_fork()
         with self._beside():
             return self.preset.resize(saliency, size)
 
     def look_closer(self, image: Image.Image, saliency: Tensor) -> Tensor:
-        """The map H×W of an upright image, with the ``detail`` that the predictor was made for."""
+        """Refine the map H×W of an upright image with the predictor's ``detail``."""
         if not self.detail:
             return saliency
         found = look_closer(self, image, saliency.cpu().numpy(), self.detail)
         return torch.from_numpy(found)
 
     def maps(self, images: Tensor) -> Tensor:
-        """Prepared images N×3×S×S uint8 to maps N×S×S float32 in [0, 1], on the predictor's device;
-        N×C×S×S of a network of classes.
+        """The maps N×S×S float32 in [0, 1] of prepared images N×3×S×S uint8, on the predictor's
+        device; N×C×S×S for several classes.
 
         Raises:
             UserError: the network gives values that are not finite.
@@ -333,14 +332,14 @@ class Predictor:
         if self.tta:
             maps = (maps + self._run(images.flip(-1)).flip(-1)) / 2
         with self._beside():
-            # One number to look at instead of a mask: a sum is finite only where all its terms are.
+            # One number to check instead of a mask: a sum is finite only if all its terms are.
             if not torch.isfinite(maps.sum()):
                 raise UserError("the network gives values that are not finite")
             return self.preset.finish(maps)
 
 
 def _load(model: nn.Module | str | Path) -> nn.Module:
-    """A network of the predictor's own, on the CPU."""
+    """A network that belongs to the predictor alone, on the CPU."""
     if isinstance(model, nn.Module) and hasattr(model, "config"):
         return (model.plain() if isinstance(model, Network) else copy.deepcopy(model)).cpu()
     if not isinstance(model, str | Path):

@@ -1,7 +1,7 @@
 """From an image to the network's input, and from the network's map back to the image's size.
 
-What a network was trained with, it needs for ever: the mean and standard deviation of its input and
-the way images are resized belong to its weights. All of that is in this file.
+A network needs the preprocessing that it was trained with: the mean and standard deviation of its
+input and the way images are resized belong to its weights. All of that is in this file.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def resize_input(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize, bilinear with antialias; to a square, the aspect ratio is not kept (as published).
+    """Resize bilinearly with antialiasing; a square does not keep the aspect ratio (as published).
 
     Args:
         images: 3×H×W or N×3×H×W, uint8.
@@ -42,7 +42,7 @@ def resize_input(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     size = (size, size) if isinstance(size, int) else size
     if images.shape[-2:] == size:
         return images
-    # A batch of one is made where its stride tells the memory order; else torch takes a slow way.
+    # Make a batch of one whose strides show the memory order; else torch takes a slow path.
     single = images.ndim == 3
     batch = images.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if single else images
     # GPUs have no such kernel for integers.
@@ -58,7 +58,8 @@ def normalize(
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
 ) -> Tensor:
-    """What a network reads: divided by 255, minus the mean, divided by std; channels last.
+    """Scale images as the network expects: divided by 255, minus the mean, divided by std; channels
+    last.
 
     Args:
         images: N×3×H×W, uint8 or floats in [0, 255].
@@ -69,7 +70,7 @@ def normalize(
         N×3×H×W of ``dtype``.
     """
     shift, scale = _mean_and_std(images.device, mean, std)
-    own = images.dtype == torch.float32  # the caller's, who may need it again
+    own = images.dtype == torch.float32  # the caller's tensor, not to be overwritten
     floats = images.to(torch.float32, memory_format=torch.channels_last, copy=own)
     return floats.div_(255).sub_(shift).div_(scale).to(dtype)
 
@@ -82,7 +83,7 @@ def _mean_and_std(device: torch.device, *both: tuple[float, ...]) -> tuple[Tenso
 
 
 def resize_map(saliency: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps, bilinear (with antialias where they shrink).
+    """Resize maps bilinearly (with antialiasing where they shrink).
 
     Args:
         saliency: …×S×S float32 in [0, 1].
@@ -130,18 +131,18 @@ _IMAGENET = Preprocessing()
 
 
 class Preset:
-    """All that happens around a network; this one is what training and validation do too."""
+    """Pre- and postprocessing of a network; this preset is that of training and validation too."""
 
-    exact = False  # whether float32 is needed, because another program's masks are the measure
+    exact = False  # whether float32 is needed to reproduce another program's masks
 
     def pick_size(self, network: Preprocessing, trained_at: int) -> int:
-        """The side in pixels at which the network with this config sees images."""
+        """The side in pixels of the input of the network with this config."""
         return trained_at
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
-        image = to_8_bits(image)  # of which strips would each be scaled by their own maximum
-        # torch resizes the width first, so strips of rows give what the whole image does.
+        """Convert an upright image to 3×H×W uint8; ``size`` is (height, width)."""
+        image = to_8_bits(image)  # else each strip would be scaled by its own maximum
+        # torch resizes the width first, so strips of rows give the same as the whole image.
         narrow = [
             resize_input(to_tensor(to_rgb(image.crop(box))), (box[3] - box[1], size[1]))
             for box in strips(image.size)
@@ -150,46 +151,46 @@ class Preset:
         return resize_input(rows.permute(2, 0, 1), size)
 
     def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """As :meth:`prepare`, of N×3×H×W uint8 RGB, on the same device."""
+        """As :meth:`prepare`, for N×3×H×W uint8 RGB, on the same device."""
         return resize_input(images, size)
 
     def normalize(
         self, images: Tensor, dtype: torch.dtype, network: Preprocessing = _IMAGENET
     ) -> Tensor:
-        """Prepared images N×3×S×S uint8 to what the network with this config reads."""
+        """Normalize prepared images N×3×S×S uint8 for the network with this config."""
         return normalize(images, dtype, network.mean, network.std)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """The network's probabilities N×C×S×S float32, in [0, 1], as they are."""
+        """The network's probabilities N×C×S×S float32, in [0, 1], unchanged."""
         return maps
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Maps …×S×S to …×H×W, see :func:`resize_map`."""
+        """Resize maps …×S×S to …×H×W, see :func:`resize_map`."""
         return resize_map(saliency, size)
 
 
 class Rembg(Preset):
-    """What rembg 2.0 does around a U²-Net (``sessions/u2net_custom.py``), for equal masks.
+    """Pre- and postprocessing of rembg 2.0 (``sessions/u2net_custom.py``), for the same masks.
 
     Lanczos both ways; the input is divided by its own maximum; the map is stretched by its minimum
-    and maximum and cut to 8 bits. Stretching turns the map of an image without an object into
+    and maximum and truncated to 8 bits. Stretching turns the map of an image without an object into
     noise, which is why this is not the default. An alpha channel is ignored, as rembg does. The
-    network sees squares of 320 pixels (IS-Net of 1024), whatever it was trained at.
+    network sees squares of 320 pixels (IS-Net of 1024), whatever size it was trained at.
     """
 
     exact = True
 
     def pick_size(self, network: Preprocessing, trained_at: int) -> int:
-        """As :meth:`Preset.pick_size`, by the kind of network alone."""
+        """As :meth:`Preset.pick_size`, but only by the kind of network."""
         return 320 if getattr(network, "stem", None) is None else 1024
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """An upright image to 3×H×W uint8 of ``size``, (height, width)."""
+        """Convert an upright image to 3×H×W uint8; ``size`` is (height, width)."""
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         return to_tensor(rgb.resize(size[::-1], Image.Resampling.LANCZOS))
 
     def prepare_batch(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """As :meth:`prepare`, one by one: Lanczos is Pillow's."""
+        """As :meth:`prepare`, one image at a time, as the Lanczos filter is Pillow's."""
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         prepared = [self.prepare(Image.fromarray(array), size) for array in arrays]
         return torch.stack(prepared).to(images.device)
@@ -202,13 +203,13 @@ class Rembg(Preset):
         return normalize(images.float() * (255 / highest), dtype, network.mean, network.std)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """Each map stretched, in 256 steps rounded down; a constant one becomes 0."""
+        """Stretch each map, in 256 levels rounded down; a constant one becomes 0."""
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         stretched = (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
         return (stretched * 255).floor_() / 255
 
     def resize(self, saliency: Tensor, size: Sequence[int]) -> Tensor:
-        """Maps …×S×S of 256 steps to …×H×W, by Pillow's Lanczos."""
+        """Resize maps …×S×S of 256 levels to …×H×W, with Pillow's Lanczos filter."""
         height, width = size
         levels = (saliency * 255).round().to(torch.uint8).cpu()
         maps = levels.reshape(-1, *levels.shape[-2:]).numpy()
@@ -225,10 +226,10 @@ PRESETS: dict[str, Preset] = {"default": Preset(), "rembg": Rembg()}
 
 
 def pick_preset(name: str) -> Preset:
-    """A preset by its name.
+    """Look up a preset by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no preset of that name.
     """
     if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"expected one of {', '.join(PRESETS)}", "preset", name)
@@ -236,15 +237,15 @@ def pick_preset(name: str) -> Preset:
 
 
 def check_preset(name: str, img_size: Size | None, detail: int, tta: bool) -> None:
-    """Refuse what no network does, with a preset or at all.
+    """Check a preset and the options that do not depend on the network.
 
     Args:
         name: of the preset.
         img_size, detail, tta: as :class:`~.predictor.Predictor` takes them.
 
     Raises:
-        UserError: there is none of that name, it does not go with the others, ``detail`` is no
-            number, or ``tta`` neither True nor False.
+        UserError: there is no preset of that name, it cannot be combined with the other options,
+            ``detail`` is not an integer ≥ 0, or ``tta`` is neither True nor False.
     """
     if type(detail) is not int or detail < 0:
         raise UserError("expected an integer ≥ 0", "detail", detail)

@@ -1,4 +1,4 @@
-"""The size at which a network sees an image: a square, another rectangle, or one that fits."""
+"""A network's input size: a square, another rectangle, or one that fits the image."""
 
 import math
 import re
@@ -9,18 +9,18 @@ from ..errors import UserError
 from ..networks.base import MIN_SIZE
 from ..networks.config import MAX_SIZE
 
-STEP = 32  # pixels; networks halve five times, and what divides evenly is not padded
+STEP = 32  # pixels; networks halve five times, and multiples of this need no padding
 Size = int | tuple[int, int] | Literal["auto"] | str
 """A side in pixels, width and height, or ``auto``; as text also ``480x320``."""
 
 
 @dataclass(frozen=True)
 class InputSize:
-    """What images are resized to before a network sees them.
+    """The size to which images are resized for a network.
 
     Args:
         width, height: in pixels.
-        auto: keep each image's aspect ratio in place of this one, at about the same area.
+        auto: keep each image's aspect ratio instead of this one, at about the same area.
 
     Example:
         >>> InputSize(320, 320, auto=True).fit(height=720, width=1280)
@@ -34,14 +34,14 @@ class InputSize:
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to which an image of this height and width is resized.
 
-        With ``auto`` both are multiples of 32, and the area is that of the square or a little off,
-        so that neither time nor memory depends on the image: of a panorama, the shorter side is 32
-        and the longer one is not kept in full proportion.
+        With ``auto`` both are multiples of 32, and the area is about that of the square, so that
+        neither time nor memory depends on the image: for a panorama, the shorter side is 32 and the
+        longer one is shorter than in proportion.
         """
         if not self.auto:
             return self.height, self.width
         side = math.sqrt(self.width * self.height) / STEP
-        longest = max(1, int(side * side))  # beside a shortest side of one step
+        longest = max(1, int(side * side))  # if the shorter side is one step
         stretch = math.sqrt(width / height)
         cells = (side / stretch, side * stretch)
         down, across = (STEP * min(longest, max(1, round(n))) for n in cells)
@@ -49,7 +49,7 @@ class InputSize:
 
     @property
     def value(self) -> int | str:
-        """As parameters and JSON have it: ``320``, ``"480x320"`` or ``"auto"``."""
+        """As in parameters and JSON: ``320``, ``"480x320"`` or ``"auto"``."""
         if self.auto:
             return "auto"
         return self.width if self.width == self.height else f"{self.width}x{self.height}"
@@ -61,7 +61,7 @@ class InputSize:
 
 
 def parse_size(size: object, trained_at: int) -> InputSize:
-    """The size that a parameter gives.
+    """Parse the size that a parameter gives.
 
     Args:
         size: a side in pixels; (width, height), or a text as ``"480x320"``; ``"auto"`` for each

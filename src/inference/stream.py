@@ -19,10 +19,10 @@ from .predictor import Predictor
 
 T = TypeVar("T")
 R = TypeVar("R")
-Loaded = tuple[Image.Image, Tensor]  # an image, and what the network sees of it
+Loaded = tuple[Image.Image, Tensor]  # an image, and the network's input made from it
 _MAX_PIXELS = 48_000_000  # of all images in memory; a larger image goes through alone
 _GPU_BATCH = 8  # images
-_PATIENCE = 5.0  # seconds that a batch waits for more images to come
+_PATIENCE = 5.0  # seconds that a batch waits for more images
 
 
 def stream(
@@ -33,27 +33,27 @@ def stream(
     pixels: Callable[[T], int] = lambda item: 0,
     total: int | None = None,
 ) -> Iterator[tuple[T, R | UserError]]:
-    """Predict every item as soon as possible, and yield it with what ``finish`` made of it.
+    """Predict every item as soon as possible, and yield it with the result of ``finish``.
 
-    On a CPU each core computes an image of its own, so that none waits for the others; on a GPU all
-    batches are of one size. The number of images in memory is bounded, and so are their pixels.
+    On a CPU each core computes its own image, so that none waits for the others; on a GPU all
+    batches have the same size. The number of images in memory is bounded, and so are their pixels.
 
     Args:
         predictor: shared by all threads.
-        items: taken one by one, as there is room.
-        load: an item's upright image; called in a thread.
-        finish: gets item, image and map (H×W float32 in [0, 1]; C×H×W of a network of classes);
-            called in a thread.
-        pixels: how many pixels an item will have, for example from its header.
-        total: how many items there are; if they are fewer than the cores, each gets several.
+        items: taken one by one, as room becomes free.
+        load: returns an item's upright image; called in a worker thread.
+        finish: gets item, image and map (H×W float32 in [0, 1]; C×H×W for several classes); called
+            in a worker thread.
+        pixels: returns the number of pixels of an item, for example from its header.
+        total: the number of items; if it is less than the number of cores, each item gets several.
 
     Yields:
-        Item and result, in the order in which they are done. A bad image does not stop the run:
-        where ``load``, ``pixels``, ``finish`` or the network raised, the result is a UserError.
+        Item and result, in the order in which they finish. A bad image does not stop the run: if
+        ``load``, ``pixels``, ``finish`` or the network raises, the result is a UserError.
 
     Raises:
         OSError: the disk is full.
-        Exception: the network failed in a way that is no image's fault.
+        Exception: the network failed for a reason that is not the image's fault.
 
     Example:
         >>> def load(path): return Image.open(path)
@@ -108,9 +108,9 @@ class _Batch(Generic[T]):
         self._closed = Event()
 
     def add(self, item: T, pixels: int) -> bool:
-        """Whether the item still comes with this batch."""
+        """Add an item if the batch still has room for it; returns whether it had."""
         with self._lock:
-            # Of large images, some are loaded and finished while others are computed.
+            # Large images go in smaller batches: some load and finish while others compute.
             full = len(self.items) >= self._limit or self.pixels > _MAX_PIXELS // 4
             if full or self._closed.is_set():
                 return False
@@ -121,12 +121,12 @@ class _Batch(Generic[T]):
         return True
 
     def close(self) -> None:
-        """No more items come."""
+        """Accept no more items."""
         with self._lock:
             self._closed.set()
 
     def take(self) -> list[T]:
-        """The items, when all are there or the next one does not come for a while."""
+        """The items, once the batch is full or closed, or no more come for a while."""
         self._closed.wait(_PATIENCE)
         self.close()
         return self.items
@@ -141,7 +141,7 @@ def _collect(inside: dict[Future[list[R]], _Batch[T]]) -> Iterator[R]:
 
 @dataclass
 class _Steps(Generic[T, R]):
-    """What happens to the items of a batch, in a thread of the batch's own."""
+    """The steps that a batch's items go through, in a thread of its own."""
 
     predictor: Predictor
     load: Callable[[T], Image.Image]
@@ -151,7 +151,7 @@ class _Steps(Generic[T, R]):
     batch_size: int
 
     def run(self, batch: _Batch[T]) -> list[tuple[T, R | UserError]]:
-        """Each item's result; what this raises ends the run."""
+        """Each item's result; an exception from here ends the run."""
         items = batch.take()
         loaded = list(self.files.map(partial(_attempt, self._load), items))
         maps = self.networks.submit(self._predict, loaded).result()
@@ -168,7 +168,8 @@ class _Steps(Generic[T, R]):
         return [entry if isinstance(entry, UserError) else next(maps) for entry in loaded]
 
     def _compute(self, images: list[Tensor]) -> list[Tensor | UserError]:
-        """The maps of prepared images, filled up to a full batch; where that fails, one by one."""
+        """The maps of prepared images, padded to a full batch; if that fails, of one image at a
+        time."""
         filled = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
         try:
             return list(self.predictor.maps(filled)[: len(images)].cpu())
@@ -183,9 +184,9 @@ class _Steps(Generic[T, R]):
         if isinstance(saliency, UserError):
             raise saliency
         image, _ = loaded
-        if image.width * image.height > _MAX_PIXELS // 4:  # for the large copies that come
+        if image.width * image.height > _MAX_PIXELS // 4:  # room for the large copies to come
             return_freed_memory()
-        # The map has no name here, so that ``finish`` can free it: 400 MB of 100 megapixels.
+        # The map has no name here, so that ``finish`` can free it: 400 MB for 100 megapixels.
         return self.finish(item, image, self._resize(image, saliency))
 
     def _resize(self, image: Image.Image, saliency: Tensor) -> np.ndarray:
@@ -194,7 +195,7 @@ class _Steps(Generic[T, R]):
 
 
 def _attempt(step: Callable[..., R], *args: Any) -> R | UserError:
-    """A step's result, or what is wrong with the item; raises what would meet all others too."""
+    """A step's result, or the item's error; raises errors that would hit all other items too."""
     try:
         return step(*args)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What every network of the family shares: the contract of its outputs, and its ways to disk."""
+"""The base class of all networks: the contract of their outputs, loading and saving."""
 
 import copy
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import NetworkConfig, U2NetConfig
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-MIN_SIZE = 32  # pixels a side that every network takes
+MIN_SIZE = 32  # smallest side in pixels that every network takes
 
 
 class Network(nn.Module):
@@ -24,21 +24,21 @@ class Network(nn.Module):
 
     Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
 
-    Returns (forward): in training mode a list of logits, the map that counts first, each
-    N×out_ch×H×W (``unet`` alone: of their centre, as its convolutions are unpadded). In eval mode
-    the first map as float32 probabilities, N×out_ch×H×W in [0, 1].
+    Returns (forward): in training mode a list of logits, the output map first, each N×out_ch×H×W
+    (``unet``: only of the centre, as its convolutions are unpadded). In eval mode the first map as
+    float32 probabilities, N×out_ch×H×W in [0, 1].
     """
 
     config_class: ClassVar[type[NetworkConfig] | type[U2NetConfig]] = NetworkConfig
     config: NetworkConfig | U2NetConfig
     img_size: int  # the side that images are resized to; kept with the weights
     input_size: str | None = None  # in place of that square: "480x320" or "auto"; for exports
-    origin: str  # where the weights came from, for people; set by load_model
+    origin: str  # where the weights came from, for messages; set by load_model
     fused = False
-    recompute = False  # training keeps only what leaves a stage, see run
+    recompute = False  # training stores only the outputs of stages, see run
     margin: ClassVar[int] = 0  # pixels that training mode's maps lack on each side
-    jumps: ClassVar[bool] = False  # rounding may decide between maps that differ much (SegNet's)
-    backbone: ClassVar[str | None] = None  # torchvision's name for weights that it can start from
+    jumps: ClassVar[bool] = False  # rounding may change a map a lot (SegNet's)
+    backbone: ClassVar[str | None] = None  # torchvision's network whose weights it can start from
 
     def __init__(self, config: NetworkConfig | U2NetConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
     @property
     def map_names(self) -> list[str]:
-        """What the maps of training mode are called in logs, in their order."""
+        """The names of training mode's maps in logs, in order."""
         return ["fused"]
 
     @property
@@ -57,7 +57,7 @@ class Network(nn.Module):
 
     @property
     def stride(self) -> int:
-        """How much smaller than the image the coarsest batch norm's map is, per side."""
+        """Downsampling factor of the coarsest map that a batch norm sees, per side."""
         return 1
 
     def plain(self) -> "Network":
@@ -90,9 +90,9 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def run(self, stage: nn.Module, x: Tensor | list[Tensor]) -> Tensor:
-        """The output of a stage. Where ``recompute`` is set, training forgets the maps inside the
-        stage, and computes them once more when the gradient needs them (Chen et al. 2016, "Training
-        deep nets with sublinear memory cost"): less memory for more time, and the same step.
+        """Run a stage. With ``recompute``, training discards the activations inside the stage and
+        recomputes them in the backward pass (Chen et al. 2016, "Training deep nets with sublinear
+        memory cost"): less memory for more time, and the same step.
         """
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return stage(x)
@@ -110,20 +110,20 @@ class Network(nn.Module):
         return self
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
-        """Write ``config.json``, ``model.safetensors``, a model card, and what transformers needs
-        to load them by itself, to a folder.
+        """Write ``config.json``, ``model.safetensors``, a model card, and the files with which
+        transformers loads them without this library, to a folder.
 
         Args:
-            folder: created where it is missing.
+            folder: created if missing.
             **options: of :meth:`huggingface_hub.ModelHubMixin.save_pretrained`, and ``onnx=True``
                 for ``onnx/model.onnx`` too, which transformers.js loads.
 
         Returns:
-            The address of the commit where ``push_to_hub=True`` uploads the files too.
+            The URL of the commit if ``push_to_hub=True`` uploads the files too.
 
         Raises:
-            UserError: the network is fused; or there is to be an ONNX file, and a package is
-                missing or the network has not one map of RGB images.
+            UserError: the network is fused; or ``onnx=True``, and a package is missing or the
+                network does not give one map of RGB images.
         """
         from ..export import hub
 
@@ -133,12 +133,12 @@ class Network(nn.Module):
         """Upload the same files to a repository on the Hugging Face Hub.
 
         Args:
-            name: ``owner/name``, created where it is missing.
+            name: ``owner/name``, created if missing.
             **options: of :meth:`huggingface_hub.ModelHubMixin.push_to_hub`: ``private``,
                 ``token``, ``branch``, ``commit_message``, …; and ``onnx=True``, as above.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         from ..export import hub
 
@@ -146,7 +146,7 @@ class Network(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
-        """The network of a folder that ``save_pretrained`` made, or of a repository on the Hub.
+        """Load a network from a folder of ``save_pretrained`` or from a repository on the Hub.
 
         Args:
             name: the folder, else ``owner/name`` on the Hub.
@@ -157,7 +157,7 @@ class Network(nn.Module):
             The network in eval mode, on the CPU.
 
         Raises:
-            UserError: there is nothing by that name, or no network of this class in it.
+            UserError: nothing has that name, or it does not hold a network of this class.
         """
         from ..weights import hub
 
@@ -166,7 +166,7 @@ class Network(nn.Module):
 
 @contextmanager
 def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
-    """Give batch norms copies of their statistics, as these have counted the batch already."""
+    """Let batch norms update copies of their statistics, which have counted the batch already."""
     norms = [m for m in stage.modules() if isinstance(m, BATCH_NORMS)]
     kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):

@@ -1,4 +1,4 @@
-"""What a network is made of: checked tables, to and from dict and JSON; ``tables.py`` has the
+"""The tables that describe networks, validated, to and from dict and JSON; ``tables.py`` has the
 published ones.
 """
 
@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from ..errors import UserError
 
-MAX_CHANNELS = 8192  # of a map: beyond, one convolution alone takes gigabytes
-MAX_HEIGHT = 16  # levels of a block; 14 halvings take images of 16384 pixels to one
-MAX_SIZE = 8192  # pixels a side that images are resized to
+MAX_CHANNELS = 8192  # of a map: above this, a single convolution takes gigabytes
+MAX_HEIGHT = 16  # levels of a block; 14 halvings reduce 16384 pixels to one
+MAX_SIZE = 8192  # largest side in pixels that images are resized to
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet: the official U²-Net and all its weights use it
 STD = (0.229, 0.224, 0.225)
 
@@ -24,12 +24,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What happens to an RGB image before a network sees it; part of every table.
+    """Preprocessing of an RGB image for a network; part of every table.
 
     Args:
-        img_size: the side in pixels that images are resized to, where weights give no other.
+        img_size: the side in pixels that images are resized to, unless weights give another.
         mean: of red, green and blue in [0, 1], subtracted.
-        std: of the same, divided by afterwards.
+        std: of the same, by which they are then divided.
     """
 
     img_size: int = 320
@@ -38,7 +38,7 @@ class Preprocessing:
 
 
 class Table(Preprocessing):
-    """What the frozen dataclasses that describe a network share."""
+    """Base class of the frozen dataclasses that describe a network."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: str
@@ -59,7 +59,7 @@ class Table(Preprocessing):
     @property
     def object_map(self) -> int | None:
         """Index of the map that shows the object: the only one, or the second of two classes; None
-        where the maps are those of more classes."""
+        if there are more classes."""
         if self.out_ch == 2 and self.activation == "softmax":
             return 1
         return 0 if self.out_ch == 1 else None
@@ -67,8 +67,8 @@ class Table(Preprocessing):
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON or a checkpoint.
 
-        What IS-Net added to tables is left out where it has its default, so that older versions
-        can read all that they can build.
+        Fields that were added for IS-Net are left out if they have their defaults, so that older
+        versions can read the tables of all networks that they can build.
         """
         values = asdict(self)
         for field in fields(self):
@@ -77,7 +77,7 @@ class Table(Preprocessing):
         return json.loads(json.dumps(values))
 
     def _check(self, *positive: str) -> None:
-        """Check the fields named, which are channels, and those that all tables have."""
+        """Check the named fields, which are channels, and those that all tables have."""
         if not isinstance(self.name, str):
             raise UserError(f"{self.name}: name must be a string")
         for field in (*positive, "out_ch"):
@@ -89,7 +89,7 @@ class Table(Preprocessing):
         _check_integer(self.name, "img_size", self.img_size, maximum=MAX_SIZE)
         for field in ("mean", "std"):
             values = _three_numbers(self.name, field, getattr(self, field))
-            object.__setattr__(self, field, values)  # JSON has lists alone
+            object.__setattr__(self, field, values)  # JSON has only lists
         if min(self.std) <= 0:
             raise UserError(f"{self.name}: std must be above 0, got {list(self.std)}")
 
@@ -137,7 +137,7 @@ class StageConfig:
     """One RSU block.
 
     Args:
-        name: what error messages call the stage (``En1`` … ``De1`` in the paper).
+        name: the stage's name in error messages (``En1`` … ``De1`` in the paper).
         height: L, the number of levels inside the block, 2 to 16.
         in_ch: channels coming in.
         mid_ch: channels inside the block.
@@ -162,7 +162,7 @@ class StemConfig:
     Args:
         in_ch: channels of the image.
         out_ch: channels going out.
-        norm: batch norm and ReLU follow (IS-Net's GT encoder); nothing does in IS-Net itself.
+        norm: batch norm and ReLU follow (IS-Net's GT encoder; not in IS-Net itself).
     """
 
     in_ch: int
@@ -178,13 +178,13 @@ class U2NetConfig(Table):
         name: the network's name, kept in checkpoints.
         encoder: n ≥ 2 stages; each but the first works on a map of half the size.
         decoder: n − 1 stages; each reads the stage before it, concatenated with the encoder
-            stage of its own size. None at all make an encoder with side outputs.
+            stage of its own size. An empty tuple makes an encoder with side outputs.
         out_ch: channels of every map (1 for a saliency map).
         activation: what turns the first map's logits into probabilities in eval mode.
         conv_bias: the convolutions before batch norm have a bias too, as in the official weights;
             redundant, so off for new networks.
         stem: a convolution that halves the image before the first stage; None for none.
-        fuse_sides: a 1×1 convolution of all side maps is the answer; false: the finest side map is.
+        fuse_sides: the output is a 1×1 convolution of all side maps; False: the finest side map.
         img_size, mean, std: see :class:`Preprocessing`.
 
     Raises:
@@ -220,12 +220,12 @@ class U2NetConfig(Table):
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """What two tables share whose networks take the same weights."""
+        """The fields that are equal if the networks of two tables take the same weights."""
         return self.encoder, self.decoder, self.out_ch, self.conv_bias, self.stem, self.fuse_sides
 
     @property
     def stride(self) -> int:
-        """How much smaller than the image the coarsest map inside the network is, per side."""
+        """Downsampling factor of the coarsest map inside the network, per side."""
         pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]
         return 2 ** (max(pools) + (self.stem is not None))
 
@@ -262,7 +262,7 @@ class U2NetConfig(Table):
 
 
 def _from_fields(cls: Callable[..., _T], values: Any, kind: str) -> _T:
-    """An object of a dataclass; a key missing or unknown is a UserError that names the kind."""
+    """Build a dataclass; a missing or unknown key is a UserError that names the kind."""
     if not isinstance(values, dict):
         raise UserError(f"{kind}: expected an object with named fields, got {values!r}")
     unknown = values.keys() - {f.name for f in fields(cls)}  # type: ignore[arg-type]  # its class

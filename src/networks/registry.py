@@ -1,4 +1,4 @@
-"""Networks by name, by table, or by what a checkpoint kept of them."""
+"""Build networks by name, from a table, or from the table in a checkpoint."""
 
 import json
 from collections.abc import Callable
@@ -93,8 +93,8 @@ def u2net_lite(**overrides: Any) -> Network:
 
 
 def isnet(**overrides: Any) -> Network:
-    """IS-Net as published: 44,046,790 parameters; the answer is the finest side map, at half the
-    resolution, and images have 1024².
+    """IS-Net as published: 44,046,790 parameters; the output is the finest side map, at half the
+    resolution, and images are resized to 1024².
 
     Args:
         **overrides: fields of :class:`U2NetConfig` to change, such as ``out_ch=4``.
@@ -122,11 +122,11 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 
 
 def parse_config(table: Any) -> U2NetConfig | NetworkConfig:
-    """A table as :meth:`Table.to_dict` gives it: one with stages is that of a U²-Net; without them,
-    its name says which network it is.
+    """Parse a table of :meth:`Table.to_dict`: with stages, it is a U²-Net's; without, its name
+    selects the network.
 
     Raises:
-        UserError: it is neither.
+        UserError: the table is not valid.
     """
     if isinstance(table, dict) and "encoder" not in table and _has_no_stages(table.get("name")):
         return NetworkConfig.from_dict(table)

@@ -1,5 +1,5 @@
-"""The published stage tables: U²-Net's two (Qin et al. 2020, Table 1), IS-Net and its encoder of
-masks (Qin et al. 2022, "Highly accurate dichotomous image segmentation", section 4).
+"""The published stage tables: U²-Net's two (Qin et al. 2020, Table 1), IS-Net and its GT encoder
+(Qin et al. 2022, "Highly accurate dichotomous image segmentation", section 4).
 """
 
 from .config import StageConfig, StemConfig, U2NetConfig
@@ -62,7 +62,7 @@ ISNET_LITE = ISNET.replace(
     conv_bias=False,
 )
 
-GT_ENCODER = ISNET.replace(  # reads masks: their values 0 and 1 as they are
+GT_ENCODER = ISNET.replace(  # reads masks, whose values 0 and 1 stay unchanged
     name="isnet_gt_encoder",
     encoder=(
         StageConfig("En1", 7, 16, 16, 64, side=True),

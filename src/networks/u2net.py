@@ -1,6 +1,6 @@
 """U²-Net (Qin et al. 2020, "U²-Net: Going deeper with nested U-structure for salient object
-detection"): RSU blocks and the network built from a stage table, which makes IS-Net too (Qin et al.
-2022, "Highly accurate dichotomous image segmentation").
+detection"): RSU blocks and the network built from a stage table, IS-Net included (Qin et al. 2022,
+"Highly accurate dichotomous image segmentation").
 """
 
 from typing import ClassVar
@@ -28,7 +28,7 @@ class Pool(nn.MaxPool2d):
         super().__init__(2, stride=2, ceil_mode=True)
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``x``, for whatever else reads it, and its maxima."""
+        """``x``, for the skip connection, and ``x`` pooled."""
         return x, self(x)
 
 
@@ -46,14 +46,14 @@ class Conv2d(nn.Conv2d):
 class ConvBNReLU(nn.Module):
     """3×3 convolution, batch norm, ReLU; keeps height and width, or halves them (rounded up).
 
-    Called with a list of two inputs, it works on the two concatenated, and outside of training
-    empties the list: the inputs are free before the convolution where nobody else keeps them.
+    Called with a list of two maps, it concatenates them and, outside training, empties the list:
+    the maps are freed before the convolution if nothing else holds them.
 
     Args:
         in_ch: channels in.
         out_ch: channels out.
-        dilation: of the convolution; padding is the same number.
-        bias: give the convolution a bias beside that of the batch norm.
+        dilation: of the convolution; the padding equals it.
+        bias: give the convolution a bias in addition to that of the batch norm.
         stride: of the convolution, 1 or 2.
     """
 
@@ -70,14 +70,14 @@ class ConvBNReLU(nn.Module):
             return self.activate(self.conv(x))
         if not self.training:
             return self.activate(self.conv(_concatenated(x)))
-        # The same sum as two convolutions: autograd needn't keep the concatenation beside its
+        # The same sum as two convolutions: autograd needn't keep the concatenation as well as its
         # parts, and gradients come back whole instead of as slices that are slow to read.
         conv, (x, skip) = self.conv, x
         first, second = conv.weight.split((x.shape[1], skip.shape[1]), dim=1)
         return self.activate(conv.convolve(x, first, conv.bias), conv.convolve(skip, second, None))
 
     def activate(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """What follows the convolution, whose output may come as two summands."""
+        """Batch norm and ReLU of the convolution's output, which may come as two summands."""
         return self.relu(self.bn(x if other is None else x.add_(other)))
 
     def fuse(self) -> None:
@@ -107,13 +107,13 @@ class RSU(nn.Module):
         mid_ch: channels inside.
         out_ch: channels out.
         dilated: growing dilation in place of pooling and upsampling, every map at full size.
-        bias: give the convolutions a bias beside that of the batch norm.
+        bias: give the convolutions a bias in addition to that of the batch norm.
 
     Shape: N×in_ch×H×W → N×out_ch×H×W, any H, W ≥ 1. The input may be a list of two maps, see
     :class:`ConvBNReLU`.
     """
 
-    in_place = False  # add in place where no gradient is wanted; set for inference, see prepare
+    in_place = False  # add in place if no gradient is needed; set for inference, see prepare
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class RSU(nn.Module):
             if i and not self.dilated:
                 h = self.upsample(h, skips[-1])
             h = conv([h, skips.pop()])
-        # In place saves a pass over fresh memory, but would change what a hook has kept of h.
+        # In place saves a pass over fresh memory, but would change h where a hook has kept it.
         if self.in_place and not torch.is_grad_enabled():
             return h.add_(residual)
         return h + residual
@@ -173,10 +173,9 @@ class U2Net(Network):
 
     Shape: input N×in_ch×H×W float, normalised, any H, W ≥ 32.
 
-    Returns (forward): in training mode a list of logits, the fused map first (not where the table
-    has none: IS-Net's answer is the finest side map), then the side maps from the finest to the
-    coarsest, each N×out_ch×H×W. In eval mode the first map as float32 probabilities,
-    N×out_ch×H×W in [0, 1].
+    Returns (forward): in training mode a list of logits, the fused map first (if the table has one:
+    IS-Net's output is the finest side map), then the side maps from the finest to the coarsest,
+    each N×out_ch×H×W. In eval mode the first map as float32 probabilities, N×out_ch×H×W in [0, 1].
 
     Example:
         >>> from src import LITE
@@ -199,8 +198,8 @@ class U2Net(Network):
         self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
         self.pool = Pool()
         self.upsample = UpsampleLike()
-        # (how often its map was halved, encoder?, place in the order that forward runs) of each
-        # stage with a side output: sorted, sides go from fine to coarse.
+        # (number of halvings, encoder?, position in the order of forward) of each stage with a side
+        # output: sorted, sides go from fine to coarse.
         n = len(config.encoder)
         levels = [(i, True) for i in range(n)] + [(n - 2 - i, False) for i in range(n - 1)]
         stages = (*config.encoder, *config.decoder)
@@ -213,13 +212,13 @@ class U2Net(Network):
 
     @property
     def map_names(self) -> list[str]:
-        """What the maps are called: ``fused`` if there is one, ``side1`` (finest), ``side2`` …"""
+        """The maps' names: ``fused`` if there is one, ``side1`` (finest), ``side2`` …"""
         sides = [f"side{i}" for i in range(1, 1 + len(self.sides))]
         return ["fused", *sides] if self.config.fuse_sides else sides
 
     @property
     def stride(self) -> int:
-        """How much smaller than the image the coarsest map inside the network is, per side."""
+        """Downsampling factor of the coarsest map inside the network, per side."""
         return self.config.stride
 
     def logits(self, x: Tensor) -> list[Tensor]:
@@ -227,8 +226,8 @@ class U2Net(Network):
         return self.maps_and_features(x)[0]
 
     def maps_and_features(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps of :meth:`logits`, and what the side outputs read, from the finest to the
-        coarsest: each N×C×h×w as its stage gave it. IS-Net's supervision compares these.
+        """The maps of :meth:`logits`, and the features that the side outputs read, from the finest
+        to the coarsest: each the N×C×h×w output of its stage. IS-Net's supervision compares these.
 
         Example:
             >>> from src import LITE
@@ -243,7 +242,7 @@ class U2Net(Network):
                 skips[-1], h = self.pool.beside(h)
             h = self.run(stage, h)
             skips.append(h)
-        # Only what is read again is kept, and so freed as early as can be: at the last stages, maps
+        # Keep only what is read again, so that the rest is freed early: at the last stages, maps
         # are large.
         read = {i: skips[i] for *_, i in self._sides if i < len(skips)}
         skips.pop()

@@ -17,18 +17,18 @@ _UNIT = 2**_LEVELS
 
 
 class UNet(Network):
-    """The network of figure 1, without departures: two unpadded 3×3 convolutions with ReLU a level,
-    2×2 max-pooling, 2×2 transposed convolutions, centre-cropped skips, dropout at the end of the
-    contracting path, weights of variance 2 / fan-in (section 3).
+    """The network of figure 1, without departures: two unpadded 3×3 convolutions with ReLU per
+    level, 2×2 max-pooling, 2×2 transposed convolutions, centre-cropped skips, dropout at the end of
+    the contracting path, weights of variance 2 / fan-in (section 3).
 
     Args:
         config: ``out_ch`` 2 and ``in_ch`` 1 are the paper's, with 31,030,658 parameters.
 
     Shape: in training mode the map is that of the image's centre: 572² → 388². A side must be
-    16 n + 12 and at least 188 for all poolings to meet even maps (section 3); another one is
-    mirrored at its borders up to the next, so 288² is taken for 300² and gives 116². In eval mode
-    the border is mirrored by 92 pixels and more, so that the whole image comes back (the paper's
-    overlap-tile rule, figure 2).
+    16 n + 12 and at least 188 for all poolings to meet even maps (section 3); any other is mirrored
+    at its borders up to the next, so 288² becomes 300² and gives 116². In eval mode the border is
+    mirrored by 92 pixels or more, so that the map covers the whole image (the paper's overlap-tile
+    rule, figure 2).
 
     Example:
         >>> from src import NetworkConfig
@@ -57,7 +57,7 @@ class UNet(Network):
         return [y if self.training else y[..., :height, :width]]
 
     def _tile(self, x: Tensor) -> Tensor:
-        """An image whose sides are 16 n + 12 to logits of sides 184 smaller."""
+        """The logits, with sides smaller by 184, of an image whose sides are 16 n + 12."""
         skips: list[Tensor] = []
         for i, block in enumerate(self.encoder):
             x = self.run(block, self.pool(skips[-1]) if skips else x)
@@ -82,8 +82,8 @@ def _two_convs(in_ch: int, out_ch: int) -> nn.Sequential:
 def _mirror(x: Tensor, dim: int, whole: bool) -> Tensor:
     """``x`` mirrored at both ends of ``dim``, to the next length that the poolings can take.
 
-    ``whole``: by the margin at least, so that no pixel's map is lost; else as little as can be,
-    and by half of it at each end. By index, as F.pad cannot mirror more than there is.
+    ``whole``: by at least the margin, so that no pixel of the map is lost; else by as little as
+    possible, half of it at each end. By index, as F.pad cannot mirror more than the length.
     """
     length = x.shape[dim]
     if whole:
@@ -113,14 +113,14 @@ class ConvBNDropout(ConvBNReLU):
 
 class UNetBN(Network):
     """U-Net (Ronneberger et al. 2015) with these departures: convolutions padded by one, batch norm
-    (Ioffe & Szegedy 2015), dropout of .3 and .4 and LeakyReLU after the two of a level, a 3×3
+    (Ioffe & Szegedy 2015), dropout (0.3 and 0.4) and LeakyReLU after the two of a level, a 3×3
     convolution of stride 2 with LeakyReLU in place of pooling, nearest upsampling and a 1×1
     convolution in place of a transposed one, a 3×3 convolution at the end.
 
     Args:
         config: ``width`` 64 gives 64, 128, 256, 512 and 1024 channels.
 
-    Shape: any H, W ≥ 32 keep their size; odd maps are halved upwards.
+    Shape: any H, W ≥ 32 keep their size; odd sizes are halved rounding up.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -139,7 +139,7 @@ class UNetBN(Network):
 
     @property
     def stride(self) -> int:
-        """How much smaller than the image the coarsest map is, per side."""
+        """Downsampling factor of the coarsest map, per side."""
         return _UNIT
 
     def logits(self, x: Tensor) -> list[Tensor]:
@@ -149,7 +149,7 @@ class UNetBN(Network):
             x = down(skips[-1])
         x = self.run(self.encoder[-1], x)
         for up, level in zip(self.up, self.decoder, strict=True):
-            # Convolved before it is enlarged: the same from a 1×1 convolution, at a quarter of the
+            # Convolve before upsampling: a 1×1 convolution gives the same, at a quarter of the
             # cost.
             size = skips[-1].shape[-2:]
             x = self.run(level, [F.interpolate(up(x), size=size, mode="nearest"), skips.pop()])

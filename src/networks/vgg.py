@@ -20,13 +20,14 @@ _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 class FCN8s(Network):
     """VGG-16 with its fully connected layers turned into convolutions of 7×7 and 1×1, each with
-    dropout; the scores of fc7 are doubled, added to those of pool4, doubled, added to those of
-    pool3, and enlarged to the image's size (sections 4.1 and 4.2).
+    dropout; the scores of fc7 are upsampled ×2, added to those of pool4, upsampled ×2, added to
+    those of pool3, and upsampled to the image's size (sections 4.1 and 4.2).
 
-    Departures: fc6 is padded by 3, in place of 100 pixels around the image and a crop at the end,
-    and poolings round up, so that any size comes back whole. As published, the two doublings are
-    learned 4×4 transposed convolutions that start as bilinear, and the last enlargement is bilinear
-    for good. Scores start at random, not at zero, through which no gradient passes at first.
+    Departures: fc6 is padded by 3, instead of 100 pixels around the image and a crop at the end,
+    and poolings round up, so that the map covers an image of any size. As published, the two
+    upsamplings ×2 are learned 4×4 transposed convolutions that start as bilinear, and the last one
+    is fixed bilinear. Score layers start at random, not at zero, which would pass no gradient at
+    first.
 
     Args:
         config: ``width`` 64 gives VGG-16 and 4096 channels in fc6 and fc7; 21 classes then make
@@ -73,15 +74,15 @@ class FCN8s(Network):
         of_fc7, *others = self.scores
         y = of_fc7(self.fc(y))
         for up, score, pool in zip(self.doubling, others, (pools[3], pools[2]), strict=True):
-            y = self.upsample(up(y), pool) + score(pool)  # doubled, unless poolings rounded up
+            y = self.upsample(up(y), pool) + score(pool)  # resized only where a pooling rounded up
         return [self.upsample(y, x)]
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
-        """Start from torchvision's ``vgg16``: its convolutions, and fc6 and fc7 where ``state`` has
+        """Start from torchvision's ``vgg16``: its convolutions, and fc6 and fc7 if ``state`` has
         them.
 
         Raises:
-            UserError: other layers than VGG-16's.
+            UserError: the layers are not VGG-16's.
         """
         _load_layers(_layers(self.stages), state, "features", self.config.name)
         if any(key.startswith("classifier.") for key in state):
@@ -101,12 +102,12 @@ def _bilinear() -> Tensor:
 
 class SegNet(Network):
     """The thirteen convolutions of VGG-16, each with batch norm and ReLU, and their mirror image;
-    where the encoder pooled a maximum, the decoder puts its value back there, and 0 elsewhere
-    (section 3, figure 3). The last of the decoder's convolutions gives the maps.
+    the decoder unpools to the positions of the encoder's maxima, with 0 elsewhere (section 3,
+    figure 3). The last of the decoder's convolutions gives the maps.
 
-    Departure: poolings round up, so that any size comes back whole. Where an image is perfectly
-    smooth, rounding decides which of four numbers was the maximum, so that two runtimes, or float32
-    and float64, may differ there by some hundredths.
+    Departure: poolings round up, so that the map covers an image of any size. Where an image is
+    perfectly smooth, rounding decides which of four values is the maximum, so that two runtimes, or
+    float32 and float64, may differ there by a few hundredths.
 
     Args:
         config: ``width`` 64 gives VGG-16's channels; 11 classes then make 29.4 M parameters.
@@ -129,7 +130,7 @@ class SegNet(Network):
 
     @property
     def stride(self) -> int:
-        """How much smaller than the image the coarsest batch norm's map is, per side."""
+        """Downsampling factor of the coarsest map that a batch norm sees, per side."""
         return 16
 
     def logits(self, x: Tensor) -> list[Tensor]:
@@ -148,7 +149,7 @@ class SegNet(Network):
         """Start the encoder from torchvision's ``vgg16_bn``.
 
         Raises:
-            UserError: other layers than those of VGG-16 with batch norm.
+            UserError: the layers are not those of VGG-16 with batch norm.
         """
         _load_layers(_layers(self.encoder), state, "features", self.config.name)
 
@@ -181,12 +182,12 @@ def _load_layers(
     Args:
         into: our convolutions and batch norms.
         state: of torchvision's VGG.
-        part: ``features`` or ``classifier``. Its fully connected layers fit convolutions of as many
-            weights (Long et al. 2015, section 3.1).
+        part: ``features`` or ``classifier``. Its fully connected layers fit convolutions with the
+            same number of weights (Long et al. 2015, section 3.1).
         name: of the network, for messages.
 
     Raises:
-        UserError: other layers, or layers of other shapes.
+        UserError: the layers or their shapes are different.
     """
     names = [key.split(".") for key in state if key.startswith(f"{part}.")]
     numbers = sorted({int(key[1]) for key in names if len(key) == 3 and key[1].isdigit()})

@@ -16,10 +16,10 @@ def most_probable(probabilities: Tensor) -> Tensor:
         probabilities: C×H×W in [0, 1].
 
     Returns:
-        H×W uint8, the index of the highest; of a single map, 1 where it is at least 0.5.
+        H×W uint8, the index of the highest; for a single map, 1 where it is at least 0.5.
 
     Raises:
-        UserError: there are more than 256.
+        UserError: there are more than 256 classes.
 
     Example:
         >>> most_probable(torch.tensor([[[0.2, 0.7]]]))
@@ -37,7 +37,7 @@ def coloured(maps: Tensor | np.ndarray) -> Image.Image:
     """Classes as a palette image: shown in the colours of PASCAL VOC, read as indices by programs.
 
     Args:
-        maps: probabilities C×H×W in [0, 1], of which the highest counts, or indices H×W uint8.
+        maps: probabilities C×H×W in [0, 1], whose argmax is taken, or indices H×W uint8.
 
     Returns:
         An image of mode P, of the maps' size.

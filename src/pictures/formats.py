@@ -1,4 +1,4 @@
-"""Files of images and videos by suffix: what is read, what is written, and by which codec."""
+"""Image and video formats by suffix: which are read, which are written, and with which codec."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,33 +13,33 @@ _NOT_READ = {
 
 
 def _list_decoders() -> dict[str, list[str]]:
-    """Pillow's names of what it decodes by itself, and the suffixes of each."""
+    """Pillow's names of the formats that it decodes by itself, and the suffixes of each."""
     Image.init()
     found: dict[str, list[str]] = {}
     for suffix, name in Image.registered_extensions().items():
         if name in Image.OPEN and name not in _NOT_READ:
             found.setdefault(name, []).append(suffix)
-    weakest = ("ICO", "CUR", "TGA")  # told by a few zeros, so after all others
+    weakest = ("ICO", "CUR", "TGA")  # recognised by a few zeros, so tried last
     return dict(sorted(found.items(), key=lambda item: (item[0] in weakest, item[0])))
 
 
 _BY_DECODER = _list_decoders()
 
 DECODERS = tuple(_BY_DECODER)
-"""Pillow's names of what is read, whatever a file is called."""
+"""Pillow's names of the formats that are read, whatever a file's suffix."""
 
 IMAGE_SUFFIXES = frozenset(
     {suffix for suffixes in _BY_DECODER.values() for suffix in suffixes}
     | {".heic", ".heics", ".heif", ".heifs", ".hif"}  # with pillow-heif
 )
-"""Which files of a folder are images."""
+"""The suffixes of the files in a folder that count as images."""
 
 
 class ImageFormat(NamedTuple):
     """How Pillow writes an image."""
 
     name: str
-    options: dict[str, Any]  # that keep it as it was made
+    options: dict[str, Any]  # chosen for quality
 
 
 _JPEG = ImageFormat("JPEG", {"quality": 95, "subsampling": 0})
@@ -53,12 +53,12 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
     ".tiff": _TIFF,
     ".avif": ImageFormat("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
 }
-"""The images that are written."""
+"""The image formats that are written."""
 
 
 def result_format(path: Path, default: str) -> str:
-    """The suffix of the format to write to a path; ``default`` where its name has none of them, as
-    that of a FIFO or a device.
+    """The suffix of the format to write to a path; ``default`` if its name has no such suffix, like
+    a FIFO or a device.
 
     Example:
         >>> result_format(Path("a.JPG"), ".png"), result_format(Path("/dev/null"), ".png")
@@ -74,7 +74,7 @@ class VideoFormat(NamedTuple):
     container: str
     codec: str
     options: dict[str, str]
-    layers: str = ""  # the format of pixels with alpha
+    layers: str = ""  # the pixel format with alpha
 
 
 _H264 = ("libx264", {"crf": "16", "preset": "fast"})
@@ -86,7 +86,7 @@ VIDEO_FORMATS: dict[str, VideoFormat] = {
     ".mp4": VideoFormat("mp4", *_H264),
     ".webm": VideoFormat("webm", *_VP9),
 }
-"""The videos that are written."""
+"""The video formats that are written."""
 
 TRANSPARENT_FORMATS: dict[str, VideoFormat] = {
     ".mov": VideoFormat(
@@ -94,11 +94,12 @@ TRANSPARENT_FORMATS: dict[str, VideoFormat] = {
     ),
     ".webm": VideoFormat("webm", _VP9[0], _VP9[1] | {"auto-alt-ref": "0"}, "yuva420p"),
 }
-"""The videos that are written with transparency: ProRes 4444 for editors, VP9 for browsers."""
+"""The video formats that are written with transparency: ProRes 4444 for editors, VP9 for
+browsers."""
 
 VIDEO_SUFFIXES = frozenset(VIDEO_FORMATS) | {
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".mjpeg"),
     *(".mjpg", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb"),
     *(".ts", ".vob", ".wmv", ".y4m"),
 }
-"""The videos that are read; what is not written becomes mp4."""
+"""The video formats that are read; those that are not written become mp4."""

@@ -18,10 +18,10 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the upright image; right and bottom are outside."""
 
 STRIP = 1 << 22
-"""Pixels of a large image that are worked on at once."""
+"""Pixels of a large image that are processed at once."""
 
 LARGE = 32_000_000
-"""Pixels of an image from which on memory matters more than time."""
+"""Pixels of an image above which memory matters more than time."""
 
 _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
@@ -35,11 +35,11 @@ _TURNS = {
 }
 
 _MANY = ("AVIF", "DCX", "FLI", "GIF", "PNG", "TIFF", "WEBP")
-"""Formats whose files may hold several images. Not those in a phone's JPEG (MPO) or HEIC, which are
-other views of one scene, nor the layers of a PSD or the sizes of an icon."""
+"""Formats whose files may hold several images. Excluded are a phone's JPEG (MPO) and HEIC, which
+hold other views of one scene, the layers of a PSD and the sizes of an icon."""
 
 MAX_PIXELS = 200_000_000
-"""Of an image, in the scripts. Elsewhere Pillow's own limit holds, or :func:`limit_pixels`."""
+"""The limit of an image in the scripts. Elsewhere that of Pillow or :func:`limit_pixels` holds."""
 
 _advice = "shrink it"  # for an image that is too large
 
@@ -51,7 +51,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def limit_pixels(count: int, advice: str = "shrink it") -> None:
-    """Refuse images of more pixels in this process, as a small file can unpack to all memory.
+    """Refuse larger images in this process, as a small file can decompress to fill all memory.
 
     Args:
         count: width × height. Without this function Pillow's own limit holds, twice its
@@ -61,7 +61,7 @@ def limit_pixels(count: int, advice: str = "shrink it") -> None:
     """
     global _advice
     _advice = advice
-    # Pillow warns from its limit on, and refuses from twice on. The latter needs no filter.
+    # Pillow warns above its limit and refuses above twice that, which needs no warning filter.
     Image.MAX_IMAGE_PIXELS = count / 2  # type: ignore[assignment]
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -71,21 +71,22 @@ def open_image(path: str | Path, decode: bool = True) -> Image.Image:
 
     Args:
         path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and a few more, recognised by their content;
-            HEIC where pillow-heif is installed. Of several frames, the first is read
+            HEIC if pillow-heif is installed. Of several frames, the first is read
             (:func:`count_frames`).
-        decode: False reads only the header; the image is then not turned upright.
+        decode: False reads only the header; the image is then not rotated upright.
 
     Raises:
-        UserError: the file is missing, not an image, torn, or beyond :func:`limit_pixels`.
+        UserError: the file is missing, not an image, corrupt, or larger than :func:`limit_pixels`
+            allows.
     """
     try:
-        # Read at once to decode: Pillow reads in small pieces, which takes a tenth of the time.
+        # Read all at once to decode: Pillow reads in small pieces, which takes a tenth of the time.
         return read_image(io.BytesIO(Path(path).read_bytes()) if decode else path, decode)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UserError as error:
         raise UserError(f"{path}: {error.args[0]}", advice=error.advice) from None
-    except (OSError, ValueError) as error:  # a folder, no permission, a name with a zero byte
+    except (OSError, ValueError) as error:  # a folder, no permission, a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
 
@@ -97,7 +98,7 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
         if decode:
             image.load()
         if image.mode in ("P", "PA") and image.palette is None:
-            image.close()  # by a name, and not decoded, its file is still open
+            image.close()  # its file is still open if it was opened by name and not decoded
             raise ValueError("its palette is missing")
     except (UserError, FileNotFoundError):
         raise
@@ -109,7 +110,7 @@ def read_image(file: str | Path | BinaryIO, decode: bool = True) -> Image.Image:
         raise UserError("not an image in a known format") from None
     except MemoryError:
         raise UserError("too large for this machine's memory") from None
-    except Exception as error:  # a torn or hostile file makes decoders raise nearly anything
+    except Exception as error:  # a corrupt or hostile file makes decoders raise anything
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"cannot be read ({error or type(error).__name__})") from None
@@ -142,62 +143,62 @@ def _is_heif(file: str | Path | BinaryIO) -> bool:
 
 
 def count_frames(image: Image.Image) -> int:
-    """How many frames or pages the file has of which :func:`open_image` reads the first."""
+    """The number of frames or pages in the file; :func:`open_image` reads the first."""
     try:
         return getattr(image, "n_frames", 1) if image.format in _MANY else 1
-    except Exception:  # what comes after a sound first frame may be torn in any way
+    except Exception:  # after a sound first frame, the file may be corrupt in any way
         return 1
 
 
 def oriented_size(path: str | Path) -> tuple[int, int]:
     """Width and height in pixels of the upright image, from the file's header alone."""
     with open_image(path, decode=False) as image:
-        # 5 … 8 lie on their side; Pillow has already swapped the size of a TIFF.
+        # 5 … 8 are rotated by 90°; Pillow has already swapped the size of a TIFF.
         turned = _orientation(image) >= 5 and image.format != "TIFF"
         return (image.height, image.width) if turned else image.size
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 … 8; garbled EXIF counts as none."""
+    """The EXIF orientation, 1 … 8; corrupt EXIF counts as 1."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # the parser raises nearly anything on garbled data
+    except Exception:  # the parser raises nearly anything on corrupt data
         return 1
     return value if value in range(1, 9) else 1
 
 
 def turn(image: Image.Image) -> Image.Image:
-    """As :func:`upright`, for the pixels alone: the metadata stay as they are."""
+    """As :func:`upright`, for the pixels only: the metadata stay unchanged."""
     method = _TURNS.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says it is to be seen."""
+    """The image, rotated upright as its EXIF orientation says."""
     turned = turn(image)
     if turned is image:
         return image
     turned.format = image.format  # Pillow drops both
     turned.n_frames = count_frames(image)  # type: ignore[attr-defined]
-    # Pillow's exif_transpose would write EXIF anew, with less, and fail where a tag is garbled.
+    # Pillow's exif_transpose would rewrite EXIF, lose parts, and fail if a tag is corrupt.
     turned.info["exif"] = upright_exif(raw_exif(image), turned.size)
     turned.info["xmp"] = upright_xmp(raw_xmp(image), turned.size)
-    for copy in ("Raw profile type exif", "XML:com.adobe.xmp"):  # of PNG, which still have it
+    for copy in ("Raw profile type exif", "XML:com.adobe.xmp"):  # PNG's copies, still not upright
         turned.info.pop(copy, None)
     return turned
 
 
 def take(image: Image.Image) -> Image.Image:
-    """The pixels of an image, which is closed, as one that knows nothing of its file."""
+    """Move the pixels of an image, which is closed, to one without a file."""
     image.load()
     taken = image._new(image.im)
-    taken.readonly = image.readonly  # lies in another's memory
+    taken.readonly = image.readonly  # it is in another's memory
     image.close()
     return taken
 
 
 def tidy(image: Image.Image) -> None:
-    """Give back what has been freed, if the image is so large that it matters."""
+    """Return freed memory to the system, if the image is so large that it matters."""
     if image.width * image.height > LARGE:
         return_freed_memory()
 
@@ -216,16 +217,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_straight(image: Image.Image) -> Image.Image:
-    """Colours that are times alpha (modes La and RGBa) as they are without; others unchanged."""
+    """Undo premultiplied alpha (modes La and RGBa); other modes are unchanged."""
     return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floats to mode L, scaled (Pillow would clip); other modes unchanged.
+    """Scale grey of 16 or 32 bits or floats to mode L (Pillow would clip); other modes unchanged.
 
-    Integers up to 65535 are taken as 16-bit values, floats up to 1 as fractions, up to 255 as
-    levels; where there are larger values, the largest becomes 255. Negative values and NaN
-    become 0.
+    Integers up to 65535 count as 16-bit values, floats up to 1 as fractions, up to 255 as levels;
+    if there are larger values, the largest becomes 255. Negative values and NaN become 0.
     """
     if not image.mode.startswith("I") and image.mode != "F":
         return image
@@ -251,7 +251,7 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def from_array(array: np.ndarray) -> Image.Image:
-    """An array as an image.
+    """Convert an array to an image.
 
     Args:
         array: H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA): bool, uint8, uint16, or float in [0, 1].
@@ -279,7 +279,7 @@ def from_array(array: np.ndarray) -> Image.Image:
 
 
 def to_grey(saliency: np.ndarray) -> Image.Image:
-    """A map H×W in [0, 1] to an image of mode L, rounded."""
+    """Convert a map H×W in [0, 1] to an image of mode L, rounded."""
     grey = Image.new("L", saliency.shape[::-1])
     for box in strips(grey.size):
         levels = saliency[box[1] : box[3]] * 255
@@ -288,11 +288,11 @@ def to_grey(saliency: np.ndarray) -> Image.Image:
 
 
 def strips(size: tuple[int, int], pixels: int = STRIP) -> Iterator[Box]:
-    """Boxes of rows that together are an image, so that large ones take little memory on the way.
+    """Split an image into boxes of rows, so that large ones take little memory to process.
 
     Args:
         size: width and height of the image.
-        pixels: of a strip, at most, if a row has no more.
+        pixels: the maximum in a strip, unless a row has more.
 
     Example:
         >>> list(strips((4, 5), 8))
@@ -305,14 +305,14 @@ def strips(size: tuple[int, int], pixels: int = STRIP) -> Iterator[Box]:
 
 
 def shrink_image(image: Image.Image, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    """The means of an image's parts, by Pillow's ``BOX``.
+    """Shrink an image by averaging, with Pillow's ``BOX`` filter.
 
     Args:
-        image: of 8 bits a channel.
+        image: with 8 bits per channel.
         size: width and height, none larger than the image's.
         mode: of the result: ``RGB``, as by :func:`to_rgb`, or ``RGBa``.
     """
-    # As Pillow does it, one axis after the other, but without a copy of the whole in that mode.
+    # One axis after the other, as Pillow does, but without a full copy in that mode.
     narrow = Image.new(mode, (size[0], image.height))
     for left, top, right, bottom in strips(image.size):
         strip = image.crop((left, top, right, bottom))
@@ -323,7 +323,7 @@ def shrink_image(image: Image.Image, size: tuple[int, int], mode: str = "RGB") -
 
 
 def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The means of an array's parts, by Pillow's ``BOX``.
+    """Shrink an array by averaging, with Pillow's ``BOX`` filter.
 
     Args:
         array: H×W float32.
@@ -332,7 +332,7 @@ def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         Float32 of that size.
     """
-    # As Pillow does it, one axis after the other; an image of the whole would be another copy.
+    # One axis after the other, as Pillow does; an image of the whole would be another copy.
     narrow = [
         np.asarray(
             Image.fromarray(array[top:bottom]).resize((size[0], bottom - top), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The layers of a result: an image's colours and alpha, the object, and what is seen behind it: a
+"""The layers of a result: an image's colours and alpha, the object, and the background behind it: a
 colour, another image, or the image's own background blurred.
 """
 
@@ -15,12 +15,13 @@ from ..errors import UserError
 from .images import LARGE, STRIP, Box, shrink_image, strips, to_8_bits, to_rgb, to_straight
 from .matting import fill_hidden, foreground_strips
 
-SMALL = 8_000_000  # pixels, at most, of the fraction at which large images are blurred
+SMALL = 8_000_000  # pixels, at most, to which large images are reduced for blurring
 Background = tuple[int, int, int] | str | Image.Image
 
 
 def parse_background(text: str) -> tuple[int, int, int] | str:
-    """A colour by name or as ``#rrggbb`` to its RGB levels; ``blur`` stays as it is.
+    """Convert a colour, by name or as ``#rrggbb``, to its RGB levels; ``blur`` is returned as it
+    is.
 
     Raises:
         UserError: it is neither.
@@ -43,10 +44,10 @@ def parse_background(text: str) -> tuple[int, int, int] | str:
 
 
 def check_background(background: object) -> Background:
-    """A background as :func:`backdrop` takes it; levels may be any sequence of three integers.
+    """Check a background for :func:`backdrop`; levels may be any sequence of three integers.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a background.
     """
     if isinstance(background, str):
         parse_background(background)
@@ -67,7 +68,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """The colours of an image as RGB, and its alpha, if any.
 
     Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
-    Where the image is wholly transparent, the colours around it go on.
+    Where the image is fully transparent, the surrounding colours continue.
     """
     rgb, alpha, profile = to_layers(image)
     rgb = rgb.copy() if rgb is image else rgb.convert("RGB")
@@ -78,9 +79,9 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 def to_layers(
     image: Image.Image, reuse: bool = False
 ) -> tuple[Image.Image, Image.Image | None, bytes | None]:
-    """As :func:`split_alpha`, and the profile; with ``reuse`` the image is written over or closed.
+    """As :func:`split_alpha`, and the profile; with ``reuse`` the image is overwritten or closed.
 
-    The colours may be the image itself, and RGBA of full alpha.
+    The colours may be the image itself, also as RGBA with full alpha.
     """
     straight = to_straight(to_8_bits(image))
     if reuse and straight is not image:
@@ -92,7 +93,7 @@ def to_layers(
     inks = straight.convert("L") if straight.mode == "LA" else straight
     rgb = alpha = None
     if profile and space == inks.mode and space in ("CMYK", "L"):
-        with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
+        with suppress(ImageCms.PyCMSError, OSError):  # corrupt: the colours as they are without it
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")
             rgb = ImageCms.profileToProfile(inks, source, srgb, outputMode="RGB")
@@ -113,7 +114,7 @@ def to_layers(
 
 
 def own_alpha(image: Image.Image) -> Image.Image | None:
-    """The alpha of an image of any mode, if it has some."""
+    """The alpha of an image of any mode, if it has one."""
     image = to_straight(to_8_bits(image))
     if "A" in image.getbands():
         return image.getchannel("A")
@@ -121,7 +122,7 @@ def own_alpha(image: Image.Image) -> Image.Image | None:
 
 
 def _profile_mode(profile: bytes | None) -> str | None:
-    """The mode that a colour profile is for; None if it is torn or missing."""
+    """The mode that a colour profile is for; None if it is corrupt or missing."""
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
     except (ImageCms.PyCMSError, OSError):
@@ -132,7 +133,7 @@ def _profile_mode(profile: bytes | None) -> str | None:
 def tint(
     rgb: Image.Image, mask: Image.Image, colour: tuple[int, int, int], result: Image.Image
 ) -> None:
-    """The object half covered by a colour; ``result`` may be ``rgb``."""
+    """Tint the object half with a colour; ``result`` may be ``rgb``."""
     for box in strips(rgb.size):
         strip = rgb.crop(box).convert("RGB")
         tinted = Image.blend(strip, Image.new("RGB", strip.size, colour), 0.5)
@@ -147,8 +148,8 @@ def lay(
     behind: Callable[[Box], Image.Image] | None,
     result: Image.Image,
 ) -> None:
-    """The object in its own colours, by its alpha ``shown`` before another background if there is
-    one; ``result`` may be ``rgb``.
+    """Draw the object in its own colours, composited with its alpha ``shown`` over another
+    background if there is one; ``result`` may be ``rgb``.
     """
     for box, strip in foreground_strips(rgb, saliency):
         if behind:
@@ -165,11 +166,11 @@ def backdrop(
     alpha: Image.Image | None,
     profile: bytes | None = None,
 ) -> Callable[[Box], Image.Image]:
-    """What is seen behind the object, by the object's mask, the image's alpha and the RGB profile
-    that its colours keep.
+    """The background behind the object, from the object's mask, the image's alpha and the RGB
+    profile that its colours keep.
 
     Returns:
-        A function that gives the part of it, RGB, in a box of whole rows of the image.
+        A function that returns its part, RGB, in a box of whole rows of the image.
     """
     if isinstance(background, str):
         background = parse_background(background)
@@ -198,7 +199,7 @@ def backdrop(
 
 def _on_white(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     """An image as RGB, on white where it is transparent, and the profile of its colours; None for
-    sRGB, which those of other spaces become.
+    sRGB, which colours of other spaces are converted to.
     """
     if not image.info.get("icc_profile"):
         return to_rgb(image), None
@@ -210,11 +211,11 @@ def _on_white(image: Image.Image) -> tuple[Image.Image, bytes | None]:
 
 
 def _in_space(image: Image.Image, own: bytes | None, wanted: bytes | None) -> Image.Image:
-    """RGB colours of one profile as those of another; None is sRGB."""
+    """Convert RGB colours from one profile to another; None is sRGB."""
     if own == wanted:
         return image
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    with suppress(ImageCms.PyCMSError, OSError):  # torn: the colours as they are without it
+    with suppress(ImageCms.PyCMSError, OSError):  # corrupt: the colours as they are without it
         source, target = (
             ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else srgb for data in (own, wanted)
         )
@@ -224,7 +225,8 @@ def _in_space(image: Image.Image, own: bytes | None, wanted: bytes | None) -> Im
 
 
 def _middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the largest part that has the proportions of ``target``."""
+    """Left, top, width and height of the largest centred part with the aspect ratio of
+    ``target``."""
     (width, height), ratio = size, target[0] / target[1]
     inside = (ratio * height, height) if ratio < width / height else (width, width / ratio)
     wide, high = size if ratio == width / height else inside
@@ -235,7 +237,7 @@ def _blurred(rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None) -> 
     weighted = _own_background(rgb, mask, alpha)
     blur = ImageFilter.GaussianBlur(max(2, max(weighted.size) / 40))
     blurred = weighted.filter(blur).convert("RGBA")
-    # Where little of it is near, 8 bits are too few for its colour: that of what is near goes on.
+    # Where little background is near, 8 bits are too few for its colour: nearby colours continue.
     near = blurred.getchannel("A").point([0] * 32 + [255] * 224)
     if near.getbbox() is None:
         return shrink_image(rgb, near.size).filter(blur)
@@ -244,9 +246,9 @@ def _blurred(rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None) -> 
 
 
 def _own_background(rgb: Image.Image, mask: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """Colours weighted by how much they are background: the object must not shine out of the blur.
+    """Colours weighted by how much they are background: the object must not bleed into the blur.
 
-    Premultiplied (RGBa), and of an image of more than ``LARGE`` pixels a fraction of its size.
+    Premultiplied (RGBa); images of more than ``LARGE`` pixels are reduced.
     """
     pixels = rgb.width * rgb.height
     factor = math.ceil(math.sqrt(pixels / SMALL)) if pixels > LARGE else 1

@@ -1,6 +1,6 @@
-"""From a coarse map to a cut-out: edges at the picture's resolution, colours without background.
+"""From a coarse map to a cut-out: edges at the image's resolution, colours without background.
 
-All work in strips of rows, so that memory stays bounded for images of any size.
+Everything works in strips of rows, so that memory stays bounded for images of any size.
 """
 
 from collections import deque
@@ -16,36 +16,36 @@ from .images import Box, shrink, shrink_image, strips, to_8_bits, to_rgb
 
 _SIDE = 1024  # edges are refined in an image of at most this side first
 _COLOUR_SIDE = 512  # the object's colours far from the edge are estimated at this side
-_RADII = (6, 2, 1)  # of the windows that follow at the image's own size, in pixels
-_STRIP = 1 << 19  # pixels that are worked on at once at full size
-_VISIBLE = 0.5 / 255  # from this alpha on, it is not 0 in 8 bits
+_RADII = (6, 2, 1)  # of the later windows, at full size, in pixels
+_STRIP = 1 << 19  # pixels that are processed at once at full size
+_VISIBLE = 0.5 / 255  # the lowest alpha that is not 0 in 8 bits
 _ANY = [0] + [255] * 255  # alpha: 255 where it is not 0
 _NONE = [255] + [0] * 255  # and where it is
-_REACH = 2  # pixels by which colours go on under what is transparent
-_FREEDOM = (0.06, 1.2)  # of colours to move alpha away from a map that is sure, or unsure
-_PRIOR = 0.003  # weight of the map beside colours: that of two colours which differ by its root
+_REACH = 2  # pixels by which colours continue into transparent parts
+_FREEDOM = (0.06, 1.2)  # of colours to move alpha away from a map that is certain, or uncertain
+_PRIOR = 0.003  # weight of the map against colours: that of two colours that differ by its root
 
 
 def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.ndarray:
-    """A map whose edges are those of the image, at the image's own resolution.
+    """Move a map's edges to those of the image, at the image's own resolution.
 
-    Around the map's outline, a pixel's alpha is its place between the colours of what is surely
-    object and surely background near it: the least squares solution of the compositing equation,
-    with the map as its prior, which counts the more the surer it is, the more alike these colours
-    are, and the more they vary themselves. The result is the map for a second pass.
+    Around the map's outline, a pixel's alpha is its position between the colours of certain object
+    and certain background nearby: the least squares solution of the compositing equation. The map
+    is its prior, which weighs more the more certain it is, the more similar these colours are, and
+    the more they vary. The result is the map for a second pass.
     ``docs/using/predict.md`` compares it with a guided filter and closed-form matting.
 
     Args:
-        image: of any size and mode; what is transparent counts as white.
+        image: of any size and mode; transparent parts count as white.
         alpha: H×W float32 in [0, 1], of the image's size.
         reuse: write the result over ``alpha``.
 
     Returns:
         H×W float32 in [0, 1].
     """
-    image = to_8_bits(image)  # of which strips would each be scaled by their own maximum
+    image = to_8_bits(image)  # else each strip would be scaled by its own maximum
     small, coarse = _shrink(image, alpha, _SIDE)
-    radius = max(2, round(max(small.size) / 140))  # a network's map of 320² is unsure that far
+    radius = max(2, round(max(small.size) / 140))  # a network's map of 320² is uncertain that far
     band = _unsure_band(coarse, radius)
     if not band.any():
         return alpha
@@ -72,16 +72,16 @@ def refine(image: Image.Image, alpha: np.ndarray, reuse: bool = False) -> np.nda
 def _local_colours(
     small: Image.Image, coarse: np.ndarray, band: Tensor, radius: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours of object and background around each pixel, 3×H×W, and how little they say."""
+    """Colours of object and background around each pixel, 3×H×W, and how unreliable they are."""
     pixels, prior = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
-    # Next to an outline the map is sure; what looks like the object there is a blade of grass.
+    # Next to an outline the map is certain: what looks like the object there is a blade of grass.
     freedom = (10 * prior * (1 - prior)).square().clamp(*_FREEDOM)
     level = prior
     for _ in range(2):
         near, near_weight, near_variance = _window_mean(pixels, _certainty(level), radius)
         behind, behind_weight, behind_variance = _window_mean(pixels, _certainty(1 - level), radius)
-        # Where colours vary by as much as the two differ, as before leaves, they say nothing. And
-        # eyes and shadows inside an object, far from any background, are no holes in it.
+        # Where colours vary by as much as the two differ, as in front of leaves, they say nothing.
+        # And eyes and shadows inside an object, far from any background, are not holes in it.
         doubt = _PRIOR + near_variance + behind_variance
         doubt /= (near_weight / 0.01).clamp(0.3, 1) * (behind_weight / 0.05).clamp(1e-3, 1)
         doubt /= freedom
@@ -90,7 +90,7 @@ def _local_colours(
 
 
 def _unsure_band(alpha: np.ndarray, radius: int) -> Tensor:
-    """Where the map is unsure, and what is near: H×W bool."""
+    """Where the map is uncertain, and the surroundings: H×W bool."""
     levels, width = torch.from_numpy(alpha)[None], 2 * radius + 1
     highest = F.max_pool2d(levels, width, stride=1, padding=radius)
     lowest = -F.max_pool2d(-levels, width, stride=1, padding=radius)
@@ -98,7 +98,8 @@ def _unsure_band(alpha: np.ndarray, radius: int) -> Tensor:
 
 
 def _certainty(level: Tensor) -> Tensor:
-    """How much a pixel's colour counts: from 0.7 on, and a trace of it where there is no better."""
+    """The weight of a pixel's colour: from 0.7 on, with a trace below for where there is no
+    better."""
     return ((level - 0.7) / 0.3).clamp(0, 1) + 1e-4 * level
 
 
@@ -121,19 +122,19 @@ def _place(pixels: Tensor, near: Tensor, behind: Tensor, prior: Tensor, doubt: T
 
 
 def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
-    """The object's own colours, where the image shows them mixed with the background's.
+    """Estimate the object's own colours where the image mixes them with the background's.
 
     After blur-fusion (Forte 2021, "Approximate fast foreground colour estimation"): the means of
-    object and background around a pixel, each weighted by how much of it is there, then corrected
-    so that both together give the pixel. Here both are corrected, by least squares, and windows
-    shrink in five steps; ``docs/using/predict.md`` compares it with other ways.
+    object and background around a pixel, each weighted by its share, then corrected so that both
+    together give the pixel. Here both are corrected, by least squares, and windows shrink in five
+    steps; ``docs/using/predict.md`` compares it with other ways.
 
     Args:
         image: RGB, of any size.
         alpha: H×W in [0, 1], of the image's size.
 
     Returns:
-        RGB; where alpha is 1 or 0, the image's pixels as they are.
+        RGB; where alpha is 1 or 0, the image's pixels unchanged.
     """
     result = Image.new("RGB", image.size)
     for box, strip in foreground_strips(image, alpha):
@@ -144,8 +145,8 @@ def foreground(image: Image.Image, alpha: np.ndarray) -> Image.Image:
 def foreground_strips(image: Image.Image, alpha: np.ndarray) -> Iterator[tuple[Box, Image.Image]]:
     """As :func:`foreground`, in strips of rows, each with its box.
 
-    A strip comes when its rows of the image, which may also be RGBA of full alpha, are no longer
-    needed, so that it can be written over them.
+    A strip is yielded when its rows of the image, which may also be RGBA with full alpha, are no
+    longer needed, so that it can overwrite them.
     """
     small, coarse = _shrink(image, alpha, _COLOUR_SIDE)
     pixels, weight = _tensor(small).double(), torch.from_numpy(coarse)[None].double()
@@ -180,18 +181,18 @@ def foreground_strips(image: Image.Image, alpha: np.ndarray) -> Iterator[tuple[B
 
 
 def _mixed(alpha: np.ndarray) -> np.ndarray:
-    """Which pixels show some of the object, and some of the background."""
+    """A mask of the pixels that show both object and background."""
     return (alpha >= _VISIBLE) & (alpha < 1)
 
 
 def fill_hidden(image: Image.Image, reuse: bool = False) -> Image.Image:
-    """The colours of an image, continued smoothly where it is wholly transparent.
+    """The colours of an image, continued smoothly where it is fully transparent.
 
-    What lies hidden there has no influence, on windows that reach into it neither.
+    The colours hidden there have no influence, not even on windows that reach into them.
 
     Args:
         image: RGBA.
-        reuse: write over ``image``, whose alpha becomes full.
+        reuse: overwrite ``image``, whose alpha becomes 255.
 
     Returns:
         RGB, or with ``reuse`` the image; black if nothing is visible.
@@ -199,7 +200,7 @@ def fill_hidden(image: Image.Image, reuse: bool = False) -> Image.Image:
     colours = image if reuse else image.convert("RGB")
     if not image.getchannel("A").getextrema()[0]:
         half = _halve(image)
-        # As Pillow resizes it, one axis after the other; of the whole there would be two copies.
+        # One axis after the other, as Pillow resizes; at once, there would be two full copies.
         wide = half.resize((image.width, half.height), Image.Resampling.BILINEAR)
         for top, left, bottom, right in strips(image.size[::-1]):
             columns = wide.crop((left, 0, right, half.height))
@@ -213,10 +214,10 @@ def fill_hidden(image: Image.Image, reuse: bool = False) -> Image.Image:
 
 
 def _halve(image: Image.Image) -> Image.Image:
-    """RGBA to RGB of half its size, its colours continued where nothing is visible."""
+    """RGBA to RGB of half the size, with colours continued where nothing is visible."""
     if max(image.size) == 1:
         return Image.new("RGB", image.size)
-    # Colours are weighed by alpha here; once more, and 8 bits would be too few for them.
+    # Colours are weighted by alpha only here: for a second time, 8 bits would be too few.
     width, height = ((n + 1) // 2 for n in image.size)
     half = shrink_image(image, (width, height), "RGBa").convert("RGBA")
     half.putalpha(half.getchannel("A").point(_ANY))
@@ -224,11 +225,11 @@ def _halve(image: Image.Image) -> Image.Image:
 
 
 def clear_hidden(image: Image.Image) -> Image.Image:
-    """A cut-out under whose transparent pixels nothing is left of what was removed.
+    """Clear the colours of a cut-out's transparent pixels.
 
-    Programs that ignore alpha would show it. Next to visible pixels their own colours go on, so
-    that no dark line appears where programs resize colours and alpha apart; further off it is
-    black.
+    Programs that ignore alpha would show what was removed. Next to visible pixels their colours
+    continue, so that no dark line appears where programs resize colours and alpha separately;
+    further away it is black.
 
     Args:
         image: RGBA.
@@ -255,7 +256,7 @@ def clear_hidden(image: Image.Image) -> Image.Image:
         part[hidden] = 0
         part[y, x, :3] = (sums[:, :3] / sums[:, 3:].clip(min=1e-3)).round()
         inner = slice(rows.start - outer.start, rows.stop - outer.start)
-        # Hidden pixels are laid over all, so that those which are visible stay as they are.
+        # Only hidden pixels are pasted, so that visible ones stay as they are.
         mask = Image.fromarray(hidden[inner])
         cleared = Image.fromarray(part[inner].clip(0, 255).astype(np.uint8))
         result.paste(cleared, (0, rows.start), mask)
@@ -265,7 +266,8 @@ def clear_hidden(image: Image.Image) -> Image.Image:
 def _fuse(
     pixels: Tensor, near: Tensor, behind: Tensor, alpha: Tensor, radii: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Colours of object and background, 3×H×W each, by windows of 2·radius + 1, one by one."""
+    """Colours of object and background, 3×H×W each, over windows of 2·radius + 1, one after
+    another."""
     share = alpha.square() + (1 - alpha).square() + 0.1  # 0.1: weight of the means
     for radius in radii:
         amount = _box(alpha, radius)
@@ -278,7 +280,7 @@ def _fuse(
 
 
 def _shrink(image: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Image, np.ndarray]:
-    """Both, with at most ``side`` pixels along the longer side."""
+    """Both, shrunk to at most ``side`` pixels along the longer side."""
     scale = min(1, side / max(image.size))
     width, height = (max(1, round(n * scale)) for n in image.size)
     coarse = shrink(alpha.astype(np.float32, copy=False), (width, height))
@@ -288,7 +290,7 @@ def _shrink(image: Image.Image, alpha: np.ndarray, side: int) -> tuple[Image.Ima
 def _stretch(
     image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> Image.Image:
-    """The part ``box`` of what the image becomes when resized to ``size``."""
+    """The part ``box`` of the image resized to ``size``."""
     across, down = image.width / size[0], image.height / size[1]
     part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     target = (box[2] - box[0], box[3] - box[1])
@@ -304,9 +306,9 @@ def _strips(width: int, height: int, margin: int) -> Iterator[tuple[slice, slice
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    """C×H×W to the means over square windows; at the border, over what of them is inside.
+    """C×H×W to the means over square windows; at the border, over their part inside.
 
-    By running sums, which want float64 where windows are wide.
+    With running sums, which need float64 where windows are wide.
     """
     for dim in (-1, -2):
         size = x.shape[dim]

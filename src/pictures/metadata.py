@@ -1,4 +1,4 @@
-"""What a file says beside its pixels: EXIF with GPS, resolution, XMP, comments, texts."""
+"""The metadata of image files: EXIF with GPS, resolution, XMP, comments, texts."""
 
 import io
 import math
@@ -14,29 +14,29 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 Info = dict[str | tuple[int, int], Any]  # as Pillow types an image's
-_MAX_SEGMENT = 65_000  # bytes of a JPEG's segment, with room for what marks its kind
+_MAX_SEGMENT = 65_000  # bytes in a JPEG segment, with room for its marker
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 274, 34665, 34853, 40965
 _WIDTHS_OF_TYPES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), 1))  # in bytes
-_UNDEFINED = 7  # a type of value
-_PICTURES = ((513, 514), (273, 279))  # tags of where embedded pictures are, and of their length
-_WIDTHS, _HEIGHTS = (256, 0xA002), (257, 0xA003)  # in the first directory and in EXIF's own
-# Of a TIFF, what says how its pixels are stored is not of use elsewhere; this says what they show.
+_UNDEFINED = 7  # a TIFF type
+_PICTURES = ((513, 514), (273, 279))  # tags of the offsets and lengths of embedded pictures
+_WIDTHS, _HEIGHTS = (256, 0xA002), (257, 0xA003)  # in the first directory and in the EXIF directory
+# A TIFF's tags on how pixels are stored mean nothing elsewhere; these describe the image.
 _DESCRIBING = {270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, _EXIF_IFD, _GPS_IFD}
-_DESCRIBING |= set(range(40091, 40096))  # titles and comments of Windows
+_DESCRIBING |= set(range(40091, 40096))  # Windows' titles and comments
 _XMP_TEXT = "XML:com.adobe.xmp"
 _NO_TEXTS = re.compile(f"{_XMP_TEXT}|Raw profile type (exif|APP1|xmp|icc|icm)", re.IGNORECASE)
 
 
 def carried(image: Image.Image, colours: bool) -> Info:
-    """What a result keeps of its image's metadata, as ``info``; the colour profile goes by itself.
+    """The metadata that a result keeps from its image, as ``info``, without the colour profile.
 
     Args:
         image: upright.
-        colours: whether the result shows the image. A mask keeps the resolution alone: where, when
-            and by whom a photo was taken is said by the photo.
+        colours: whether the result shows the image. A mask keeps only the resolution: where, when
+            and by whom a photo was taken belongs to the photo.
 
     Returns:
-        ``dpi``, ``exif``, ``xmp``, ``comment`` and ``texts``, those of them that there are.
+        ``dpi``, ``exif``, ``xmp``, ``comment`` and ``texts``, as far as they exist.
 
     Example:
         >>> image = Image.new("RGB", (8, 8))
@@ -62,19 +62,19 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
     """``Image.save`` with all metadata that the format holds.
 
     Args:
-        image: with what :func:`carried` gives as its ``info``.
+        image: with the result of :func:`carried` as its ``info``.
         file: a path or an open file.
         format: Pillow's name of it.
-        options: further ones of Pillow's.
+        options: further options of Pillow.
     """
     info, size = image.info, image.size
     dpi, xmp = info.get("dpi"), upright_xmp(info.get("xmp"), size)
     exif = upright_exif(info.get("exif", b""), size)
     kept: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "dpi": dpi, "xmp": xmp}
     if format in ("WEBP", "AVIF"):
-        if dpi and not exif:  # they know no other place for the resolution
+        if dpi and not exif:  # these formats have no other place for the resolution
             exif = _resolution_exif(dpi)
-        if format == "AVIF":  # Pillow would read it, and write all anew
+        if format == "AVIF":  # Pillow would read it, and rewrite all of it
             exif = upright_exif(exif, size, keep_orientation=False)
     elif format == "JPEG":
         exif, kept["xmp"] = (part if len(part) < _MAX_SEGMENT else b"" for part in (exif, xmp))
@@ -84,7 +84,7 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
     elif format == "TIFF":
         try:
             content = _tiff(image, exif, xmp, dpi=dpi, **options)
-        except (TypeError, ValueError, LookupError, RuntimeError, struct.error):  # garbled values
+        except (TypeError, ValueError, LookupError, RuntimeError, struct.error):  # corrupt values
             content = _tiff(image, b"", xmp, dpi=dpi, **options)
         if isinstance(file, (str, Path)):
             Path(file).write_bytes(content)
@@ -96,32 +96,32 @@ def save(image: Image.Image, file: str | Path | BinaryIO, format: str, **options
 
 
 def raw_exif(image: Image.Image) -> bytes:
-    """The EXIF data as the file has it; nothing if it has none, or garbled data."""
+    """The EXIF data as in the file; empty if there is none or it is corrupt."""
     exif = image.info.get("exif")
-    old = image.info.get("Raw profile type exif")  # how PNG had it before it had a chunk for it
+    old = image.info.get("Raw profile type exif")  # PNG's form before it had a chunk for it
     try:
         if exif is None and isinstance(old, str):
             exif = bytes.fromhex("".join(old.split("\n")[3:]))
         elif exif is None and hasattr(image, "tag_v2"):
             exif = _describing(image.getexif()).tobytes()
-    except Exception:  # Pillow raises nearly anything on garbled data
+    except Exception:  # Pillow raises nearly anything on corrupt data
         return b""
     return exif if isinstance(exif, bytes) and len(exif) > 14 else b""
 
 
 def upright_exif(exif: bytes, size: tuple[int, int], keep_orientation: bool = True) -> bytes:
-    """EXIF data for an upright image of this size, without the small picture that it may embed.
+    """EXIF data for an upright image of this size, without an embedded thumbnail.
 
-    Changed in place, so that all else stays as it was, makers' notes too, whose offsets count from
-    the beginning.
+    Edited in place, so that all else stays as it was, including maker notes, whose offsets count
+    from the beginning.
 
     Args:
         exif: as in a JPEG or a PNG.
         size: width and height in pixels.
-        keep_orientation: False removes the tag, which becomes 1 otherwise.
+        keep_orientation: False removes the tag; otherwise it becomes 1.
 
     Returns:
-        With ``Exif`` and two zeros in front; nothing if it is garbled.
+        With ``Exif`` and two zero bytes in front; empty if it is corrupt.
     """
     data = bytearray(exif)
     while data.startswith(b"Exif\0\0"):
@@ -151,13 +151,13 @@ def upright_exif(exif: bytes, size: tuple[int, int], keep_orientation: bool = Tr
 
 
 def _directory(data: bytearray, order: str, at: int) -> dict[int, int]:
-    """The tags of a directory, and where the twelve bytes of each are.
+    """The tags of a directory, with the offset of each one's twelve bytes.
 
     Tags whose values lie outside the data are removed.
     """
     (count,) = struct.unpack_from(f"{order}H", data, at)
     end = at + 2 + 12 * count
-    struct.unpack_from(f"{order}I", data, end)  # torn, if this is outside
+    struct.unpack_from(f"{order}I", data, end)  # truncated, if this is outside
     kept = []
     for place in range(at + 2, end, 12):
         kind, number, value = struct.unpack_from(f"{order}HII", data, place + 2)
@@ -179,7 +179,7 @@ def _set(data: bytearray, order: str, place: int, value: int) -> None:
 
 
 def _remove(data: bytearray, order: str, first: int, place: int) -> None:
-    """Remove a tag from a directory; the later ones move up."""
+    """Remove a tag from a directory; later ones move up."""
     (count,) = struct.unpack_from(f"{order}H", data, first)
     end = first + 2 + 12 * count + 4
     data[place : end - 12] = data[place + 12 : end]
@@ -188,16 +188,16 @@ def _remove(data: bytearray, order: str, first: int, place: int) -> None:
 
 
 def _remove_pictures(data: bytearray, order: str, first: int, tags: dict[int, int]) -> None:
-    """Blot out embedded pictures, which show what a result leaves out, and their directory."""
+    """Zero embedded pictures, which show what a result leaves out, and unlink their directory."""
     link = first + 2 + 12 * struct.unpack_from(f"{order}H", data, first)[0]
     (second,) = struct.unpack_from(f"{order}I", data, link)
     struct.pack_into(f"{order}I", data, link, 0)
     others = {}
     if second:
-        with suppress(struct.error):  # torn there: the rest is sound
+        with suppress(struct.error):  # corrupt there: the rest is sound
             others = _directory(data, order, second)
     spans = [span for each in (tags, others) for span in _pictures(data, order, each)]
-    begin = end = 0  # of what is blotted out: hostile spans overlap, and each byte is done once
+    begin = end = 0  # of the zeroed bytes: hostile spans overlap, and each byte is zeroed once
     for start, length in sorted(span for span in spans if span[0] < len(data)):
         if start > end:
             begin = end = start
@@ -210,7 +210,7 @@ def _remove_pictures(data: bytearray, order: str, first: int, tags: dict[int, in
 
 
 def _pictures(data: bytearray, order: str, tags: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """Where embedded pictures begin, and how long they are."""
+    """The offsets and lengths of embedded pictures."""
     for start, length in _PICTURES:
         if start in tags and length in tags:
             places = _numbers(data, order, tags[start])
@@ -230,7 +230,7 @@ def _numbers(data: bytearray, order: str, place: int) -> tuple[int, ...]:
 
 
 def raw_xmp(image: Image.Image) -> bytes:
-    """The XMP data as the file has it; nothing if it has none."""
+    """The XMP data as in the file; empty if there is none."""
     xmp = image.info.get("xmp") or image.info.get(_XMP_TEXT) or b""
     xmp = xmp[0] if isinstance(xmp, tuple) else xmp
     return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
@@ -240,7 +240,8 @@ def upright_xmp(xmp: bytes | None, size: tuple[int, int]) -> bytes:
     """XMP for an upright image of this size in pixels, without embedded pictures."""
     xmp = xmp or b""
     for tag in (b"xmp:Thumbnails", b"xap:Thumbnails"):
-        # Up to the last end tag, each search finds one: beyond, each would go on to the text's end.
+        # Up to the last end tag, each search finds one: after it, each would run to the end of the
+        # text.
         head, end, tail = xmp.rpartition(b"</%b>" % tag)
         pattern = rb"<%b\b.*?</%b>" % (tag, tag)
         xmp = re.sub(pattern, b"", head + end, flags=re.DOTALL) + tail
@@ -262,7 +263,7 @@ def _resolution(image: Image.Image) -> tuple[float, float] | None:
             scale = 2.54 if exif.get(296) == 3 else 1
             found = [exif[tag] * scale for tag in (282, 283)]
         across, down = (round(float(value), 2) for value in found)  # PNG has 299.9994 for 300
-    except Exception:  # the parser raises nearly anything on garbled data
+    except Exception:  # the parser raises nearly anything on corrupt data
         return None
     sound = all(math.isfinite(value) and 0.5 <= value < 65535 for value in (across, down))
     return (across, down) if sound else None
@@ -303,7 +304,7 @@ def _tiff(image: Image.Image, exif: bytes, xmp: bytes, **options: Any) -> bytes:
 
 
 def _with_directories(tiff: bytes, inner: dict[int, Any]) -> bytes:
-    """A TIFF file with these directories too: libtiff, which packs the pixels, takes none."""
+    """Add these directories to a TIFF file: libtiff, which compresses the pixels, takes none."""
     if not inner:
         return tiff
     content = bytearray(tiff)
@@ -327,12 +328,12 @@ def _with_directories(tiff: bytes, inner: dict[int, Any]) -> bytes:
 
 
 def _describing(exif: Image.Exif) -> Image.Exif:
-    """What of a TIFF's tags says what the image shows."""
+    """The tags of a TIFF that describe the image."""
     kept = Image.Exif()
     for tag in _DESCRIBING & set(exif):
         if tag in (_EXIF_IFD, _GPS_IFD):
             inner = exif.get_ifd(tag)
-            inner.pop(_INTEROP_IFD, None)  # says where it was
+            inner.pop(_INTEROP_IFD, None)  # it holds an offset
             kept[tag] = inner
         else:
             value: Any = exif[tag]

@@ -1,4 +1,4 @@
-"""Results made of an image and its map: masks, cut-outs, overlays, other backgrounds."""
+"""Renders results from an image and its map: masks, cut-outs, overlays, other backgrounds."""
 
 import re
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from .matting import clear_hidden, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
 TINT = (255, 0, 64)  # of the overlay, half transparent
-VISIBLE = 8  # of 255: the haze below, which nobody sees, would make crops twice as large
-MARGIN = "^([0-9]{1,6}([.][0-9]{1,6})?) ?(px|%)?$"  # as JSON Schema takes it, too
+VISIBLE = 8  # of 255: fainter haze, which nobody sees, would make crops twice as large
+MARGIN = "^([0-9]{1,6}([.][0-9]{1,6})?) ?(px|%)?$"  # also valid in JSON Schema
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Style:
             ``background``, the object in front of another background, which is opaque.
         background: for that mode: a colour, by its RGB levels, name or ``#rrggbb``; an image; or
             ``blur``, the image's own background blurred.
-        threshold: in [0, 1]; pixels are object where the map is at least this, and nothing below;
-            None leaves the map soft (for ``binary``: 0.5).
-        invert: keep what is not the object.
-        crop: to the box around all that is visible of the object, faint parts too (8 of 255 and
-            more); an image without an object stays whole.
-        margin: left around that box, within the image: pixels, as ``20`` or ``"20px"``, or a share
+        threshold: in [0, 1]; pixels belong to the object where the map is at least this; None
+            leaves the map soft (for ``binary``: 0.5).
+        invert: keep the background instead of the object.
+        crop: crop to the box around all visible parts of the object, faint ones too (8 of 255 and
+            more); an image without an object is not cropped.
+        margin: added around that box, within the image: pixels, as ``20`` or ``"20px"``, or a share
             of the box's longer side, as ``"5%"``.
         size: shrink the result to at most this many pixels along its longer side.
-        refine: put edges where the image has them, see :func:`~.matting.refine`.
+        refine: move edges to where the image has them, see :func:`~.matting.refine`.
         strip: leave out EXIF, GPS, XMP, comments and the resolution; the colour profile stays, as
-            colours would be others without it.
+            colours would change without it.
 
     Raises:
         UserError: an unknown mode, colour or margin, or a threshold outside [0, 1].
@@ -89,7 +89,7 @@ def margin_pixels(margin: int | str, side: int) -> int:
         side: the longer side of the box, in pixels.
 
     Raises:
-        UserError: the margin is neither.
+        UserError: the margin is neither of these.
 
     Example:
         >>> margin_pixels("5%", 400)
@@ -103,24 +103,24 @@ def margin_pixels(margin: int | str, side: int) -> int:
 
 
 def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Image:
-    """The result for one image.
+    """Render the result for one image.
 
-    What is transparent in the image stays so in ``cutout`` and ``overlay``; another background
-    fills it. What lies hidden there has no influence on any result.
+    Transparent parts of the image stay transparent in ``cutout`` and ``overlay``; another
+    background fills them. The colours hidden there do not influence any result.
 
     Args:
         image: any mode; the result is upright, as its EXIF orientation says.
-        saliency: H×W float32 in [0, 1], of the upright image's size; C×H×W of a network of classes.
-        style: what to make of them.
+        saliency: H×W float32 in [0, 1], of the upright image's size; C×H×W for several classes.
+        style: the kind of result.
 
     Returns:
         Mode L for ``mask`` and ``binary``; RGBA for ``cutout``; RGB for ``background``; for
-        ``overlay`` RGB, or RGBA where the image has transparent parts. With the image's colour
-        profile and metadata, if it shows colours; with its resolution in any case. Of classes,
-        ``mask`` is a palette image of their indices.
+        ``overlay`` RGB, or RGBA if the image has transparent parts. With the image's resolution
+        and, if it shows the image's colours, its colour profile and metadata. For classes, ``mask``
+        is a palette image of their indices.
 
     Raises:
-        UserError: a mode that is of no use for classes, or a map of another size or kind.
+        UserError: the mode is not available for classes, or the map has another size or type.
 
     Example:
         >>> render(Image.new("RGB", (60, 40)), np.ones((40, 60), np.float32), Style("cutout")).mode
@@ -131,7 +131,7 @@ def render(image: Image.Image, saliency: np.ndarray, style: Style) -> Image.Imag
             raise UserError(f"expected a {kind.__name__}, got {type(given).__name__}", name)
     image = upright(image)
     _check_map(image, saliency)
-    plain = np.require(saliency, np.float32, ("C", "W"))  # torch takes no views that are turned
+    plain = np.require(saliency, np.float32, ("C", "W"))  # torch does not take flipped views
     return render_with_box(image, plain, style)[0]
 
 
@@ -144,27 +144,27 @@ def _check_map(image: Image.Image, saliency: np.ndarray) -> None:
         shape = "×".join(map(str, saliency.shape))
         problem = f"expected {image.height}×{image.width}, as the image, got {shape}"
         raise UserError(problem, "saliency")
-    if saliency.size and not (saliency.min() >= 0 and saliency.max() <= 1):  # nan is neither
+    if saliency.size and not (saliency.min() >= 0 and saliency.max() <= 1):  # false for NaN
         raise UserError("expected values from 0 to 1", "saliency")
 
 
 def render_with_box(
     image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool = False
 ) -> tuple[Image.Image, Box | None]:
-    """As :func:`render`, and the box to which ``crop`` crops, with its margin.
+    """As :func:`render`, also with the box that ``crop`` crops to, with its margin.
 
-    The box is None where nothing of the object is visible, and for networks of classes.
+    The box is None if no part of the object is visible, and for several classes.
 
     Args:
         image, saliency, style: as for :func:`render`.
-        reuse: that neither image nor map is needed any more: the map is written over, the image
-            closed as soon as possible. Of large ones there are fewer copies then.
+        reuse: image and map are no longer needed: the map is overwritten, the image closed as soon
+            as possible. That saves copies of large ones.
     """
     shows_colours = style.mode not in ("mask", "binary")
     kept = {} if style.strip else metadata.carried(image, shows_colours)
     image = take(image) if reuse else image
     step = _render_classes if saliency.ndim == 3 else _render_object
-    maps = [saliency]  # without a name here, it is freed as soon as it is not needed
+    maps = [saliency]  # without a name here, it is freed as early as possible
     del saliency
     result, box = step(image, maps.pop(), style, reuse)
     if reuse and result is not image:
@@ -173,7 +173,7 @@ def render_with_box(
     profile = result.info.get("icc_profile")
     if style.crop and box:
         result = result.crop(box)
-    if style.mode == "background" and result.mode != "RGB":  # its alpha is full
+    if style.mode == "background" and result.mode != "RGB":  # its alpha is 255 everywhere
         result = result.convert("RGB")
     result = _shrink(result, style)
     if result.mode == "RGBA":
@@ -187,7 +187,7 @@ def render_with_box(
 def _render_object(
     image: Image.Image, saliency: np.ndarray, style: Style, reuse: bool
 ) -> tuple[Image.Image, Box | None]:
-    """The whole result, and the object's box."""
+    """The uncropped result, and the object's box."""
     saliency = _final_map(image, saliency, style, reuse)
     if style.mode in ("mask", "binary"):
         mask = to_grey(saliency)
@@ -213,7 +213,7 @@ def _render_object(
 def _canvas(
     rgb: Image.Image, image: Image.Image, reuse: bool, profile: bytes | None
 ) -> Image.Image:
-    """What to draw the result on: the colours themselves, unless they are the caller's image."""
+    """The image to draw the result on: the colours themselves, unless they are the caller's."""
     result = rgb if reuse or rgb is not image else Image.new("RGB", rgb.size)
     result.info = {"icc_profile": profile} if profile else {}
     return result
@@ -239,7 +239,7 @@ def _multiply(mask: Image.Image, alpha: Image.Image | None) -> Image.Image:
 
 
 def _object_box(visible: Image.Image, style: Style) -> Box | None:
-    """The box of what is visible of the object, with its margin, within the image."""
+    """The box of the object's visible parts, with its margin, within the image."""
     box = visible.point([0] * VISIBLE + [255] * (256 - VISIBLE)).getbbox()
     if box is None:
         return None
@@ -250,10 +250,10 @@ def _object_box(visible: Image.Image, style: Style) -> Box | None:
 
 
 def check_classes(style: Style, classes: int, boxes: bool = False) -> None:
-    """Check that a network of so many classes can give such results.
+    """Check that a network with this many classes can give such results.
 
     Raises:
-        UserError: the style needs an object, and none of the classes is that.
+        UserError: the style needs a map of an object.
     """
     reason = f"these weights predict {classes} classes, so there is no map of the object"
     if style.mode not in ("mask", "overlay"):
@@ -284,7 +284,7 @@ def _render_classes(
 def _shrink(result: Image.Image, style: Style) -> Image.Image:
     if not style.size or max(result.size) <= style.size:
         return result
-    # There is nothing between two classes, nor between the 0 and 255 of a binary mask.
+    # Nothing lies between two classes, nor between the 0 and 255 of a binary mask.
     steps = result.mode == "P" or style.mode == "binary"
     resampling = Image.Resampling.NEAREST if steps else Image.Resampling.LANCZOS
     scale = style.size / max(result.size)
@@ -296,8 +296,8 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
     """Write a result.
 
     Args:
-        image: of any mode; in a format without transparency it lies on white. What
-            :func:`render` has kept of its metadata is written too, as far as the format holds it.
+        image: of any mode; in a format without transparency it is composited on white. The metadata
+            that :func:`render` kept are written too, as far as the format holds them.
         file: a path or an open file.
         suffix: chooses the format, one of :data:`~.formats.IMAGE_FORMATS`.
 

@@ -1,4 +1,4 @@
-"""Images among files, folders and patterns; and what lies there that is none."""
+"""Finds images among files, folders and patterns, and tells what else is there."""
 
 import errno
 import glob
@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..words import counted
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_HINTS = {  # of kinds that something can be done about; for argument names see UserError
+_HINTS = {  # for kinds that the user can do something about; for argument names see UserError
     "folder": "{recursive} searches folders",
     "linked folder": "name it to search it",
     "video": "videos go in a run of their own",
@@ -23,7 +23,7 @@ _HINTS = {  # of kinds that something can be done about; for argument names see 
 
 
 class Kind(NamedTuple):
-    """How many files of a kind are left out, and the first of them."""
+    """The number of files of a kind that are left out, and the first of them."""
 
     number: int
     first: Path
@@ -31,12 +31,12 @@ class Kind(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """What lies among the inputs and is not used.
+    """Files and folders among the inputs that are not used.
 
     Args:
-        kinds: files and folders by what they are, such as ``folder`` or ``.txt file``.
-        errors: of folders that cannot be read.
-        notes: what else the user should know.
+        kinds: files and folders by kind, such as ``folder`` or ``.txt file``.
+        errors: about folders that cannot be read.
+        notes: anything else that the user should know.
 
     Example:
         >>> left_out = LeftOut()
@@ -51,11 +51,11 @@ class LeftOut:
     notes: list[str] = field(default_factory=list)
 
     def add(self, path: str | Path, kind: str | None = None, count: int = 1) -> None:
-        """Add a file or folder, or ``count`` of which it is the first.
+        """Add a file or folder, or ``count`` of them, of which it is the first.
 
         Args:
             path: the file or folder.
-            kind: what it is, where that is not told by what is there.
+            kind: what it is; None to look at the path.
             count: how many there are of this kind.
         """
         path = Path(path)
@@ -67,7 +67,7 @@ class LeftOut:
         """Number, kind and first name in one line; empty if nothing was left out.
 
         Args:
-            rename: turns a parameter's name into a flag's; with it, the line says what to do.
+            rename: turns a parameter's name into a flag's; if given, the line says what to do.
         """
         parts = []
         for kind, (count, first) in self.kinds.items():
@@ -79,7 +79,7 @@ class LeftOut:
         return f"left out: {', '.join(parts)}" if parts else ""
 
     def count(self) -> str:
-        """Number and kind alone: ``2 .txt files, 1 folder``."""
+        """Number and kind only: ``2 .txt files, 1 folder``."""
         return ", ".join(_count(kind, count) for kind, (count, _) in self.kinds.items())
 
 
@@ -89,10 +89,10 @@ def _count(kind: str, count: int) -> str:
 
 
 def describe_kind(path: "Path | os.DirEntry[str]") -> str:
-    """What a path is: ``image``, ``video``, ``folder``, ``.txt file``, ``broken link`` …"""
+    """The kind of a path: ``image``, ``video``, ``folder``, ``.txt file``, ``broken link`` …"""
     hidden = path.name.startswith(".")  # macOS writes ._NAME.jpg
     linked = path.is_symlink()
-    # An entry of a folder knows what it is, unless it is a link; asking the disk takes longer.
+    # A DirEntry knows what it is, unless it is a link; asking the disk takes longer.
     is_file, is_folder = (
         (os.path.isfile(path), os.path.isdir(path))
         if linked or isinstance(path, Path)
@@ -124,9 +124,8 @@ def search_folder(
 
     Args:
         folder: where to look.
-        left_out: what else is there is added to it, and folders that cannot be read.
-        recursive: in the folders below too, but for hidden ones, and links, which may lead round in
-            a circle.
+        left_out: gets other files found there, and folders that cannot be read.
+        recursive: search subfolders too, except hidden ones and links, which may form a loop.
         output: a resolved folder of results, which are left out.
     """
     found = walk_folder(folder, left_out, recursive, output)
@@ -137,7 +136,7 @@ def walk_folder(
     folder: Path, left_out: LeftOut, recursive: bool = False, output: Path | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
     """Folders that hold images, with the images' names, sorted; see :func:`search_folder`."""
-    images, others = [], dict[str, tuple[int, str]]()  # how many of a kind, and the first
+    images, others = [], dict[str, tuple[int, str]]()  # number of each kind, and the first
     folders = []
     try:
         if not os.access(folder, os.X_OK):  # nothing in it could be opened
@@ -175,7 +174,7 @@ class Found(NamedTuple):
     folder: Path
     place: Path  # of the folder below the output
     names: list[str]
-    whole: bool  # all that the folder holds
+    whole: bool  # whether these are all images of the folder
 
 
 def find_images(
@@ -188,7 +187,7 @@ def find_images(
         left_out, recursive, output: as for :func:`search_folder`.
 
     Raises:
-        UserError: it is missing, or there is no image in it.
+        UserError: it is missing or holds no image.
     """
     if not path.is_dir() and path.exists():
         yield Found(path.parent, Path(), [path.name], False)
@@ -200,7 +199,7 @@ def find_images(
             (*part, True) for part in walk_folder(path, inside, recursive, output)
         )
     else:
-        # Where the pattern leads through folders, they are kept below its last literal one.
+        # The folders that a pattern matches are kept below its last literal part.
         matches = match_pattern(path)
         parts = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
         above = Path(*parts)
@@ -226,9 +225,10 @@ def _sort_matches(
     recursive: bool,
     output: Path | None,
 ) -> Iterator[tuple[Path, list[str], bool]]:
-    """What a pattern matches, as of :func:`walk_folder`, and whether a folder is searched."""
+    """The matches of a pattern, as from :func:`walk_folder`, and whether they are a whole
+    folder."""
     is_inside = output is not None and above.resolve() in output.parents
-    through = "**" in pattern.parts  # which goes through folders by itself
+    through = "**" in pattern.parts  # it searches folders by itself
     for parent, group in groupby(matches, os.path.dirname):
         folder = Path(parent)
         resolved = folder.resolve()
@@ -254,15 +254,15 @@ def _sort_matches(
 
 
 def is_missing(path: Path) -> bool:
-    """Whether a path is that of nothing, and neither a pattern nor a link."""
+    """Whether nothing exists at a path, and it is neither a pattern nor a link."""
     return not (path.exists() or path.is_symlink() or glob.has_magic(str(path)))
 
 
 def match_pattern(pattern: Path) -> list[str]:
-    """What a pattern matches, sorted; its suffix in upper and lower case.
+    """The matches of a pattern, sorted; its suffix in upper and lower case.
 
     Raises:
-        UserError: nothing, or it is none and the name of nothing.
+        UserError: nothing matches, or it is not a pattern and does not exist.
     """
     if pattern.is_symlink():
         raise UserError(f"{pattern}: a link to {pattern.readlink()}, which does not exist")
@@ -275,7 +275,7 @@ def match_pattern(pattern: Path) -> list[str]:
 
 
 def _any_case(pattern: Path) -> str:
-    """A pattern whose suffix matches in either case: ``*.jpg`` to ``*.[jJ][pP][gG]``.
+    """Make a pattern's suffix match in either case: ``*.jpg`` to ``*.[jJ][pP][gG]``.
 
     Example:
         >>> _any_case(Path("album/?.[jp]*g"))
@@ -292,7 +292,7 @@ def _any_case(pattern: Path) -> str:
 
 
 def named_after_others(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Images of a folder whose names are those of others with more behind, and that other one.
+    """Images of a folder whose names begin with another image's name, and that other image.
 
     Example:
         >>> list(named_after_others(["a.jpg", "a_mask.png", "b.jpg"]))
@@ -307,6 +307,6 @@ def named_after_others(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def stem_of(name: str) -> str:
-    """A file's name without its suffix; quicker than ``Path(name).stem``, of which it is part."""
+    """A file's name without its suffix; faster than ``Path(name).stem``."""
     stem, _, suffix = name.rpartition(".")
     return stem if stem and suffix else name

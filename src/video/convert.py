@@ -1,4 +1,4 @@
-"""Videos in, videos or single frames out, by PyAV; the sound is copied as it is."""
+"""Videos in, videos or single frames out, with PyAV; the sound is copied unchanged."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -32,11 +32,11 @@ def convert_video(
     transparent: VP9 with alpha in ``.webm``, ProRes 4444 in ``.mov``.
 
     Args:
-        predictor: of the maps.
+        predictor: computes the maps.
         source: the video.
         target: its suffix, one of :data:`~..pictures.formats.VIDEO_FORMATS`, chooses the container;
             it is written whole or not at all.
-        style: not cropped, as a video has one size.
+        style: without ``crop``, as a video has one size.
         steady: average maps over time, see :class:`~.steady.Steady`.
 
     Yields:
@@ -44,8 +44,8 @@ def convert_video(
         written.
 
     Raises:
-        UserError: PyAV is missing, or what ``steady`` needs; the video is torn or has no frames, or
-            its sound or transparency does not fit into the container of ``target``.
+        UserError: PyAV is missing, or OpenCV for ``steady``; the video is corrupt or has no frames,
+            or its sound or transparency does not fit into the container of ``target``.
     """
     transparent = style.mode == "cutout"
     if transparent and target.suffix.lower() not in TRANSPARENT_FORMATS:
@@ -58,7 +58,7 @@ def convert_video(
     with open_video(source) as video, atomic_path(target) as temporary:
         yield count_frames(video, source)
         container = VIDEO_FORMATS[target.suffix.lower()].container
-        # An open file, as FFmpeg takes names for addresses: 12:30.mp4, http:…
+        # An open file, as FFmpeg treats names as URLs: 12:30.mp4, http:…
         with temporary.open("wb") as file, import_av().open(file, "w", format=container) as out:
             writer = Writer(out, video, target, transparent)
             for index, (time, result) in _results(predictor, video, writer, style, steady):
@@ -78,12 +78,12 @@ def convert_frames(
 ) -> Iterator[int | None]:
     """As :func:`convert_video`, with each frame as an image ``folder/000001.png`` and so on.
 
-    Any mode. Frames are in another folder until the last one is written. Then they take the place
-    of the folder's earlier frames, if it has any: what is left of those, of a longer video, is
-    removed, and reported. Other files in the folder stay as they are.
+    Any mode. Frames are in another folder until the last one is written. Then they replace the
+    folder's earlier frames, if any: those beyond the last, from a longer video, are removed and
+    reported. Other files in the folder are not changed.
 
     Args:
-        predictor: of the maps.
+        predictor: computes the maps.
         source: the video.
         folder: of the frames.
         style: of each frame.
@@ -120,7 +120,7 @@ def convert_frames(
 
 
 def has_all_frames(folder: Path, suffix: str) -> bool:
-    """Whether :func:`convert_frames` has come to its end in this folder, with no frame missing.
+    """Whether :func:`convert_frames` has finished in this folder, with no frame missing.
 
     Args:
         folder: of the frames; it need not exist.
@@ -132,7 +132,7 @@ def has_all_frames(folder: Path, suffix: str) -> bool:
 
 
 def _part(folder: Path) -> Path:
-    """Where frames are until all are written."""
+    """The folder that holds frames until all are written."""
     return folder.with_name(f"{folder.name}.part")
 
 
@@ -174,7 +174,7 @@ def _in_order(
     writer: Writer | None,
     make: Callable[[Image.Image, np.ndarray], T],
 ) -> Iterator[tuple[int, tuple[int | None, T]]]:
-    """Number, time, and what is made of each frame; few have to wait, as few are in memory."""
+    """Number, time and result of each frame, in order; few wait, as few are in memory."""
 
     def load(frame: Frame) -> Image.Image:
         return frame[2]

@@ -1,4 +1,4 @@
-"""Videos read by PyAV: frames upright, packets of sound as they are."""
+"""Reads videos with PyAV: frames upright, packets of sound unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def read_frames(video: Any, writer: "Writer | None" = None) -> Iterator[Frame]:
 
     Args:
         video: of :func:`open_video`.
-        writer: gets the packets of sound on the way; without it none of them is read.
+        writer: gets the packets of sound on the way; without it they are not read.
     """
     stream = video.streams.video[0]
     stream.thread_type = "AUTO"
@@ -34,13 +34,13 @@ def read_frames(video: Any, writer: "Writer | None" = None) -> Iterator[Frame]:
             image = frame.to_image()
             if writer and frame.rotation % 180 and not index:
                 writer.turn()
-            # Phones store the rotation beside the frames.
+            # Phones store the rotation separately from the frames.
             yield index, frame.pts, image.rotate(frame.rotation, expand=True)
             index += 1
 
 
 def count_frames(video: Any, source: Path) -> int | None:
-    """By the video's header; None if it does not say.
+    """The number of frames by the video's header; None if it does not say.
 
     Raises:
         UserError: it has no images.
@@ -65,10 +65,10 @@ def import_av() -> Any:
 
 @contextmanager
 def open_video(source: Path) -> Iterator[Any]:
-    """The video in this very file; FFmpeg's errors get its name."""
+    """Open the video in this very file, and name it in FFmpeg's errors."""
     av = import_av()
-    # Not the name, which FFmpeg would take for an address (12:30.mp4, http:…, concat:…); and a
-    # playlist inside the file may not lead to other files or to the network.
+    # Not the name, which FFmpeg would treat as a URL (12:30.mp4, http:…, concat:…); and a playlist
+    # inside the file must not lead to other files or to the network.
     sealed = {"protocol_whitelist": "none"}
     try:
         with source.open("rb") as file, av.open(file, options=sealed) as video:

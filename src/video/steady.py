@@ -1,4 +1,4 @@
-"""Maps of a video that hold still: a mean over time that follows what moves."""
+"""Steadies a video's maps: a mean over time that follows motion."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from PIL import Image
 
 from ..errors import UserError
 
-_SIDE = 384  # pixels along the longer side at which motion is sought
-_KEPT = 0.8  # share of the mean so far, where the image looks as it did
-_NOISE = 12.0  # of 255: grey levels by which the same spot may differ from frame to frame
-_CUT = 0.5  # of all pixels: where fewer are found again, another scene begins
-_CHANGED = 0.6  # of a map's level: so large a change is no flicker
+_SIDE = 384  # pixels along the longer side at which motion is estimated
+_KEPT = 0.8  # share of the mean so far, where the image looks unchanged
+_NOISE = 12.0  # of 255: grey levels by which the same point may differ between frames
+_CUT = 0.5  # of all pixels: if fewer are found again, a new scene begins
+_CHANGED = 0.6  # of a map's level: a change this large is not flicker
 
 
 class Steady:
-    """The running mean of a video's maps, each moved on to the next frame.
+    """The running mean of a video's maps, each warped to the next frame.
 
-    Motion comes from dense optical flow (Kroeger et al. 2016). Where the frame does not look as the
-    one before, moved on, the mean begins anew: behind what moves, and everywhere after a cut.
+    Motion comes from dense optical flow (Kroeger et al. 2016). Where a frame does not look like the
+    warped one before it, the mean restarts: behind moving objects, and everywhere after a cut.
 
     Raises:
         UserError: OpenCV is missing.
@@ -55,12 +55,12 @@ class Steady:
         self._before = (grey, mean)
         if mean is own:
             return saliency
-        # What was averaged is flicker of whole regions; edges stay as sharp as they are.
+        # The average removes flicker of whole regions; edges stay as sharp as they are.
         change = cv2.resize(mean - own, image.size, interpolation=cv2.INTER_LINEAR)
         return np.clip(saliency + change, 0, 1)
 
     def _mix(self, grey: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """The mean map with that of the frame before, or ``own`` itself after a cut."""
+        """The mean of ``own`` and the previous frame's map, or ``own`` itself after a cut."""
         assert self._before is not None
         cv2, (grey_before, mean_before) = self._cv2, self._before
         flow = self._flow.calc(grey, grey_before, None)

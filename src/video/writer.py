@@ -1,4 +1,4 @@
-"""Videos written by PyAV, with the sound of another, and with transparency where it is wanted."""
+"""Writes videos with PyAV, with the sound of another, and optionally with transparency."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _LIMITED = 1  # colour range 16 … 235
 
 @contextmanager
 def naming(target: Path) -> Iterator[None]:
-    """FFmpeg's errors of what is written in the block get the name of its file."""
+    """Name the file in FFmpeg's errors about writing it."""
     try:
         yield
     except import_av().FFmpegError as error:
@@ -28,11 +28,11 @@ def naming(target: Path) -> Iterator[None]:
 
 
 class Writer:
-    """The video that is being written; the size of its frames is known with the first result.
+    """A video being written; the size of its frames is that of the first result.
 
     Args:
         out: the open container.
-        video: the open source, of which sound, rate and shape of pixels are kept.
+        video: the open source, whose sound, frame rate and pixel aspect ratio are kept.
         target: its suffix chooses the codec.
         transparent: frames are RGBA, and their alpha is kept, not multiplied into the colours.
     """
@@ -68,7 +68,7 @@ class Writer:
 
     def sound(self, packet: Any) -> None:
         """Copy a packet of sound."""
-        if packet.dts is None:  # an empty one marks the end
+        if packet.dts is None:  # an empty packet marks the end
             return
         self.waiting.append(packet)
         if self.begun:
@@ -82,12 +82,12 @@ class Writer:
         self.waiting.clear()
 
     def turn(self) -> None:
-        """Frames lie on their side in the source."""
+        """Note that frames are rotated by 90° in the source."""
         if self.aspect:
             self.aspect = 1 / self.aspect
 
     def write(self, index: int, time: int | None, result: Image.Image) -> None:
-        """Encode a frame, shown at ``time`` in the source's units, or at its number's."""
+        """Encode a frame, shown at ``time`` in the source's units; None places it by its number."""
         if not self.begun:
             self._begin(result)
         pixels = np.asarray(result if self.layers else to_rgb(result))
@@ -105,7 +105,7 @@ class Writer:
         even = not (result.width % 2 or result.height % 2)
         self.video.pix_fmt = self.layers or ("yuv420p" if even else "yuv444p")
         if self.layers and self.video.name == "libvpx-vp9":
-            self.video.metadata["alpha_mode"] = "1"  # or browsers show none
+            self.video.metadata["alpha_mode"] = "1"  # else browsers show no alpha
         context = self.video.codec_context
         context.time_base = self.time_base
         context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -113,15 +113,15 @@ class Writer:
         if self.aspect:
             context.sample_aspect_ratio = self.aspect
         try:
-            self.out.start_encoding()  # writes the header, which not all sound fits into
+            self.out.start_encoding()  # writes the header, which does not fit all sound
         except import_av().FFmpegError:
             if not self.sounds:
                 raise
             raise self._misfit() from None
 
     def close(self) -> None:
-        """Encode what is left."""
+        """Encode the rest, and close the file."""
         self._flush()
         with naming(self.target):
             self.out.mux(self.video.encode(None))
-            self.out.close()  # which writes too
+            self.out.close()  # this writes too

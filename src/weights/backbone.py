@@ -11,9 +11,9 @@ def load_backbone(model: Network, backbone: str | Path) -> None:
     """Start a network's encoder from weights of torchvision's VGG-16.
 
     Args:
-        model: ``fcn8s`` (of ``vgg16``) or ``segnet`` (of ``vgg16_bn``).
+        model: ``fcn8s`` (from ``vgg16``) or ``segnet`` (from ``vgg16_bn``).
         backbone: ``imagenet``, which torchvision downloads once (0.5 GB) and keeps, or the path of
-            a state_dict with its names.
+            a state_dict with torchvision's names.
 
     Raises:
         UserError: the network has no such backbone, the download fails, or the file does not fit.
@@ -27,7 +27,7 @@ def load_backbone(model: Network, backbone: str | Path) -> None:
         raise UserError(f"{model.config.name} has none; fcn8s and segnet do", "backbone", backbone)
     if str(backbone) == "imagenet":
         try:
-            from torchvision.models import get_model_weights  # here, as it takes longer than torch
+            from torchvision.models import get_model_weights  # here, as it is slow to import
         except ImportError:
             raise UserError(
                 "needs torchvision: pip install torchvision", "backbone", backbone

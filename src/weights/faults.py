@@ -1,5 +1,5 @@
-"""What a file is that was given for weights and holds none: said before, or in place of, the errors
-of the libraries that read weights."""
+"""Tells what a file without weights is instead, before or in place of the errors of the libraries
+that read weights."""
 
 import json
 import pickletools
@@ -27,8 +27,8 @@ _KINDS = (  # first bytes, what that is, what to do
     (b"\x93NUMPY", "a NumPy array", "give the weights"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
 )
-# A call of one of these in a pickle is an attack. Other classes are what training scripts leave in
-# checkpoints: they are passed over.
+# A pickle that calls one of these is an attack. Other classes, which training scripts leave in
+# checkpoints, are skipped.
 _DANGEROUS = {
     *("os", "posix", "nt", "sys", "subprocess", "pty", "commands", "importlib", "runpy", "shutil"),
     *("socket", "ctypes", "pickle", "_pickle", "code", "webbrowser", "urllib", "http", "requests"),
@@ -38,13 +38,13 @@ _BUILTINS = {"eval", "exec", "compile", "open", "getattr", "setattr", "__import_
 
 
 def check_kind(path: Path) -> None:
-    """Refuse a file that is plainly something else than weights.
+    """Reject a file that is clearly not weights.
 
     Args:
         path: of the file.
 
     Raises:
-        UserError: says what it is, and what to do.
+        UserError: it is something else; the message says what it is, and what to do.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -70,14 +70,14 @@ def check_kind(path: Path) -> None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as one of safetensors does, whatever its suffix."""
+    """Whether a file begins like a safetensors file, whatever its suffix."""
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8
 
 
 def explain(path: Path) -> UserError:
-    """Why a file cannot be read that looked like weights: incomplete, or of no known kind."""
+    """Why a file that looked like weights cannot be read: incomplete, or of no known kind."""
     size = path.stat().st_size
     if is_safetensors(path) and (whole := _safetensors_size(path)) and size < whole:
         return UserError(
@@ -97,11 +97,11 @@ def explain(path: Path) -> UserError:
 
 
 def foreign_names(path: Path) -> list[str]:
-    """What a torch file, or a plain pickle, refers to: classes and functions as ``module.name``, in
-    order, each once. Nothing of it is run.
+    """The classes and functions that a torch file, or a plain pickle, refers to, as
+    ``module.name``, in order, each once. None of its code is run.
 
     Raises:
-        UserError: it would run code, as an attack does.
+        UserError: reading it would run code, as in an attack.
     """
     names: list[str] = []
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
@@ -112,7 +112,7 @@ def foreign_names(path: Path) -> list[str]:
                     names.extend(_globals(file))  # type: ignore[arg-type]
         else:
             with path.open("rb") as file:
-                for _ in range(5):  # the pickles of a file of torch before 1.6
+                for _ in range(5):  # the pickles in a file from torch before 1.6
                     names.extend(_globals(file))
     for name in names:
         module, _, function = name.rpartition(".")
@@ -128,7 +128,7 @@ def foreign_names(path: Path) -> list[str]:
 
 
 def _globals(file: BinaryIO) -> Iterator[str]:
-    texts = ["", ""]  # the last two, which name what STACK_GLOBAL takes
+    texts = ["", ""]  # the last two, which STACK_GLOBAL takes as names
     for operation, value, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST"):
             yield str(value).replace(" ", ".")
@@ -139,8 +139,8 @@ def _globals(file: BinaryIO) -> Iterator[str]:
 
 
 def _check_zip(path: Path) -> None:
-    """What torch writes is a zip archive with a data.pkl; other programs write others."""
-    if not zipfile.is_zipfile(path):  # its list of contents is at its end
+    """Reject zip archives that torch.save did not write: those without a data.pkl, and programs."""
+    if not zipfile.is_zipfile(path):  # the list of contents is at the end
         size = path.stat().st_size
         raise UserError(
             f"{path}: truncated: a torch file whose end is missing after {size:,} bytes; download "
@@ -166,7 +166,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _safetensors_size(path: Path) -> int | None:
-    """How long a file of safetensors is by its own header; None where that is cut off too."""
+    """The length of a safetensors file by its own header; None if that is cut off too."""
     with path.open("rb") as file, suppress(ValueError, AttributeError, KeyError, TypeError):
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -176,7 +176,7 @@ def _safetensors_size(path: Path) -> int | None:
 
 
 def _is_plain_pickle(path: Path) -> bool:
-    """Whether a file begins with a pickle that says something; torch's old files with a number."""
+    """Whether a file begins with a pickle that holds text; old torch files begin with a number."""
     with path.open("rb") as file, suppress(ValueError, UnicodeDecodeError):
         return any(isinstance(value, str) for _, value, _ in pickletools.genops(file))
     return False

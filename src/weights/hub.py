@@ -1,4 +1,5 @@
-"""Networks from folders and the Hugging Face Hub; ``src/export/hub/`` writes and uploads them."""
+"""Load networks from folders and the Hugging Face Hub; ``src/export/hub/`` writes and uploads
+them."""
 
 from pathlib import Path
 from typing import Any, TypeVar

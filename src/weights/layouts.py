@@ -1,13 +1,15 @@
 """The names that other code gives to the same tensors, and our names for them.
 
-- official: github.com/xuebinqin/U-2-Net and what was trained with it (full, lite, human
+- official: github.com/xuebinqin/U-2-Net and weights trained with it (full, lite, human
   segmentation, portrait, cloth), and xuebinqin/DIS (IS-Net and its GT encoder):
   ``stage1.rebnconvin.conv_s1.weight``.
-- tutorial: the config-driven rewrite of many courses: ``encode_modules.0.conv_in.conv.weight``.
+- tutorial: the config-driven rewrite that many courses use:
+  ``encode_modules.0.conv_in.conv.weight``.
 - ours: ``encoder.0.conv_in.conv.weight``.
 
-Each may be part of a checkpoint's dict, Lightning's for one, beside other tensors, and carry any
-prefix, such as those of DDP, torch.compile and of the attribute that holds a network (``model.``).
+Each may be nested in a checkpoint's dict (Lightning's, for example), among other tensors, and have
+any prefix, such as that of DDP, of torch.compile or of the attribute that holds a network
+(``model.``).
 """
 
 import re
@@ -25,8 +27,8 @@ from .storage import is_state
 
 StateDict = dict[str, Tensor]
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "weights")
-# What wraps a network, or a part of one, adds to its names: DDP (and torch's averages), FSDP,
-# torch.compile, checkpointing of activations.
+# Parts of names that wrappers add: DDP (and torch's AveragedModel), FSDP, torch.compile, activation
+# checkpointing.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _HEIGHTS = {  # of full and lite alike
     **{f"encoder.{i}": stage.height for i, stage in enumerate(FULL.encoder)},
@@ -41,9 +43,9 @@ _OFFICIAL_STAGES = {
 def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetConfig, StateDict]:
     """Find the layout of weights that come without a table.
 
-    Whether the network is full or lite, its channels in and out, and whether its convolutions have
-    a bias are read off the tensors. Several maps are taken for those of classes, as those of the
-    official cloth network are.
+    The tensors show whether the network is full or lite, its channels in and out, and whether its
+    convolutions have a bias. Several maps are assumed to be classes, as in the official cloth
+    network.
 
     Args:
         content: a state_dict, or a checkpoint's dict that holds one.
@@ -53,7 +55,7 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
         The name of the layout, the table of the network, and the tensors under our names.
 
     Raises:
-        UserError: not the weights of a U²-Net in any layout.
+        UserError: not the weights of a U²-Net in any known layout.
     """
     state, source = _find_state(content)
     names: list[str] = []
@@ -80,10 +82,10 @@ def recognise(content: Mapping[str, Any], path: str | Path) -> tuple[str, U2NetC
 
 
 def _find_state(content: Mapping[str, Any]) -> tuple[StateDict, str]:
-    """The tensors by name, without what wrappers add to them, and what kind of dict held them."""
+    """The tensors by name, without what wrappers add to it, and the kind of dict that held them."""
     is_lightning = any(str(key).startswith("pytorch-lightning") for key in content)
     state: Mapping[str, Any] = content
-    for _ in range(2):  # checkpoints lie in other dicts too
+    for _ in range(2):  # checkpoints may be nested in other dicts
         found = (state[key] for key in _CONTAINERS if isinstance(state.get(key), Mapping))
         state = next((s for s in found if s), state)
     if not is_state(state):
@@ -101,7 +103,7 @@ def _ends_with(name: str, first: str) -> bool:
 
 
 def _describe(content: Mapping[str, Any], source: str, prefix: str, *unused: str) -> str:
-    """What a user may not expect of the file, in brackets; nothing of ordinary ones."""
+    """What a user may not expect in the file, in brackets; empty for ordinary files."""
     notes = [source] if source else []
     if prefix:
         notes.append(f"names without {prefix}")
@@ -147,7 +149,7 @@ def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
 
 
 def from_official(name: str) -> str:
-    """Our name of an official one; other names stay as they are.
+    """Our name for an official one; other names are returned unchanged.
 
     Example:
         >>> from_official("stage5d.rebnconv3d.bn_s1.weight")
@@ -206,7 +208,7 @@ def to_official(name: str) -> str:
 def official_state(model: Network) -> StateDict:
     """The tensors of a network under the official names, for code of that repository.
 
-    Convolutions without bias get one of zeros, as the official networks have biases.
+    Convolutions without a bias get one of zeros, as the official networks have biases.
 
     Raises:
         UserError: the official repository has no such network.
@@ -226,8 +228,8 @@ def official_state(model: Network) -> StateDict:
 
 
 def lost_in_official(model: Network) -> dict[str, Any]:
-    """What the official layout cannot hold of a network that :func:`official_state` takes: fields
-    of its table, with their values, for which a reader would take others.
+    """The fields of a network's table, with their values, that the official layout cannot hold and
+    that a reader would set to others; for a network that :func:`official_state` takes.
     """
     known, own = _table(model.state_dict()), model.config.replace(img_size=model.img_size)
     fields = ("img_size", "mean", "std", "activation")
@@ -246,7 +248,7 @@ def _from_tutorial(name: str) -> str:
 
 
 _Renaming = Callable[[str], str]
-_LAYOUTS: dict[str, tuple[str, _Renaming]] = {  # with a name that only this layout has
+_LAYOUTS: dict[str, tuple[str, _Renaming]] = {  # each with a name that only it has
     "official U-2-Net layout": ("stage1.rebnconvin.conv_s1.weight", from_official),
     "tutorial layout": ("encode_modules.0.conv_in.conv.weight", _from_tutorial),
     "state_dict of this toolkit": ("encoder.0.conv_in.conv.weight", str),

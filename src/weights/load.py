@@ -1,5 +1,5 @@
-"""A network from weights of any kind: a name of ``named.py``, a file of ``storage.py`` or ONNX, in
-any layout of ``layouts.py``.
+"""Load a network from weights of any kind: a name of ``named.py``, a file of ``storage.py`` or
+ONNX, in any layout of ``layouts.py``.
 """
 
 import json
@@ -30,7 +30,7 @@ SHIPPED = _INSTALLED if _INSTALLED.is_file() else _LIBRARY.parent / "weights" / 
 
 
 def load_model(weights: str | Path) -> Network:
-    """Build the network of some weights.
+    """Load a network with its weights.
 
     Args:
         weights: a checkpoint or weights of this toolkit, a folder of ``save_pretrained`` or of a
@@ -43,7 +43,7 @@ def load_model(weights: str | Path) -> Network:
 
     Raises:
         UserError: the file is missing, truncated, unsafe to read, or fits no known network; or
-            named weights cannot be fetched.
+            published weights cannot be downloaded.
 
     Example:
         >>> net = load_model("runs/lite/best.pt")  # doctest: +SKIP
@@ -60,25 +60,25 @@ def load_model(weights: str | Path) -> Network:
         if path == entry.converted:
             classes = f": {', '.join(entry.classes)}" if entry.classes else ""
             model.origin = f"published weights, {rest}{classes}"
-            _prepare(model, entry)  # as a file made by an older version may hold another mean
+            _prepare(model, entry)  # as an older version may have written another mean
         else:
             model.origin = f"{kind} of that name, not the published weights, {rest}"
     return model
 
 
 def find_weights(weights: str | Path) -> Path:
-    """The file or folder that holds some weights. Those with a name are fetched once.
+    """The file or folder of the given weights. Published ones are downloaded once.
 
     Args:
         weights: a path, or a name of :data:`~.named.PUBLISHED`, or ``lite``, the weights that come
             with this toolkit. A file, or a folder of weights, takes precedence over its name.
 
     Returns:
-        A path. That of weights which are neither there nor have a name is returned as it is, for
-        the reader to complain of.
+        A path. One that does not exist and is not a name is returned unchanged, for the reader to
+        report.
 
     Raises:
-        UserError: named weights cannot be fetched, or nothing has this name.
+        UserError: published weights cannot be downloaded, or nothing has this name.
 
     Example:
         >>> find_weights("lite") == SHIPPED
@@ -101,10 +101,10 @@ def find_weights(weights: str | Path) -> Path:
 
 
 def _find_published(entry: Published) -> Path:
-    """Those of a name as safetensors, so that only the first start parses ONNX."""
+    """The published weights as safetensors, so that ONNX is parsed only the first time."""
     if not is_converted(entry):
         with alone(entry):
-            if not is_converted(entry):  # by the process that was waited for
+            if not is_converted(entry):  # by the process that held the lock
                 model = _load_file(fetch_onnx(entry))
                 source = {"name": entry.name, "md5": entry.md5, "url": entry.url}
                 save_model(model, entry.converted, source=source, classes=entry.classes)
@@ -120,7 +120,7 @@ def _prepare(model: Network, entry: Published) -> None:
 
 
 def is_converted(entry: Published) -> bool:
-    """Whether the cache holds the network made of this very file, whole."""
+    """Whether the cache holds the complete network converted from this very file."""
     try:
         with safe_open(entry.converted, framework="pt") as file:
             return bool(json.loads(file.metadata()["source"])["md5"] == entry.md5)
@@ -140,7 +140,7 @@ def _load_file(path: Path) -> Network:
         kind, config, state = find_state(content, path)
         img_size = content.get("img_size")
     try:
-        # Without memory for its weights: a huge table costs nothing before the file's tensors fit.
+        # Without memory for weights: a huge table costs nothing until the file's tensors fit.
         with torch.device("meta"):
             model = build_model(config)
     except UserError as error:
@@ -157,11 +157,11 @@ def _load_file(path: Path) -> Network:
 
 
 def find_state(content: dict[str, Any], path: str | Path) -> tuple[str, dict[str, Any], StateDict]:
-    """What kind of weights these are, the table of their network as a dict, and its tensors."""
+    """The kind of weights, the table of their network as a dict, and its tensors."""
     if not all(isinstance(content.get(key), Mapping) for key in ("model", "config")):
         kind, table, state = recognise(content, path)
         return kind, table.to_dict(), state
-    # A checkpoint with an exponential moving average was scored by it.
+    # If a checkpoint has an exponential moving average, its scores are those of the average.
     state = content["model"] if content.get("ema") is None else content["ema"]
     if not is_state(state):
         raise UserError(f"{path}: its weights are not tensors by name")

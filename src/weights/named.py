@@ -1,7 +1,8 @@
-"""Published weights by name: fetched once, checked by their sum, and kept in the user's cache.
+"""Published weights by name: downloaded once, checked by their md5, and kept in the user's cache.
 
-pooch fetches them. Of the well-kept libraries it is the one that knows md5, the only sums that are
-published, and it has time limits; torch.hub's loader has neither, and no library resumes a file.
+pooch downloads them. Of the maintained libraries it is the one that supports md5, the only
+checksums published, and it has timeouts; torch.hub's loader has neither, and no library resumes a
+download.
 """
 
 import hashlib
@@ -18,25 +19,25 @@ from ..errors import UserError
 
 CACHE, MIRROR = "U2NET_TOOLKIT_CACHE", "U2NET_TOOLKIT_URL"
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
-TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 30.0  # seconds without data
 _U2NET = "Qin et al., github.com/xuebinqin/U-2-Net"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What is known of weights that have a name.
+    """Published weights that have a name.
 
     Args:
         name: of the weights, and of their file: ``NAME.onnx``.
-        md5: the sum of that file.
+        md5: the checksum of that file.
         megabytes: its size.
-        network: what it holds, a name of :data:`~u2net.NETWORKS`.
+        network: the network it holds, a name of :data:`~u2net.NETWORKS`.
         purpose: what it finds in an image.
         authors: who trained it, and where.
-        licence: under which they published it.
+        licence: the licence that they published it under.
         preprocessing: what differs from the default: ``img_size``, ``mean`` and ``std``, as in the
-            network's table. It is that of the authors' own code.
-        classes: what its maps stand for, in their order; none for one map of the object.
+            network's table. They are those of the authors' own code.
+        classes: what its maps stand for, in order; empty for a single map of the object.
     """
 
     name: str
@@ -51,17 +52,17 @@ class Published:
 
     @property
     def url(self) -> str:
-        """The file's address, at a mirror if the environment names one."""
+        """The file's URL, at a mirror if the environment names one."""
         return f"{(os.environ.get(MIRROR) or RELEASE).rstrip('/')}/{self.name}.onnx"
 
     @property
     def path(self) -> Path:
-        """Where the file is kept; put there by hand, it need not be fetched."""
+        """Where the file is kept; if it is put there by hand, it is not downloaded."""
         return cache_folder() / f"{self.name}.onnx"
 
     @property
     def converted(self) -> Path:
-        """Where the network made of it is kept, which is quicker to read."""
+        """Where the network converted from it is kept, which is faster to read."""
         return self.path.with_suffix(".safetensors")
 
 
@@ -119,11 +120,11 @@ PUBLISHED = {
         ),
     )
 }
-"""By name; the files are those that rembg released, as their authors' own have no fixed address."""
+"""By name; the files are those that rembg released, as their authors' own have no fixed URL."""
 
 
 def cache_folder() -> Path:
-    """Where published weights are kept: ``U2NET_TOOLKIT_CACHE``, or the platform's place."""
+    """Where published weights are kept: ``U2NET_TOOLKIT_CACHE``, or the platform's cache folder."""
     if folder := os.environ.get(CACHE):
         return Path(folder).expanduser()
     from platformdirs import user_cache_path
@@ -132,14 +133,14 @@ def cache_folder() -> Path:
 
 
 def find_onnx(entry: Published) -> Path | None:
-    """The published file on this machine, in the cache or where rembg keeps it, with the right sum.
-    What is rembg's is only read."""
+    """The published file on this machine, in the cache or where rembg keeps it, with the right md5.
+    rembg's own files are only read."""
     return next((path for path in (entry.path, *_of_rembg(entry)) if _md5(path) == entry.md5), None)
 
 
 def kept_files(weights: str | Path) -> list[Path]:
-    """The files on this machine that weights called by this name may be read from, which nothing
-    must overwrite; none where it is the path of a file.
+    """The files on this machine that weights of this name may be read from, which must not be
+    overwritten; empty if it is the path of a file.
     """
     entry = PUBLISHED.get(str(weights))
     places = (entry.path, entry.converted, *_of_rembg(entry)) if entry else ()
@@ -147,16 +148,17 @@ def kept_files(weights: str | Path) -> list[Path]:
 
 
 def find_published(path: str | Path) -> Published | None:
-    """The entry whose file this is, wherever it lies and whatever it is called."""
+    """The entry that this file belongs to, wherever it is and whatever its name."""
     md5 = _md5(Path(path))
     return next((entry for entry in PUBLISHED.values() if entry.md5 == md5), None)
 
 
 def fetch_onnx(entry: Published) -> Path:
-    """The published file, fetched if it is not on this machine. Call it under :func:`alone`.
+    """The published file, downloaded if it is not on this machine. Call it under :func:`alone`.
 
     Raises:
-        UserError: it cannot be had; the message says what was tried and what else can be done.
+        UserError: it cannot be downloaded; the message says what was tried and what else can be
+            done.
     """
     if found := find_onnx(entry):
         return found
@@ -181,7 +183,7 @@ def fetch_onnx(entry: Published) -> Path:
 
 @contextmanager
 def alone(entry: Published) -> Iterator[None]:
-    """Let one process at a time fetch and convert an entry; the others wait.
+    """Let one process at a time download and convert an entry; the others wait.
 
     Raises:
         UserError: the cache cannot be written.
@@ -209,7 +211,7 @@ def alone(entry: Published) -> Iterator[None]:
 
 
 def _of_rembg(entry: Published) -> Iterator[Path]:
-    """Where rembg may have the file: its folder of today, and the one of older versions."""
+    """Where rembg may have the file: its current folder, and the one of older versions."""
     env, file = os.environ, f"{entry.name}.onnx"
     data = env.get("XDG_DATA_HOME")
     new = env.get("REMBG_HOME") or (f"{data}/rembg" if data else "~/.rembg")
@@ -220,7 +222,7 @@ def _of_rembg(entry: Published) -> Iterator[Path]:
 
 
 def _md5(path: Path) -> str | None:
-    """The sum of a file; None where there is none that can be read."""
+    """The md5 of a file; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
@@ -229,13 +231,13 @@ def _md5(path: Path) -> str | None:
 
 
 def _download(entry: Published, folder: Path) -> Path:
-    """Into ``folder``, with a bar where there is a terminal; its sum is checked."""
+    """Download into ``folder``, with a progress bar in a terminal; the md5 is checked."""
     import pooch
     from tqdm import tqdm
 
-    pooch.get_logger().setLevel("WARNING")  # it would say the same as the next line
+    pooch.get_logger().setLevel("WARNING")  # it would repeat the next line
     print(f"Fetching {entry.name} ({entry.megabytes:g} MB) from {entry.url}", file=sys.stderr)
-    size = round(entry.megabytes * 1e6)  # until the server tells it
+    size = round(entry.megabytes * 1e6)  # until the server reports it
     with tqdm(desc=entry.name, total=size, unit="B", unit_scale=True, disable=None) as bar:
         fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
         path = Path(pooch.retrieve(entry.url, None, entry.path.name, folder, downloader=fetch))
@@ -245,11 +247,11 @@ def _download(entry: Published, folder: Path) -> Path:
 
 
 class _OtherFile(Exception):
-    """What was fetched is not the published file."""
+    """The downloaded file is not the published one."""
 
 
 def _reason(error: Exception) -> str:
-    """In a few words; the text of requests' errors is a page."""
+    """The error in a few words; requests' own messages are a page long."""
     from requests import exceptions as kinds
 
     match error:
@@ -272,6 +274,6 @@ def _reason(error: Exception) -> str:
             return error.strerror or str(error)
         case _OtherFile():
             return "what came has another md5 sum"
-        case ValueError():  # of its length, or of where it leads
+        case ValueError():  # about its length or its redirect
             return f"its answer is not valid HTTP: {error}"
     raise error

@@ -1,5 +1,6 @@
-"""A U²-Net from an ``.onnx`` file: by its convolutions in the order in which they run, which
-exporters keep, whatever they call the tensors; then file and network must give the same map.
+"""Read a U²-Net from an ``.onnx`` file: its convolutions are matched in the order in which they
+run, which exporters keep, whatever they name the tensors; then file and network must give the same
+map.
 """
 
 import json
@@ -45,7 +46,7 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
 
     Raises:
         UserError: a package is missing, the file is truncated, or its convolutions are not those
-            of a U²-Net (the message gives their number, or the first that has another shape).
+            of a U²-Net (the message gives their number, or the first one with another shape).
     """
     onnx = _import("onnx")
     graph, about = read_graph(path)
@@ -107,7 +108,7 @@ def is_quantized(graph: Any) -> bool:
 @torch.inference_mode()
 def check_onnx(model: Network, path: str | Path) -> None:
     """Check that an ONNX file computes the same first map as the network read from it, as
-    probabilities or as logits, so that no two convolutions can have changed places.
+    probabilities or as logits, so that no two convolutions can have been swapped.
 
     Raises:
         UserError: the maps differ, or onnxruntime is missing or cannot run the file.
@@ -115,10 +116,10 @@ def check_onnx(model: Network, path: str | Path) -> None:
     model.eval()
     for image, found, half in _run_onnx(path, model.config.in_ch):
         logits = model.logits(image)[0]
-        limits = 1e-4, 1 - 1e-4  # beyond, a float32 probability does not determine its logit
+        limits = 1e-4, 1 - 1e-4  # outside, a float32 probability does not determine its logit
         expected = model.probabilities(logits).clamp(*limits).logit()
         spread = float(expected.max() - expected.min())
-        # Where a map hardly varies, another hardly differs from it, whatever it comes from.
+        # If a map hardly varies, even a wrong one hardly differs from it.
         limit = max(_ROUNDING[half], _MAX_DIFFERENCE * min(1, spread))
         pairs = (found.clamp(*limits).logit(), expected), (found, logits)
         if found.shape != logits.shape or not any(
@@ -137,9 +138,9 @@ def check_onnx(model: Network, path: str | Path) -> None:
 
 
 def _run_onnx(path: str | Path, channels: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Images of a size that the file takes, the file's first outputs, and whether it computes in 16
-    bits: smooth colours, then stronger ones, then rectangles on a ground, as a network may see
-    nothing in one of them.
+    """Test images of a size that the file takes, its first outputs for them, and whether it
+    computes in 16 bits. The images are smooth colours, stronger ones, and rectangles on a
+    background, as a network may see nothing in one of them.
     """
     runtime = _import("onnxruntime")
     try:
@@ -175,7 +176,7 @@ def _import(package: str) -> Any:
 
 
 def _metadata(file: Any) -> dict[str, Any]:
-    """The metadata of our own exports; what others store under these names is ignored."""
+    """The metadata of our own exports; other values under these names are ignored."""
     found: dict[str, Any] = {}
     for entry in file.metadata_props:
         kind = {"config": dict, "img_size": int, "input_size": str}.get(entry.key)
@@ -210,14 +211,14 @@ def _convolutions(graph: Any, to_array: Any) -> Iterator[_Conv]:
 
 
 def _guess_table(convs: list[_Conv]) -> U2NetConfig:
-    """Full or lite, of U²-Net or of IS-Net, by the first convolutions; with as many channels in and
-    out as the first and last convolution have."""
+    """Full or lite, of U²-Net or of IS-Net, by the first convolutions; with the input channels of
+    the first convolution and the output channels of the last."""
     first, second, third, *_ = [*(len(conv.weight) for conv in convs[:3]), 0, 1, 2]
     if second == LITE.encoder[0].mid_ch:
         table = LITE
     elif first != second:
         table = FULL
-    else:  # a stem, then a block's first convolution, of as many channels
+    else:  # a stem, then a block's first convolution, with as many channels
         table = ISNET_LITE if third == ISNET_LITE.encoder[0].mid_ch else ISNET
     maps = convs[-1].weight.shape[0]
     activation = "softmax" if maps > 1 else "sigmoid"
@@ -230,7 +231,7 @@ def _state(config: U2NetConfig, convs: list[_Conv], path: str | Path) -> StateDi
     modules = dict(network.named_modules())
     names = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
     pruned = [] if config.fuse_sides else names[len(convs) :]
-    if all(name.startswith("sides.") for name in pruned):  # of a file that gives the answer alone
+    if all(name.startswith("sides.") for name in pruned):  # it gives only the output map
         shapes = [tuple(modules[name].weight.shape) for name in pruned]
         convs = [*convs, *(_Conv(np.zeros(shape, np.float32), None, None) for shape in shapes)]
     if len(names) != len(convs):
@@ -255,7 +256,7 @@ def _state(config: U2NetConfig, convs: list[_Conv], path: str | Path) -> StateDi
 
 
 def _norm(conv: _Conv, channels: int) -> StateDict:
-    """The batch norm after a convolution; the identity where it was folded."""
+    """The batch norm after a convolution; the identity if it was folded."""
     fields = conv.norm or {
         "weight": np.ones(channels, np.float32),
         "bias": np.zeros(channels, np.float32),

@@ -1,5 +1,5 @@
 """Weights on disk as plain tensors, numbers and text: torch files, safetensors, folders of
-``config.json`` and ``model.safetensors``. ``load.py`` makes networks of them.
+``config.json`` and ``model.safetensors``. ``load.py`` builds networks from them.
 """
 
 import json
@@ -23,19 +23,19 @@ from .faults import check_kind, explain, foreign_names, is_safetensors
 
 FOLDER = ("config.json", "model.safetensors")  # as huggingface_hub names them
 RUN = ("best.pt", "last.pt")  # as train.py names them: the best weights, else the newest
-MAX_SIZE = 8192  # pixels a side that a file may give as the network's input
+MAX_SIZE = 8192  # largest side in pixels that a file may give for the input
 _KEPT = ("config", "img_size")  # in a safetensors file's metadata
 
 
 def save_model(model: Network, path: str | Path, half: bool = False, **extra: Any) -> None:
-    """Write a network's weights and table; ``.safetensors`` by the suffix, else a torch file.
+    """Save a network's weights and table: a torch file, unless the suffix is ``.safetensors``.
 
     Args:
         model: a network of :func:`build_model`, not fused.
-        path: where to write; written whole or not at all.
-        half: convolutions in 16 bits, for a file of half the size; loading widens them again.
-        **extra: plain values kept in the file too (epoch, scores), which JSON can hold where the
-            file is of safetensors.
+        path: the output file, written whole or not at all.
+        half: store convolutions in 16 bits, for a file of half the size; loading widens them again.
+        **extra: plain values to keep in the file too (epoch, scores); in safetensors, those that
+            JSON can hold.
 
     Raises:
         UserError: the network is fused, or the file cannot be written.
@@ -56,17 +56,17 @@ def save_state(
     about: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """As :func:`save_model`, of tensors by name.
+    """As :func:`save_model`, for tensors by name.
 
     Args:
         state: the tensors.
-        path: where to write.
-        half: convolutions in 16 bits.
+        path: the output file.
+        half: store convolutions in 16 bits.
         about: table and size of the network; without it, the file holds the bare tensors.
-        extra: plain values kept in the file too, beside ``about``.
+        extra: plain values to keep in the file too, with ``about``.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    if half:  # statistics of batch norm are few, and may exceed what 16 bits hold
+    if half:  # batch norm statistics are few, and may exceed the range of float16
         halved = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
         for name, tensor in halved.items():
             if tensor.dtype == torch.float16 and tensor.isinf().any():
@@ -80,13 +80,13 @@ def save_state(
     with atomic_path(path) as temporary:
         try:
             texts = {name: json.dumps(value) for name, value in about.items()}
-            save_file(state, temporary, {"format": "pt", **texts})  # transformers asks for it
-        except SafetensorError as error:  # a full disk, for one
+            save_file(state, temporary, {"format": "pt", **texts})  # transformers requires "format"
+        except SafetensorError as error:  # such as a full disk
             raise UserError(f"{path}: cannot be written; is the disk full? ({error})") from None
 
 
 def save_folder(model: Network, folder: str | Path, **extra: Any) -> None:
-    """``config.json`` (the table, the size trained at, and what else is given) and
+    """Write ``config.json`` (the table, the training size and ``extra``) and
     ``model.safetensors``."""
     about, weights = (Path(folder) / name for name in FOLDER)
     save_model(model, weights)
@@ -94,7 +94,7 @@ def save_folder(model: Network, folder: str | Path, **extra: Any) -> None:
 
 
 def find_file(path: str | Path) -> Path:
-    """The best weights of a run where ``path`` is its folder; any other path as it is."""
+    """The best weights of a run if ``path`` is its folder; any other path unchanged."""
     path = Path(path)
     if any((path / name).is_file() for name in FOLDER):
         return path
@@ -142,11 +142,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 class Content(dict[str, Any]):
-    """What a file holds.
+    """The content of a file.
 
     Args:
         values: by name.
-        left_out: classes of Python objects that were passed over, as ``module.name``.
+        left_out: classes of Python objects that were skipped, as ``module.name``.
     """
 
     def __init__(self, values: Mapping[str, Any], left_out: Sequence[str] = ()) -> None:
@@ -155,7 +155,7 @@ class Content(dict[str, Any]):
 
 
 class _Ignored:
-    """Stands for an object of any class in a checkpoint: takes what is given, and does nothing."""
+    """Stand-in for an object of any class in a checkpoint: accepts anything, and does nothing."""
 
     def __new__(cls, *args: Any) -> Self:
         return super().__new__(cls)
@@ -168,7 +168,7 @@ class _Ignored:
 
 
 class _IgnoredDict:
-    """The same for dicts: those that torch fills may be of no class but its own few."""
+    """The same for dicts, as torch fills dicts of only a few known classes."""
 
     def __new__(cls, *args: Any) -> Any:
         stand_in: Any = OrderedDict()
@@ -177,11 +177,11 @@ class _IgnoredDict:
 
 
 def _read_torch(path: Path) -> tuple[Any, list[str]]:
-    """The content of a torch file, and the classes whose objects in it were passed over.
+    """The content of a torch file, and the classes whose objects in it were skipped.
 
-    torch reads tensors and plain values alone. Checkpoints of training frameworks hold settings of
-    other classes too: in place of those torch is given the two above, so that none of their code is
-    ever imported or run.
+    torch reads only tensors and plain values. Checkpoints of training frameworks hold settings of
+    other classes too: torch is given the two stand-ins above for those, so that none of their code
+    is ever imported or run.
     """
     try:
         return _load_safely(path), []
@@ -202,9 +202,9 @@ def _read_torch(path: Path) -> tuple[Any, list[str]]:
 
 
 def _load_safely(path: Path) -> Any:
-    # Of an open file: of a name, torch goes by the suffix.
+    # From an open file: given a name, torch goes by the suffix.
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of how a file was pickled
+        warnings.simplefilter("ignore", UserWarning)  # about how a file was pickled
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -249,7 +249,7 @@ def load_state(model: Network, state: Mapping[str, Tensor], path: str | Path) ->
 
 
 def _check_fit(model: Network, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Compare names, shapes and types; the message names three faults of each kind at most."""
+    """Compare names, shapes and types; the message lists at most three faults of each kind."""
     own = model.state_dict()
     faults = [f"missing {name}" for name in own if name not in state][:3]
     faults += [f"unexpected {name}" for name in state if name not in own][:3]

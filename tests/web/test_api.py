@@ -83,7 +83,7 @@ def test_media_type(server, form, kind):
     ("body", "query", "status", "words"),
     [
         (b"no picture", "", 400, "not an image"),
-        (b"", "", 400, "not an image"),
+        (b"", "", 400, "the image is empty"),
         (photo()[:300], "", 400, "cannot be read"),
         (b"0" * 1_000_001, "", 413, "more than 1 MB"),
         ("large", "", 400, "more than 2 million pixels"),
@@ -162,7 +162,7 @@ def test_a_form_is_answered_as_a_body_is(server):
         ([("file", photo()), ("size", "much")], "", 422, "size"),
         ([("file", b"0" * 1_000_001)], "", 413, "more than 1 MB"),
         ([("file", b"0" * 3_000_000)], "", 413, "more than 1 MB"),
-        ([("file", b"")], "", 400, "not an image"),
+        ([("file", b"")], "", 400, "the image is empty"),
         ([("file", photo()[:300])], "", 400, "cannot be read"),
     ],
 )

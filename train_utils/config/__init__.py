@@ -1,5 +1,5 @@
-"""The settings of a training run, each declared once, in four groups of files: default, kind, help,
-and whether a resumed run may change it.
+"""The settings of a training run, each declared once in one of four files: default, kind, help, and
+whether a resumed run may change it.
 
 The flags of ``train.py``, recipe files, ``args.json`` and a checkpoint's record of its run are all
 made from :class:`Settings`.

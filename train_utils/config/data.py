@@ -15,7 +15,7 @@ _data = partial(setting, "data")
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Group):
-    """What is trained on."""
+    """What to train on."""
 
     data_path: tuple[Path, ...] | None = _data(
         PATH,
@@ -99,7 +99,7 @@ class DataSettings(Group):
 
     @property
     def _shared(self) -> int:
-        """How many sets there are shares of."""
+        """How many sets have a share."""
         return len(self.data_path or (None,)) + bool(self.unlabelled)
 
     def _check(self) -> None:
@@ -110,7 +110,7 @@ class DataSettings(Group):
         shares = self.data_shares or ()
         more = ", and one for {unlabelled}" if self.unlabelled else ""
         check_count("data_shares", shares, self._shared, "one for each {data_path}" + more)
-        # What only scores, beside images without masks, may have none.
+        # A set that is only scored, next to images without masks, may have a share of 0.
         if not all(shares) and not (self.unlabelled and shares[-1]):
             advice = "leave that set out of {data_path}"
             raise UserError("a share of 0", "data_shares", advice=advice)
@@ -139,6 +139,6 @@ class DataSettings(Group):
 
     @property
     def soft_cut(self) -> int | None:
-        """The level of 255 above which a soft mask is object; None of other masks."""
+        """The level of 255 above which a soft mask is object; None for other masks."""
         threshold = 127 if self.mask_threshold is None else self.mask_threshold
         return threshold if self.masks == "soft" else None

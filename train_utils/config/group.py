@@ -20,6 +20,6 @@ class Group:
 
 
 def check_count(name: str, values: tuple[Any, ...], count: int, what: str) -> None:
-    """Refuse a setting of several values that has another number of them than ``count``."""
+    """Refuse a setting of several values that does not have ``count`` of them."""
     if len(values) != count:
         raise UserError(f"expected {counted(count, 'value')}, got {len(values)}", name, advice=what)

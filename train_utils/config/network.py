@@ -11,14 +11,14 @@ from ..kinds import FRACTION, TEXT, WEIGHTS, Kind, SizeKind, setting
 from .group import Group, check_count
 
 _network = partial(setting, "network")
-_SHARE = "9/10"  # of a crop, of each size that is drawn
+_SHARE = "9/10"  # the default crop, of each image size
 _SIDE = SizeKind(int, "N|A-B", 1, 2**31)
 _CROP = SizeKind(int, "N|A-B", 1, 2**31, words=(_SHARE,))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Group):
-    """What is trained, and at which sizes."""
+    """What to train, and at which sizes."""
 
     model: str | None = _network(
         TEXT, f"{', '.join(NETWORKS)}, or a .json table (default: u2net_full)", fact="network"
@@ -82,17 +82,17 @@ class NetworkSettings(Group):
 
     @property
     def stages(self) -> list[list[tuple[int, int]]]:
-        """For each ``img_size``, in order, the sizes of image and crop that batches draw from."""
+        """For each ``img_size``, in order, the pairs of image and crop sizes to draw from."""
         return [_sizes(*pair) for pair in zip(self.img_size, self.crop_size, strict=True)]
 
     @property
     def smallest_crop(self) -> int:
-        """Of all crops of the run, in pixels."""
+        """The smallest crop of the run, in pixels."""
         return min(crop for stage in self.stages for _, crop in stage)
 
     @property
     def crop_setting(self) -> str:
-        """Which setting to raise where crops are too small."""
+        """Which setting to raise if crops are too small."""
         return "img_size" if self.crop_size == self.img_size else "crop_size"
 
     @property

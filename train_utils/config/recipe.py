@@ -27,7 +27,7 @@ _recipe = partial(setting, "recipe")
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSettings(Group):
-    """How it is trained."""
+    """How to train."""
 
     epochs: int = _recipe(
         POSITIVE,

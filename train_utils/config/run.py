@@ -20,13 +20,13 @@ _run = partial(setting, "run", may_change=True)
 
 
 def default_workers() -> int:
-    """Eight beside a GPU; a processor that trains has little time left for loading."""
+    """Eight with a GPU, else one: a CPU that trains has little time left for loading."""
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Group):
-    """Where it is computed, and what is kept of it."""
+    """Where to compute, and what to keep."""
 
     device: str = _device(TEXT, "auto, cpu, cuda, cuda:1, mps", "auto", fact="device")
     amp: str = _device(

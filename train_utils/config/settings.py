@@ -14,20 +14,20 @@ from .network import NetworkSettings
 from .recipe import RecipeSettings
 from .run import RunSettings
 
-# None only until it is known what the run starts from; and without which others are refused.
+# Defaults: freeze_bn is None only until resolved; without one of the others, settings are refused.
 _FIXED = {"freeze_bn": False, "teacher": None, "final_loss": None, "final_epochs": None}
 _PARTS = (DataSettings, NetworkSettings, RecipeSettings, RunSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # fields: last first
-    """All settings of a run. Those whose default follows from others are filled in.
+    """All settings of a run. Defaults that depend on other settings are filled in.
 
     A resumed run must agree with its checkpoint in every setting that is not marked
-    ``may_change``; ``fact`` names what stands for a setting in that comparison.
+    ``may_change``; ``fact`` names what is compared in place of a setting.
 
     Raises:
-        UserError: a value is of another kind, or settings contradict each other.
+        UserError: a value is of the wrong kind, or settings contradict each other.
 
     Example:
         >>> settings = Settings(img_size=(160, 320), epochs=40)
@@ -38,14 +38,14 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
     def __post_init__(self) -> None:
         for name, declared in DECLARATIONS.items():
             value = getattr(self, name)
-            if value not in (None, ()):  # which stand for a default that follows from others
+            if value not in (None, ()):  # these mean a default that depends on others
                 try:
                     self._set(name, declared.read(value))
                 except ArgumentTypeError as error:
                     raise UserError(str(error), name) from None
         if not self.loss:
             self._set("loss", "ce" if self.num_classes or self.classes else "bce")
-        if self.overfit:  # a batch holds no image twice, and all of each
+        if self.overfit:  # no image twice in a batch, none cropped
             self._set("batch_size", min(self.batch_size, self.overfit))
             self._set("crop_size", self.img_size)
         for part in _PARTS:
@@ -77,7 +77,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
             raise UserError(f"expected balanced, or {classes} numbers", "class_weights")
 
     def _check_teacher(self) -> None:
-        """Refuse what leaves nothing to learn from a teacher, or from features."""
+        """Refuse settings that leave nothing to learn from a teacher, or from features."""
         if self.unlabelled and not self.teacher:
             problem = "images without masks have nothing to learn from"
             raise UserError(problem, "unlabelled", advice="pass {teacher} too")
@@ -95,7 +95,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         """Refuse sizes that have no epoch of their own.
 
         Args:
-            starts: the epoch, counted from 0, from which each size holds.
+            starts: the first epoch of each size, counted from 0.
             advice: what to do.
         """
         if any(a >= b for a, b in pairwise([*starts, self.epochs])):
@@ -106,7 +106,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
 
     @property
     def first_epochs(self) -> list[int]:
-        """The epoch, counted from 0, from which each ``img_size`` holds."""
+        """The first epoch of each ``img_size``, counted from 0."""
         return [round(share * self.epochs) for share in (0.0, *self.grow_at)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
         }
 
     def default(self, name: str) -> Any:
-        """What a setting would be, had it not been given; as :meth:`record` has it."""
+        """The value of a setting if it were not given, as in :meth:`record`."""
         if name in _FIXED:
             return _FIXED[name]
         return _plain(getattr(replace(self, **{name: DECLARATIONS[name].default()}), name))

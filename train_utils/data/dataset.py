@@ -1,4 +1,4 @@
-"""The data set that training, validation and prediction of a set share."""
+"""The data set that training and validation share."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +25,13 @@ Sample = tuple[Tensor, Tensor, int]
 class SegmentationDataset(Dataset[Sample]):
     """Image, mask and index of each pair.
 
-    An item is asked for by ``index``, by ``(epoch, index)``, or by ``(epoch, index, batch, use)``
-    as the training sampler does: the batch's number in its epoch may decide on the size, and where
-    an epoch takes an image several times, each use is augmented anew. The augmentation depends on
-    these and the seed alone, so a run repeats itself with any number of workers.
+    Items are indexed by ``index``, by ``(epoch, index)``, or by ``(epoch, index, batch, use)`` as
+    in the training sampler: the batch's number in its epoch may decide the size, and if an epoch
+    uses an image several times, each use is augmented differently. The augmentation depends only on
+    these and the seed, so a run is reproducible with any number of workers.
 
     Args:
-        pairs: of :func:`~train_utils.data.splits.find_pairs`.
+        pairs: from :func:`~train_utils.data.splits.find_pairs`.
         transform: a preset of ``transforms.py``.
         seed: of the augmentation.
         donors: indices of the pairs whose objects a preset may paste into others; None: all.
@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[Sample]):
                 from .transforms import paste
 
                 other = self.pairs[self.donors[int(torch.randint(len(self.donors), ()))]]
-                with suppress(UserError):  # which is raised when it is that pair's own turn
+                with suppress(UserError):  # it is raised when it is that pair's own turn
                     pasted = preset(*load_pair(other))
                     image, mask = paste(*pasted, image, mask, 255 if preset.soft else 1)
         return image, mask, index
@@ -86,7 +86,7 @@ def load_pair(pair: Pair) -> tuple[Tensor, Tensor]:
         pair: their files, and how the mask is read.
 
     Returns:
-        The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or its aspect.
+        The image, 3×H×W uint8, and the mask, 1×h×w uint8, of the image's size or aspect ratio.
 
     Raises:
         UserError: one of them cannot be read.
@@ -98,7 +98,7 @@ def load_pair(pair: Pair) -> tuple[Tensor, Tensor]:
 def _random_state_of(*numbers: int) -> Iterator[None]:
     """Seed the CPU's global generator within the block, and restore it afterwards.
 
-    torchvision's random transforms draw from that one and take no ``torch.Generator``.
+    torchvision's random transforms draw from it and accept no ``torch.Generator``.
     """
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Batches: in a repeatable random order to train, in order and each image once to evaluate."""
+"""Batches: in reproducible random order to train, in order and each image once to evaluate."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from ..distributed import rank, world_size
 from .dataset import Sample
 
 Key = tuple[int, ...]
-"""Epoch and index of an item; to train, the number of its batch in the epoch too, and how many
-times the epoch has taken it before."""
-_TRIED = 50  # replacements of an item from each set; so many faulty ones are beyond every limit
+"""Epoch and index of an item; in training, also the number of its batch in the epoch, and how often
+the epoch has used it before."""
+_TRIED = 50  # replacements of an item from each set; that many faulty ones exceed every limit
 Collate = Callable[[list[Any]], Any]
-"""Makes a batch of a list of items."""
+"""Makes a batch from a list of items."""
 
 
 class Items(Protocol):
-    """A data set of known length whose items are asked for by their keys."""
+    """A data set of known length whose items are indexed by their keys."""
 
     def __len__(self) -> int: ...
 
@@ -39,17 +39,17 @@ ItemsT = TypeVar("ItemsT", bound=Items)
 class EpochSampler(Sampler[list[Key]]):
     """Shuffled batches of (epoch, index, number of the batch, use), this rank's share.
 
-    The order depends on (seed, epoch) alone. Set ``epoch``, and ``start`` to continue in the
-    middle of one. All batches are full: the images that don't fill the last one are dropped from
-    the epoch (other ones in each), and where there are fewer images than a batch, they repeat:
-    ``use`` counts from 0 how often the epoch has taken an image before.
+    The order depends only on (seed, epoch). Set ``epoch``, and ``start`` to continue in the middle
+    of one. All batches are full: the images that don't fill the last one are dropped from the epoch
+    (different ones in each), and if there are fewer images than a batch needs, they repeat: ``use``
+    counts from 0 how often the epoch has used an image before.
 
     Args:
-        lengths: of the data sets that follow one another, in images.
+        lengths: of the concatenated data sets, in images.
         batch_size: images per batch and rank.
         seed: of the order.
-        shares: how often an epoch takes each image of each set: 2 is twice, 0.5 every other one,
-            chosen anew in each epoch, 0 none. 1 for each if None.
+        shares: how often an epoch uses each image of each set: 2 is twice, 0.5 every other one,
+            chosen again in each epoch, 0 none. 1 for each if None.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class EpochSampler(Sampler[list[Key]]):
             yield [(self.epoch, index, number, use) for index, use in batch]
 
     def replacements(self, epoch: int, index: int, use: int) -> Iterator[int]:
-        """Images in place of one that cannot be read, in random order: of its own set, then of the
-        others that the epoch takes from.
+        """Replacements of an image that cannot be read, in random order: from its own set, then
+        from the others that the epoch uses.
         """
         key = self.seed, epoch, index, *([use] if use else [])
         generator = torch.Generator().manual_seed(hash(key) & 2**63 - 1)
@@ -95,7 +95,7 @@ class EpochSampler(Sampler[list[Key]]):
             yield from (firsts[n] + others).tolist()
 
     def _order(self) -> Tensor:
-        """The indices of all images that the epoch takes, shuffled."""
+        """The indices of all images that the epoch uses, shuffled."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         parts, first = [], 0
         for length, taken in zip(self.lengths, self.taken, strict=True):
@@ -110,7 +110,7 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 def _times_before(order: Tensor) -> Tensor:
-    """How often each value has come before.
+    """How often each value has occurred before.
 
     Example:
         >>> _times_before(torch.tensor([3, 5, 3, 3, 5]))
@@ -122,8 +122,7 @@ def _times_before(order: Tensor) -> Tensor:
 
 
 class OrderedSampler(Sampler[list[Key]]):
-    """Batches of (epoch, index) of some items, in order. Set ``epoch`` where the preset depends on
-    it.
+    """Batches of (epoch, index) of some items, in order. Set ``epoch`` if the preset depends on it.
 
     Args:
         indices: of the items.
@@ -145,17 +144,17 @@ class OrderedSampler(Sampler[list[Key]]):
 
 
 class Loader(Generic[ItemsT]):
-    """Batches of a data set; a UserError of a worker process arrives here as it was raised.
+    """Batches of a data set; a UserError of a worker process is raised here unchanged.
 
     Args:
-        dataset: items, asked for by the sampler's keys.
+        dataset: items, indexed by the sampler's keys.
         sampler: of the batches; set its ``epoch``.
         workers: processes that load; 0 loads in this one.
-        pin: page-locked memory, for the way to a GPU.
-        collate: makes a batch of a list of items.
-        tolerant: do without items that raise a UserError, in place of raising it, and gather the
-            errors by index in ``errors`` while batches are drawn. An :class:`EpochSampler`'s items
-            are replaced by others, which depend on seed, epoch and index alone; those of an
+        pin: page-locked memory, for copies to a GPU.
+        collate: makes a batch from a list of items.
+        tolerant: skip items that raise a UserError instead of raising it, and collect the errors by
+            index in ``errors`` as batches are drawn. An :class:`EpochSampler`'s items are replaced
+            by others, which depend only on seed, epoch and index; those of an
             :class:`OrderedSampler` are left out.
     """
 
@@ -177,13 +176,13 @@ class Loader(Generic[ItemsT]):
         replace = sampler if tolerant and isinstance(sampler, EpochSampler) else None
         self._batches = DataLoader(
             _Batches(dataset, collate, replace),
-            batch_size=None,  # the keys of a whole batch are what the sampler gives
+            batch_size=None,  # the sampler yields the keys of a whole batch
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
             worker_init_fn=_ignore_signals,
-            # Of its own: each new iterator draws from it, which would shift the global one.
+            # Its own: each new iterator draws from it, which would advance the global one.
             generator=torch.Generator(),
         )
 
@@ -200,20 +199,20 @@ class Loader(Generic[ItemsT]):
                 if batch is not None:
                     yield batch
         except (ConnectionError, EOFError) as error:
-            # Killed while it handed over a batch, which torch does not tell as it does otherwise.
+            # Killed while handing over a batch, which torch does not report in its usual way.
             raise RuntimeError(f"DataLoader worker has gone ({type(error).__name__})") from error
 
     def report(self, errors: dict[int, UserError]) -> None:
-        """Add errors to ``errors``, or raise the first one where that is wanted."""
+        """Add errors to ``errors``, or raise the first one unless ``tolerant``."""
         if errors and not self.tolerant:
             raise next(iter(errors.values()))
         self.errors |= errors
 
 
 class _Batches(Dataset[Any]):
-    """Batches by their keys, or None where no item can be loaded, and the errors by index.
+    """Batches by their keys, or None if no item can be loaded, and the errors by index.
 
-    ``sampler``: names what replaces items that cannot be loaded; None leaves these out.
+    ``sampler``: chooses replacements of items that cannot be loaded; None leaves these out.
     """
 
     def __init__(self, dataset: Items, collate: Collate, sampler: EpochSampler | None) -> None:
@@ -237,7 +236,7 @@ class _Batches(Dataset[Any]):
 
 
 def _ignore_signals(_: int) -> None:
-    """In a worker: signals are for the main process, which finishes its step with this one's help.
+    """Leave signals to the main process, which still needs this worker to finish its step.
 
     Ctrl-C and torchrun signal the whole process group, so the worker gets one of its own.
     """
@@ -253,14 +252,14 @@ def train_loader(
     pin: bool = False,
     tolerant: bool = False,
 ) -> Loader[ItemsT]:
-    """Make the loader of training.
+    """Make the training loader.
 
     Args:
-        dataset, sampler, workers, pin, tolerant: as :class:`Loader` takes them.
+        dataset, sampler, workers, pin, tolerant: as for :class:`Loader`.
 
     Returns:
-        A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64; S may be
-        another one in each batch.
+        A loader of images N×3×S×S uint8, masks N×1×S×S uint8 and indices N int64; S may differ
+        between batches.
     """
     return Loader(
         dataset, sampler, workers=workers, pin=pin, collate=default_collate, tolerant=tolerant
@@ -275,7 +274,7 @@ def eval_loader(
     Nothing is padded, so that no item counts twice.
 
     Args:
-        dataset, workers, pin, tolerant: as :class:`Loader` takes them.
+        dataset, workers, pin, tolerant: as for :class:`Loader`.
         batch_size: items in a batch.
 
     Returns:

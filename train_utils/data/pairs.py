@@ -19,12 +19,12 @@ from .annotations import Drawing
 from .masks import MaskReader, read_mask
 
 FileId = tuple[int, int]
-"""What a file is, whatever it is called: the same for all links to it."""
+"""The identity of a file, whatever its name: the same for all links to it."""
 
-_ASPECT_TOLERANCE = 0.02  # whole pixels put a scaled mask at most this far off its image's
+_ASPECT_TOLERANCE = 0.02  # whole pixels change a scaled mask's by no more than this
 _NAMINGS_TRIED = 16
-_FAULTS_SHOWN = 10  # of a kind
-_ALIKE = 3  # files of one fault that are told one by one, and texts of a kind that are not
+_FAULTS_SHOWN = 10  # per kind
+_ALIKE = 3  # most files of a fault to list singly, and most texts of a kind to group files by
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Pair:
         mask: the mask file, or the annotation that the mask is drawn from.
         rescaled: the mask differs in size from the image, with the same aspect ratio.
         read: how the mask is read; :meth:`load_mask` calls it.
-        label: a name that tells it from all other pairs, where the image's stem does not.
+        label: a unique name, if the image's stem is not unique.
     """
 
     image: Path
@@ -47,14 +47,14 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The image's stem, which a mask's file is named after; with folders before it where
-        images in several have the same.
+        """The image's stem, which a mask's file is named after; with folders before it if images in
+        several folders share it.
         """
         return self.label or self.image.stem
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the mask is drawn from an annotation, and no file."""
+        """Whether the mask is drawn from an annotation, rather than a file."""
         return isinstance(self.read, Drawing)
 
     def load_mask(self) -> np.ndarray:
@@ -77,17 +77,17 @@ class Pair:
 
 @dataclass
 class Inventory:
-    """One split of a data set, as :func:`~train_utils.data.splits.find_splits` found it.
+    """One split of a data set, as :func:`~train_utils.data.splits.find_splits` finds it.
 
     Args:
         split: ``train``, ``val``, ``test`` or ``all``.
-        pairs: the sound ones.
+        pairs: the valid ones.
         faults: what is wrong with the others.
-        notes: what the user should know.
+        notes: for the user.
         held_out: of ``train``: the image files of the data set that must not be trained on.
         swapped: every pair is faulty, and the images can be read as masks.
         read: how the masks are read.
-        class_names: by their index, where annotations name them.
+        class_names: by their index, if annotations name them.
     """
 
     split: str
@@ -112,7 +112,7 @@ class Naming(NamedTuple):
 
 
 def file_id(path: Path) -> FileId:
-    """Tell a file from all others; a link to it, symbolic or hard, has the same id."""
+    """Identify a file; a link to it, symbolic or hard, has the same id."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
@@ -126,9 +126,9 @@ def match(
         images, masks: all files of the two folders.
         wanted: the names of the images to add.
         found: what pairs, faults (of images without a mask, or with two) and notes are added to.
-        scene: the folder of a scene that the two are; an image's name is then ``SCENE/STEM``.
+        scene: the scene that the two folders are of; an image's name is then ``SCENE/STEM``.
     """
-    if not masks:  # which is a fault already
+    if not masks:  # already a fault
         return
     by_stem = {path.stem: path for path in masks}
     stems = {path.stem for path in images}
@@ -164,7 +164,7 @@ def repeated_stems(files: Iterable[Path]) -> list[str]:
 def find_naming(images: Set[str], masks: Set[str]) -> Naming:
     """Find how masks are named after their images.
 
-    1. If half of the images or more have a mask of their own stem, all masks are called so.
+    1. If half of the images or more have a mask of their own stem, all masks are named that way.
     2. Else masks have one longer name, such as ``NAME_mask`` or ``gt-NAME``: the one that gives
        the most images a mask, if these are half of the images or more.
     3. Else as in 1, and the images without a mask are faults.
@@ -185,7 +185,7 @@ def find_naming(images: Set[str], masks: Set[str]) -> Naming:
 def most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, int]:
     """The longer name that gives the most images a mask, and how many."""
     ordered = sorted(images, key=lambda stem: (len(stem), stem))
-    # Of stems of all lengths: short ones are part of other names by chance.
+    # From stems of all lengths: short ones are part of other names by chance.
     candidates = (
         Naming(*mask.partition(stem)[::2])
         for stem in ordered[:: max(1, len(ordered) // _NAMINGS_TRIED)]
@@ -203,11 +203,11 @@ def most_frequent_naming(images: Set[str], masks: Set[str]) -> tuple[Naming, int
 
 
 def check(found: Inventory, deep: bool, read: MaskReader) -> None:
-    """Move faulty pairs from the pairs to the faults, and note in the others how masks are read.
+    """Move faulty pairs from the pairs to the faults, and set in the others how masks are read.
 
     Sizes are read from the headers of all files. A few masks are opened; if one of them has wrong
-    values, all are, so that each faulty one is named. What headers don't show of other files is
-    named when they are decoded.
+    values, all are, so that each faulty one is reported. Other faults that headers don't show are
+    reported when files are decoded.
 
     Args:
         found: the split to check.
@@ -228,12 +228,12 @@ def check(found: Inventory, deep: bool, read: MaskReader) -> None:
 
 
 def _sample(pairs: list[Pair]) -> list[Pair]:
-    """A few: values are wrong in many masks of a data set or in none."""
+    """A few pairs: values are wrong in many masks of a data set or in none."""
     return pairs[:: max(1, len(pairs) // 8)]
 
 
 def _wrong_values(pair: Pair) -> UserError | None:
-    """What is wrong with a mask file that can be decoded."""
+    """The fault of a mask file that can be decoded, if it has one."""
     if pair.is_drawn:  # whose values are those of its set's rule
         return None
     try:
@@ -280,12 +280,12 @@ def list_faults(
     describe: Callable[[UserError], str],
     shown: int | None = _FAULTS_SHOWN,
 ) -> list[str]:
-    """Lines of faults by kind; those that more than three files have alike are told once.
+    """Lines of faults by kind; a fault that more than three files share is listed once.
 
     Args:
-        faults: whose texts begin with a file.
+        faults: their texts begin with a file.
         describe: the text of one.
-        shown: at most so many of a kind, or files of one fault; None for all.
+        shown: at most this many of a kind, or files of one fault; None for all.
     """
     kinds: dict[str, list[tuple[str, UserError]]] = {}
     for fault in faults:
@@ -316,7 +316,7 @@ def _list_alike(faults: Sequence[UserError], text: str, shown: int | None) -> li
 
 
 class InvalidDataError(UserError):
-    """Every kind of fault in a data set, with the files that have it; of many, the first ten.
+    """Every kind of fault in a data set, with the first ten files that have it.
 
     Args:
         where: the data set's folder.
@@ -328,7 +328,7 @@ class InvalidDataError(UserError):
         self.results = results
 
     def describe(self, rename: Callable[[str], str] = str) -> str:
-        """The head, the faults and what to do, in lines of their own."""
+        """A heading, the faults and what to do, on separate lines."""
         faults = {fault.args[0]: fault for found in self.results for fault in found.faults}
         lines = [f"{self.args[0]}: {counted(len(faults), 'fault')} in the data:"]
         if any(found.swapped for found in self.results):

@@ -1,6 +1,6 @@
-"""The data sets on disk and their splits: which images are trained on, and which are held out.
+"""Data sets on disk and their splits: which images are trained on, and which are held out.
 
-Whatever way the splits are named, an image that is held out is never trained on.
+However the splits are defined, an image that is held out is never trained on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ def find_pairs(
     """Find and check one split of a data set.
 
     Args:
-        split: of ``train``, ``val``, ``test`` and ``all``; None is ``test`` of a data set with a
-            DUTS-TE, else ``all``.
+        split: one of ``train``, ``val``, ``test`` and ``all``; None is ``test`` for a data set with
+            a DUTS-TE, else ``all``.
         data_path, image_dir, mask_dir, skip_invalid, read, annotations: as for
             :func:`find_splits`.
 
@@ -67,32 +67,32 @@ def find_splits(
 
     In the DUTS layout (``DUTS-TR/DUTS-TR-Image``, ``DUTS-TR/DUTS-TR-Mask``, ``DUTS-TE/…``),
     ``train`` is DUTS-TR and ``test`` is DUTS-TE. Elsewhere, and in a DUTS-TR alone, ``train.txt``,
-    ``val.txt`` and ``test.txt`` (names of images, one a line) choose the splits. What they leave
-    is ``train`` or, where that has a list, ``test``; where both have one, it is in no split but
-    ``all``, and a note counts it. Without any list, one image in ten, chosen by
-    its name, is ``test``, and the rest is ``train``; of a set of scenes, one scene in ten.
+    ``val.txt`` and ``test.txt`` (names of images, one per line) define the splits. Unlisted images
+    are ``train`` or, if that has a list, ``test``; if both have one, they are in no split but
+    ``all``, and a note counts them. Without any list, one image in ten, chosen by its name, is
+    ``test``, and the rest is ``train``; in a set of scenes, one scene in ten.
 
     Args:
-        data_path: a folder in the DUTS layout, or with ``images/`` and ``masks/``, or folders of
-            other names that such sets have
-            (:func:`~train_utils.data.layouts.folders.find_folders`); or, where it has no masks,
-            with annotations (:func:`~train_utils.data.annotations.find_annotated`).
-        splits: of ``train``, ``val``, ``test`` and ``all``.
+        data_path: a folder in the DUTS layout, or with ``images/`` and ``masks/``, or with folders
+            of other usual names (:func:`~train_utils.data.layouts.folders.find_folders`); or, if it
+            has no masks, with annotations
+            (:func:`~train_utils.data.annotations.find_annotated`).
+        splits: any of ``train``, ``val``, ``test`` and ``all``.
         image_dir: with ``mask_dir``, in place of ``data_path``: any two folders, or one for both.
         mask_dir: see ``image_dir``.
-        skip_invalid: leave faulty pairs out and name them in the notes; every file is opened, to
+        skip_invalid: leave faulty pairs out and list them in the notes; every file is opened, to
             find faults that headers don't show. An image in two lists is left out of ``train``
-            and, where ``test.txt`` has it, of ``val``.
-        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`). What kind they are
-            is decided by all masks of the data set together.
+            and, if ``test.txt`` has it, of ``val``.
+        read: how masks are read (:func:`~train_utils.data.masks.mask_reader`). Their kind is
+            decided from all masks of the data set together.
         annotations: a file of annotations, or a folder of some, whatever else ``data_path`` holds;
-            alone, its images are looked for beside it. ``image_dir`` may say where they are.
+            alone, its images are searched for next to it, or in ``image_dir`` if given.
 
     Returns:
         The splits, in the order of ``splits``.
 
     Raises:
-        UserError: there is no data set, or something in it is faulty; it names every fault.
+        UserError: there is no data set, or something in it is faulty; the error lists every fault.
     """
     data = open_dataset(data_path, image_dir, mask_dir, read, annotations)
     return _check_splits(data, splits, skip_invalid)
@@ -149,19 +149,19 @@ def find_training_data(
     read: MaskReader = read_mask,
     annotations: Sequence[str | Path | None] = (),
 ) -> tuple[list[Inventory], Inventory]:
-    """Find what a run trains on, in one data set or more, and what chooses its best weights.
+    """Find the images to train on, in one data set or more, and those that select the best weights.
 
     Args:
-        data_paths: data sets as :func:`find_splits` takes them; the first one chooses the best
-            weights, by ``val.txt`` if it has one, else by its ``test`` split.
-        image_dir, mask_dir: in place of ``data_paths``.
+        data_paths: data sets as for :func:`find_splits`; the first one selects the best weights, by
+            ``val.txt`` if it has one, else by its ``test`` split.
+        image_dir, mask_dir: instead of ``data_paths``.
         skip_invalid: as there; it also leaves out images that another of the sets holds out.
         read: how masks are read.
         annotations: of each data set, as there; None or ``auto`` for those that it holds.
 
     Returns:
-        ``train`` of each data set, none of it held out by any of them; and ``val`` or ``test`` of
-        the first.
+        ``train`` of each data set, without images that any of them holds out; and ``val`` or
+        ``test`` of the first.
 
     Raises:
         UserError: as :func:`find_splits`.
@@ -190,7 +190,7 @@ def find_training_data(
 
 
 def check_names(sets: Mapping[str, DataSet | Inventory]) -> None:
-    """Refuse data sets, by their folders, that give the classes other numbers.
+    """Refuse data sets, given by their folders, that number the classes differently.
 
     Raises:
         UserError: two do.

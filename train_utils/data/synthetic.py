@@ -1,4 +1,4 @@
-"""Draw a salient object data set in DUTS layout: nothing to download, the same files for a seed.
+"""Draw a salient object data set in DUTS layout: nothing to download, reproducible by a seed.
 
 An image shows one or two crisp, shaded, textured objects on a textured, cluttered background.
 Palettes and places are random, so that neither colour, brightness nor position gives them away.
@@ -189,7 +189,7 @@ def draw_scene(rng: Generator, size: int) -> tuple[Array, Array]:
 
 
 def _pair_paths(output: Path, split: str, index: int | str) -> tuple[Path, Path]:
-    """Where image `index` of a split and its mask lie."""
+    """The paths of image `index` of a split and of its mask."""
     folder, stem = SPLITS[split][1], f"synthetic-{split}-{index:0>5}"
     base = str(output / folder / folder)
     return Path(f"{base}-Image", f"{stem}.jpg"), Path(f"{base}-Mask", f"{stem}.png")
@@ -200,7 +200,7 @@ def write_dataset(output: Path, train: int, test: int, size: int, seed: int) -> 
 
     `size` is the longer side of the images in px. Image i of a split depends on `seed`,
     `size`, the split and i alone. Returns False if the set is there already; a set that is not
-    complete, or has other parameters, is drawn anew. Only files of this module's naming are
+    complete, or has other parameters, is drawn again. Only files of this module's naming are
     ever replaced or removed. Raises OSError if a folder or file cannot be written.
     """
     counts = {"train": train, "test": test}

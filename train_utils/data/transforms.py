@@ -1,7 +1,7 @@
-"""The presets of training and evaluation, on torchvision.transforms.v2.
+"""Transform presets for training and evaluation, built on torchvision.transforms.v2.
 
-Both take an image (3×H×W uint8) and its mask (1×H×W uint8), and give uint8: images are normalised
-on the device, where it costs next to nothing, and a batch travels in a quarter of the bytes.
+Both take an image (3×H×W uint8) and its mask (1×H×W uint8), and return uint8: images are normalised
+on the device, where it costs next to nothing, and a batch is transferred in a quarter of the bytes.
 """
 
 import io
@@ -28,15 +28,15 @@ class TrainPreset:
     """Resize to img_size² (aspect not kept), crop crop_size² at random, flip horizontally.
 
     The published recipe (320 and 288), with the horizontal flip that later work uses in place of
-    the vertical one. The crop is cut out first, in whole pixels of the image, as what it drops
-    needs no resizing. Mask values stay what they are, unless they are soft. Called with an image
-    3×H×W uint8 and its mask 1×h×w uint8, it gives both at crop_size².
+    the vertical one. The crop is taken first, in whole pixels of the image, as dropped pixels need
+    no resizing. Mask values are not interpolated, unless they are soft. Called with an image 3×H×W
+    uint8 and its mask 1×h×w uint8, it returns both at crop_size².
 
     Args:
         img_size: side in pixels of the resized image.
         crop_size: side in pixels of the crop, at most ``img_size``.
         augment: ``none``; ``basic``: a horizontal flip of every other image; ``colour``:
-            brightness, contrast, saturation and grey too; ``strong``: besides, seven crops in ten
+            brightness, contrast, saturation and grey too; ``strong``: also, seven crops in ten
             have 0.3 to 1 of the image's area and an aspect from 0.6 to 1.67, the others are the
             whole image; blur, noise and JPEG artefacts vary; and one image in seven gets the
             object of another one pasted in (:func:`paste`).
@@ -100,7 +100,7 @@ class TrainPreset:
 
 
 def _jpeg(image: Tensor) -> Tensor:
-    """As saved and opened again, at a random quality."""
+    """The image as saved to JPEG and opened again, at a random quality."""
     saved = io.BytesIO()
     pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
     pixels.save(saved, "JPEG", quality=int(torch.randint(30, 91, ())))
@@ -132,7 +132,7 @@ def paste(
         mask: of the object, 1×H×W uint8 of 0 … ``white``.
         onto: the image to paste into, 3×H×W uint8.
         mask_there: its mask.
-        white: the masks' highest value: 1, or 255 where they are soft.
+        white: the masks' highest value: 1, or 255 if they are soft.
 
     Returns:
         The image with both objects, and the mask of both.
@@ -151,7 +151,7 @@ def _resize_mask(mask: Tensor, size: Sequence[int], soft: bool) -> Tensor:
     if soft:
         resized = F.interpolate(mask[None].float(), tuple(size), mode="bilinear", antialias=True)
         return resized[0].round().to(torch.uint8)
-    # v2.Resize samples masks at pixel corners: up to half a pixel beside the image's centres.
+    # v2.Resize samples masks at pixel corners: up to half a pixel off the image's centres.
     return F.interpolate(mask[None], tuple(size), mode="nearest-exact")[0]
 
 
@@ -185,13 +185,13 @@ class EvalPreset:
 
 
 class Varying:
-    """One of some presets for each batch, at random: images of many sizes, one size in a batch.
+    """A random preset for each batch: images of many sizes, but one size per batch.
 
-    The draw depends on (seed, epoch, batch) alone, so it is the same in all workers and on all
-    ranks, and a run that was interrupted goes on with the sizes that it would have had.
+    The draw depends only on (seed, epoch, batch), so it is the same in all workers and on all
+    ranks, and a resumed run continues with the sizes that it would have had.
 
     Args:
-        presets: to draw from, each as likely as the others.
+        presets: to draw from, all equally likely.
         seed: of the draw.
 
     Example:
@@ -214,7 +214,7 @@ class Growing:
 
     Args:
         presets: of one purpose, in order.
-        starts: the epoch, counted from 0, from which each is used; the first is 0.
+        starts: the first epoch of each, counted from 0; the first is 0.
 
     Example:
         >>> growing = Growing([EvalPreset(160), EvalPreset(320)], starts=[0, 5])

@@ -1,1 +1,1 @@
-"""Scores of maps, and the tables and plots made of them."""
+"""Scores of maps, and the tables and plots made from them."""

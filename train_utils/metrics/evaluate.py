@@ -28,10 +28,10 @@ from ..distributed import gather, is_main, sum_over_ranks
 from .measures.matting import MATTING, matting_measures
 from .measures.saliency import PER_IMAGE, STRUCTURAL, SaliencyMetrics, histogram, to_levels
 
-_IN_FLIGHT = 4  # batches whose structure is still being measured
+_IN_FLIGHT = 4  # batches whose structural measures are still being computed
 
 ImageLoader = Loader[SegmentationDataset]
-"""Of :func:`~train_utils.data.loaders.eval_loader`, at the predictor's img_size."""
+"""From :func:`~train_utils.data.loaders.eval_loader`, at the predictor's img_size."""
 
 
 class Scored(NamedTuple):
@@ -44,14 +44,14 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a data set, of all ranks together.
+    """The scores of a data set, over all ranks.
 
     Args:
         results: see :meth:`SaliencyMetrics.results` and
             :func:`~train_utils.metrics.semantic.semantic_measures`.
         curves: see :meth:`SaliencyMetrics.curves`.
         rows: the scores of each image, by its index.
-        confusion: of classes: pixels by true (rows) and predicted class.
+        confusion: for classes: pixels by true (rows) and predicted class.
     """
 
     results: dict[str, Any]
@@ -85,8 +85,8 @@ def predicted(predictor: Predictor, loader: ImageLoader, stretch: bool) -> Itera
 
     Args:
         predictor: of a network of one map, or of background and object.
-        loader: of the images. Where the network gives values that are not finite, the image is
-            treated as one that cannot be loaded: named by a UserError, or by ``loader.errors``.
+        loader: of the images. If the network returns values that are not finite, the image is
+            treated as one that cannot be loaded: a UserError is raised or put in ``loader.errors``.
         stretch: stretch each map by its own minimum and maximum, before it is rounded to 8 bits.
 
     Returns:
@@ -103,7 +103,7 @@ def predicted(predictor: Predictor, loader: ImageLoader, stretch: bool) -> Itera
 def predicted_classes(predictor: Predictor, loader: ImageLoader, classes: int) -> Iterator[Scored]:
     """Compute the class maps of a network, resized to their masks.
 
-    A pixel has the most probable class or, by a network of one map, is object from 0.5 on.
+    A pixel gets the most probable class or, with a network of one map, is object from 0.5 on.
 
     Args:
         predictor, loader: as for :func:`predicted`.
@@ -126,7 +126,7 @@ def predicted_classes(predictor: Predictor, loader: ImageLoader, classes: int) -
 def _scored(
     predictor: Predictor, loader: ImageLoader, convert: Callable[[Tensor], Tensor]
 ) -> Iterator[Scored]:
-    """``convert`` makes H×W uint8 of the probabilities C×H×W of each image."""
+    """Batches whose maps H×W uint8 are what ``convert`` returns for probabilities C×H×W."""
     for images, masks, indices in loader:
         maps = _finite_maps(predictor, images, indices, loader)
         if predictor.detail:
@@ -176,9 +176,9 @@ def _closer_maps(
 
 @torch.inference_mode()
 def _probabilities(predictor: Predictor, images: Tensor, batch_size: int) -> Tensor:
-    # A batch that is not full is computed as a full one: convolutions round by its size, and how
-    # many processes share the set must not show. On a CPU it is enough that each core has an image
-    # of its own, as in a full one.
+    # An incomplete batch is padded: rounding in convolutions depends on the batch size, and results
+    # must not depend on the number of processes. On a CPU it is enough that each core has an image
+    # of its own, as in a full batch.
     size = batch_size
     if predictor.device.type == "cpu":
         size = min(size, torch.get_num_threads())
@@ -195,17 +195,17 @@ def evaluate(
     total: int | None = None,
     cut: int | None = None,
 ) -> Evaluation:
-    """Score maps by every measure, this rank's batches and those of the others.
+    """Score maps by every measure, over the batches of all ranks.
 
     Args:
-        batches: of :func:`predicted`, or of maps that exist already.
+        batches: of this rank, from :func:`predicted` or of existing maps.
         stretch: stretch each map by its own minimum and maximum first (published convention).
         structure: weighted F, relaxed boundary F, mBA and HCE too; threads compute them while the
-            next maps are being made.
-        device: where ranks meet to add up; the CPU by default.
+            next maps are being computed.
+        device: where ranks sum up; the CPU by default.
         total: how many batches there are, for the progress bar.
-        cut: masks are soft: object where above this level of 255, and the measures of mattes are
-            taken of the levels themselves.
+        cut: masks are soft: object where above this level of 255; the matting measures use the
+            levels themselves.
 
     Returns:
         The scores of all ranks' images, on every rank.
@@ -243,7 +243,7 @@ def evaluate(
     own = {i: (row, extra) for i, row, extra in zip_longest(indices, metrics.rows, soft)}
     rows = {index: row for part in gather(own) for index, row in part.items()}
     metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
-    metrics.structure = structure  # also where this rank had no image
+    metrics.structure = structure  # even if this rank had no image
     if not metrics.sums[0]:
         raise UserError("nothing to score: no image could be read")
     names = PER_IMAGE if structure else PER_IMAGE[: -len(STRUCTURAL)]
@@ -264,7 +264,7 @@ def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
 
 
 def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, ...]:
-    """As :func:`~.measures.structure.structural`, in one thread of many."""
+    """Like :func:`~.measures.structure.structural`, in one of many threads."""
     import cv2  # takes a while, and only this needs it
 
     from .measures.structure import structural

@@ -1,4 +1,4 @@
-"""Maps that exist already as files: found for each image, read, resized to their masks."""
+"""Existing map files: found for each image, read, resized to their masks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from .measures.saliency import to_levels
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of a data set, as :func:`find_maps` found them in a folder.
+    """The maps of a data set that :func:`find_maps` found in a folder.
 
     Args:
-        folder: that holds them.
+        folder: the one that holds them.
         paths: each image's map, in the order of the images; None where it has none.
         missing: names of the images that have none.
         extra: file names of maps that have no image.
-        resized: how many have another size than their mask.
+        resized: how many differ in size from their mask.
     """
 
     folder: Path
@@ -41,10 +41,10 @@ class Maps:
 
 
 def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
-    """Find the maps of some images, named as masks are (:func:`~.pairs.find_naming`).
+    """Find the maps of some images, named like masks (:func:`~.pairs.find_naming`).
 
     Args:
-        folder: that holds the maps.
+        folder: the one that holds the maps.
         pairs: of the images.
 
     Returns:
@@ -99,15 +99,15 @@ def _join(scene: str, path: Path) -> str:
 def _sizes_differ(path: Path, pair: Pair) -> bool:
     try:
         return oriented_size(path) != pair.mask_size()
-    except UserError:  # which is reported when the file is read
+    except UserError:  # reported when the file is read
         return False
 
 
 def read_map(path: str | Path) -> np.ndarray:
-    """Read a map: the alpha where there is one that varies, as in a cut-out, else grey.
+    """Read a map: the alpha channel if it is not all opaque, as in a cut-out, else grey.
 
-    16 bits and floats are scaled to 8 bits, but for integers up to 255, which are 8-bit levels in
-    a wider file.
+    16 bits and floats are scaled to 8 bits, except for integers up to 255, which are 8-bit levels
+    in a wider file.
 
     Args:
         path: the map's file.
@@ -129,7 +129,7 @@ def read_map(path: str | Path) -> np.ndarray:
         if alpha.min() < 255:
             return alpha
     if is_colour(image):
-        if alpha is not None:  # of a cut-out that is all object
+        if alpha is not None:  # a cut-out that is all object
             return alpha
         raise UserError(f"{path}: a colour image, not a map; expected grey, or a cut-out")
     return np.array(to_rgb(image).convert("L"))
@@ -139,9 +139,9 @@ class MapDataset(Dataset[Sample]):
     """Map (H×W uint8, of its mask's size), mask (1×H×W uint8) and index of an image.
 
     Args:
-        maps: of :func:`find_maps`; images that have none cannot be asked for.
+        maps: from :func:`find_maps`; images that have none cannot be indexed.
         pairs: the images, whose masks are read as each pair says.
-        classes: above 2, maps hold class indices, and are resized without mixing them.
+        classes: above 2, maps hold class indices, and are resized to the nearest pixel.
     """
 
     def __init__(
@@ -187,8 +187,8 @@ def stored_maps(
 
     Args:
         batches: from a loader.
-        device: where to.
-        binary: make the maps 0 and 1, by a threshold of 127 of 255 unless they are so already.
+        device: where to move them.
+        binary: make the maps 0 and 1, by a threshold of 127 of 255 unless they already are.
     """
     for levels, masks, indices in batches:
         if binary:

@@ -1,6 +1,6 @@
 """Figures of scores: curves, confusion matrices, sheets of the worst images.
 
-matplotlib is imported where a figure is drawn; it takes a second, and its search for fonts more.
+matplotlib is imported when a figure is drawn: it takes a second, and its search for fonts more.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from src.pictures.images import open_image, to_rgb
 from .report import all_conditions, conditions, title
 from .score import ScoreResult, rescore_samples
 
-# Names of files and classes in Chinese, Japanese or Korean: the fonts of common systems.
+# Fonts of common systems, for names of files and classes in Chinese, Japanese or Korean.
 _EAST_ASIAN = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei"),
     *("WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
@@ -29,7 +29,7 @@ _EAST_ASIAN = (
 
 @lru_cache
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files, in fonts that have the letters of East Asia."""
+    """matplotlib's pyplot, drawing to files, with fonts for East Asian scripts if available."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,7 +54,7 @@ def plot_curves(path: Path, results: Sequence[ScoreResult]) -> None:
     with _figure(path, len(names), 2, (11, 4.6 * len(names))) as (figure, axes):
         for result in results:
             label, curves = _text(result.job.source.label), result.evaluation.curves
-            label = f" {label}" if label[:1] == "_" else label  # which legends leave out
+            label = f" {label}" if label[:1] == "_" else label  # legends leave out names with _
             left, right = axes[names.index(result.job.set_name)]
             left.plot(curves["recall"], curves["precision"], label=label)
             right.plot(thresholds, curves["f"], label=f"{label} (max {max(curves['f']):.3f})")
@@ -103,11 +103,11 @@ class Panels(NamedTuple):
 
 
 def plot_worst(path: Path, result: ScoreResult, count: int) -> None:
-    """Draw the images of the highest MAE, or of the lowest mean IoU, a row each.
+    """Draw the images with the highest MAE, or the lowest mean IoU, one per row.
 
     Args:
         path: of the figure.
-        result: whose images.
+        result: the one whose images to draw.
         count: how many.
     """
     job, options, scores = result.job, result.job.options, result.evaluation.rows
@@ -177,14 +177,14 @@ def draw_sheet(
     error: str,
     classes: Mapping[str, int],
 ) -> None:
-    """Draw some images, a row each.
+    """Draw some images, one per row.
 
     Args:
         path: of the sheet.
         rows: caption and panels of each.
-        heading: above all.
+        heading: above all rows.
         error: what the colours of the last panel mean.
-        classes: index by name, of those whose colours are explained below; none for saliency.
+        classes: index by name, of those in the legend of colours; none for saliency.
     """
     heads = "mask", "map", f"error: {error}"
     # Inches of each row, by its image's aspect, with the caption.
@@ -211,7 +211,7 @@ def draw_sheet(
 
 
 def _text(text: str) -> str:
-    """As matplotlib takes it: names that are not UTF-8, and dollars, which would begin formulas."""
+    """Text for matplotlib: escapes names that are not UTF-8, and dollars, which begin formulas."""
     return printable(text).replace("$", r"\$")
 
 
@@ -223,8 +223,8 @@ def _figure(
     size: tuple[float, float],
     heights: Sequence[float] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, rows × columns; after the block it is written whole or not at all, in
-    the format of its name's suffix.
+    """A figure and its axes, rows × columns; after the block it is written atomically, in the
+    format of its name's suffix.
     """
     plt = pyplot()
     figure, axes = plt.subplots(
@@ -233,7 +233,7 @@ def _figure(
     try:
         yield figure, axes
         with atomic_path(path) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # letters that no font has become boxes
+            warnings.filterwarnings("ignore", "Glyph")  # letters in no font become boxes
             figure.savefig(temporary, format=path.suffix[1:], dpi=110)
     finally:
         plt.close(figure)

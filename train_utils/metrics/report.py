@@ -1,4 +1,4 @@
-"""What is reported of scores: table and notes, JSON and CSV."""
+"""Reports of scores: table and notes, JSON and CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ SEMANTIC_COLUMNS = {
 
 
 def describe(results: Sequence[ScoreResult]) -> str:
-    """Everything that is printed of some results, but for what could not be scored.
+    """Everything that is printed about some results, except what could not be scored.
 
     Args:
         results: of one kind, semantic or not.
@@ -60,7 +60,7 @@ def describe(results: Sequence[ScoreResult]) -> str:
     for result in results if semantic else ():
         for measure, key in (("IoU", "class_iou"), ("recall", "class_accuracy")):
             values = zip(result.job.class_names, result.scores[key], strict=True)
-            # A class that is in no mask, and for the IoU in no map either, has none.
+            # Classes in no mask, and for the IoU in no map either, have no value.
             listed = ", ".join(
                 f"{name} –" if value is None else f"{name} {value:.3f}" for name, value in values
             )
@@ -85,7 +85,7 @@ def conditions(result: ScoreResult) -> str:
 
 
 def all_conditions(results: Sequence[ScoreResult]) -> str:
-    """The conditions of some results; of each source, where these differ."""
+    """The conditions of some results; of each source, if these differ."""
     by_source = {result.job.source.label: conditions(result) for result in results}
     if len(set(by_source.values())) == 1:
         return conditions(results[0])
@@ -112,7 +112,7 @@ def _notes(result: ScoreResult) -> list[str]:
         if maps.resized:
             resized = f"{counted(maps.resized, 'map')} resized, of another size than their mask"
             notes.append(f"{where}: {resized}")
-        if missing:  # in a row that leaves room for the scores; the JSON has them all
+        if missing:  # only ten, which leaves room for the scores; the JSON has all
             notes.append(
                 f"{where}: no map of {counted(len(missing), 'image')}: {first_ten(missing)}"
             )
@@ -159,7 +159,7 @@ def _cell(value: Any) -> str:
 
 
 def write_json(path: Path, results: Sequence[ScoreResult]) -> None:
-    """Write everything about some results: a list, or of a single one a plain object.
+    """Write everything about some results: a list, or a plain object for a single one.
 
     Args:
         path: of the file.

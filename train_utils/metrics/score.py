@@ -44,9 +44,9 @@ class ScoreOptions:
     Args:
         classes: how many there are, for the measures of classes (2: object and background); None
             for those of saliency.
-        ignore_index: of classes: a mask's value for pixels that count nowhere.
-        structure: of saliency: weighted F, relaxed boundary F, mBA and HCE too.
-        stretch: stretch each map by its own minimum and maximum; not of classes.
+        ignore_index: for classes: the mask value of pixels to ignore.
+        structure: for saliency: weighted F, relaxed boundary F, mBA and HCE too.
+        stretch: stretch each map by its own minimum and maximum; not for classes.
         batch_size: images at once.
         workers: processes that load images.
         device: where to compute.
@@ -70,7 +70,7 @@ class ScoreJob:
         set_name: of the data set, in tables.
         data: its pairs.
         options: how to score.
-        maps: of the data set, where the source is a folder.
+        maps: of the data set, if the source is a folder.
         class_names: of all classes; none for saliency.
     """
 
@@ -83,14 +83,14 @@ class ScoreJob:
 
     @property
     def cut(self) -> int | None:
-        """The level of 255 above which a soft mask is object; None of other masks."""
+        """The level of 255 above which a soft mask is object; None for other masks."""
         read = self.data.read
         return read.threshold if isinstance(read, MaskRule) and read.kind == "soft" else None
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What came out of a job.
+    """The result of a job.
 
     Args:
         job: the job.
@@ -104,7 +104,7 @@ class ScoreResult:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Of the data set, by the names of validation.py's JSON, with the number of images."""
+        """The data set's scores, named as in validation.py's JSON, and the number of images."""
         missing = len(self.job.maps.missing) if self.job.maps else 0
         count = len(self.job.data.pairs) - len(self.errors) - missing
         return {**self.evaluation.results, "images": count}
@@ -133,13 +133,13 @@ def find_sources(
         weights: files of networks.
         pred_dirs: folders of maps.
         semantic: networks may have several maps.
-        img_size, device, amp, detail, engine: as :class:`~src.Predictor` takes them.
+        img_size, device, amp, detail, engine: as for :class:`~src.Predictor`.
 
     Returns:
         The networks, then the folders.
 
     Raises:
-        UserError: weights can't be used, or give several maps where one is to be scored.
+        UserError: weights can't be used, or give several maps although one is to be scored.
     """
     paths = [*weights, *pred_dirs]
     predictors: list[Predictor | None] = [None] * len(paths)
@@ -152,7 +152,7 @@ def find_sources(
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:
-    """Short names for tables: the last parts of each path that tell it from the others.
+    """Short names for tables: the last parts of each path that distinguish it from the others.
 
     Example:
         >>> unique_labels([Path("runs/1/best.pt"), Path("runs/2/best.pt")])
@@ -170,11 +170,11 @@ def unique_labels(paths: Sequence[Path]) -> list[str]:
 def make_jobs(
     data: Sequence[tuple[str, Inventory]], sources: Sequence[Source], options: ScoreOptions
 ) -> list[ScoreJob]:
-    """Make a job of each source on each data set, so that what is missing shows before any runs.
+    """Make a job for each source on each data set; missing maps are reported before any job runs.
 
     Args:
         data: names and pairs of the data sets.
-        sources: of :func:`find_sources`.
+        sources: from :func:`find_sources`.
         options: how to score.
 
     Raises:
@@ -187,7 +187,7 @@ def make_jobs(
             names = found.class_names or default_names(options.classes)
         for source in sources:
             maps = None
-            if source.predictor is None:  # the maps of all sets in folders by name, or of one
+            if source.predictor is None:  # a folder for each set by name, or the maps of one set
                 own = source.path / Path(name).name
                 maps = find_maps(own if own.is_dir() else source.path, found.pairs)
             jobs.append(ScoreJob(source, name, found, options, maps, names))
@@ -231,9 +231,9 @@ def score(job: ScoreJob) -> ScoreResult:
 def _make_loader(
     job: ScoreJob, indices: Sequence[int], batch_size: int, workers: int, tolerant: bool = False
 ) -> Loader[Any]:
-    """Images for the network, or maps that exist already, each with its mask."""
+    """Images for the network, or existing maps, each with its mask."""
     options, predictor = job.options, job.source.predictor
-    if predictor and predictor.size.auto:  # images of many sizes make no batch
+    if predictor and predictor.size.auto:  # images of different sizes cannot be batched
         batch_size = 1
     dataset: SegmentationDataset | MapDataset
     if predictor:
@@ -254,7 +254,7 @@ def _make_loader(
 
 
 def _batches(job: ScoreJob, loader: Loader[Any]) -> Iterator[Scored]:
-    """Maps and masks as the measures take them."""
+    """Maps and masks in the form that the measures need."""
     options, predictor = job.options, job.source.predictor
     if predictor is None:
         return stored_maps(loader, options.device, binary=options.classes == 2)
@@ -266,7 +266,7 @@ def _batches(job: ScoreJob, loader: Loader[Any]) -> Iterator[Scored]:
 def rescore_samples(
     job: ScoreJob, indices: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Make the maps of some images once more, as they were scored.
+    """Compute the maps of some images again, as they were scored.
 
     Args:
         job: the job.

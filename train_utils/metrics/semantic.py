@@ -19,17 +19,17 @@ def evaluate_classes(
     device: torch.device | None = None,
     total: int | None = None,
 ) -> Evaluation:
-    """Score class maps by every measure, this rank's batches and those of the others.
+    """Score class maps by every measure, over the batches of all ranks.
 
     Args:
-        batches: class maps H×W uint8 and masks of class indices.
+        batches: of this rank: class maps H×W uint8 and masks of class indices.
         classes: K.
-        ignore_index: pixels of this mask value count nowhere.
-        device: where ranks meet to add up; the CPU by default.
+        ignore_index: pixels of this mask value are ignored.
+        device: where ranks sum up; the CPU by default.
         total: how many batches there are, for the progress bar.
 
     Returns:
-        The scores of the data set and of each image, but for images whose pixels are all ignored;
+        The scores of the data set and of each image, except images whose pixels are all ignored;
         the same on every rank.
 
     Raises:
@@ -63,9 +63,9 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
     """Compute the measures of a confusion matrix.
 
     Means are over the classes that occur in the masks (recall), in the maps (precision) or in
-    either (IoU, Dice): a class that is found where there is none of it has an IoU of 0, as in
+    either (IoU, Dice): a class that is predicted but in no mask has an IoU of 0, as in
     mmsegmentation and torchmetrics. ``dice`` = (2·Σxy + 1) / (Σx² + Σy² + 1) over all pixels of the
-    set, of the object where there are two classes, else the mean of all classes. ``class_iou`` and
+    set, for the object if there are two classes, else the mean over classes. ``class_iou`` and
     ``class_accuracy`` (recall) have None for an absent class.
 
     Args:
@@ -103,7 +103,7 @@ def semantic_measures(confusion: Tensor) -> dict[str, float | list[float | None]
 
 
 def default_names(classes: int) -> tuple[str, ...]:
-    """What classes without names are called in reports: ``background`` and ``object``, or numbers.
+    """Names for classes without names in reports: ``background`` and ``object``, or numbers.
 
     Example:
         >>> default_names(3)

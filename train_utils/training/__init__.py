@@ -1,1 +1,1 @@
-"""A run: its loss, its loop, its checkpoints, its records."""
+"""A training run: loss, loop, checkpoints and records."""

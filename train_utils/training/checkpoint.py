@@ -31,15 +31,15 @@ _SHOWN = {"start": "start weights ({pretrained} or {backbone})"}
 def save_checkpoint(
     folder: Path, state: dict[str, Any], keep: int = 1, replace: bool = False
 ) -> None:
-    """Write ``last.pt``; the checkpoints before it move back.
+    """Write ``last.pt``; earlier checkpoints are renamed.
 
-    A kill at any moment leaves an intact checkpoint under one of the names.
+    If the process is killed at any moment, an intact checkpoint remains under one of the names.
 
     Args:
         folder: the run's.
-        state: of :meth:`Trainer.state_dict`.
-        keep: how many to leave there, this one included.
-        replace: take the place of the newest one, which is of the same step.
+        state: from :meth:`Trainer.state_dict`.
+        keep: how many to keep, this one included.
+        replace: overwrite the newest one, which is of the same step.
     """
     with atomic_path(folder / "last.pt") as temporary:
         write_torch(state, temporary)
@@ -51,7 +51,7 @@ def save_checkpoint(
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one, intact or not."""
+    """Whether a folder has a checkpoint, intact or not."""
     return any(_history(folder))
 
 
@@ -59,7 +59,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint to continue from.
 
     Raises:
-        UserError: it is missing, truncated, or holds weights alone.
+        UserError: it is missing, truncated, or holds only weights.
     """
     _refuse_folder(Path(path))
     state = dict(read_file(path))  # plain, as it may be written again
@@ -91,16 +91,16 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_record(settings: Settings, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare a checkpoint's record with that of the run which is to continue it.
+    """Compare a checkpoint's record with that of the run that continues it.
 
     Args:
         settings: of the run.
-        before: the checkpoint's record. A setting that it lacks, being of an older version, counts
-            as its default; other facts that it lacks are not compared.
+        before: the checkpoint's record. Settings that it lacks, if of an older version, count as
+            their defaults; other facts that it lacks are not compared.
         now: :meth:`Settings.record`, and the facts that stand for other settings.
 
     Raises:
-        UserError: they differ; it names all differences.
+        UserError: they differ; the error lists all differences.
     """
     changes = []
     for name, value in now.items():
@@ -125,7 +125,7 @@ def _path(folder: Path, age: int) -> Path:
 
 
 def _history(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The checkpoints of a folder and how many came after each, from the newest on."""
+    """The checkpoints of a folder, newest first, and how many came after each."""
     ages = [int(path.stem[5:]) for path in folder.glob("last-*.pt") if path.stem[5:].isdigit()]
     for age in sorted({0, *ages}):
         if _path(folder, age).exists():
@@ -144,12 +144,12 @@ def choose_folder(
     Args:
         name: of the run, for a folder ``runs/name-1``, ``-2`` …
         resume: a checkpoint's path, ``auto``, or None for a new run.
-        output_dir: the folder, where one was asked for.
-        restarted: torchrun has restarted the processes: a run that this very launch started is
+        output_dir: the folder, if one is given.
+        restarted: torchrun has restarted the processes; a run started by this same launch is
             continued.
 
     Raises:
-        UserError: the folder holds a run that was not to be continued, or the two don't agree.
+        UserError: the folder holds a run not to continue, or ``resume`` and ``output_dir`` differ.
     """
     if resume not in (None, "auto"):
         return _folder_of(Path(resume), output_dir), Path(resume)
@@ -165,7 +165,7 @@ def choose_folder(
     if has_checkpoint(output_dir):
         advice = "continue it with {resume} auto, or choose another {output_dir}"
         raise UserError("already contains a run", "output_dir", output_dir, advice)
-    for weights in ("best.pt", *FOLDER):  # which the folder's name would go on to stand for
+    for weights in ("best.pt", *FOLDER):  # the folder's name would still mean these
         if (output_dir / weights).exists():
             advice = "choose another {output_dir}, or move that file away"
             raise UserError(f"already contains a {weights}", "output_dir", output_dir, advice)
@@ -176,7 +176,7 @@ _held: dict[Path, TextIO] = {}  # the locks of this process, by folder
 
 
 def claim_folder(folder: Path) -> None:
-    """Make a run's folder this process's own until it ends, however that comes.
+    """Lock a run's folder until this process ends, for whatever reason.
 
     Raises:
         UserError: another run is writing to it, or it cannot be made.
@@ -194,7 +194,7 @@ def claim_folder(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by processes that load
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loader workers don't inherit it
     except (BlockingIOError, PermissionError):
         lock.close()
         problem = f"{folder}: another run is writing to it"
@@ -203,7 +203,7 @@ def claim_folder(folder: Path) -> None:
         ) from None
     except OSError:  # a file system without locks
         return
-    if not _is_there(lock):  # another run's, which ended in this moment and removed it
+    if not _is_there(lock):  # another run's, which has just ended and removed it
         lock.close()
         return claim_folder(folder)
     _held[folder] = lock
@@ -211,7 +211,7 @@ def claim_folder(folder: Path) -> None:
 
 
 def _is_there(file: TextIO) -> bool:
-    """Whether an open file still has its name."""
+    """Whether an open file still exists under its name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
     except FileNotFoundError:
@@ -219,7 +219,7 @@ def _is_there(file: TextIO) -> bool:
 
 
 def _release(folder: Path) -> None:
-    """Remove the lock, and the folder where nothing was written to it."""
+    """Remove the lock, and the folder if nothing was written to it."""
     with suppress(OSError):
         (folder / _LOCK).unlink()
     _held.pop(folder).close()
@@ -243,7 +243,7 @@ def _folder_of(checkpoint: Path, output_dir: Path | None) -> Path:
 
 
 def _newest_number(name: str) -> int:
-    """The highest number of a folder ``runs/name-…`` that has anything in it, else 0."""
+    """The highest number of a non-empty folder ``runs/name-…``, else 0."""
     pattern = re.compile(re.escape(name) + r"-(\d+)")
     used = [path for path in Path("runs").glob("*") if path.is_dir() and any(path.iterdir())]
     matches = [pattern.fullmatch(path.name) for path in used]
@@ -251,8 +251,8 @@ def _newest_number(name: str) -> int:
 
 
 def _make_folder(name: str, number: int) -> Path:
-    """The next free folder, made at once, so that two runs started together have one each; removed
-    at the program's end if nothing was written to it.
+    """Create the next free folder at once, so that two runs started together get one each; it is
+    removed at exit if nothing was written to it.
     """
     folder = Path("runs") / f"{name}-{number}"
     try:

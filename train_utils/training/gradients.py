@@ -1,4 +1,4 @@
-"""Faster gradients of convolutions on processors without AVX-512."""
+"""Faster convolution gradients on processors without AVX-512."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from torch.autograd.function import once_differentiable
 from src.inference.fast import has_onednn
 from src.networks.u2net import Conv2d
 
-_MIN_CHANNELS = 16  # in and out; with fewer, converting the maps takes what the other kernel saves
+_MIN_CHANNELS = 16  # in and out; with fewer, converting the maps costs what the other kernel saves
 
 
 def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Let a network's convolutions, in place, compute their weights' gradient the faster way.
+    """Make a network's convolutions, in place, compute their weight gradients the faster way.
 
-    oneDNN's AVX2 kernel for it is two to four times slower on channels-last maps than on NCHW at 64
-    channels, more than converting the maps takes (``benchmarks/compute/train_step.py``); everything
-    else here prefers channels last. With AVX-512, on a GPU and in bf16 nothing is changed. Weights,
-    their names and results stay the same, but for the order of additions.
+    oneDNN's AVX2 kernel for these is two to four times slower on channels-last maps than on NCHW at
+    64 channels, which costs more than converting the maps (``benchmarks/compute/train_step.py``);
+    everything else here is faster in channels last. With AVX-512, on a GPU and in bf16 nothing
+    changes. Weights, their names and results stay the same, up to the order of summation.
     """
     old = torch.backends.cpu.get_cpu_capability() == "AVX2" and has_onednn()
     if device.type != "cpu" or dtype != torch.float32 or not old:
@@ -32,7 +32,7 @@ def speed_up(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
 
 
 class TurnedConv2d(Conv2d):
-    """A convolution whose weights' gradient is computed on maps in NCHW."""
+    """A convolution whose weight gradient is computed on NCHW maps."""
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         wanted = torch.is_grad_enabled() and weight.requires_grad

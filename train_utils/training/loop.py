@@ -24,12 +24,12 @@ from .scoring import Diverged, Task, evaluate_networks, require_finite
 from .supervision.fitting import fit_mask_encoder
 from .trainer import Batch, Step, Trainer
 
-BAD_STEPS = 3  # so many in a row, whose loss or gradient is not finite, end the run
-_ASK_EVERY = 10  # optimizer steps of a GPU between exchanges on whether a signal came
+BAD_STEPS = 3  # this many in a row, with a loss or gradient that is not finite, end the run
+_ASK_EVERY = 10  # optimizer steps on a GPU between asking all ranks about signals
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM came; the step was finished and last.pt written. Holds the signal."""
+    """On Ctrl-C or SIGTERM, after finishing the step and writing last.pt. Holds the signal."""
 
 
 def fit(
@@ -47,21 +47,21 @@ def fit(
     patience: int | None = None,
     trackers: Sequence[str] = ("tensorboard",),
 ) -> None:
-    """Train up to ``epochs``, evaluating and writing ``folder`` on the way.
+    """Train up to ``epochs``, evaluating and writing to ``folder`` along the way.
 
     Args:
         trainer: network and optimizer; the loop starts from where they are.
         train: batches of an :class:`~train_utils.data.loaders.EpochSampler`.
-        test: the held-out images; by the task's first measure on them, of the moving average if
-            there is one, the best weights are chosen.
+        test: the held-out images; the task's first measure on them, of the moving average if there
+            is one, selects the best weights.
         folder: the run's.
         epochs: passes over the training split.
         accum: batches per optimizer step.
         eval_interval: epochs between evaluations.
-        save_every: optimizer steps between checkpoints; 0 for the end of each epoch alone.
-        keep: how many checkpoints to leave in the folder.
+        save_every: optimizer steps between checkpoints; 0: only at the end of each epoch.
+        keep: how many checkpoints to keep in the folder.
         task: how maps are scored and drawn.
-        patience: evaluations in a row without a better score, after which it stops; None: never.
+        patience: stop after this many evaluations in a row without a better score; None: never.
         trackers: where the curves go, see :class:`~.records.trackers.Trackers`.
 
     Raises:
@@ -77,7 +77,7 @@ def fit(
     )
     with _signals_caught() as caught, written as records:
         keeper = _Keeper(trainer, folder, keep, save_every, caught)
-        # First the GT encoder, where features are to follow it.
+        # First train the GT encoder, if its features supervise the network's.
         encoder = trainer.mask_encoder
         if begun and encoder and not encoder.ready:
             limit, check = epochs * -(-len(train.sampler) // accum), keeper.check_encoder
@@ -95,8 +95,8 @@ def fit(
                 _fit_epoch(trainer, train, accum, keeper, progress, passed_over)
                 speed = progress.speed()
 
-            # Count the epoch, and score the networks every so many; the best weights are kept.
-            # Scoring can take minutes, in which a job may be killed: the epoch is saved before.
+            # Count the epoch, score the networks every eval_interval epochs, keep the best weights.
+            # Scoring can take minutes, in which a job may be killed: save the epoch first.
             scored = (trainer.epoch + 1) % eval_interval == 0 or trainer.epoch + 1 == epochs
             if scored:
                 keeper.save()
@@ -107,7 +107,7 @@ def fit(
             # Log the epoch and save.
             if records:
                 records.epoch(row, trainer.updates)
-                rate = f", {speed:.1f} images/s" if speed else ""  # none: only scored, on a resume
+                rate = f", {speed:.1f} images/s" if speed else ""  # none: resumed only to score
                 tqdm.write(_line(row, epochs, task) + rate)
             keeper.save(replace=scored)
             if trainer.epoch < epochs:
@@ -118,34 +118,34 @@ def fit(
 
 @dataclass
 class _Keeper:
-    """Writes the run's checkpoint where it is due, and where a signal ends the run."""
+    """Writes the run's checkpoint when it is due, and when a signal ends the run."""
 
     trainer: Trainer
     folder: Path
     keep: int  # checkpoints in the folder
     every: int  # optimizer steps between checkpoints within an epoch; 0 for none
-    caught: list[int]  # signals that came
+    caught: list[int]  # signals received
 
     def save(self, replace: bool = False) -> None:
-        """Write last.pt; ``replace``: the one of the same step."""
+        """Write last.pt; ``replace``: overwrite the one of the same step."""
         require_finite(self.trainer)
         state = self.trainer.state_dict()  # of all ranks together
         if is_main():
             save_checkpoint(self.folder, state, self.keep, replace)
 
     def is_due(self, updates: int) -> bool:
-        """Whether a checkpoint follows the optimizer step of this number."""
+        """Whether a checkpoint is due after this many optimizer steps."""
         return self.every > 0 and updates > 0 and updates % self.every == 0
 
     def stop_at_signal(self, now: bool, saved: bool = False) -> None:
-        """Save, and raise Interrupted, where a signal came to any rank."""
+        """Save, and raise Interrupted, if any rank has received a signal."""
         if stop := _received(self.caught, self.trainer, now):
             if not saved:
                 self.save()
             raise Interrupted(stop)
 
     def check_encoder(self, own: Trainer, at_end: bool) -> None:
-        """The same while ``own`` trains a GT encoder."""
+        """Save when due, and stop at a signal, while ``own`` trains a GT encoder."""
         stop = _received(self.caught, own, at_end)
         if (stop or at_end or self.is_due(own.updates)) and self.trainer.mask_encoder:
             self.trainer.mask_encoder.training = own.state_dict()
@@ -179,12 +179,12 @@ def _fit_epoch(
         progress.advance(group)
         if keeper.is_due(trainer.updates) and trainer.batches_done < len(sampler):
             keeper.save()
-    keeper.stop_at_signal(now=True)  # before scoring too: a job's last seconds may not suffice
+    keeper.stop_at_signal(now=True)  # before scoring, which may exceed a job's last seconds
 
 
 def _name_loss(trainer: Trainer) -> None:
-    """Say which loss it is, in a run of two, wherever it is another one than in the step before, as
-    the log's losses do not compare across that place.
+    """In a run with a final loss, name the loss whenever it changes: the log's losses are not
+    comparable across that point.
     """
     loss = trainer.next_loss
     if trainer.final_loss is not None and loss is not trainer.announced_loss and is_main():
@@ -196,7 +196,7 @@ def _name_loss(trainer: Trainer) -> None:
 def _finish_epoch(
     trainer: Trainer, train: Loader[SegmentationDataset], passed_over: set[int]
 ) -> dict[str, Any]:
-    """Count the epoch and name what no rank could read; returns the log's row of it."""
+    """Count the epoch and name images that any rank could not read; returns its row of the log."""
     for errors in gather(train.errors):
         train.errors |= errors
     _name_passed_over(train, passed_over)
@@ -217,8 +217,8 @@ def _report_early_stop(trainer: Trainer, task: Task) -> None:
 
 @contextmanager
 def _signals_caught() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM only put their number on the list, so that a step is never cut short; one
-    more Ctrl-C ends the program at once.
+    """Make Ctrl-C and SIGTERM only append their number to the list, so that a step is never cut
+    short; another Ctrl-C ends the program at once.
     """
     caught: list[int] = []
 
@@ -236,8 +236,8 @@ def _signals_caught() -> Iterator[list[int]]:
 
 
 def _received(caught: list[int], trainer: Trainer, now: bool) -> int:
-    """The signal that came, on any rank, as all must stop together; 0 for none. Asking makes a GPU
-    wait, so GPUs ask now and then, or where it has to be known ``now``.
+    """The signal received on any rank, as all must stop together; 0 for none. Asking makes a GPU
+    wait, so on GPUs it is done now and then, or if it has to be known ``now``.
     """
     if trainer.device.type == "cuda" and trainer.updates % _ASK_EVERY and not now:
         return 0
@@ -265,10 +265,10 @@ def _name_passed_over(train: Loader[SegmentationDataset], known: set[int]) -> No
 def _report_bad_step(
     trainer: Trainer, step: Step, group: list[Batch], dataset: SegmentationDataset
 ) -> None:
-    """Name the step and its images; raises Diverged where it was one too many."""
+    """Report the step and its images; raises Diverged if it was one too many."""
     losses = zip(step.losses[:, 0].tolist(), (batch[2].tolist() for batch in group), strict=True)
     batches = [batch for of_rank in gather(list(losses)) for batch in of_rank]
-    # Those whose own loss is at fault; all where only the gradient is.
+    # Batches whose own loss is not finite; all if only the gradient is not.
     faulty = [batch for batch in batches if not math.isfinite(batch[0])] or batches
     names = ", ".join(dataset.pairs[i].name for _, indices in faulty for i in indices)
     message = (

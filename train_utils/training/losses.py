@@ -21,7 +21,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def map_names(count: int) -> list[str]:
-    """What the terms of the loss are called in logs: ``fused``, ``side1`` (finest) …"""
+    """The names of the loss's terms in logs: ``fused``, ``side1`` (finest) …"""
     return ["fused", *(f"side{i}" for i in range(1, count))]
 
 
@@ -32,11 +32,11 @@ class Target:
     Args:
         mask: N×1×H×W; in [0, 1] for one map, else class indices.
         classes: maps of the network; 1 for saliency.
-        ignore_index: of pixels that count in no loss; classes only.
+        ignore_index: value of pixels that no loss counts; classes only.
         weights: of each class (background and object for one map) in ``bce`` and ``ce``.
-        taught: N×C×H×W in [0, 1]: what a teacher makes of the images.
-        share: N×1×1×1 in [0, 1]: of the teacher's maps in the target of each image. Where it is 1,
-            the mask plays no part.
+        taught: N×C×H×W in [0, 1]: a teacher's maps of the images.
+        share: N×1×1×1 in [0, 1]: weight of the teacher's maps in the target of each image. Where it
+            is 1, the mask is not used.
     """
 
     mask: Tensor
@@ -48,7 +48,7 @@ class Target:
 
     @cached_property
     def counts(self) -> Tensor:
-        """N×1×H×W: 1, and 0 where pixels count in no loss."""
+        """N×1×H×W: 1, or 0 for pixels that no loss counts."""
         if self.classes == 1 or self.ignore_index is None:
             return torch.ones_like(self.mask, dtype=torch.float32)
         counts = self.mask.ne(self.ignore_index)
@@ -86,8 +86,8 @@ class Target:
 
 
 def bce(logits: Tensor, target: Target) -> Tensor:
-    """Σ w ℓ / Σ w over all pixels, ℓ their binary cross-entropy (Qin et al. 2020, equation 2) and
-    w the weight of their class, 1 where there is none.
+    """Σ w ℓ / Σ w over all pixels, where ℓ is their binary cross-entropy (Qin et al. 2020, equation
+    2) and w the weight of their class, 1 by default.
     """
     if target.weights is None:
         return F.binary_cross_entropy_with_logits(logits, target.values)
@@ -96,8 +96,8 @@ def bce(logits: Tensor, target: Target) -> Tensor:
 
 
 def ce(logits: Tensor, target: Target) -> Tensor:
-    """Σ w ℓ / Σ w over the pixels that count, ℓ = −log softmax of their class's logit; of a mixed
-    target, that of each class by its share.
+    """Σ w ℓ / Σ w over the pixels that count, where ℓ = −log softmax of their class's logit; for a
+    mixed target, that of each class weighted by its share.
     """
     wanted = target.index if target.taught is None else target.values
     terms = F.cross_entropy(logits, wanted, reduction="none")[:, None]
@@ -146,7 +146,7 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def _probabilities(logits: Tensor, target: Target) -> Tensor:
-    """0 where pixels don't count, as their target is."""
+    """Probabilities, 0 where pixels don't count, like their target."""
     p = logits.sigmoid() if target.classes == 1 else logits.softmax(1)
     return p * target.counts
 
@@ -165,15 +165,15 @@ PARTS: dict[str, Callable[[Tensor, Target], Tensor]] = {
 def find_parts(
     loss: str, classes: int = 1, setting: str = "loss"
 ) -> list[Callable[[Tensor, Target], Tensor]]:
-    """The losses that a sum names.
+    """The losses named in a sum.
 
     Args:
         loss: names of ``PARTS`` joined by ``+``.
-        classes: of the network's maps, 1 for saliency.
-        setting: that names them, for the error.
+        classes: number of the network's maps, 1 for saliency.
+        setting: the one that names them, for the error.
 
     Raises:
-        UserError: an unknown one, or one for another number of maps.
+        UserError: a loss is unknown, or for another number of maps.
     """
     wrong = "ce" if classes == 1 else "bce"
     known = [part for part in PARTS if part != wrong]
@@ -189,24 +189,24 @@ class DeepSupervision(nn.Module):
     """ℒ = Σ w_m ℓ_m over the fused map and the side maps (Qin et al. 2020, equation 1).
 
     Args:
-        weights: one per map, fused first; 1 for each, as published, where None.
+        weights: one per map, fused first; None: 1 for each, as published.
         loss: ℓ: names of ``PARTS`` joined by ``+``, such as ``bce+iou+ssim``; the published one is
             ``bce``. None is ``bce`` for one map and ``ce`` for classes.
-        classes: of the network's maps, 1 for saliency.
-        ignore_index: of pixels that no loss counts.
+        classes: number of the network's maps, 1 for saliency.
+        ignore_index: value of pixels that no loss counts.
         class_weights: of each class (for one map: background, object) in ``bce`` and ``ce``.
         soft: masks hold levels 0 … 255, for targets between 0 and 1.
 
-    Call with the list of logits that a network gives in training mode (each N×classes×h×w, any
-    float type) and a mask N×1×H×W, {0, 1} or class indices; and with what a teacher makes of the
-    images, if there is one: its maps N×classes×H×W in [0, 1], and their share N×1×1×1 of the
-    targets. Where maps are smaller than the mask, they are of its centre. Returns the total (a
-    float32 scalar to call backward on) and the unweighted terms (float32, one per map, detached)
-    for the log. Computed in float32 with logits, so safe under autocast.
+    Call with the list of logits that a network returns in training mode (each N×classes×h×w, any
+    float type) and a mask N×1×H×W, {0, 1} or class indices; with a teacher, also with its maps
+    N×classes×H×W in [0, 1] and their weights N×1×1×1 in the targets. Maps smaller than the mask are
+    compared with its centre. Returns the total (a float32 scalar to call backward on) and the
+    unweighted terms (float32, one per map, detached) for the log. Computed in float32 with logits,
+    so safe under autocast.
 
     Raises:
-        UserError: an unknown loss, or one for classes without them, or another number of weights
-            than of maps.
+        UserError: a loss is unknown or for another number of maps, or there are not as many weights
+            as maps.
     """
 
     class_weights: Tensor | None
@@ -272,10 +272,10 @@ def balanced_weights(
     """Class weights by median frequency balancing (Eigen & Fergus 2015, section 6.3.2).
 
     The weight of a class is median(f) / f, where f is its share of the pixels of those masks that
-    hold it; it is 1 where no mask does.
+    contain it; it is 1 if no mask does.
 
     Args:
-        pairs: whose masks are counted, but for those that cannot be read.
+        pairs: whose masks are counted, except for those that cannot be read.
         classes: how many there are.
         ignore_index: pixels of this value are not counted.
         cut: masks are soft: object where above this level of 255.
@@ -285,7 +285,7 @@ def balanced_weights(
     """
 
     def count(pair: Pair) -> np.ndarray:
-        with suppress(UserError):  # which the run names when it comes to that mask
+        with suppress(UserError):  # the run reports it when it reaches that mask
             mask = pair.read(pair.mask)
             if cut is not None:
                 mask = (mask > cut).view(np.uint8)
@@ -295,7 +295,7 @@ def balanced_weights(
     with ThreadPoolExecutor() as pool:
         counts = np.stack(list(pool.map(count, pairs)))
     if ignore_index is not None:
-        counts[:, ignore_index : ignore_index + 1] = 0  # where it is below the classes at all
+        counts[:, ignore_index : ignore_index + 1] = 0  # if it is below ``classes`` at all
     pixels = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
     present = pixels > 0
     share = counts.sum(0)[present] / pixels[present]

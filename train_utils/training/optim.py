@@ -14,7 +14,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 OPTIMIZERS = ("adamw", "muon")
 MUON_CHANNELS = 8
-"""Channels on both sides that a kernel needs to be Muon's."""
+"""The least input and output channels of kernels that Muon updates."""
 
 
 def make_optimizer(
@@ -22,7 +22,7 @@ def make_optimizer(
 ) -> Optimizer:
     """Fused AdamW, or :class:`Muon`, of a network's trainable parameters.
 
-    Vectors (batch norm, biases) are not decayed: that only shifts activations.
+    Vectors (batch norm, biases) are not decayed: that would only shift activations.
 
     Args:
         model: the network, on its device.
@@ -56,17 +56,17 @@ class Muon(AdamW):
     """Muon for the groups marked ``orthogonal``, AdamW for the others.
 
     The momentum of a kernel, as a matrix of out × (in · height · width), is replaced by the nearest
-    matrix whose singular values are all alike, so that every direction of the kernel learns, not
-    only the few that dominate its gradient. Updates are scaled to the mean square that AdamW's
-    have, which lets both use one learning rate and weight decay.
+    matrix whose singular values are all equal, so that every direction of the kernel learns, not
+    only the few that dominate its gradient. Updates are scaled to the mean square of AdamW's, so
+    that both can share one learning rate and weight decay.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
     scale is that of Liu et al. 2025, "Muon is scalable for LLM training".
 
     Args:
-        groups: as of AdamW; kernels of a group with ``orthogonal=True`` are Muon's.
+        groups: as for AdamW; Muon updates the kernels of groups with ``orthogonal=True``.
         lr: learning rate.
-        fused: of AdamW.
+        fused: as for AdamW.
 
     Example:
         >>> kernel = nn.Parameter(torch.zeros(2, 2, 1, 1))
@@ -89,11 +89,11 @@ class Muon(AdamW):
             if group["orthogonal"]:
                 self._step_kernels(group)
                 for kernel in group["params"]:
-                    kernel.grad = None  # AdamW passes over what has no gradient
+                    kernel.grad = None  # AdamW skips what has no gradient
         super().step()
 
     def _step_kernels(self, group: dict[str, Any]) -> None:
-        # Kernels of one shape together: a network has dozens of small ones.
+        # Batch kernels of the same shape: a network has dozens of small ones.
         alike: dict[torch.Size, list[Tensor]] = {}
         for kernel in group["params"]:
             if kernel.grad is not None:
@@ -102,9 +102,9 @@ class Muon(AdamW):
             gradients = [cast(Tensor, kernel.grad) for kernel in kernels]
             momenta = [self._momentum(kernel) for kernel in kernels]
             torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov's
+            ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov momentum
             stacked = torch.stack(ahead).flatten(2)
-            # In bfloat16 where that is fast: some steps of a rough iteration need no more.
+            # In bfloat16 where that is fast: a few rough iterations need no more precision.
             dtype = pick_dtype("auto", stacked.device)
             matrices = orthogonalize(stacked.to(dtype)).float()
             scale = 0.2 * max(matrices.shape[1:]) ** 0.5
@@ -115,13 +115,13 @@ class Muon(AdamW):
     def _momentum(self, kernel: Tensor) -> Tensor:
         state = self.state[kernel]
         if not state:
-            state["step"] = torch.zeros(())  # which AdamW looks for when it loads a state
+            state["step"] = torch.zeros(())  # AdamW expects it when it loads a state
             state["momentum"] = torch.zeros_like(kernel)
         return state["momentum"]
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Matrices of the same singular vectors, whose singular values are between 0.7 and 1.2.
+    """Matrices with the same singular vectors, and singular values between 0.7 and 1.2.
 
     Five steps of a Newton-Schulz iteration; values below about 1/1000 of a matrix's norm stay
     smaller.
@@ -138,7 +138,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def make_scheduler(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """Linear from 1/1000 over ``warmup_steps``, then a cosine to 1/1000 at ``total_steps``."""
+    """Linear from 1/1000 over ``warmup_steps``, then cosine to 1/1000 at ``total_steps``."""
     warmup_steps = min(warmup_steps, total_steps // 2)
     peak = optimizer.param_groups[0]["lr"]
     rest = CosineAnnealingLR(optimizer, max(1, total_steps - warmup_steps), eta_min=peak * 1e-3)

@@ -1,4 +1,4 @@
-"""How a run's networks are evaluated, and the best weights kept."""
+"""Evaluate a run's networks and keep the best weights."""
 
 import math
 import sys
@@ -55,8 +55,8 @@ class Task:
         return ("mae", "max_f", "mean_f", *(MATTING if self.cut is not None else ()))
 
     def score(self, predictor: Predictor, loader: Loader[SegmentationDataset]) -> dict[str, Any]:
-        """Every measure over a set, of all ranks together."""
-        # Here, as they import OpenCV, which the command line does without.
+        """Every measure over a set, from all ranks together."""
+        # Imported here, as they import OpenCV, which the command line does without.
         from ..metrics.evaluate import evaluate, predicted, predicted_classes
         from ..metrics.semantic import evaluate_classes
 
@@ -96,7 +96,7 @@ def evaluate_networks(
     task: Task,
     records: Records | None,
 ) -> dict[str, Any]:
-    """Score the network and its average; keeps the best weights, and draws samples of them."""
+    """Score the network and its average, keep the best weights, draw samples."""
     require_finite(trainer)
     epoch = trainer.epoch - 1  # counted from 0
     test.sampler.epoch = epoch
@@ -127,14 +127,14 @@ def evaluate_networks(
 
 
 def _score(task: Task, predictor: Predictor, test: Loader[SegmentationDataset]) -> dict[str, Any]:
-    """The scores of all images that can be read; the others are named."""
+    """The scores over all readable images; the others are reported."""
     from ..metrics.evaluate import MapError
 
     test.errors.clear()
     scores, failure = {}, None
     try:
         scores = task.score(predictor, test)
-    except UserError as error:  # no image at all; on all ranks alike
+    except UserError as error:  # no image at all; the same on all ranks
         failure = error
     errors = {index: reason for part in gather(test.errors) for index, reason in part.items()}
     for reason in errors.values():
@@ -154,7 +154,7 @@ def _samples(
     indices = range(0, len(dataset), max(1, len(dataset) // 8))[:8]
     samples = []
     for index in indices:
-        with suppress(UserError):  # which scoring has named
+        with suppress(UserError):  # scoring has reported it
             samples.append(dataset[epoch, index])
     if not samples:
         return iter(())

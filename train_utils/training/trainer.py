@@ -1,4 +1,4 @@
-"""A network with all that changes while it trains: one step of it, and its state."""
+"""A network with everything that changes while it trains: one step, and its state."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,32 +32,32 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Step(NamedTuple):
-    """What one optimizer step came to, on the CPU in float64, of this rank."""
+    """The result of one optimizer step on this rank, on the CPU in float64."""
 
-    losses: Tensor  # a row a batch: the total, then each term
-    norm: float  # of the gradient before clipping, alike on all ranks
+    losses: Tensor  # one row per batch: the total, then each term
+    norm: float  # of the gradient before clipping, the same on all ranks
     taken: bool  # False: something was not finite, and nothing was changed
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """A network with all that changes while it trains.
+    """A network with everything that changes while it trains.
 
     Args:
         model: the bare network, on its device.
         optimizer, scheduler, scaler: stepped once per optimizer step.
         loss: logits and target → total and terms.
-        final_loss: the same, from the step on that ``schedule`` names ``final``.
+        final_loss: the same, from the step that ``schedule`` calls ``final``.
         dtype: of the convolutions (autocast).
         ema: moving average, updated every optimizer step.
         clip_grad: largest gradient norm, 0 for none.
-        compile: let torch.compile build the training step's network.
+        compile: compile the training step's network with torch.compile.
         freeze_bn: batch norm keeps its statistics, and uses them in training too.
-        encoder: parts of the network that keep weights and statistics …
-        frozen_epochs: … in so many epochs.
-        teacher: whose maps are targets too.
-        mask_encoder: towards whose features those of the network are drawn.
-        read: images to what the network reads; None: normalised by its own mean and std.
+        encoder: parts of the network whose weights and statistics are frozen …
+        frozen_epochs: … for this many epochs at the start.
+        teacher: its maps are targets too.
+        mask_encoder: its features supervise those of the network.
+        read: turns images into the network's input; None: normalises by its own mean and std.
         record: what the run's result depends on, kept in its checkpoints.
     """
 
@@ -79,14 +79,14 @@ class Trainer:
     read: Callable[[Tensor], Tensor] | None = None
     record: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # finished
-    batches_done: int = 0  # of the epoch after those
+    batches_done: int = 0  # of the current epoch
     bad_steps: int = 0  # not taken, in a row
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0  # evaluations in a row without a better score
-    schedule: dict[str, Any] = field(default_factory=dict)  # what was laid, see build/schedule.py
-    updates_before: int = 0  # optimizer steps before the schedule was laid
+    schedule: dict[str, Any] = field(default_factory=dict)  # the current one, see build/schedule.py
+    updates_before: int = 0  # optimizer steps before the schedule began
     last_lr: float = 0.0  # the learning rate of the last step
-    announced_loss: nn.Module | None = None  # the one that was last named to the user
+    announced_loss: nn.Module | None = None  # the one last reported to the user
     sums: Tensor = field(init=False)  # of this rank and epoch: batches, total loss, each term
 
     def __post_init__(self) -> None:
@@ -98,26 +98,26 @@ class Trainer:
         self.sums = torch.zeros(2 + len(self.loss_names), dtype=torch.float64)
         buffers = list(self.model.buffers())
         self._statistics = [b for b in buffers if b.is_floating_point()]
-        # Beside each buffer its value before the step, by type: one call copies hundreds of small
-        # tensors, of one type only.
+        # Buffers and copies of their values before the step, grouped by dtype: one call copies
+        # hundreds of small tensors, but of one dtype only.
         groups = [[b for b in buffers if b.dtype == dtype] for dtype in {b.dtype for b in buffers}]
         self._kept = [(group, [b.clone() for b in group]) for group in groups]
 
     def _wrap(self) -> None:
-        """Make what computes a step: the network, its features too where they are wanted, shared
-        between processes, compiled.
+        """Build the module that computes a step: the network, with its features if needed, in DDP,
+        compiled.
         """
         net: nn.Module = self.model
         if self.mask_encoder is not None:
             net = WithFeatures(cast(U2Net, net))
         self.net = _share_gradients(net, self.device) if world_size() > 1 else net
         if self.compile:
-            # For each size by itself: inductor fails to build the step for sizes that vary.
+            # Once for each size: inductor fails to build the step for dynamic sizes.
             self.net.compile(dynamic=False)
 
     @property
     def loss_names(self) -> list[str]:
-        """What the terms of the loss are called in logs."""
+        """The names of the loss's terms in logs."""
         return [*self.model.map_names, *(self.mask_encoder.names if self.mask_encoder else ())]
 
     @property
@@ -132,7 +132,7 @@ class Trainer:
         return self.loss if final is None or self.updates < self.schedule["final"] else final
 
     def has_stopped(self, patience: int | None) -> bool:
-        """Whether so many evaluations in a row have brought no better score."""
+        """Whether ``patience`` evaluations in a row have brought no better score."""
         return patience is not None and self.stale >= patience
 
     @property
@@ -142,15 +142,15 @@ class Trainer:
 
     @property
     def networks(self) -> dict[str, Network]:
-        """The network, and its moving average if there is one, by what their scores begin with."""
+        """The network, and its moving average if there is one, by the prefix of their scores."""
         networks = {"": self.model}
         if self.ema is not None:
             networks["ema_"] = cast(Network, self.ema.module)
         return networks
 
     def train_mode(self) -> None:
-        """Layers as they are in training, after an evaluation for instance; to be called at the
-        start of each epoch, as the encoder may be frozen in the first ones.
+        """Set layers to training mode, after an evaluation for instance; to be called at the start
+        of each epoch, as the encoder may be frozen in the first ones.
         """
         self.model.train()
         frozen = self.epoch < self.frozen_epochs
@@ -162,23 +162,23 @@ class Trainer:
         if any(p.requires_grad == frozen for p in parameters):
             for parameter in parameters:
                 parameter.requires_grad_(not frozen)
-            self._wrap()  # DDP keeps those that had a gradient when it was made
+            self._wrap()  # DDP only knows parameters that required gradients when it was made
 
     def step(self, batches: Sequence[Batch]) -> Step:
         """One optimizer step on the mean loss of ``batches`` (several: gradient accumulation).
 
-        Where a loss, a statistic of batch norm or the gradient is not finite, weights, moments,
-        average and statistics stay as they were, on all ranks alike; only the schedule moves on.
+        If a loss, a statistic of batch norm or the gradient is not finite, weights, moments,
+        average and statistics stay as they were, on all ranks; only the schedule moves on.
         """
         for buffers, kept in self._kept:
             copy_all(kept, buffers)
-        # Add up the gradients of all batches; ranks exchange them once, with the last one.
+        # Accumulate the gradients of all batches; ranks exchange them once, with the last one.
         last = len(batches) - 1
         logged = [self._backward(b, 1 / len(batches), i == last) for i, b in enumerate(batches)]
         self.scaler.unscale_(self.optimizer)  # the norm is of the true gradients
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # The one moment in a step that waits for a GPU.
+        # The only point in a step that waits for the GPU.
         values = torch.cat((torch.stack(logged).flatten(), norm[None])).cpu().double()
         taken = bool(values[-1].isfinite())
         if taken:
@@ -193,7 +193,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.last_lr = self.lr
-        # torch warns where the very first step is not taken, as if calls were in the wrong order.
+        # If the very first step is not taken, torch warns as if calls were in the wrong order.
         with nullcontext() if taken else warnings.catch_warnings(action="ignore"):
             self.scheduler.step()
         step = Step(values[:-1].view(len(batches), -1), values[-1].item(), taken)
@@ -217,19 +217,19 @@ class Trainer:
                 total, terms = self.next_loss(maps, masks, *taught)
                 distances = self.mask_encoder.compare(features, masks)
                 total, terms = total + distances.sum(), torch.cat((terms, distances.detach()))
-            # What is not finite spoils the gradient for certain, and by the ranks' mean that of
-            # each: all of them then see it without asking.
+            # Anything not finite makes the gradient nan, and through the mean over ranks that of
+            # every rank: all of them see it without further communication.
             finite = total.detach().isfinite()
-            if exchange and self._statistics:  # they stay infinite once they are
+            if exchange and self._statistics:  # once not finite, they stay so
                 finite = finite & get_total_norm(self._statistics, torch.inf).isfinite()
             self.scaler.scale(total * share * torch.where(finite, 1.0, torch.nan)).backward()
         return torch.cat((total.detach()[None], terms))
 
     def _count(self, step: Step) -> None:
-        """Count the step: towards the epoch's mean loss where it was taken, else as a bad one.
+        """Count the step towards the epoch's mean loss if it was taken, else as a bad one.
 
-        float16's scaler expects bad steps and lowers its scale after each; they count as bad once
-        that has come below 1.
+        The loss scaler of float16 expects bad steps and lowers its scale after each; they count as
+        bad only once it is below 1.
         """
         self.batches_done += len(step.losses)
         if step.taken:
@@ -240,14 +240,14 @@ class Trainer:
             self.bad_steps += 1
 
     def is_finite(self) -> bool:
-        """Whether all weights and statistics are, those of the average included."""
+        """Whether all weights and statistics are finite, those of the average included."""
         tensors = [t for net in self.networks.values() for t in net.state_dict().values()]
         floats = [t for t in tensors if t.is_floating_point()]
         return bool(get_total_norm(floats, torch.inf).isfinite())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to continue, plus what rebuilds the network. All ranks call it
-        together, as some of it is each rank's own.
+        """Everything a run needs to continue, plus what rebuilds the network. All ranks must call
+        it together, as parts of it differ between ranks.
         """
         rng = {"cpu": torch.random.get_rng_state()}
         if self.device.type == "cuda":
@@ -302,9 +302,9 @@ class Trainer:
 
 
 def _share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    # Looking for unused parameters keeps the order in which gradients travel, which DDP would else
-    # change after a run's first step: three ranks and more would then add up in another order
-    # after a resume.
+    # Searching for unused parameters keeps the order of gradient buckets, which DDP would otherwise
+    # change after a run's first step: three or more ranks would then sum in another order after a
+    # resume.
     same_order = device.type == "cpu" and world_size() > 2
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=same_order)

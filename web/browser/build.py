@@ -40,11 +40,11 @@ RUNTIMES = {  # a module and its WebAssembly; the page loads one of these pairs
 }
 KEYS = ("network", "img_size", "object_map", "mean", "std", "resampling", "antialias", "version")
 POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
-PREPARED = ("bilinear", True)  # all that the page's worker/pixels.js can do
+PREPARED = ("bilinear", True)  # the only ones that the page's worker/pixels.js implements
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the page and print what it weighs; returns the exit status."""
+    """Build the page and print its size; returns the exit status."""
     args = parse_args(argv)
     if not isinstance(args.img_size, int | None):
         problem = "the page shows a network squares; give one side"
@@ -80,15 +80,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_output(folder: Path) -> None:
-    """Make the folder's parents, and see that there is nothing in it but an earlier build.
+    """Create the folder's parents, and check that it holds nothing but an earlier build.
 
     Raises:
-        UserError: it is a file, holds other files, or cannot be made.
+        UserError: it is a file, holds other files, or cannot be created.
     """
     try:
         folder.resolve().parent.mkdir(parents=True, exist_ok=True)
         held = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    except OSError as error:  # a file where a folder is to be, no rights
+    except OSError as error:  # a file in place of a folder, no permission
         problem = f"{error.strerror or error}; choose another folder"
         raise UserError(problem, "output", folder) from None
     if folder.exists() and not folder.is_dir():
@@ -101,7 +101,7 @@ def check_output(folder: Path) -> None:
 def list_build(folder: Path) -> set[str]:
     """All that a build has written there, by the names in its service worker; empty if it is none.
 
-    An earlier version's may have other files than this one's.
+    A build of an earlier version may have other files.
     """
     try:
         lines = (folder / "sw.js").read_text(encoding="utf-8").splitlines()[:3]
@@ -116,7 +116,7 @@ def list_build(folder: Path) -> set[str]:
 
 
 def copy_runtime(folder: Path) -> None:
-    """The runtime's files, its licence among them."""
+    """Copy the runtime's files, with its licence."""
     folder.mkdir()
     for module, binary in RUNTIMES.values():
         for name in (module, f"{binary}.mjs", f"{binary}.wasm"):
@@ -127,7 +127,7 @@ def copy_runtime(folder: Path) -> None:
 
 
 def describe_model(page: Path) -> None:
-    """Write model.json: how images are prepared, and the sizes of what is loaded."""
+    """Write model.json: the preprocessing of images, and the sizes of the files to load."""
     props = onnx.load(page / "model.onnx").metadata_props
     metadata = {entry.key: json.loads(entry.value) for entry in props}
     if (metadata["resampling"], metadata["antialias"]) != PREPARED or "input_size" in metadata:
@@ -149,7 +149,8 @@ def describe_model(page: Path) -> None:
 
 
 def stamp_worker(page: Path) -> None:
-    """Tell the service worker the names of all files, and a version that changes with them."""
+    """Write into the service worker the names of all files, and a version that changes with
+    them."""
     paths = sorted(path for path in page.rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in paths:
@@ -168,8 +169,8 @@ def stamp_worker(page: Path) -> None:
 
 
 def put_in_place(page: Path, output: Path) -> None:
-    """Make ``page`` the output; an earlier build goes to where the page was made."""
-    target = output.resolve()  # a link stays one: what it leads to is replaced
+    """Move ``page`` to the output; an earlier build goes to the temporary folder."""
+    target = output.resolve()  # a link is kept: its target is replaced
     if target.exists():
         target.rename(page.parent / "earlier")
     page.rename(target)
@@ -177,7 +178,7 @@ def put_in_place(page: Path, output: Path) -> None:
 
 
 def print_weight(page: Path) -> None:
-    """Print the bytes of the parts, as they are and as hosts send them."""
+    """Print the sizes of the parts, as they are and compressed by gzip."""
     files = {
         path.relative_to(page).as_posix(): (size, len(gzip.compress(path.read_bytes(), 6)))
         for path in sorted(page.rglob("*"))

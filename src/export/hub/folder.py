@@ -1,7 +1,7 @@
-"""Networks to folders and the Hugging Face Hub; ``src/weights/hub.py`` reads them.
+"""Save networks to folders and the Hugging Face Hub; ``src/weights/hub.py`` loads them.
 
 huggingface_hub's own mixin writes the model card and uploads. It is imported only where it is
-needed: to predict takes none of it.
+needed, as prediction does not need it.
 """
 
 from functools import cache
@@ -80,8 +80,8 @@ def push_to_hub(network: Network, name: str, onnx: bool = False, **options: Any)
 
 @cache
 def _mixin() -> Any:
-    """A class that gives huggingface_hub's mixin a network's files; no base of the networks
-    themselves, as every start would import huggingface_hub then."""
+    """A class that gives huggingface_hub's mixin a network's files; not a base class of networks,
+    as every start would then import huggingface_hub."""
     from huggingface_hub import ModelCard, ModelHubMixin
 
     class HubModel(
@@ -95,15 +95,15 @@ def _mixin() -> Any:
             self.network, self.onnx = network, onnx
 
         def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-            """The mixin's, with the class to load by."""
+            """The mixin's card, with the class to load it with."""
             name, config = type(self.network).__name__, self.network.config
             gives = f"{config.out_ch} maps of classes" if config.object_map is None else "a mask"
             values = {"network": name, "gives": gives, "onnx": self.onnx}
             return super().generate_model_card(*args, **values, **kwargs)
 
         def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-            """The mixin's, which begins by removing an old ``config.json``: what may be refused
-            comes before."""
+            """As the mixin's, which begins by removing an old ``config.json``: checks come before
+            that."""
             if self.network.fused:
                 raise UserError(f"{save_directory}: the network is fused; save it before fuse()")
             self.entries = describe(self.network)

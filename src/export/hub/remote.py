@@ -1,8 +1,8 @@
-"""A network of this toolkit as Hugging Face's transformers knows one.
+"""A network of this toolkit as a model of Hugging Face's transformers.
 
-Nothing here imports this module: ``transformers.py`` beside it writes it, with all that it needs of
-the rest of the library, into one file of a model's folder, which
-``from_pretrained(folder, trust_remote_code=True)`` then runs where this library is not installed.
+Nothing imports this module here: ``transformers.py`` beside it bundles it, with all that it needs
+from the rest of the library, into one file in a model's folder, which
+``from_pretrained(folder, trust_remote_code=True)`` then runs without this library.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from ...pictures.images import to_grey, to_rgb, turn
 
 
 class U2NetForImageSegmentationConfig(PretrainedConfig):
-    """What ``config.json`` holds.
+    """The content of ``config.json``.
 
     Args:
         config: the network's table.
         img_size: the side in pixels of the square that it was trained on.
-        **kwargs: of transformers.
+        **kwargs: passed on to transformers.
     """
 
-    model_type = "isnet"  # under this name, transformers.js loads whatever has one map
+    model_type = "isnet"  # under this name, transformers.js loads any network with one map
 
     def __init__(
         self, config: dict[str, Any] | None = None, img_size: int = 320, **kwargs: Any
@@ -44,10 +44,10 @@ class U2NetForImageSegmentationConfig(PretrainedConfig):
 
 
 class U2NetForImageSegmentation(PreTrainedModel):
-    """The network; its tensors have the names that they have without transformers.
+    """The network; its tensors have the same names as without transformers.
 
     Args:
-        config: what ``config.json`` holds.
+        config: the content of ``config.json``.
     """
 
     config_class = U2NetForImageSegmentationConfig
@@ -62,7 +62,7 @@ class U2NetForImageSegmentation(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Networks have initialised themselves."""
+        """Networks initialise themselves."""
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> SemanticSegmenterOutput:
         """``logits`` N×K×H×W of images N×3×H×W prepared by the image processor."""
@@ -72,15 +72,15 @@ class U2NetForImageSegmentation(PreTrainedModel):
 
 
 class U2NetImageProcessor(BaseImageProcessor):
-    """From images to the network's input, and from its logits to maps of the images' sizes.
+    """Converts images to the network's input, and its logits to maps of the images' sizes.
 
     Args:
         size: ``height`` and ``width`` in pixels that images are resized to.
         image_mean: of the three channels in [0, 1].
         image_std: likewise.
         activation: what turns logits into probabilities, ``sigmoid`` or ``softmax``.
-        object_map: the index of the object's map; None where the maps are those of classes.
-        **kwargs: of transformers.
+        object_map: the index of the object's map; None for several classes.
+        **kwargs: passed on to transformers.
     """
 
     model_input_names = ("pixel_values",)
@@ -115,11 +115,11 @@ class U2NetImageProcessor(BaseImageProcessor):
     def post_process_maps(
         self, outputs: Any, target_sizes: Sequence[Sequence[int]] | None = None
     ) -> list[Tensor]:
-        """The map of each image, H×W in [0, 1]; K×H×W of a network of K classes.
+        """The map of each image, H×W in [0, 1]; K×H×W for K classes.
 
         Args:
             outputs: of the model.
-            target_sizes: height and width of each image; None for those of the network's maps.
+            target_sizes: height and width of each image; None for the size of the network's maps.
         """
         logits = outputs.logits.float()
         maps = logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
@@ -131,13 +131,13 @@ class U2NetImageProcessor(BaseImageProcessor):
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[Sequence[int]] | None = None
     ) -> list[Tensor]:
-        """The class of each pixel, H×W: of an object's map, 1 from a probability of one half on."""
+        """The class of each pixel, H×W: for an object's map, 1 from a probability of 0.5."""
         maps = self.post_process_maps(outputs, target_sizes)
         return [most_probable(one if one.ndim == 3 else one[None]) for one in maps]
 
 
 class U2NetPipeline(ImageSegmentationPipeline):
-    """``pipeline("image-segmentation")``: an object's mask has all its grey levels."""
+    """``pipeline("image-segmentation")``: an object's mask keeps all its grey levels."""
 
     def check_model_type(self, supported_models: Any) -> None:
         """Nothing to check, as this pipeline comes with its model."""
@@ -150,7 +150,7 @@ class U2NetPipeline(ImageSegmentationPipeline):
         Args:
             model_outputs: of the model.
             mask_threshold: makes the object's mask black and white; None leaves it grey.
-            **options: of transformers.
+            **options: passed on to transformers.
         """
         processor, sizes = self.image_processor, model_outputs["target_size"]
         if processor.object_map is None:

@@ -1,6 +1,7 @@
-"""What Hugging Face's transformers, and transformers.js, need in a model's folder.
+"""Writes the files that transformers and transformers.js need in a model's folder.
 
-The code in the folder is cut from this library's own source, so that there is one architecture.
+The code in the folder is bundled from this library's own source, so that there is only one
+implementation.
 """
 
 import ast
@@ -20,15 +21,15 @@ _SOURCE = Path(__file__).with_name("remote.py")
 
 
 def write_files(model: Network, folder: Path, onnx: bool = False) -> None:
-    """Write what transformers needs beside ``config.json`` and ``model.safetensors``.
+    """Write what transformers needs in addition to ``config.json`` and ``model.safetensors``.
 
     Args:
-        model: the network of the folder, not fused; it stays as it is.
+        model: the network of the folder, not fused; it is not changed.
         folder: gets the code and ``preprocessor_config.json``.
         onnx: add ``onnx/model.onnx`` too, which transformers.js loads.
 
     Raises:
-        UserError: the ONNX file cannot be made, or does not compute what the network does.
+        UserError: the ONNX file cannot be made, or its masks differ from the network's.
     """
     if onnx:
         export_whole(model, folder / ONNX)
@@ -44,9 +45,9 @@ def write_files(model: Network, folder: Path, onnx: bool = False) -> None:
         "activation": model.config.activation,
         "object_map": model.config.object_map,
     }
-    if onnx:  # for transformers.js, whose file takes whole images; the code in Python reads none
+    if onnx:  # for transformers.js, whose file takes whole images; the Python code ignores them
         processor |= {"do_resize": False, "do_rescale": False, "do_normalize": False}
-        processor["feature_extractor_type"] = "ImageFeatureExtractor"  # its plainest
+        processor["feature_extractor_type"] = "ImageFeatureExtractor"  # the plainest one
     save_json(processor, folder / PREPROCESSOR)
     with atomic_path(folder / CODE) as temporary:
         Path(temporary).write_text(bundle_code(), encoding="utf-8")
@@ -73,7 +74,7 @@ def describe(model: Network) -> dict[str, Any]:
             }
         },
         "id2label": {str(i): label for i, label in enumerate(labels)},
-        "transformers.js_config": {"dtype": "fp32"},  # in browsers, 8 bits are the default
+        "transformers.js_config": {"dtype": "fp32"},  # in browsers, the default would be 8 bits
     }
 
 
@@ -87,7 +88,7 @@ class _Module(NamedTuple):
 
 @cache
 def bundle_code() -> str:
-    """One file of ``remote.py`` and of all that it needs of this library."""
+    """Bundle ``remote.py`` and all that it needs from this library into one file."""
     bundle = _Bundle()
     for name, node in _read(_SOURCE).definitions.items():
         if isinstance(node, ast.ClassDef):
@@ -100,11 +101,11 @@ class _Bundle:
 
     def __init__(self) -> None:
         self._imports: dict[str, set[str]] = {}
-        self._parts: dict[Path, dict[int, str]] = {}  # by the lines where they begin
+        self._parts: dict[Path, dict[int, str]] = {}  # by their first lines
         self._files: dict[str, Path] = {}
 
     def add(self, file: Path, name: str) -> None:
-        """Add what a module calls by a name, and all that it uses; no name of Python's own."""
+        """Add the definition of a name in a module, and all that it uses, except built-ins."""
         lines, definitions = _read(file)
         node = definitions.get(name)
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -129,7 +130,7 @@ class _Bundle:
             self._imports.setdefault(source, set()).add(ast.unparse(alias))
 
     def text(self) -> str:
-        """All of it, in the order in which Python would run the modules."""
+        """The bundle's text, in the order in which Python would run the modules."""
         head = [
             '"""A network of u2net-toolkit; save_pretrained has written this file."""',
             "",
@@ -147,7 +148,7 @@ class _Bundle:
 
 @cache
 def _read(file: Path) -> _Module:
-    """A module's lines, and what it defines or imports, by name."""
+    """A module's lines, and its definitions and imports, by name."""
     text = file.read_text(encoding="utf-8")
     definitions: dict[str, ast.stmt] = {}
     for node in ast.parse(text).body:
@@ -187,7 +188,7 @@ def _imports_library(node: ast.AST) -> bool:
 
 
 def _cut(lines: list[str], node: Any, without: list[Any]) -> str:
-    """The text of a definition, but for some of the methods in it."""
+    """The text of a definition, without some of its methods."""
 
     def numbers(part: Any) -> range:
         first = min([part.lineno, *(d.lineno for d in getattr(part, "decorator_list", []))])

@@ -1,4 +1,4 @@
-"""A network as the ONNX file that transformers.js loads, in browsers and in Node.js."""
+"""Export to the ONNX file that transformers.js loads, in browsers and in Node.js."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ from ..common import ExportedNetwork
 from ..onnx import downgrade, name_axes, require_onnx
 
 _TOLERANCE = 1  # levels of 255: rounding may fall to either side
-_OPSET = 18  # the oldest that resizes with antialias
-_CHECKED = ((331, 450), (96, 65))  # heights and widths: larger and smaller than what networks see
+_OPSET = 18  # the oldest whose Resize has antialias
+_CHECKED = ((331, 450), (96, 65))  # heights and widths: larger and smaller than a network's input
 
 
 def export_whole(model: Network, path: Path) -> None:
     """Write a graph from a whole image to its mask, and compare its masks with ours.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if the check fails.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the check fails.
 
     Raises:
-        UserError: the network has not one map of RGB images, a package is missing, or the file does
-            not compute what the network does.
+        UserError: the network does not give one map of RGB images, a package is missing, or the
+            file's masks differ from the network's.
     """
     if model.config.object_map is None or model.config.in_ch != 3:
         raise UserError(
@@ -49,7 +49,7 @@ def export_whole(model: Network, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # it is None without dynamo alone
+    assert program is not None  # it is None only without dynamo
     proto = downgrade(program.model_proto, _OPSET)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with paths of this machine
@@ -64,8 +64,8 @@ def export_whole(model: Network, path: Path) -> None:
 class _Whole(nn.Module):
     """From a whole image, 1×3×H×W from 0 to 255, to its mask, 1×1×H×W in [0, 1].
 
-    Both resizes are in the graph: transformers.js has a canvas do them in browsers and another
-    library in Node.js, and each of them filters in its own way.
+    Both resizes are in the graph: transformers.js leaves them to a canvas in browsers and to
+    another library in Node.js, which filter differently.
     """
 
     def __init__(self, model: Network) -> None:
@@ -85,15 +85,15 @@ class _Whole(nn.Module):
         (maps,) = self.network((x / 255 - self.mean) / self.std)
         one = maps[:, self.channel : self.channel + 1]
         mask = F.interpolate(one, (height, width), mode="bilinear", antialias=True)
-        # transformers.js cuts to 8 bits: with half a level more, it rounds. Above 1, it would take
-        # the mask for logits.
+        # transformers.js truncates to 8 bits: half a level more makes it round. It would treat a
+        # mask with values above 1 as logits.
         return (mask + 0.5 / 255).clamp(0, 1)
 
 
 def _weigh(length: int, size: int) -> Tensor:
-    """The weights, size×length, by which torch and Pillow resize bytes with antialias: they have
-    15 bits, and each axis is rounded to bytes. One level more or less in some pixels of the image
-    would be several in the mask.
+    """The weights, size×length, with which torch and Pillow resize bytes with antialias: they have
+    15 bits, and each axis is rounded to bytes. One level of difference in some pixels of the image
+    would become several in the mask.
     """
     places = torch.arange(length, dtype=torch.float64) + 0.5
     scale = (places[-1] + 0.5) / size
@@ -112,7 +112,7 @@ def _check(model: Network, session: object, path: Path) -> None:
     for size in _CHECKED:
         coarse = torch.rand(1, 3, 5, 5, generator=generator)
         image = F.interpolate(coarse, size, mode="bicubic").mul(255).clamp(0, 255).round()
-        if model.jumps:  # on what is perfectly smooth, which no image is
+        if model.jumps:  # on perfectly smooth inputs, which no image is
             image = (
                 (image + 9 * torch.randn(image.shape, generator=generator)).clamp(0, 255).round()
             )
@@ -120,5 +120,5 @@ def _check(model: Network, session: object, path: Path) -> None:
         expected = predict.predict_batch(image.to(torch.uint8)).mul(255).round()
         off = np.abs(np.floor(found[:, 0] * 255) - expected.numpy())
         worst = float(np.quantile(off, 0.99 if model.jumps else 1))
-        if not worst <= _TOLERANCE:  # NaN is not
+        if not worst <= _TOLERANCE:  # false for NaN
             raise UserError(f"{path}: not written: its masks differ by {worst:g} of 255 levels")

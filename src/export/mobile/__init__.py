@@ -1,1 +1,1 @@
-"""Networks for phones: LiteRT on Android and elsewhere, Core ML on what Apple makes."""
+"""Export for phones: LiteRT for Android and others, Core ML for Apple's devices."""

@@ -1,9 +1,9 @@
-"""Networks as Core ML packages (``.mlpackage``, a folder), for iOS 15, macOS 12 and later.
+"""Export to Core ML packages (``.mlpackage``, a folder), for iOS 15, macOS 12 and later.
 
 The package takes one float32 image 1×3×H×W of one size, prepared as its metadata say. Core ML runs
-on macOS alone. There the check is its own prediction; elsewhere the program is read back from the
-package and computed by ``mil.py``, which shows that network, order and weights are right, and says
-nothing of the rounding of a phone's processors.
+only on macOS. There the check uses its own prediction; elsewhere the program is read back from the
+package and run by ``mil.py``, which shows that network, order and weights are right, but nothing
+about rounding on a phone's processors.
 """
 
 import shutil
@@ -33,27 +33,27 @@ def export_coreml(
     """Write a network to a Core ML package.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is. The package takes its
-            ``img_size`` or ``input_size`` alone.
+        model: a network of :func:`build_model`, not fused; it is not changed. The package takes
+            only its ``img_size`` or ``input_size``.
         path: the folder to write, ``.mlpackage``; an older package there is replaced, if the check
             succeeds.
-        sides: give the side maps too, after the one that counts.
+        sides: return the side maps too, after the output map.
         half: weights and arithmetic in float16, which Apple's neural engine needs.
 
     Returns:
-        The largest difference of a probability from the network's own that the check found: of
-        Core ML itself on macOS, elsewhere of the package's program, computed by torch.
+        The largest difference of a probability from the network's own that the check found: by Core
+        ML itself on macOS, elsewhere by the package's program run in torch.
 
     Raises:
-        UserError: a package is missing, the network cannot be converted, what is at ``path`` is no
-            package, or the package does not compute what the network does.
+        UserError: a package is missing, the network cannot be converted, what is at ``path`` is not
+            a package, or the package's maps differ from the network's.
 
     Example:
         >>> from src import load_model
         >>> export_coreml(load_model("lite.pt"), "lite.mlpackage")  # doctest: +SKIP
         1e-06
     """
-    path = Path(path).resolve()  # what a link leads to is replaced, not the link
+    path = Path(path).resolve()  # the target of a link is replaced, not the link
     check_package(path)
     network, shape = ExportedNetwork(model, sides), fixed_shape(model)
     package = _convert(network, model, path, half)
@@ -76,14 +76,14 @@ def check_package(path: Path) -> None:
     """Check that what is at ``path``, if anything, is an older package.
 
     Raises:
-        UserError: it is something else, which stays.
+        UserError: it is something else, which is kept.
     """
     if path.exists() and not (path / "Manifest.json").is_file():
         raise UserError(f"{path}: exists, and is no Core ML package; name another")
 
 
 def runs_here() -> bool:
-    """Whether Core ML itself does the check."""
+    """Whether Core ML runs on this machine, to do the check."""
     return sys.platform == "darwin"
 
 
@@ -109,7 +109,7 @@ def _convert(network: ExportedNetwork, model: Network, path: Path, half: bool) -
                 ],
                 skip_model_load=True,
             )
-        except Exception as error:  # of the converter's many parts
+        except Exception as error:  # of any kind, from the converter's many parts
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path}: Core ML's converter cannot convert {model.config.name} ({reason})"

@@ -1,9 +1,9 @@
-"""Networks as LiteRT files (``.tflite``), checked by LiteRT itself before they are kept.
+"""Export to LiteRT files (``.tflite``), checked with LiteRT itself before they are kept.
 
-The file takes one float32 image 1×3×H×W of one size, prepared as its metadata say, and gives the
-map that counts first, as probabilities. The metadata are the entry ``about.json`` of a ZIP archive
-behind the network, where TensorFlow Lite's own metadata has its files too: ``unzip -p net.tflite
-about.json``; runtimes pass over it.
+The file takes one float32 image 1×3×H×W of one size, prepared as its metadata say, and returns the
+output map first, as probabilities. The metadata are the entry ``about.json`` of a ZIP archive
+appended to the network, like the files of TensorFlow Lite's own metadata: ``unzip -p net.tflite
+about.json``; runtimes ignore it.
 """
 
 import json
@@ -45,18 +45,18 @@ def export_litert(
     """Write a network to one ``.tflite`` file, in float32. Takes minutes.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is. The file takes its
-            ``img_size`` or ``input_size`` alone.
-        path: where to write; nothing is left there if the check fails.
-        sides: give the side maps too, after the one that counts.
+        model: a network of :func:`build_model`, not fused; it is not changed. The file takes only
+            its ``img_size`` or ``input_size``.
+        path: the output file; not written if the check fails.
+        sides: return the side maps too, after the output map.
         half_weights: weights in float16, for a file of half the size.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
 
     Raises:
-        UserError: a package is missing, the network cannot be converted, or the file does not
-            compute what the network does.
+        UserError: a package is missing, the network cannot be converted, or the file's maps differ
+            from the network's.
 
     Example:
         >>> from src import load_model
@@ -89,20 +89,20 @@ def export_litert_int8(
     allow_loss: float = LIMIT,
     report: Report = silent,
 ) -> Loss:
-    """Write a network to one ``.tflite`` file of 8-bit weights, which computes in integers: LiteRT
-    finds the range of each layer's values while it runs, so nothing is calibrated. Input and output
-    stay float32.
+    """Write a network to one ``.tflite`` file with 8-bit weights, which computes in integers:
+    LiteRT finds the range of each layer's values at run time, so nothing is calibrated. Input and
+    output stay float32.
 
     Args:
-        model: a network of :func:`build_model`, not fused; it stays as it is.
-        path: where to write; nothing is left there if more is lost than allowed.
-        calibrate: a folder of images such as the network will see, every fifth of which is measured
-            on, see :func:`~..int8.export_int8`.
-        allow_loss: how large the mean absolute difference of the maps may become, in 0 … 1.
+        model: a network of :func:`build_model`, not fused; it is not changed.
+        path: the output file; not written if the loss is larger than allowed.
+        calibrate: a folder of images like those that the network will see; every fifth is used to
+            measure the loss, see :func:`~..int8.export_int8`.
+        allow_loss: the largest mean absolute difference of the maps allowed, in 0 … 1.
         report: gets a line as each step begins.
 
     Returns:
-        What the file loses, measured on these images.
+        The loss of the file, measured on these images.
 
     Raises:
         UserError: as :func:`export_litert`, and as :func:`~..int8.export_int8`.
@@ -114,7 +114,7 @@ def export_litert_int8(
     """
     fixed_shape(model)
     images = choose_images(calibrate)
-    import_converter()  # refused before anything takes time
+    import_converter()  # fail before anything takes time
 
     def quantise(quantised: Path, _inputs: CalibrationInputs) -> _Maps:
         report("converting")
@@ -127,7 +127,7 @@ def export_litert_int8(
 
 
 class _Maps:
-    """A quantised file, as :class:`~..int8.Maps` has it."""
+    """A quantised file as :class:`~..int8.Maps`."""
 
     precision = "int8"
 
@@ -163,7 +163,7 @@ def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> byte
     with quiet():
         try:
             converted = converter.convert(network.eval(), (example,))
-        except Exception as error:  # of the converter's many parts
+        except Exception as error:  # of any kind, from the converter's many parts
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path}: LiteRT's converter cannot convert {model.config.name} ({reason})"
@@ -175,7 +175,7 @@ def _convert(network: ExportedNetwork, model: Network, path: str | Path) -> byte
 
 
 def _describe(content: bytes, model: Network) -> bytes:
-    """The content with its metadata behind it, in a form that ``zipfile`` and ``unzip`` read."""
+    """The content with its metadata appended, in a form that ``zipfile`` and ``unzip`` read."""
     file = BytesIO(content)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(_ABOUT, json.dumps(describe_network(model)))
@@ -196,7 +196,7 @@ def _load(content: bytes) -> Any:
         interpreter = Interpreter(model_content=content)
         interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    # By their place in the signature: outputs are listed in the order of their names there.
+    # By number in the signature: outputs are listed there in alphabetical order.
     names = sorted(interpreter.get_signature_list()["serving_default"]["outputs"], key=_number)
     signature = interpreter.get_signature_runner("serving_default")
     (argument,) = interpreter.get_signature_list()["serving_default"]["inputs"]
@@ -223,7 +223,7 @@ def _quantise(content: bytes, recipe: Any) -> bytes:
 
 
 def _half_recipe() -> Any:
-    """Weights in float16, each widened when the file is loaded."""
+    """Weights in float16, widened when the file is loaded."""
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
     manager = recipe_manager.RecipeManager()
@@ -243,7 +243,7 @@ def _half_recipe() -> Any:
 
 
 def _int8_recipe() -> Any:
-    """Weights int8 by output channel; values between layers become int8 while it runs."""
+    """Weights int8 per output channel; activations become int8 at run time."""
     from ai_edge_quantizer import recipe
 
     return recipe.dynamic_wi8_afp32()

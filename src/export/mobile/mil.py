@@ -1,7 +1,7 @@
-"""The program of a Core ML package, computed by torch where Core ML does not run.
+"""Runs the program of a Core ML package in torch, for machines without Core ML.
 
 Each operator is that of Core ML's Model Intermediate Language (MIL), as Apple documents it. Only
-those that the networks here become are known.
+those that this toolkit's networks need are implemented.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ def run_package(path: Path, half: bool, on_mac: bool) -> Run:
 
     Args:
         path: the package.
-        half: it computes in float16: so do convolutions here.
-        on_mac: by Core ML itself.
+        half: it computes in float16; so do the convolutions here.
+        on_mac: run Core ML itself.
     """
     import coremltools
 

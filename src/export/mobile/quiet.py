@@ -1,4 +1,4 @@
-"""Silence around converters, whose logs, warnings and progress bars say nothing to users."""
+"""Silences converters, whose logs, warnings and progress bars mean nothing to users."""
 
 import logging
 import warnings
@@ -9,7 +9,7 @@ from io import StringIO
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is printed or logged meanwhile; errors are raised as ever."""
+    """Print and log nothing meanwhile; errors are still raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

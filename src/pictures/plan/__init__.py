@@ -1,4 +1,4 @@
-"""Which images or videos are meant, and the file to write for each."""
+"""Finds the images or videos to predict, and the file to write for each."""
 
 from .checks import check_targets as check_targets
 from .images import plan_images as plan_images

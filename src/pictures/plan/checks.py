@@ -1,6 +1,6 @@
-"""Whether results can be written, and overwrite nothing: for millions of them too.
+"""Checks that results can be written and overwrite nothing, even for millions of them.
 
-Only what is in the folders of results already is looked at file by file.
+Only files that already exist in the folders of results are checked one by one.
 """
 
 import os
@@ -28,21 +28,21 @@ def check_targets(
     """Check, before anything is computed, that the results of jobs can be written.
 
     Args:
-        jobs: those of the run.
-        inputs: files that the run reads beside the sources: weights, a background.
-        frames: of videos, the suffix of single frames; ``target`` is a folder then.
-        done: which jobs whose result is there are not done again.
+        jobs: all jobs of the run.
+        inputs: files that the run reads in addition to the sources: weights, a background.
+        frames: for videos, the suffix of single frames; ``target`` is then a folder.
+        done: tells which jobs are skipped because their result exists.
 
     Raises:
         UserError: a result cannot be written, or would overwrite an input.
     """
-    if frames:  # any of what is in the folder may be a frame
+    if frames:  # any file in the folder may be a frame
         folders = [job.target for job in jobs if not done(job)]
         targets = [folder / f"000001{frames}" for folder in folders]
         targets += [path for path in folders if path.is_dir() for path in path.iterdir()]
         check_outputs({"output": targets}, inputs)
         return
-    folder, tried = "", 0  # the longest name that was tried in this folder
+    folder, tried = "", 0  # the longest name tried in this folder
     for files, there in _with_results(jobs):
         if files.target != folder:
             folder, tried = files.target, 0
@@ -60,7 +60,7 @@ def _length(name: str) -> int:
 
 
 def _with_results(jobs: Jobs) -> Iterator[tuple[Names, frozenset[str]]]:
-    """Jobs by folder, with the names of all that is in the folder of their results already."""
+    """Jobs by folder, with the names of all that the folder of their results already holds."""
     folder, there = None, frozenset[str]()
     for files in jobs.by_folder():
         if files.target != folder:
@@ -73,7 +73,8 @@ def _with_results(jobs: Jobs) -> Iterator[tuple[Names, frozenset[str]]]:
 
 
 def unique_names(names: Sequence[str], endings: Iterable[str]) -> list[str]:
-    """Each name with an ending for its suffix; the suffix stays where two would be the same."""
+    """Each name with its suffix replaced by an ending, or kept before it where two would be the
+    same."""
     endings = list(endings)
     whole: set[str] = set()
     while True:
@@ -91,10 +92,10 @@ def unique_names(names: Sequence[str], endings: Iterable[str]) -> list[str]:
 
 
 def find_doubled(results: Sequence[str], kind: str = "image") -> None:
-    """Check that results in one folder have names of their own.
+    """Check that no two results in one folder have the same name.
 
     Raises:
-        UserError: two have not, for two sources have one name.
+        UserError: two have, as two sources have the same name.
     """
     if len(set(results)) < len(results):
         doubled = next(name for name, count in Counter(results).items() if count > 1)
@@ -108,13 +109,14 @@ def check_overwriting(
     place: str = "folder",
     skippable: Callable[[Path], bool] = lambda source: False,
 ) -> Jobs:
-    """The jobs, if none overwrites an input.
+    """Check that no job overwrites an input, and return the jobs.
 
     Args:
         jobs: of all inputs.
-        kind: of input, for messages.
+        kind: the kind of input, for messages.
         place: what the output is, for messages.
-        skippable: whether ``skip_existing`` would leave out a source as a result of an earlier run.
+        skippable: tells whether ``skip_existing`` would skip a source as a result of an earlier
+            run.
 
     Raises:
         UserError: one does.
@@ -129,7 +131,7 @@ def check_overwriting(
 
 
 def _find_overwritten(jobs: Jobs) -> tuple[Path, Path] | None:
-    """As :func:`~src.files.find_overwritten`; of a million files it holds a number each."""
+    """As :func:`~src.files.find_overwritten`; for a million files it holds only a number each."""
     written = np.unique(np.concatenate([np.zeros(0, np.uint64), *map(_inodes, _existing(jobs))]))
     if not len(written):
         return None
@@ -149,7 +151,7 @@ def _find_overwritten(jobs: Jobs) -> tuple[Path, Path] | None:
 
 
 def _existing(jobs: Jobs) -> Iterator[list[str]]:
-    """The results that are there already."""
+    """The results that already exist."""
     for files, there in _with_results(jobs):
         found = [os.path.join(files.target, name) for name in files.targets if name in there]
         if found:
@@ -157,7 +159,7 @@ def _existing(jobs: Jobs) -> Iterator[list[str]]:
 
 
 def _inodes(paths: Iterable[str]) -> np.ndarray:
-    """Numbers of the files that paths lead to; 0 where there is none."""
+    """The inodes of the files that paths lead to; 0 if there is none."""
     numbers = array("Q")
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""Which images are meant, and the file of each result."""
+"""Finds the images to predict, and names the file of each result."""
 
 import os
 from collections import Counter
@@ -31,14 +31,14 @@ def plan_images(
         inputs: images, folders of them, or patterns (``*``, ``?``, ``**``).
         output: a folder; for a single image also a file, in one of :data:`~.formats.IMAGE_FORMATS`.
         suffix: appended to each name, before the format's suffix.
-        format: the format's suffix, where ``output`` is a folder.
-        recursive: read folders with all below them, and make the same folders in ``output``.
-        skip_existing: images among the inputs that have a result's name are results of an earlier
-            run, and no inputs.
-        left_out: gets what lies in folders and patterns and is not used.
+        format: the format's suffix, if ``output`` is a folder.
+        recursive: read folders with all their subfolders, and create the same ones in ``output``.
+        skip_existing: images among the inputs that have a result's name count as results of an
+            earlier run, not as inputs.
+        left_out: gets the files in folders and patterns that are not used.
 
     Raises:
-        UserError: an input is missing, holds no image, or a result would overwrite an image or
+        UserError: an input is missing or holds no image, or a result would overwrite an image or
             another result.
     """
     left_out = LeftOut() if left_out is None else left_out
@@ -58,7 +58,7 @@ def plan_images(
             "is the images' own folder; choose another", "output", output, "or give a {suffix}"
         )
     jobs = _name_results(listed, output, f"{suffix}{format}")
-    named = {path for path in inputs if path.is_file()}  # what is found may be an earlier result
+    named = {path for path in inputs if path.is_file()}  # others may be earlier results
     if suffix and skip_existing:
         jobs = _leave_out_results(jobs, named, left_out)
     may_be_result = bool(suffix) and not skip_existing
@@ -68,7 +68,7 @@ def plan_images(
 
 
 class _Listed(NamedTuple):
-    """Images of one folder; of millions of folders, too."""
+    """Images of one folder, packed, as there may be millions of folders."""
 
     folder: str
     place: str  # below the output
@@ -103,8 +103,8 @@ def _packed(found: Found | None) -> Iterator[_Listed]:
 
 
 def _once(folders: Iterator[Found]) -> Iterator[Found]:
-    """Without images that came before, from another input or along a link to a folder."""
-    before: dict[str, set[str] | None] = {}  # by folder; None: all that it holds
+    """Drop images that came before, from another input or through a link to a folder."""
+    before: dict[str, set[str] | None] = {}  # by folder; None: all its images
     for found in folders:
         # A link to a file is an image of its own.
         known = before.setdefault(os.path.realpath(found.folder), set())
@@ -123,7 +123,7 @@ def _name_results(listed: Sequence[_Listed], output: Path, ending: str) -> Jobs:
     """Jobs whose results are named after their images.
 
     Raises:
-        UserError: two results would have one name.
+        UserError: two results would have the same name.
     """
     shared = {place for place, n in Counter(files.place for files in listed).items() if n > 1}
     names: dict[str, list[str]] = {place: [] for place in shared}
@@ -147,10 +147,10 @@ def _name_results(listed: Sequence[_Listed], output: Path, ending: str) -> Jobs:
 
 
 def _leave_out_results(jobs: Jobs, named: set[Path], left_out: LeftOut) -> Jobs:
-    """The jobs without those whose source is a result of an earlier run, unless it is named."""
+    """The jobs whose source is not a result of an earlier run, or is named explicitly."""
     places = {folder: os.path.realpath(folder) for pair in jobs.folders() for folder in pair}
     sources = {places[source] for source, _ in jobs.folders()}
-    results: dict[str, set[str]] = {}  # by folder, where images are as well
+    results: dict[str, set[str]] = {}  # by folder, of folders that hold images too
     for files in jobs.by_folder():
         if places[files.target] in sources:
             results.setdefault(places[files.target], set()).update(files.targets)
@@ -165,7 +165,7 @@ def _leave_out_results(jobs: Jobs, named: set[Path], left_out: LeftOut) -> Jobs:
 
 
 def _note_results(jobs: Jobs, left_out: LeftOut) -> None:
-    """Say which images, where results lie beside them, may be results of a run before."""
+    """Note which images, where results are in the same folder, may be results of an earlier run."""
     here = {os.path.realpath(folder) for folder in {target for _, target in jobs.folders()}}
     beside: dict[str, list[str]] = {}
     for folder in dict.fromkeys(source for source, _ in jobs.folders()):

@@ -1,4 +1,4 @@
-"""Files to read and to write, of which there may be millions."""
+"""Files to read and to write, possibly millions of them."""
 
 import os
 import zlib
@@ -21,7 +21,7 @@ class Job:
 
 
 class Names(NamedTuple):
-    """Files of one folder, and their results, which are in one folder too."""
+    """Files in one folder, and their results, also in one folder."""
 
     source: str  # the folder
     target: str
@@ -29,7 +29,7 @@ class Names(NamedTuple):
     targets: Sequence[str]
 
     def jobs(self) -> Iterator[Job]:
-        """The files with their folders."""
+        """The jobs, with full paths."""
         source, target = Path(self.source), Path(self.target)
         for name, result in zip(self.sources, self.targets, strict=True):
             yield Job(source / name, target / result)
@@ -43,7 +43,7 @@ class _Block(NamedTuple):
 
 
 class Jobs:
-    """Jobs in their order, packed: a million take some 10 MB, where paths would take a GB.
+    """Jobs in order, packed: a million take some 10 MB, where paths would take a GB.
 
     Args:
         jobs: any number of them.
@@ -82,7 +82,7 @@ class Jobs:
             yield from files.jobs()
 
     def by_folder(self) -> Iterator[Names]:
-        """The names, in parts of at most 10,000."""
+        """The names, in blocks of at most 10,000."""
         for source, target, number, packed in self._blocks:
             names = unpack(packed)
             yield Names(source, target, names[:number], names[number:])
@@ -113,10 +113,10 @@ class Jobs:
 
 
 def pack(names: Iterable[str]) -> bytes:
-    """Names of files, in a few bytes each; :func:`unpack` gives them back."""
+    """Pack names of files into a few bytes each; :func:`unpack` restores them."""
     return zlib.compress(os.fsencode("\0".join(names)), 1)
 
 
 def unpack(packed: bytes) -> list[str]:
-    """What :func:`pack` has packed, which was one name or more."""
+    """The names, at least one, that :func:`pack` has packed."""
     return os.fsdecode(zlib.decompress(packed)).split("\0")

@@ -1,4 +1,4 @@
-"""Which videos are meant, and the file or folder of each result; and the image of a pipe."""
+"""Finds the videos to predict, and names the file or folder of each result; also for a pipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def plan_pipe(output: Path, suffix: str = "", format: str = ".png") -> Job:
 
     Args:
         output: a file, a FIFO or device, :data:`~.jobs.PIPE`, or a folder.
-        suffix, format: of the result in a folder, as for :func:`~.images.plan_images`.
+        suffix, format: of a result in a folder, as for :func:`~.images.plan_images`.
     """
     is_file = output == PIPE or output.suffix.lower() in IMAGE_FORMATS or is_stream(output)
     return Job(PIPE, output if is_file else output / f"stdin{suffix}{format}")
@@ -43,11 +43,11 @@ def plan_videos(
         output: a folder; for a single video also a file, in one of :data:`~.formats.VIDEO_FORMATS`.
         suffix: appended to each name.
         frames: results are folders of images.
-        left_out: gets what patterns match and is no video.
-        transparent: results have an alpha channel, which few kinds of videos hold.
+        left_out: gets the matches of patterns that are not videos.
+        transparent: results have an alpha channel, which few formats of videos hold.
 
     Raises:
-        UserError: one is missing, or a result would overwrite a video or another result.
+        UserError: a video is missing, or a result would overwrite a video or another result.
     """
     inputs = _find_videos(inputs, LeftOut() if left_out is None else left_out)
     formats = TRANSPARENT_FORMATS if transparent else VIDEO_FORMATS

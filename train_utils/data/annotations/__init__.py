@@ -1,6 +1,6 @@
 """Annotations of images: objects in COCO, LabelMe and YOLO files, drawn when masks are read.
 
-The rest of the package knows an image and a :class:`~.draw.Drawing`, which gives its mask.
+The rest of the package only sees an image and a :class:`~.draw.Drawing`, which returns its mask.
 """
 
 from .draw import Drawing

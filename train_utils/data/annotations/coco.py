@@ -14,7 +14,7 @@ from .record import Parsed, Record, check_inside, numbers, polygon, read_size
 
 
 def is_coco(data: Any) -> bool:
-    """Whether a json holds images and what was annotated in them."""
+    """Whether a json has a list of images, as COCO's do."""
     return isinstance(data, dict) and isinstance(data.get("images"), list)
 
 
@@ -75,7 +75,7 @@ def _key(value: Any) -> Any:
 
 
 def _image_key(value: Any) -> str:
-    """The same for 7, 7.0 and "7", as tools that write tables turn one into another."""
+    """The same for 7, 7.0 and "7", as some tools convert one into another."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
@@ -118,7 +118,7 @@ def _unknown_category(annotation: dict[str, Any], categories: dict[Any, str]) ->
 
 
 def _rle_size(annotations: list[dict[str, Any]]) -> Size | None:
-    """The size that the first RLE tells, where the image's entry has none."""
+    """The size in the first RLE, for an image whose entry has none."""
     for one in annotations:
         if isinstance(found := one.get("segmentation"), dict):
             height, width = numbers(found.get("size"), 2).tolist()

@@ -1,4 +1,4 @@
-"""Objects and how they are drawn: each as the tool that writes it draws it."""
+"""Objects and how they are drawn: each the way its own tool draws it."""
 
 import io
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Shape(Protocol):
     def label(self) -> str: ...
 
     def paint(self, canvas: Image.Image, value: int) -> None:
-        """Give the object's pixels of an image of mode L a value."""
+        """Set the object's pixels in an image of mode L to a value."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Figure:
         label: of the object.
         kind: ``polygon``, or ``rectangle`` or ``ellipse`` by two opposite corners of its box.
         points: n×2, x and y; pixel (0, 0) covers 0 to 1.
-        relative: they are shares of width and height.
+        relative: they are fractions of width and height.
     """
 
     label: str
@@ -56,10 +56,10 @@ class Figure:
         paint([(x, y) for x, y in points.tolist()], outline=value, fill=value)
 
     def _in_pixels(self, size: Size) -> np.ndarray:
-        """The pixels that the points are in; shares of six decimals may be a little off."""
+        """The pixels that contain the points; fractions of six decimals may be slightly off."""
         places = self.points * size
         first = np.floor(places + 0.01)
-        if self.kind == "rectangle":  # which ends where the pixel behind it begins
+        if self.kind == "rectangle":  # its end is the beginning of the next pixel
             first[1] = np.maximum(first[0], np.ceil(places[1] - 0.01) - 1)
         return first.clip(0, np.array(size) - 1)
 
@@ -87,11 +87,11 @@ class Bitmap:
 
 @dataclass(frozen=True)
 class Runs:
-    """A mask of the whole image by the lengths of its runs, as COCO writes it.
+    """A run-length encoded mask of the whole image, as COCO writes it.
 
     Args:
         label: of the object.
-        lengths: of runs of pixels outside and inside in turn, column by column.
+        lengths: of alternating runs of pixels outside and inside, column by column.
     """
 
     label: str
@@ -109,23 +109,23 @@ class Runs:
 def decode_counts(text: bytes) -> np.ndarray:
     """The lengths of runs in COCO's compressed form.
 
-    Each number has 5 bits in a character, from 48 on, the lowest first; the sixth bit says that
-    more follow, and the highest of the last one is its sign. From the fourth on, numbers are
-    differences to the one before the last.
+    Each character, less 48, holds 5 bits of a number, the lowest first; its sixth bit means that
+    more follow, and the highest of the last one's 5 bits is the sign. From the fourth on, numbers
+    are differences to the number two places before.
 
     Args:
         text: as pycocotools writes it.
 
     Returns:
-        int64, of pixels outside and inside in turn.
+        int64, of pixels outside and inside, alternating.
 
     Raises:
-        ShapeError: not of that form.
+        ShapeError: the text is not in that form.
     """
     bits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(bits):
         return bits
-    last = np.flatnonzero((bits & 32) == 0)  # characters of numbers
+    last = np.flatnonzero((bits & 32) == 0)  # each number's last character
     if bits.min() < 0 or bits.max() > 63 or not len(last) or last[-1] != len(bits) - 1:
         raise ShapeError("an RLE whose text is torn or of another form")
     first = np.concatenate(([0], last[:-1] + 1))
@@ -142,7 +142,7 @@ def decode_counts(text: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons whose areas together are one object, as COCO draws them.
+    """Polygons whose union is one object, as COCO draws them.
 
     Args:
         label: of the object.
@@ -177,12 +177,12 @@ def load_pycocotools():  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Drawing:
-    """The mask of an image, drawn anew whenever it is read: a reader of masks, as those of files.
+    """A mask reader that draws an image's mask from its annotation whenever it is called.
 
     Args:
-        shapes: in order, each over those before it.
+        shapes: in order, each drawn over those before it.
         labels: the values of their labels.
-        size: of the mask; that of the upright image where the annotation tells none.
+        size: of the mask; that of the upright image if the annotation has none.
         name: of the image, for messages.
 
     Example:
@@ -213,6 +213,6 @@ class Drawing:
                 shape.paint(canvas, self.labels.value(shape.label) or 0)
         except UserError:
             raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on torn data
+        except Exception as error:  # Pillow's decoders raise nearly anything on corrupt data
             raise UserError(f"{path}: {self.name}: cannot be drawn ({error})") from None
         return np.array(canvas)

@@ -1,4 +1,4 @@
-"""Files of annotations and of images below a folder, and which image an annotation names."""
+"""Annotation and image files below a folder, and finding the image that an annotation names."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from src.errors import UserError
 from src.pictures.formats import IMAGE_SUFFIXES
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages")
-_DEPTH = 5  # folders below a data set's own that are looked into
+_DEPTH = 5  # levels of subfolders to search in a data set
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, but for hidden ones, and links to folders."""
+    """All files below a folder, sorted, except hidden ones and those behind links to folders."""
     for place, folders, files in os.walk(root):
         here = Path(place)
         folders[:] = sorted(name for name in folders if name[0] != ".")
@@ -28,7 +28,7 @@ def load_json(path: Path) -> Any:
     """The content of a json file.
 
     Raises:
-        UserError: it cannot be read, is empty, or is no json.
+        UserError: it cannot be read, is empty, or is not json.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -47,7 +47,7 @@ def load_json(path: Path) -> Any:
 
 
 def foreign_kind(data: Any) -> str:
-    """What a json is that is read here by nobody, for a message."""
+    """What an unsupported json is, for a message."""
     if isinstance(data, dict) and {"objects", "size"} <= data.keys():
         return "Supervisely's own json; export the project as COCO, or as masks"
     if isinstance(data, list) and isinstance(data[0], dict) and "segmentation" in data[0]:
@@ -64,7 +64,7 @@ class ImageFiles:
     """The images below some folders, by their names.
 
     Args:
-        roots: the folders. What the first one holds is never looked for in the others.
+        roots: the folders. An image found in the first one is not searched for in the others.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -86,7 +86,7 @@ class ImageFiles:
         return any(stem in self.by_stem(root) for root in self.roots)
 
     def bases(self, root: Path, folder: Path) -> tuple[Path, ...]:
-        """What a path in an annotation of this folder may start from, for images below ``root``."""
+        """What a path in an annotation in ``folder`` may be relative to, for images in ``root``."""
         if (root, folder) not in self._bases:
             above = folder.resolve()
             inside = root.resolve() in (above, *above.parents)
@@ -97,8 +97,8 @@ class ImageFiles:
         """The image that an annotation file names.
 
         Args:
-            name: a path, of which as many parts count as help; ``STEM.*`` for any suffix.
-            file: the annotation's, near which it may be.
+            name: a path, of which as many parts are matched as possible; ``STEM.*`` for any suffix.
+            file: the annotation file, which the image may be near.
 
         Returns:
             The path, or what is wrong.
@@ -138,13 +138,13 @@ def _image_at(path: Path) -> Path | None:
 
 
 def _closeness(path: Path, named: Path, file: Path) -> tuple[int, ...]:
-    """How well an image fits a name: its folders at the end, and those of the annotation."""
+    """How well an image matches a name: by its last folders, and by those of the annotation."""
     same = 0
     for one, other in zip(reversed(path.parts[:-1]), reversed(named.parts[:-1]), strict=False):
         if one != other:
             break
         same += 1
-    folder = path.parent.name  # train2017, of instances_train2017.json
+    folder = path.parent.name  # train2017, as in instances_train2017.json
     in_name = folder in file.stem if file.stem != path.stem else folder in file.parent.parts
     shared = len(set(path.parent.parts) & set(file.parts))
     of_images = any(part.lower() in _IMAGES for part in path.parent.parts)

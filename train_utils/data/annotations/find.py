@@ -24,11 +24,11 @@ class Picture:
     """An image and its annotation.
 
     Args:
-        name: that no other image of the set has.
+        name: unique in the set.
         image: its file.
         file: of the annotation.
         drawing: its mask.
-        split: that the names of files and folders tell; None where they don't.
+        split: from the names of files and folders; None if they name none.
         faults: what is wrong with it.
     """
 
@@ -49,8 +49,8 @@ class AnnotatedSet:
         pictures: in the order of their paths.
         faults: of whole files.
         notes: what the user should know.
-        names: of the classes, by their index; () of an object and background.
-        others: the stems of images beside them that are not annotated.
+        names: of the classes, by their index; () for object and background.
+        others: the stems of images in the same folders that are not annotated.
     """
 
     root: Path
@@ -75,16 +75,16 @@ def find_annotated(
 
     Args:
         root: the data set's folder, in which annotations and images are.
-        rule: how masks are read, which says what objects are drawn with.
+        rule: how masks are read, which decides the values that objects are drawn with.
         given: a file of annotations, or a folder of some, in place of those below ``root``.
         image_dir: where the images are, in place of ``root``.
         table: the classes that the data set names.
 
     Returns:
-        The set; empty where nothing below ``root`` is annotations, with notes on what looks so.
+        The set; empty if there are no annotations below ``root``, with notes on similar files.
 
     Raises:
-        UserError: what was given is none, or annotations of two kinds are there.
+        UserError: ``given`` holds no annotations, or there are annotations of two kinds.
     """
     places = [image_dir] if image_dir else [root]
     if given and not image_dir:
@@ -104,7 +104,7 @@ def find_annotated(
     labels, names = _number_classes(parsed, rule, table)
     _check_labels(records, labels)
     if any(isinstance(shape, Polygons) for record in records for shape in record.shapes):
-        load_pycocotools()  # or say at once that it is missing
+        load_pycocotools()  # or fail at once if it is missing
     parsed.notes += _describe_unused(records, labels, names)
     pictures = _pictures(records, labels, root, parsed.kind)
     sound = sum(not picture.faults for picture in pictures)
@@ -135,12 +135,12 @@ def _find_images(parsed: Parsed, files: ImageFiles) -> None:
     if renamed:
         what = f"{counted(len(renamed), 'image')} found by the name of the annotation"
         parsed.notes.append(f"{what}, not where it says: {renamed[0]}")
-    if parsed.kind == "YOLO":  # an empty text that belongs to no image is none of its labels
+    if parsed.kind == "YOLO":  # an empty text file without an image is not a label file
         parsed.records = [r for r in parsed.records if r.found or r.shapes or len(r.faults) > 1]
 
 
 def _once_each(parsed: Parsed) -> list[Record]:
-    """The records without those of an image that has several, which become faults."""
+    """One record for each image; if it has several, that is its fault."""
     by_image: dict[Path, list[Record]] = defaultdict(list)
     for record in parsed.records:
         if record.found:
@@ -165,7 +165,7 @@ def _folders(records: Sequence[Record]) -> list[Path]:
 
 
 def _others(records: Sequence[Record]) -> list[Path]:
-    """The images beside those that are annotated."""
+    """The images in the same folders that are not annotated."""
     known = {record.found for record in records}
     beside = (path for folder in _folders(records) for path in list_images(folder))
     return [path for path in beside if path not in known]
@@ -189,7 +189,7 @@ def _number_classes(
 ) -> tuple[Labels, tuple[str, ...]]:
     """The values of all labels, and the names of the classes by these values."""
     names, source = list(parsed.names), f"the {parsed.kind} annotations ({', '.join(parsed.names)})"
-    if parsed.kind == "LabelMe":  # in no order
+    if parsed.kind == "LabelMe":  # whose files define no order
         names.sort()
     if table:
         names, source = list(table.names), str(table.path)
@@ -199,7 +199,7 @@ def _number_classes(
 
 def _check_labels(records: Sequence[Record], labels: Labels) -> None:
     known = ", ".join(labels.values or ())
-    for record in records:  # with the same text in all images, which messages put together
+    for record in records:  # the same text for all images, which messages group
         unknown = dict.fromkeys(s.label for s in record.shapes if labels.value(s.label) is None)
         record.faults += [
             f"the category {label!r}, which is unknown ({known})" for label in unknown
@@ -207,7 +207,7 @@ def _check_labels(records: Sequence[Record], labels: Labels) -> None:
 
 
 def _describe_unused(records: Sequence[Record], labels: Labels, names: Sequence[str]) -> list[str]:
-    """The classes that no object is of."""
+    """A note on the classes without objects."""
     found = {labels.value(shape.label) for record in records for shape in record.shapes}
     found |= {labels.background, labels.ignored}
     unused = [name for value, name in enumerate(names) if value not in found]
@@ -221,7 +221,7 @@ def _pictures(records: Sequence[Record], labels: Labels, root: Path, kind: str) 
     places = [record.found or record.file.parent / record.image for record in records]
     names = _names(places, root)
     splits = [_split_of(record, root, kind) for record in records]
-    if len({split for split in splits if split}) < 2:  # of a part of a set
+    if len({split for split in splits if split}) < 2:  # part of a set
         splits = [None] * len(splits)
     pictures = []
     for record, place, name, split in zip(records, places, names, splits, strict=True):
@@ -238,7 +238,7 @@ def _pictures(records: Sequence[Record], labels: Labels, root: Path, kind: str) 
 
 
 def _names(images: Sequence[Path], root: Path) -> list[str]:
-    """The stems; of images that share one, as much of the path as it takes."""
+    """Names of images: their stems, or for shared ones as much of the path as it takes."""
     stems = Counter(image.stem for image in images)
     paths = [_relative(image, root).with_suffix("").as_posix() for image in images]
     counts = Counter(paths)
@@ -253,7 +253,7 @@ def _relative(path: Path, root: Path) -> Path:
 
 
 def _split_of(record: Record, root: Path, kind: str) -> str | None:
-    """What the folders, and of COCO the file, are called."""
+    """The split in the names of the folders and, for COCO, of the file."""
     file = _relative(record.file, root)
     parts = [file.stem] if kind == "COCO" else []
     parts += reversed(file.parts[:-1])

@@ -89,7 +89,7 @@ def _read_mask(text: Any, label: str, low: np.ndarray, high: np.ndarray) -> Bitm
             image.verify()
     except (TypeError, binascii.Error):
         raise ShapeError("an embedded mask that is no base64") from None
-    except Exception:  # Pillow raises nearly anything on torn data
+    except Exception:  # Pillow raises nearly anything on corrupt data
         raise ShapeError("an embedded mask that is no sound PNG") from None
     width, height = (high - low + 1).tolist()
     if size != (width, height):

@@ -1,4 +1,4 @@
-"""The annotation files of a data set: which of them there are, and what is in them."""
+"""Find the annotation files of a data set, and read them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ def read_annotations(root: Path, given: Path | None, images: ImageFiles) -> Pars
         images: of the data set.
 
     Returns:
-        What they hold; nothing but notes where there are none.
+        Their content; only notes if there are none.
 
     Raises:
-        UserError: what was given is no annotation, or there are two kinds.
+        UserError: ``given`` holds no annotations, or there are two kinds.
     """
     files = _list(root, given)
     coco, labelme = Parsed("COCO"), Parsed("LabelMe")
@@ -78,7 +78,7 @@ def _list(root: Path, given: Path | None) -> list[Path]:
 def _read_jsons(
     files: Sequence[Path], coco: Parsed, labelme: Parsed, strict: bool
 ) -> tuple[list[UserError], list[str]]:
-    """Read them as what they are; the faults of those that are nothing, and notes.
+    """Read each as the kind that it is; returns the faults of unreadable ones, and notes.
 
     ``strict``: other kinds of json are faults too.
     """

@@ -1,4 +1,4 @@
-"""What is read of an annotation file, before its images are looked for."""
+"""What is read from an annotation file, before its images are searched for."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from src.words import counted
 
 from .draw import Shape, ShapeError, Size
 
-_MAX_SIDE = 100_000  # px; what says more is no image
+_MAX_SIDE = 100_000  # px; larger sizes are errors
 
 
 @dataclass
@@ -21,13 +21,13 @@ class Record:
     """The annotation of one image.
 
     Args:
-        file: that holds it.
+        file: the one that holds it.
         image: the image, as the file names it.
         shapes: its objects.
-        size: of the image, as the file has it; None where it has none.
+        size: of the image, according to the file; None if it has none.
         faults: what is wrong with it.
         found: the image file, once it is found.
-        embedded: what to add where no file is found, as ``file`` holds the image itself.
+        embedded: a hint for messages if no file is found but ``file`` holds the image itself.
     """
 
     file: Path
@@ -48,10 +48,10 @@ class Parsed:
         records: of the images.
         faults: of whole files.
         names: of classes, as the files have them.
-        left_out: kinds of shapes that have no area, as a noun and what follows it, and how many
-            there were.
-        boxes: how many objects are boxes alone.
-        notes: what else the user should know.
+        left_out: how many shapes without an area there are of each kind, given as a noun and what
+            follows it.
+        boxes: how many objects are only boxes.
+        notes: further notes for the user.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Parsed:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> list[str]:
-        """What the user should know of the shapes."""
+        """Notes for the user about the shapes."""
         notes = list(self.notes)
         if self.left_out:
             kinds = ((counted(count, *kind[:1]), kind[1]) for kind, count in self.left_out.items())
@@ -84,7 +84,7 @@ def numbers(values: Any, count: int | None = None) -> np.ndarray:
     """Finite numbers as a flat array.
 
     Raises:
-        ShapeError: they are none, or not ``count``.
+        ShapeError: they are not numbers, or not ``count`` of them.
     """
     try:
         array = np.asarray(values, np.float64).ravel()
@@ -101,7 +101,7 @@ def polygon(values: Any) -> np.ndarray:
     """The corners of a polygon, flat: x, y, x, y …
 
     Raises:
-        ShapeError: fewer than three, or no pairs of numbers.
+        ShapeError: fewer than three, or not pairs of numbers.
     """
     array = numbers(values)
     if len(array) % 2:
@@ -113,11 +113,11 @@ def polygon(values: Any) -> np.ndarray:
 
 
 def check_inside(points: np.ndarray, size: Size | None) -> None:
-    """Refuse points that are of another image: far outside, or none inside.
+    """Refuse points that must be from another image: far outside, or none inside.
 
     Raises:
-        ShapeError: one is more than the image's longer side away from it, or the box around all
-            has nothing of it, so that nothing would be drawn.
+        ShapeError: one is more than the image's longer side away from it, or the bounding box does
+            not overlap it, so that nothing would be drawn.
     """
     limit = 2 * max(size) if size else _MAX_SIDE
     if len(points) and (points.max() > limit or points.min() < -limit):
@@ -128,10 +128,10 @@ def check_inside(points: np.ndarray, size: Size | None) -> None:
 
 
 def read_size(width: Any, height: Any) -> Size | None:
-    """The size that a file has of its image; None where it has none.
+    """The size of an image according to a file; None if it has none.
 
     Raises:
-        ShapeError: it is not one.
+        ShapeError: it is invalid.
     """
     if width is None and height is None:
         return None

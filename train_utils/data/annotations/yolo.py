@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file for each image, a polygon a line in shares of its size."""
+"""YOLO segmentation: a text file per image, a polygon per line in fractions of its size."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ _MAX_CLASSES = 10_000
 
 
 def find_label_files(paths: Sequence[Path], images: ImageFiles, alone: bool) -> list[Path]:
-    """The text files that hold the objects of images, or should.
+    """The text files that are label files of images, or should be.
 
-    Those that look like it, by their first line. Others too, whose faults are then named, where
-    they are called as an image is: in the same folders and, where nothing else has objects of that
-    image, in others.
+    Those whose first line looks like labels. Also others named like an image, so that their faults
+    are reported: those in the same folders, and those elsewhere unless another file has labels of
+    that image.
 
     Args:
         paths: the text files.
         images: of the data set.
-        alone: nothing else has annotations: where no file looks like labels, others may be some.
+        alone: there are no other annotations: if no file looks like labels, others may be some.
 
     Returns:
-        The files; none where all are empty.
+        The files; none if all are empty.
     """
     texts = [path for path in paths if path.name.lower() not in _OTHER]
     sound = [path for path in texts if _looks_like_labels(path)]
@@ -65,10 +65,10 @@ def _looks_like_labels(path: Path) -> bool:
 
 
 def read_names(root: Path, folders: Sequence[Path]) -> list[str] | None:
-    """The names of the classes, by number: of a ``data.yaml`` or a list beside the images.
+    """The names of the classes, by number: from a ``data.yaml`` or a list next to the images.
 
     Raises:
-        UserError: the file cannot be read, or a name is there twice.
+        UserError: the file cannot be read, or a name occurs twice.
     """
     for folder in (root, *folders):
         for path in sorted(folder.glob("*.y*ml")):
@@ -103,11 +103,11 @@ def _yaml_names(path: Path) -> list[str] | None:
 def read_yolo(files: Sequence[Path], names: Sequence[str] | None, parsed: Parsed) -> None:
     """Add the images of label files.
 
-    Lines of five numbers are boxes in a set without polygons, and faults where others are polygons.
+    Lines of five numbers are boxes in a set without polygons, and faults if others are polygons.
 
     Args:
         files: of the labels, one for each image.
-        names: of the classes; None where only their numbers are known.
+        names: of the classes; None if only their numbers are known.
         parsed: what they are added to.
     """
     records = [Record(file, f"{file.stem}.*") for file in files]

@@ -1,1 +1,1 @@
-"""How data sets lie on disk: folders of images and masks, scenes, lists, annotations."""
+"""How data sets are laid out on disk: folders of images and masks, scenes, lists, annotations."""

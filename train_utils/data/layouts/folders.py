@@ -1,4 +1,4 @@
-"""The folders of a data set: which of them hold images and masks, and what is in them."""
+"""Find the folders of images and masks of a data set, and list their files."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ _IMAGES = ("images", "image", "imgs", "img", "im", "jpegimages", "dut-omron-imag
 _MASKS = (
     *("masks", "mask", "gt", "gts", "ground_truth_mask", "ground_truth", "groundtruth"),
     *("annotations", "annotation", "labels", "label", "pixelwisegt-new-png", "segmentationclass"),
-    "masks_machine",  # Supervisely's, beside img
+    "masks_machine",  # Supervisely's, next to img
     "gt_object_level",  # DAVSOD's, in each scene
 )
 _OF_SCENES = "gt_object_level"  # in a scene's folder, rather than in that of a data set
-_VOC = "jpegimages", "segmentationclass"  # beside which Annotations holds boxes
+_VOC = "jpegimages", "segmentationclass"  # next to which Annotations holds boxes
 
 Folders = dict[str | None, tuple[Path, Path]]
-"""Images and masks by the split that all of them belong to, or by the scene; None where lists
-choose, and where there are no scenes."""
+"""Folders of images and masks, by the split that all of them belong to, or by the scene; by None if
+lists define the splits, and if there are no scenes."""
 
 
 def find_folders(
@@ -31,10 +31,10 @@ def find_folders(
     """Find a data set: the folder of its lists, and those of images and masks.
 
     Args:
-        data_path: in the DUTS layout, or a folder with one of images and one of masks, by the
-            names that data sets of the field have (``images`` + ``masks``, ``imgs`` + ``gt`` …),
-            in itself or in the only folder in it that has both.
-        image_dir, mask_dir: any two folders, in its place.
+        data_path: in the DUTS layout, or a folder with a folder of images and one of masks, under
+            names that are usual in the field (``images`` + ``masks``, ``imgs`` + ``gt`` …), in it
+            directly or in its only subfolder that has both.
+        image_dir, mask_dir: any two folders, instead of it.
 
     Raises:
         UserError: there is none, or it is not clear which folders hold it.
@@ -58,13 +58,13 @@ def find_folders(
         for split, name in DUTS.items()
         if (root / name).is_dir()
     }
-    if list(duts) == ["train"]:  # of DUTS-TR alone, some is held out
+    if list(duts) == ["train"]:  # with DUTS-TR alone, part of it is held out
         return root, {None: duts["train"]}
     return root, duts or {None: _find_parts(root)}
 
 
 def _find_parts(root: Path) -> tuple[Path, Path]:
-    """The folders of images and masks in a folder, or in one that it holds."""
+    """The folders of images and masks in a folder, or in one of its subfolders."""
     if found := _parts(root):
         return found
     inside = [parts for folder in _subfolders(root) if (parts := _parts(folder))]
@@ -83,7 +83,7 @@ def _find_parts(root: Path) -> tuple[Path, Path]:
 
 
 def _parts(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of images and masks in a folder, where it is clear which they are."""
+    """The folders of images and masks in a folder, if it is clear which they are."""
     names = {path.name.lower(): path for path in _subfolders(folder)}
     duts = f"{folder.name}-image".lower(), f"{folder.name}-mask".lower()
     for images, masks in (duts, ("images", "masks"), _VOC):
@@ -92,17 +92,17 @@ def _parts(folder: Path) -> tuple[Path, Path] | None:
     of_images = [names[name] for name in _IMAGES if name in names]
     of_masks = [names[name] for name in _MASKS if name in names]
     if len(of_images) == 1 and not of_masks and _holds_pairs(of_images[0]):
-        return of_images[0], of_images[0]  # as MSRA10K comes
+        return of_images[0], of_images[0]  # as in MSRA10K
     if len(of_images) != 1 or len(of_masks) != 1:
         return None
     return _innermost(of_images[0], of_masks[0])
 
 
 def _innermost(images: Path, masks: Path) -> tuple[Path, Path]:
-    """The two folders, or where they only hold one of the same name each, those (PASCAL-S).
+    """The two folders, or if they only hold one subfolder of the same name each, these (PASCAL-S).
 
     Raises:
-        UserError: they hold several such folders that are no scenes (DAVIS in two resolutions).
+        UserError: they hold several of these, which are not scenes (DAVIS in two resolutions).
     """
     inside = [{path.name: path for path in _subfolders(folder)} for folder in (images, masks)]
     same = sorted(inside[0].keys() & inside[1].keys())
@@ -120,15 +120,15 @@ def _innermost(images: Path, masks: Path) -> tuple[Path, Path]:
 
 
 def find_scenes(images: Path, masks: Path) -> Folders:
-    """The scenes of a set that has a folder for each, with images, and one of its name with masks;
-    or one with both, as DAVSOD has it (``select_0043/Imgs``, ``select_0043/GT_object_level``).
+    """The scenes of a set that has a folder of images for each, and a folder of masks of the same
+    name; or one with both, as in DAVSOD (``select_0043/Imgs``, ``select_0043/GT_object_level``).
 
     Args:
         images, masks: the folders that hold them (``JPEGImages/480p``, ``Annotations/480p``).
 
     Returns:
-        The folders of images and masks by the scene's name; of a set without scenes, those given,
-        by None.
+        The folders of images and masks by the scene's name; for a set without scenes, the given
+        ones by None.
     """
     alone: Folders = {None: (images, masks)}
     if not images.is_dir() or not masks.is_dir() or list_images(images):
@@ -147,7 +147,7 @@ def find_scenes(images: Path, masks: Path) -> Folders:
 
 
 def holds_masks(folders: Folders) -> bool:
-    """Whether there is an image among the masks, rather than annotations."""
+    """Whether the folders of masks hold images, rather than annotations."""
     return any(
         own.is_dir() and bool(list_images(own))
         for images, masks in folders.values()
@@ -177,9 +177,9 @@ def _content(folder: Path) -> str:
 def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path], list[Path]]:
     """List the images of one folder and the masks of another.
 
-    In one folder for both, masks are the files called ``NAME_mask`` or the like beside a NAME, if
-    half of the other files have such a mask; else the PNG files. A folder that is missing, or
-    holds nothing, is added to the faults.
+    In one folder for both, masks are the files called ``NAME_mask`` or the like next to a NAME, if
+    half of the other files have such a mask; else the PNG files. A missing or empty folder is added
+    to the faults.
 
     Args:
         images: the folder of the images.

@@ -1,4 +1,4 @@
-"""The lists of a data set, which say what is trained on and what is held out."""
+"""The lists of a data set, which define the images to train on and those that are held out."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ def has_list(data_path: str | Path | None, split: str) -> bool:
     """Whether a data set has a list ``SPLIT.txt``, in its folder or in ``ImageSets``.
 
     Args:
-        data_path: its folder; None has none.
+        data_path: its folder; None has no list.
         split: ``train``, ``val`` or ``test``.
     """
     if data_path is None:
@@ -36,7 +36,7 @@ def find_lists(folder: Path, known: Iterable[str] = ()) -> dict[str, Path]:
     Args:
         folder: of the data set.
         known: names of images and scenes. Of several folders in ``ImageSets``, the one whose lists
-            name the most of them is taken; ``Segmentation`` before others.
+            name the most of them is chosen; ``Segmentation`` before others.
     """
     own = {name: folder / f"{name}.txt" for name in LISTED}
     own = {name: path for name, path in own.items() if path.is_file()}
@@ -69,18 +69,18 @@ def choose(
     """The images of every split, by lists or, without any, by their names.
 
     No image is in two of ``train``, ``val`` and ``test``. Faults of the lists are added to
-    ``found``, as far as they concern its split.
+    ``found`` if they concern its split.
 
     Args:
         folder: of the lists.
         split: of ``found``.
-        scenes: of each image's name, the scene that it belongs to, which is held out whole; its own
-            name where there are none.
+        scenes: the scene of each image, by the image's name; scenes are held out as a whole. The
+            image's own name if there are none.
         found: what faults and notes are added to.
         skip_invalid: an image in two lists is left out of the earlier split, and is no fault.
         unused: names of images that are not annotated, where others are.
-        sound: where the images that their names hold out are all faulty: the others, of which the
-            next one takes their place.
+        sound: if all images held out by their names are faulty: the others, of which the next one
+            takes their place.
     """
     names, units = set(scenes), set(scenes.values())
     paths = find_lists(folder, names | units)
@@ -88,7 +88,7 @@ def choose(
     if elsewhere:
         found.notes.append(f"lists of {next(iter(paths.values())).parent}")
     named = {name: read_list(path, names | units) for name, path in paths.items()}
-    # Of train, in all lists: under a wrong name, what is to be held out would be trained on.
+    # For train, in all lists: an image to hold out would be trained on if its name were wrong.
     looked_at = named if split == "train" else {split} & named.keys()
     unknown = {part: sorted(named[part] - names - units) for part in looked_at}
     if not elsewhere:
@@ -124,7 +124,7 @@ def choose(
             what = "scene" if units != names else "image"
             text = f"no train.txt or test.txt: one {what} in ten is held out to test"
             found.notes.append(text)
-    # What no list names, in the first split without a list; ImageSets' lists are complete.
+    # Unlisted images go to the first split without a list; ImageSets' lists are complete.
     rest = names.difference(*named.values())
     unlisted = [] if elsewhere else [part for part in ("train", "test") if part not in named]
     if rest and not unlisted and (elsewhere or split != "all"):
@@ -150,18 +150,18 @@ def _hash(name: str) -> int:
 
 
 def read_list(path: Path, known: set[str]) -> set[str]:
-    """The names in a list: each line as it is or, where nothing is called so, without folders
-    before it, an image's suffix behind it, and spaces around it.
+    """The names in a list: each line as it is or, if nothing has that name, without leading
+    folders, an image's suffix, and spaces around it.
 
     Args:
         path: of the list.
         known: names of images and scenes.
 
     Raises:
-        UserError: not a text. What it holds out is then unknown.
+        UserError: it is not a text file, so that it is unknown what it holds out.
     """
     try:
-        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
+        text = path.read_text("utf-8-sig", errors="surrogateescape")  # like file names
     except OSError as error:
         raise UserError(f"{path}: not a readable list of names ({error})") from None
     if "\0" in text:
@@ -172,18 +172,18 @@ def read_list(path: Path, known: set[str]) -> set[str]:
 
 def _resolve(line: str, known: set[str]) -> str:
     readings = [line]
-    first = line.split()[0]  # of an image and its mask in a line
+    first = line.split()[0]  # if a line names an image and its mask
     for text in (line, line.strip(), first):
         path = Path(text)
         is_file = Path(text.rstrip()).suffix.lower() in IMAGE_SUFFIXES
         stems = [path.with_name(path.stem)] if is_file and path.name else []
         for one in (path, *stems):
-            # With as many of its folders as name an image, as in scenes.
+            # With as many of its folders as it takes to name an image, as in scenes.
             readings += ["/".join(one.parts[start:]) for start in range(len(one.parts))]
     return next((name for name in readings if name in known), _plain(line))
 
 
 def _plain(line: str) -> str:
-    """A name that nothing has, as messages show it."""
+    """A name without an image, as messages show it."""
     name = Path(line.strip()).name
     return Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name or line

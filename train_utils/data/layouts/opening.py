@@ -1,4 +1,4 @@
-"""A data set on disk, opened: what it holds, how its masks are read, and what its splits are."""
+"""Open a data set on disk: what it holds, how its masks are read, and what its splits are."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,16 +21,16 @@ _ANNOTATIONS = ("annotations", "annotation", "labels", "label", "json", "labelme
 
 @dataclass
 class DataSet:
-    """A data set on disk, before its splits are looked for.
+    """A data set on disk, before its splits are found.
 
     Args:
         where: its folder, for messages.
         root: the folder of its lists.
-        folders: of images and masks; none where the masks are drawn.
-        annotated: its images, where the masks are drawn.
+        folders: of images and masks; none if the masks are drawn.
+        annotated: its images, if the masks are drawn.
         read: how the masks are read.
-        notes: what the user should know of all of it.
-        sound: the images to hold out one of, where those that their names hold out are all faulty.
+        notes: for the user, about the whole set.
+        sound: the images to hold out one of, if all those held out by their names are faulty.
     """
 
     where: str
@@ -43,7 +43,7 @@ class DataSet:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By their index, where the user, the annotations or the set name them."""
+        """Names by class index, if the user, the annotations or the set define them."""
         if self.annotated is not None:
             return self.annotated.names
         rule = self.read if isinstance(self.read, MaskRule) else MaskRule()
@@ -54,19 +54,19 @@ class DataSet:
         return ()
 
     def has(self, split: str) -> bool:
-        """Whether a list, or the names of annotations, tell a split."""
+        """Whether a list, or the names of annotations, define a split."""
         pictures = self.annotated.pictures if self.annotated else ()
         told = any(picture.split == split for picture in pictures)
         return has_list(self.root, split) or told
 
     @property
     def holds_out_by_name(self) -> bool:
-        """Whether nothing but the names of its images tells ``test`` from ``train``."""
+        """Whether only the names of its images separate ``test`` from ``train``."""
         whole = self.annotated is not None or None in self.folders
         return whole and not any(self.has(split) for split in LISTED)
 
     def find(self, split: str, skip_invalid: bool) -> Inventory:
-        """Match the pairs of a split; of ``train``, none that is held out."""
+        """Match the pairs of a split; for ``train``, none that is held out."""
         if self.annotated is not None:
             return _find_annotated_split(self, self.annotated, split, skip_invalid)
         return _find_split(self, split, skip_invalid)
@@ -79,7 +79,7 @@ def open_dataset(
     read: MaskReader = read_mask,
     annotations: str | Path | None = None,
 ) -> DataSet:
-    """Find a data set, and decide by all of its masks how they are read.
+    """Find a data set, and decide from all of its masks how they are read.
 
     Args:
         data_path, image_dir, mask_dir, read, annotations: as for :func:`find_splits`.
@@ -112,7 +112,7 @@ def _search(
     mask_dir: str | Path | None,
     rule: MaskReader,
 ) -> DataSet:
-    """A data set of mask files or, where a folder has none, of annotations."""
+    """A data set of mask files or, if a folder has none, of annotations."""
     root, folders, failure = Path(data_path or ""), Folders(), None
     try:
         root, folders = find_folders(data_path, image_dir, mask_dir)
@@ -153,7 +153,7 @@ def _search(
 
 
 def _with_table(rule: MaskRule, root: Path) -> MaskRule:
-    """A rule with the classes that a data set names, where the user has named none."""
+    """A rule with the classes that a data set names, if the user has named none."""
     if rule.table:
         return rule
     if rule.classes is not None:
@@ -166,7 +166,7 @@ def _with_table(rule: MaskRule, root: Path) -> MaskRule:
 def _open_annotated(
     root: Path, read: MaskReader, given: Path | None = None, image_dir: Path | None = None
 ) -> DataSet:
-    """A data set whose masks are drawn; an empty one where a folder holds no annotations."""
+    """A data set whose masks are drawn; an empty one if a folder holds no annotations."""
     rule = _with_table(read if isinstance(read, MaskRule) else MaskRule(), root)
     annotated = find_annotated(root, rule, given, image_dir, rule.table)
     return DataSet(str(given or root), root, {}, annotated, rule, annotated.notes)
@@ -175,7 +175,7 @@ def _open_annotated(
 def _find_annotated_split(
     data: DataSet, annotated: AnnotatedSet, split: str, skip_invalid: bool
 ) -> Inventory:
-    """The annotated images of a split; of ``train``, none that is held out."""
+    """The annotated images of a split; for ``train``, none that is held out."""
     found = Inventory(split, faults=list(annotated.faults))
     names = {picture.name: picture.name for picture in annotated.pictures}
     if any(picture.split for picture in annotated.pictures) and not _has_lists(data.root):
@@ -205,7 +205,7 @@ def _has_lists(root: Path) -> bool:
 
 
 def _find_split(data: DataSet, split: str, skip_invalid: bool) -> Inventory:
-    """Match the pairs of a split; of ``train``, none that is held out."""
+    """Match the pairs of a split; for ``train``, none that is held out."""
     found, folders = Inventory(split), data.folders
     if None not in folders and split not in (*folders, "all"):
         missing = f"holds no {DUTS[split]}" if split in DUTS else "the DUTS layout has no val split"
@@ -228,7 +228,7 @@ def _match_folders(
     found: Inventory,
     skip_invalid: bool,
 ) -> None:
-    """Add the pairs of two folders to a split; ``part``: that all of them belong to."""
+    """Add the pairs of two folders to a split; ``part``: the one that all of them belong to."""
     files = {
         scene or "": list_files(*folders, found)
         for scene, folders in find_scenes(image_dir, mask_dir).items()
@@ -251,14 +251,14 @@ def _match_folders(
 
 
 def leave_out(found: Inventory, held_out: Mapping[FileId, Path]) -> list[UserError]:
-    """Take images that are held out, under whatever name, out of the pairs to train on.
+    """Remove held-out images, under whatever name, from the pairs to train on.
 
     Args:
-        found: whose pairs are looked through.
+        found: the pairs are in it.
         held_out: the images that are held out.
 
     Returns:
-        What is wrong with those that were taken out.
+        The faults of the removed pairs.
     """
     faults, kept = [], []
     for pair in found.pairs:

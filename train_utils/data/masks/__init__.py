@@ -1,4 +1,4 @@
-"""Mask files: which kinds there are, how each is read, and which kind the masks of a set are."""
+"""Mask files: their kinds, how each is read, and deciding which kind the masks of a set are."""
 
 from .classes import read_classes
 from .decide import decide

@@ -15,13 +15,13 @@ from .names import Colour
 def read_classes(
     path: str | Path, classes: int, ignore_index: int | None = None, is_map: bool = False
 ) -> np.ndarray:
-    """Read a mask of class indices H×W uint8: those of a palette, or grey values, as they are.
+    """Read a mask of class indices H×W uint8: palette indices or grey values, unchanged.
 
     Args:
         path: the mask file, 8-bit grey or palette.
-        classes: how many there are; indices are below.
-        ignore_index: a value that pixels may have beside the classes'.
-        is_map: it is a network's, for what the error advises.
+        classes: how many there are; indices are below it.
+        ignore_index: a value that pixels may have besides the classes'.
+        is_map: it is a network's map, for the error's advice.
 
     Raises:
         UserError: the file cannot be read, is neither grey nor palette, or holds another index.
@@ -36,7 +36,7 @@ def to_classes(
     ignore_index: int | None,
     is_map: bool = False,
 ) -> np.ndarray:
-    """As :func:`read_classes`, of an image that is open."""
+    """Like :func:`read_classes`, for an open image."""
     if image.mode not in ("L", "P", "1"):
         advice = None
         if image.mode in ("RGB", "RGBA"):
@@ -86,13 +86,13 @@ def from_colours(
         image: the mask, RGB or palette.
         path: its file, for messages.
         colours: the value of each.
-        ignore_index: of a palette's indices, one that stays what it is, whatever its colour.
+        ignore_index: a palette index that stays as it is, whatever its colour.
 
     Returns:
         H×W uint8.
 
     Raises:
-        UserError: a colour that is not among them.
+        UserError: the mask has a colour that is not among them.
     """
     if image.mode == "P":  # by its few indices, rather than its many pixels
         indices = np.array(image)

@@ -1,4 +1,4 @@
-"""Which kind the masks of a set are: decided by all of them together."""
+"""Decide which kind the masks of a set are, from all of them together."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,34 +18,34 @@ from .names import Labels
 from .rule import MaskRule
 from .values import MAX_CLASS_INDEX, grey_values, look_like_indices, white_of
 
-_AT_ONCE = 64  # masks that are read before the next look at what is missing
-_SAMPLE = 256  # masks that are looked at first: values are odd in many masks of a set or in none
+_AT_ONCE = 64  # masks to read before checking again what is missing
+_SAMPLE = 256  # masks to inspect first: values are odd in many masks of a set or in none
 
 
 class _Levels(NamedTuple):
-    """What one mask says of its set."""
+    """What one mask says about its set."""
 
     path: Path
     highest: float
     dark: bool  # some values, none above the threshold
-    indices: bool  # small numbers and 255 alone
+    indices: bool  # only small numbers and 255
     soft: bool  # levels between 0 and white
-    bright: bool  # among these, near to white, where no class index is
+    bright: bool  # some of these near white, where no class index is
 
 
 def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
-    """Decide by all masks of a data set together how each of them is read.
+    """Decide from all masks of a data set together how each of them is read.
 
-    Where one in ten or more has levels near to white, the set is one of grey levels: small numbers
-    in one of its masks are no class indices, and a dark mask is an empty one. Where fewer than one
-    in ten look like class indices, the others decide too.
+    If one in ten or more has levels near white, the set is one of grey levels: small numbers in one
+    of its masks are not class indices, and a dark mask is an empty one. If fewer than one in ten
+    look like class indices, the others decide too.
 
     Args:
-        rule: of :func:`mask_reader`.
+        rule: from :func:`mask_reader`.
         masks: all mask files of the set.
 
     Returns:
-        The rule for this set, and what the user should know of its masks.
+        The rule for this set, and notes for the user about its masks.
     """
     if rule.of_classes:
         return rule, list(_describe_unused(rule, masks))
@@ -68,19 +68,19 @@ def decide(rule: MaskRule, masks: Sequence[Path]) -> tuple[MaskRule, list[str]]:
 
 
 def _describe_unused(rule: MaskRule, masks: Sequence[Path]) -> Iterator[str]:
-    """The classes of which no mask has a pixel. Masks are read until each class has been seen: in
-    most sets, few of them.
+    """A note on classes without a pixel in any mask. Masks are read until each class has been seen:
+    in most sets, that takes few of them.
     """
-    labels = Labels({}, background=-1)  # numbers for names
+    labels = Labels({}, background=-1)  # numbers as names
     if names := rule.names or (rule.table.names if rule.table else ()):
-        with suppress(UserError):  # a list of names that is of other masks
+        with suppress(UserError):  # a list of names for other masks
             labels = rule.table_values(names)
     listed = labels.by_value(rule.classes)
     missing = {*range(rule.classes or 0)} - {labels.background, rule.ignore_index}
-    some = Random(0).sample(list(masks), len(masks))  # those in a row are alike
+    some = Random(0).sample(list(masks), len(masks))  # neighbours are alike
 
     def present(path: Path) -> set[int]:
-        with suppress(UserError):  # which is named elsewhere
+        with suppress(UserError):  # reported elsewhere
             return set(np.unique(rule(path)).tolist())
         return set()
 
@@ -126,7 +126,7 @@ def _are_cutouts(masks: Sequence[Path]) -> bool:
     """Whether most masks that have an alpha channel are transparent somewhere."""
 
     def lowest_alpha(path: Path) -> int | None:
-        with suppress(UserError):  # which is named elsewhere
+        with suppress(UserError):  # reported elsewhere
             with open_image(path, decode=False) as image:
                 if not image.has_transparency_data:
                     return None
@@ -139,7 +139,7 @@ def _are_cutouts(masks: Sequence[Path]) -> bool:
 
 
 def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
-    """What masks hold; those that cannot be read are named elsewhere."""
+    """The levels of masks; unreadable masks are reported elsewhere."""
 
     def inspect(path: Path) -> _Levels | None:
         with suppress(UserError):
@@ -150,7 +150,7 @@ def _inspect(masks: Sequence[Path], rule: MaskRule) -> list[_Levels]:
             values, may_be_indices = grey_values(image, path, rule.by_alpha)
             white, highest = white_of(values), float(values.max(initial=0))
             of_255 = values.astype(np.float32) / white * 255 if white != 255 else values
-            between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts less beside 0
+            between = of_255[(of_255 >= 8) & (of_255 <= 254)]  # JPEG puts smaller values next to 0
             return _Levels(
                 path,
                 highest,

@@ -1,4 +1,4 @@
-"""Names and colours of the classes of data sets that many know."""
+"""Class names and colours of well-known data sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ VOC_NAMES = (
     *("sheep", "sofa", "train", "tvmonitor"),
 )
 _VOC_VOID = ((224, 224, 192),)
-_CITYSCAPES: dict[str, Colour] = {  # the 19 classes that are trained on, in their order
+_CITYSCAPES: dict[str, Colour] = {  # the 19 classes used for training, in their order
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
     "building": (70, 70, 70),
@@ -50,4 +50,4 @@ KNOWN_TABLES = {
     "voc": _table("voc", dict(zip(VOC_NAMES, _voc, strict=False)), _VOC_VOID),
     "cityscapes": _table("cityscapes", _CITYSCAPES, _CITYSCAPES_VOID),
 }
-"""What ``class_colours`` takes by name; each has a class ``void``, of pixels to ignore."""
+"""What ``class_colours`` accepts by name; each has a class ``void`` for pixels to ignore."""

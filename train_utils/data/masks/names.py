@@ -25,8 +25,8 @@ class ClassTable:
 
     Args:
         names: of all of them.
-        colours: by name, those that have one in masks.
-        path: of the file that names them; None where a flag does.
+        colours: by name, of those that have one in masks.
+        path: of the file that names them; None if a flag does.
     """
 
     names: tuple[str, ...]
@@ -35,16 +35,16 @@ class ClassTable:
 
 
 def read_table(path: str | Path) -> ClassTable:
-    """Read names of classes, one a line, with or without a colour: ``name r g b``.
+    """Read names of classes, one per line, with or without a colour: ``name r g b``.
 
-    Numbers may stand before the name too, or between commas; CVAT's ``labelmap.txt`` (``name:r,g,b:
-    parts:actions``) and CSV with a head are read as well. Lines that begin with # are none.
+    Numbers may also precede the name, or be separated by commas. Also reads CSV with a header, and
+    CVAT's ``labelmap.txt`` (``name:r,g,b:parts:actions``). Lines that begin with # are skipped.
 
     Args:
         path: a text file in UTF-8.
 
     Raises:
-        UserError: it cannot be read, a name or a colour is there twice, or a level is above 255.
+        UserError: it cannot be read, a name or a colour occurs twice, or a level is above 255.
     """
     path = Path(path)
     try:
@@ -93,10 +93,10 @@ class Labels:
     """The values that the labels of objects have in a mask.
 
     Args:
-        values: by name; None where all labels are the object.
-        background: where there is none of them.
-        object: of all labels, where ``values`` is None.
-        ignored: of labels called ``ignore`` or ``void``, where ``values`` has a number for them.
+        values: by name; None if all labels are the object.
+        background: value of pixels without a label.
+        object: value of all labels, if ``values`` is None.
+        ignored: value of labels called ``ignore`` or ``void``, if there is one for them.
     """
 
     values: Mapping[str, int] | None = None
@@ -105,7 +105,7 @@ class Labels:
     ignored: int | None = None
 
     def value(self, label: str) -> int | None:
-        """The value of a label; None where it is unknown."""
+        """The value of a label; None if it is unknown."""
         if self.values is not None and label in self.values:
             return self.values[label]
         if _is(label, _BACKGROUND):
@@ -115,7 +115,7 @@ class Labels:
         return self.object if self.values is None else None
 
     def by_value(self, classes: int | None) -> tuple[str, ...]:
-        """The names of all classes, by their values; () of an object and background."""
+        """The names of all classes, by their values; () for object and background."""
         if self.values is None or classes is None:
             return ()
         names = {value: name for name, value in self.values.items()}
@@ -124,12 +124,12 @@ class Labels:
 
 
 def without_ignored(names: Sequence[str]) -> list[str]:
-    """Names but for those of pixels that count nowhere: ``ignore``, ``void``."""
+    """Names except those of pixels to ignore: ``ignore``, ``void``."""
     return [name for name in names if not _is(name, _IGNORED)]
 
 
 def count_classes(names: Sequence[str], ignore_index: int | None = None) -> int:
-    """How many classes there are of these names, with the background.
+    """How many classes these names make, including the background.
 
     Example:
         >>> count_classes(["cat", "dog"]), count_classes(["background", "cat", "dog"])
@@ -144,17 +144,17 @@ def number_classes(
 ) -> Labels:
     """The index of each class, by its place among the names.
 
-    Where ``background`` is not among the names, it is 0 and the others follow from 1; but where
-    there are as many names as classes, the first one is 0, and what no object covers is ignored.
+    If ``background`` is not among the names, it is 0 and the others follow from 1; but if there are
+    as many names as classes, the first one is 0, and pixels outside all objects are ignored.
 
     Args:
         names: in order. With ``ignore_index``, ``void`` and ``ignore`` have that value.
         classes: how many there are, with the background.
-        ignore_index: of pixels that count nowhere.
+        ignore_index: of pixels to ignore.
         source: where the names are from, for messages.
 
     Raises:
-        UserError: a name is there twice, their number does not fit, or nothing is left for the
+        UserError: a name occurs twice, their number does not fit, or there is no value left for the
             background.
 
     Example:

@@ -34,16 +34,16 @@ class MaskRule:
 
     Args:
         kind: ``auto`` and ``binary`` give {0, 1}, ``soft`` gives levels 0 … 255, ``classes`` class
-            indices. ``auto`` gives class indices where ``classes`` is a number.
+            indices. ``auto`` gives class indices if ``classes`` is a number.
         threshold: a mask is object where it is above this level of 255.
         classes: how many there are; None for object and background.
-        ignore_index: of classes: a value that pixels may have beside them.
+        ignore_index: for classes: a value that pixels may have besides them.
         ones: in a mask whose highest value is 1, that is the object; else it is 1 of 255.
         deep: masks of more than 8 bits have 65535 for white, however dark one of them is.
-        by_alpha: masks with an alpha channel are read by that, even if one is opaque everywhere.
+        by_alpha: masks with an alpha channel are read from it, even if one is opaque everywhere.
         refused: which values are an error: ``dark`` (some, none of them above the threshold) and
             ``indices`` (small numbers and 255 with nothing between them).
-        names: of the classes, as the user gave them; () where the data set names them.
+        names: of the classes, as the user gave them; () if the data set names them.
         table: names and colours of the data set's classes.
     """
 
@@ -60,7 +60,7 @@ class MaskRule:
 
     @property
     def of_classes(self) -> bool:
-        """Whether every mask holds class indices, and no levels of grey."""
+        """Whether every mask holds class indices, rather than grey levels."""
         two = self.classes == 2 and self.ignore_index is None
         return self.kind == "classes" or (self.classes is not None and not two)
 
@@ -73,7 +73,7 @@ class MaskRule:
         return self.read(open_image(path), path)
 
     def read(self, image: Image.Image, path: str | Path) -> np.ndarray:
-        """The same of an image that is open; ``path`` is for messages."""
+        """The same for an open image; ``path`` is for messages."""
         if self.reads_colours(image):
             return from_colours(image, path, self.colours, self.ignore_index)
         if self.of_classes:
@@ -81,7 +81,7 @@ class MaskRule:
         if self.classes == 2 and self.kind == "auto" and image.mode == "P":
             if (indices := np.array(image)).max(initial=0) <= 1:
                 return indices
-            if is_colour(image):  # several objects: who gives a number means the indices
+            if is_colour(image):  # several objects: given a number of classes, these are indices
                 return to_classes(image, path, 2, None)
         values, may_be_indices = grey_values(image, path, self.by_alpha)
         white = white_of(values, self.ones, self.deep)
@@ -106,8 +106,8 @@ class MaskRule:
         return {colour: value for colour, value in values.items() if value is not None}
 
     def reads_colours(self, image: Image.Image) -> bool:
-        """Whether an image is read by the table's colours: one of classes that is not grey; one
-        of an object where it holds them alone.
+        """Whether an image is read by the table's colours: a mask of classes if it is not grey, a
+        mask of an object if it has only these colours.
         """
         if not self.table or not self.table.colours or image.mode not in ("RGB", "RGBA", "P"):
             return False
@@ -116,10 +116,10 @@ class MaskRule:
         return image.mode != "P" or bool(channel_range(image)[1])
 
     def label_values(self, names: Sequence[str] = (), source: object = "classes") -> Labels:
-        """The values with which labelled objects are drawn, as this rule reads masks.
+        """The values that labelled objects are drawn with, to match masks read by this rule.
 
         Args:
-            names: of the data set's classes, where the user has given none.
+            names: of the data set's classes, if the user has given none.
             source: where they are from, for messages.
 
         Raises:
@@ -134,9 +134,9 @@ class MaskRule:
         return number_classes(names, self.classes, self.ignore_index, source)
 
     def table_values(self, names: Sequence[str] = (), source: object = "classes") -> Labels:
-        """The values that classes have in mask files, by their indices or colours: where there are
-        as many names as classes, with ``void`` or without it, each has the number of its line, from
-        0; else as :meth:`label_values`.
+        """The values that classes have in mask files, by their indices or colours: if there are as
+        many names as classes, with ``void`` or without it, each has its line number, from 0; else
+        as :meth:`label_values`.
 
         Args:
             names, source: as for :meth:`label_values`.
@@ -152,7 +152,7 @@ class MaskRule:
         return Labels({name: index for index, name in enumerate(lines)}, ignored=self.ignore_index)
 
     def cut(self, white: float) -> float:
-        """The value above which a mask is object, whose white is this."""
+        """The value above which a mask with this white is object."""
         return (self.threshold + 0.5) / 255 * white
 
     def _refuse_dark(self, values: np.ndarray, white: float, path: str | Path) -> None:
@@ -174,7 +174,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     The first of these rules that fits the file decides:
 
-    1. Transparency: where a pixel is more than half transparent, the object is what is opaque.
+    1. Transparency: if any pixel is more than half transparent, the object is what is opaque.
     2. A palette in colours: whatever is not black is object.
     3. Grey, a grey palette, or RGB of nearly equal channels: object where > 127 of 255 (16 bits:
        > 32767 of 65535). If the brightest value is 1, the object is where it is 1.
@@ -184,8 +184,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises:
         UserError: the file cannot be read, is a colour image, or holds class indices: no value
-            is above 127 though it is not a mask of 0 and 1, or there are small numbers and 255
-            alone (which then marks pixels to ignore).
+            is above 127 though it is not a mask of 0 and 1, or there are only small numbers and 255
+            (which then marks pixels to ignore).
 
     Example:
         >>> read_mask("masks/0001.png").max()  # doctest: +SKIP
@@ -195,7 +195,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def _refuse_class_indices(values: np.ndarray, path: str | Path) -> None:
-    """Refuse small numbers and 255 alone: classes, and pixels to ignore."""
+    """Refuse masks of only small numbers and 255: classes, and pixels to ignore."""
     if look_like_indices(values):
         levels = np.unique(values)
         listed = str(levels.tolist()[:6])[1:-1]
@@ -220,7 +220,7 @@ def mask_reader(
     Args:
         classes: None reads object and background (:func:`read_mask`), a number class indices
             below it (:func:`~train_utils.data.masks.read_classes`); for 2 without pixels to ignore
-            both are taken.
+            both are accepted.
         ignore_index: a mask's value for pixels to ignore.
         kind: of ``MASK_KINDS``: what the masks are, whatever they look like.
         threshold: the level of 255 above which a mask is object, whatever the masks look like.
@@ -240,7 +240,7 @@ def mask_reader(
     level = 127 if threshold is None else threshold
     table = _read_colours(colours, classes, ignore_index) if colours else None
     rule = MaskRule(kind, level, classes, ignore_index, names=tuple(names), table=table)
-    if names:  # of annotations, more is checked when they are read
+    if names:  # for annotations, more is checked when they are read
         rule.table_values()
     _check_kind(rule, threshold)
     fixed = kind in ("binary", "soft") or threshold is not None
@@ -270,7 +270,7 @@ def _read_colours(colours: str | Path, classes: int | None, ignore_index: int | 
 
 
 def _check_kind(rule: MaskRule, threshold: int | None) -> None:
-    """Refuse what is of an object and background alone, where masks are of classes."""
+    """Refuse what only applies to object and background, if masks are of classes."""
     text = "of object and background only"
     if rule.classes is None:
         return

@@ -1,4 +1,4 @@
-"""What a mask's file holds: levels of grey, an alpha channel, a palette, or small numbers."""
+"""What a mask file holds: grey levels, an alpha channel, a palette, or small numbers."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from src.errors import UserError
 
 GREY_TOLERANCE = 32  # by how many levels grey channels may differ: JPEG shifts them a little
 PALETTE_TOLERANCE = 8  # the same for a palette's colours, which no JPEG has shifted
-MAX_CLASS_INDEX = 30  # smaller numbers beside 255 alone look like class indices, not like grey
+MAX_CLASS_INDEX = 30  # numbers up to this and only 255 besides look like class indices
 
 
 def grey_values(
@@ -21,8 +21,8 @@ def grey_values(
     Args:
         image: the mask.
         path: its file, for messages.
-        by_alpha: the masks of its set are cut-outs: where it has an alpha channel, that counts,
-            even if it is opaque everywhere.
+        by_alpha: the masks of its set are cut-outs: if it has an alpha channel, that counts, even
+            if it is opaque everywhere.
 
     Raises:
         UserError: a colour image, or values that are not finite.
@@ -37,7 +37,7 @@ def grey_values(
         values = np.asarray(image)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UserError(f"{path}: holds values that are not finite; a mask must be 0 and 1")
-        # JPEG puts small numbers beside every edge.
+        # JPEG puts small numbers next to every edge.
         return values, image.format not in ("JPEG", "MPO")
     brightest, difference = channel_range(image)
     if image.mode in ("P", "PA") and difference > PALETTE_TOLERANCE:
@@ -48,8 +48,8 @@ def grey_values(
 
 
 def white_of(values: np.ndarray, ones: bool = True, deep: bool = False) -> float:
-    """The value that is white: 1, 255 or 65535; 1 of integers only where ``ones`` allows it, and
-    65535 of all that are not in bytes where they are ``deep``.
+    """The value that is white: 1, 255 or 65535; 1 for integers only if ``ones`` allows it, and
+    65535 for all integers of more than 8 bits if they are ``deep``.
     """
     if deep and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
         return 65535
@@ -68,7 +68,7 @@ def look_like_indices(values: np.ndarray) -> bool:
 
 
 def is_colour(image: Image.Image) -> bool:
-    """Whether the image has colours, rather than levels of grey alone."""
+    """Whether the image has colours, rather than only grey levels."""
     several = len(image.getbands()) >= 3 or image.mode in ("P", "PA")
     return several and channel_range(image)[1] > GREY_TOLERANCE
 

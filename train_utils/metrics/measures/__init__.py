@@ -1,1 +1,1 @@
-"""Measures of a map against its mask; a folder above, they are evaluated, added up, reported."""
+"""Measures of a map against its mask; the package above evaluates, sums and reports them."""

@@ -1,8 +1,8 @@
-"""Human correction efforts: how many clicks it takes to make a map its mask (Qin et al. 2022).
+"""Human correction efforts: how many clicks correct a map to its mask (Qin et al. 2022).
 
 As in "Highly accurate dichotomous image segmentation", section 4: wrong regions thinner than the
-relaxation are left out, unless a thin part of the object is missing; each of the others counts by
-the corners of the polygon that would correct it, and by one click where it is whole.
+relaxation do not count, unless a thin part of the object is missing; each of the others costs the
+corners of the polygon that would correct it, or one click if it is isolated.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 def correction_efforts(saliency: np.ndarray, mask: np.ndarray) -> float:
-    """The human correction efforts (HCE) of one map; 0 where nothing is to be corrected.
+    """The human correction efforts (HCE) of one map; 0 if there is nothing to correct.
 
     Args:
         saliency: H×W float32 in [0, 1]; object above 0.5.
@@ -28,7 +28,7 @@ def correction_efforts(saliency: np.ndarray, mask: np.ndarray) -> float:
     if np.array_equal(truth, found):
         return 0.0
     right, extra, missed = truth & found, found & ~truth, truth & ~found
-    # Where both are 0, there is nothing to correct. The rim is for what the border would cut off.
+    # Crop to where either is 1. The rim is for what the border would cut off.
     left, top, width, height = cv2.boundingRect((truth | found).view(np.uint8))
     rows = slice(max(0, top - 2), top + height + 2)
     part = (rows, slice(max(0, left - 2), left + width + 2))
@@ -49,15 +49,15 @@ def _morph(operation: Callable[..., Any], binary: np.ndarray, times: int = 1) ->
 
 
 def _grow(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Seeds grown by the relaxation, step by step, never out of ``within``."""
+    """Seeds grown by the relaxation, step by step, never outside ``within``."""
     for _ in range(RELAX):
         seeds = _morph(cv2.dilate, seeds) & within
     return seeds
 
 
 def _count(regions: np.ndarray, beside: np.ndarray) -> int:
-    """Clicks to correct some regions: corners of polygons along what they lie beside, and one for
-    each region that lies beside nothing of it."""
+    """Clicks to correct some regions: corners of polygons where they touch ``beside``, and one for
+    each region that does not touch it."""
     if not regions.any():
         return 0
     beside = _morph(cv2.dilate, beside)
@@ -71,7 +71,7 @@ def _count(regions: np.ndarray, beside: np.ndarray) -> int:
         x, y = contour[:, 0].T
         place = y * regions.shape[1] + x
         first = np.zeros(len(place), bool)
-        first[np.unique(place, return_index=True)[1]] = True  # thin regions are passed twice
+        first[np.unique(place, return_index=True)[1]] = True  # contours pass thin regions twice
         wanted = first & beside[y, x] & ~visited[y, x]
         visited[y[wanted], x[wanted]] = True
         alone[labels[y[wanted], x[wanted]]] = False
@@ -82,7 +82,7 @@ def _count(regions: np.ndarray, beside: np.ndarray) -> int:
 
 
 def _lines(contour: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
-    """The pieces of a closed contour whose points are wanted; the last goes on in the first."""
+    """The pieces of a closed contour whose points are wanted; the last may run into the first."""
     ends = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False]))))
     lines = [contour[begin:end] for begin, end in zip(ends[::2], ends[1::2], strict=True)]
     if len(lines) > 1 and np.abs(lines[0][0, 0] - lines[-1][-1, 0]).max() == 1:

@@ -1,5 +1,5 @@
-"""The measures of mattes: SAD, MSE and gradient error, as Rhemann et al. 2009 define them and the
-code of Xu et al. 2017 (Deep Image Matting) computes them, over the whole image.
+"""Matting measures: SAD, MSE and gradient error, as Rhemann et al. 2009 define them and the code of
+Xu et al. 2017 (Deep Image Matting) computes them, over the whole image.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 MATTING = ("soft_mae", "sad", "mse", "gradient_error")
 _SIGMA = 1.4  # of the Gaussian whose derivatives are the gradient's filters, in pixels
-_SMALLEST = 0.01  # of its values that counts: how far the filters reach
+_SMALLEST = 0.01  # of its values that count, which sets how far the filters reach
 _THOUSAND = 1000  # SAD and gradient error are printed in thousands
 
 
@@ -51,9 +51,7 @@ def _stretched(values: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _filters(device: torch.device) -> tuple[Tensor, Tensor]:
-    """A Gaussian and its derivative, of which each has length 1 as a vector, so that their product
-    in the plane has too.
-    """
+    """A Gaussian and its derivative, each with norm 1, so that their outer product has it too."""
     reach = math.ceil(
         _SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * _SIGMA * _SMALLEST))
     )
@@ -64,7 +62,7 @@ def _filters(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _gradient(images: Tensor) -> Tensor:
-    """The length of the gradient of images N×H×W; beyond the edge, the edge's pixels go on."""
+    """The gradient magnitude of images N×H×W, whose edges are replicated."""
     smooth, slope = _filters(images.device)
     reach = len(smooth) // 2
     padded = F.pad(images[:, None], (reach,) * 4, mode="replicate")

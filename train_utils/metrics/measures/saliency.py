@@ -1,10 +1,10 @@
 """MAE, the F-, E- and S-measures, from one histogram per image.
 
-A map of 8 bits and a binary mask say all that these measures need in 256 counts for each of object
-and background, in each of the four parts that the S-measure cuts an image into. So the pixels are
+All that these measures need from an 8-bit map and a binary mask is 256 counts each for object and
+background, in each of the four parts into which the S-measure divides an image. So the pixels are
 read once, on the device; the rest is a few thousand float64 operations per image. Definitions:
 MAE of Perazzi et al. 2012, F of Achanta et al. 2009 with β² = 0.3, S of Fan et al. 2017, E of Fan
-et al. 2018; as in PySODMetrics, which the tests compare with.
+et al. 2018; as in PySODMetrics, with which the tests compare them.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def histogram(saliency: Tensor, mask: Tensor) -> Tensor:
     """
     if saliency.shape != mask.shape:
         raise ValueError(f"map is {tuple(saliency.shape)}, mask {tuple(mask.shape)}")
-    objects = (mask != 0).to(torch.int16)  # small numbers: the time goes into moving them
+    objects = (mask != 0).to(torch.int16)  # a small type: memory traffic takes the time
     below, right = (_beyond_centre(objects.sum(1 - side)) for side in (0, 1))
     index = saliency.to(torch.int16).add_(objects, alpha=256)
     index.add_(below[:, None], alpha=1024).add_(right, alpha=512)
@@ -50,12 +50,12 @@ def _beyond_centre(counts: Tensor) -> Tensor:
 
 
 def to_levels(saliency: Tensor, stretch: bool) -> Tensor:
-    """A float map in [0, 1] to 8 bits, rounded, as if written to a file and read again.
+    """Round a float map in [0, 1] to 8 bits, as if written to a file and read again.
 
     Args:
         saliency: H×W float.
-        stretch: first to its full range by its own minimum and maximum, the published convention;
-            a constant map stays as it is.
+        stretch: first stretch it to the full range by its own minimum and maximum, the published
+            convention; a constant map stays as it is.
     """
     if stretch:
         low, high = saliency.aminmax()
@@ -71,8 +71,8 @@ class SaliencyMetrics:
     Args:
         stretch: stretch each 8-bit map by its own minimum and maximum (as PySODMetrics does).
 
-    An empty mask counts as in PySODMetrics: in MAE, S and E as any other; its precision, recall and
-    every F are 0. ``results`` tells how many there were.
+    An empty mask counts as in PySODMetrics: in MAE, S and E like any other; its precision, recall
+    and every F are 0. ``results`` contains their number.
     """
 
     def __init__(self, stretch: bool = True) -> None:
@@ -88,8 +88,8 @@ class SaliencyMetrics:
         """Add images.
 
         Args:
-            histograms: of :func:`histogram`.
-            structure: the measures of STRUCTURAL of each, if they are wanted.
+            histograms: from :func:`histogram`.
+            structure: the measures of STRUCTURAL of each, if they are needed.
         """
         counts = torch.stack(tuple(histograms)).cpu().double()
         here, curves = _measures(counts, self.stretch)
@@ -105,8 +105,8 @@ class SaliencyMetrics:
         """The means so far, under the names of validation.py's JSON.
 
         ``max_f`` is the paper's: P and R averaged over the images, then F, then its maximum.
-        ``max_f_per_image`` is PySODMetrics': F curves averaged, then the maximum. What was not
-        measured is absent.
+        ``max_f_per_image`` is PySODMetrics': F curves averaged, then the maximum. Measures that
+        were not computed are absent.
         """
         count = self.sums[0].item()
         if not count:
@@ -136,14 +136,14 @@ class SaliencyMetrics:
         return results
 
     def curves(self) -> dict[str, list[float]]:
-        """Mean precision and recall, and the F that they give, at thresholds from 255 to 0."""
+        """Mean precision and recall, and the resulting F, at thresholds from 255 to 0."""
         precision, recall = (self.sums[-1024:] / self.sums[0]).view(4, 256)[:2]
         f = f_measure(precision, recall)
         return {"precision": precision.tolist(), "recall": recall.tolist(), "f": f.tolist()}
 
 
 def _measures(quarters: Tensor, stretch: bool) -> tuple[Tensor, Tensor]:
-    """Of histograms N×4×2×256: each image's measures (N×8) and curves P, R, F, E (N×4×256)."""
+    """Each image's measures (N×8) and curves P, R, F, E (N×4×256), from histograms N×4×2×256."""
     background, foreground = quarters.sum(1).unbind(1)
     both = background + foreground
     pixels, objects = both.sum(-1, keepdim=True), foreground.sum(-1, keepdim=True)
@@ -171,7 +171,7 @@ def _measures(quarters: Tensor, stretch: bool) -> tuple[Tensor, Tensor]:
 
 
 def _levels(present: Tensor, stretch: bool) -> Tensor:
-    """What each 8-bit level stands for in [0, 1], N×256 (0 where no pixel has it)."""
+    """The value of each 8-bit level in [0, 1], N×256 (0 where no pixel has it)."""
     values = _VALUES.expand(len(present), -1)
     if stretch:
         low = torch.where(present, values, 2.0).amin(-1, keepdim=True)
@@ -235,7 +235,7 @@ def _object_likeness(counts: Tensor, values: Tensor) -> Tensor:
 
 
 def _ssim(quarters: Tensor, values: Tensor) -> Tensor:
-    """Of each quarter N×4×2×256, with the mask (eq. 2-3); 1 where both are 0 everywhere."""
+    """SSIM of each quarter N×4×2×256 with the mask (eq. 2-3); 1 where both are 0 everywhere."""
     pixels = quarters.sum((2, 3))
     both = quarters.sum(2)
     x = (both * values).sum(-1) / pixels.clamp(min=1)

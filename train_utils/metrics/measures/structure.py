@@ -1,8 +1,8 @@
-"""Weighted F, relaxed boundary F and boundary accuracy: measures of where the errors of a map lie,
-one at a time.
+"""Weighted F, relaxed boundary F and boundary accuracy: measures that depend on where the errors of
+a map are, one map at a time.
 
-They need distances between pixels, which OpenCV finds on the processor; it releases Python's lock,
-so threads can score while the network computes.
+They need distances between pixels, which OpenCV computes on the CPU; it releases the GIL, so
+threads can score while the network computes.
 """
 
 import cv2
@@ -12,12 +12,12 @@ from .effort import correction_efforts
 from .saliency import BETA2
 
 _AWAY = np.arange(-3, 4)
-_DISC = (_AWAY**2 + _AWAY[:, None] ** 2 <= 9).astype(np.uint8)  # as far as an outline may be off
+_DISC = (_AWAY**2 + _AWAY[:, None] ** 2 <= 9).astype(np.uint8)  # how far an outline may be off
 _GAUSSIAN = cv2.getGaussianKernel(7, 5.0, cv2.CV_32F)
 _FARTHEST = 18  # squared distance of the corners of that filter
 _REACH = 4  # of the neighbours no farther than that
 _SIDE = range(-_REACH, _REACH + 1)
-# Of equally near ones scipy, so PySODMetrics, takes the leftmost, then the topmost: it comes last.
+# Of equally near ones, scipy and so PySODMetrics takes the leftmost, then topmost: it comes last.
 _NEIGHBOURS = {
     square: [(y, x) for x in reversed(_SIDE) for y in reversed(_SIDE) if y * y + x * x == square]
     for square in sorted({y * y + x * x for y in _SIDE for x in _SIDE})
@@ -52,7 +52,7 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
     objects = np.count_nonzero(mask)
     if not objects:
         return 0.0
-    # Where both are 0, there is no error: beyond the reach of the rest, nothing need be looked at.
+    # Where both are 0, there is no error: crop to the rest and its reach.
     left, top, width, height = cv2.boundingRect(((saliency > 0) | (mask > 0)).view(np.uint8))
     y, x = max(0, top - _REACH), max(0, left - _REACH)
     part = np.s_[y : top + height + _REACH, x : left + width + _REACH]
@@ -61,7 +61,7 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
     error = cv2.absdiff(saliency, inside)
     distance = cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     spread = _from_nearest(error, mask, distance)
-    # An error beside right neighbours counts less: what a viewer sees is their mean.
+    # An error next to right neighbours counts less: what a viewer sees is their mean.
     blurred = cv2.sepFilter2D(spread, -1, _GAUSSIAN, _GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
     missed = float(np.vdot(np.minimum(error, blurred), inside))
     # A false alarm counts up to double, the further it is from the object.
@@ -74,7 +74,7 @@ def weighted_f(saliency: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _from_nearest(error: np.ndarray, mask: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The error with that of the nearest object pixel in each background pixel within reach."""
+    """The error, but background pixels within reach get that of the nearest object pixel."""
     errors, inside, away = (
         cv2.copyMakeBorder(x, _REACH, _REACH, _REACH, _REACH, cv2.BORDER_CONSTANT, value=0)
         for x in (error, mask, distance)
@@ -85,7 +85,7 @@ def _from_nearest(error: np.ndarray, mask: np.ndarray, distance: np.ndarray) -> 
     squared = np.rint(away.ravel()[band] ** 2)
     for square, neighbours in _NEIGHBOURS.items():
         pixels = band[squared == square]
-        for dy, dx in neighbours:  # the first choice comes last, and stays
+        for dy, dx in neighbours:  # the preferred one comes last, and stays
             there = pixels + (dy * padded + dx)
             found = inside[there] > 0
             errors[pixels[found]] = errors[there[found]]  # from objects, which don't change
@@ -95,10 +95,10 @@ def _from_nearest(error: np.ndarray, mask: np.ndarray, distance: np.ndarray) -> 
 def relaxed_boundary_f(saliency: np.ndarray, mask: np.ndarray) -> float:
     """F (β² = 0.3) of a map's outline at 0.5, where a pixel may be up to 3 off, in any direction.
 
-    As Qin et al. 2020 (section 4.3) describe it: the outline is what a 3×3 erosion takes from the
-    binary map, at the image's border too; per image, then averaged. On ECSSD, the published
-    lite weights give .806 so, the paper .808; eroding by a cross gives .803, not at the border
-    .804, a square in place of the disc .820. 0 where either outline is empty.
+    As Qin et al. 2020 (section 4.3) describe it: the outline is what a 3×3 erosion removes from the
+    binary map, at the image's border too; per image, then averaged. On ECSSD, the published lite
+    weights get .806 this way, .808 in the paper; eroding by a cross gives .803, not at the border
+    .804, a square in place of the disc .820. 0 if either outline is empty.
 
     Args:
         saliency: H×W float32 in [0, 1].
@@ -122,9 +122,9 @@ def _outline(binary: np.ndarray) -> np.ndarray:
 def boundary_accuracy(saliency: np.ndarray, mask: np.ndarray) -> float:
     """The mean boundary accuracy (mBA) of one map, as Cheng et al. 2020 (CascadePSP) define it.
 
-    The share of pixels that are right at 0.5, of those within a distance of the mask's outline, as
-    a mean over five distances: from 1 pixel up, in equal steps below 1/300 of width and height
-    together. The image's border is no outline. 0 where the mask has none, being empty or full.
+    Of the pixels within a distance of the mask's outline, the share that are right at 0.5, averaged
+    over five distances: from 1 pixel up, in equal steps below 1/300 of width and height together.
+    The image's border is not part of the outline. 0 if the mask has none, being empty or full.
 
     Args:
         saliency: H×W float32 in [0, 1].

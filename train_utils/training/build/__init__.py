@@ -1,4 +1,4 @@
-"""What a run is built from, by its settings: data sets, folder, network, loss, trainer."""
+"""Build the parts of a run from its settings: data sets, folder, network, loss, trainer."""
 
 from .data import check_paths, check_run_files, make_datasets, make_losses, report_unused_classes
 from .folder import claim, find_folder

@@ -1,4 +1,4 @@
-"""What a run learns from: its data sets, and the loss."""
+"""The data sets and the loss of a run."""
 
 import os
 import zlib
@@ -27,12 +27,12 @@ from ..supervision import has_mask, unlabelled_pairs
 def make_datasets(
     settings: Settings, starts: Sequence[int] | None = None
 ) -> tuple[SegmentationDataset, SegmentationDataset, list[int]]:
-    """The images to train on, those that choose the best weights, and how many of each data set
-    are in the first; those without masks come last.
+    """The training set, the set that selects the best weights, and how many images of each data
+    set are in the first; images without masks come last.
 
     Args:
         settings: of the run.
-        starts: the epoch, counted from 0, from which each size holds; None: as in a new run.
+        starts: the first epoch of each image size, counted from 0; None: as in a new run.
 
     Raises:
         UserError: a data set is missing or faulty.
@@ -68,10 +68,10 @@ def make_datasets(
 
 
 def check_paths(settings: Settings) -> None:
-    """Check that the data are there, before a teacher's weights are fetched.
+    """Check that the data's paths exist, before a teacher's weights are fetched.
 
     Raises:
-        UserError: a file or folder is not.
+        UserError: a file or folder does not exist.
     """
     for name in ("data_path", "unlabelled"):
         for path in getattr(settings, name) or ():
@@ -83,23 +83,23 @@ def check_paths(settings: Settings) -> None:
 
 
 def report_unused_classes(settings: Settings) -> None:
-    """Say where names of classes play no part; their colours, if they have some, do without."""
+    """Print a note if classes.txt is not used; its colours are, even without ``num_classes``."""
     table = settings.data_path[0] / "classes.txt" if settings.data_path else None
     if settings.num_classes or table is None or not table.is_file() or not is_main():
         return
-    with suppress(UserError):  # what cannot be read has no colours
+    with suppress(UserError):  # an unreadable table has no colours
         if read_table(table).colours:
             return
     print("classes.txt is ignored without --num-classes: everything is one object", flush=True)
 
 
 _Found = tuple[list[list[Pair]], list[Pair], list[Pair], list[str]]
-"""Pairs of each data set, those that are held out, images without masks, and notes."""
+"""Pairs of each data set, held-out pairs, images without masks, and notes."""
 
 
 def _reading(settings: Settings) -> tuple[Path | None, Path | None, bool, MaskRule]:
-    """Folders, whether faults are left out, and how masks are read, as the data's functions take
-    them.
+    """The arguments of functions that find data: folders, whether to skip invalid pairs, and how
+    to read masks.
     """
     return settings.image_dir, settings.mask_dir, settings.skip_invalid, settings.mask_rule()
 
@@ -122,9 +122,9 @@ def _find(settings: Settings) -> _Found:
 
 
 def _mask_files(settings: Settings) -> Iterator[Path]:
-    """All masks of the data sets: of what is held out, and of no image, too."""
+    """All mask files of the data sets, including those of held-out images and of no image."""
     for path in settings.data_path or (None,):
-        with suppress(UserError):  # a set whose masks are drawn has no files of them
+        with suppress(UserError):  # a set with drawn masks has no mask files
             _, folders = find_folders(path, settings.image_dir, settings.mask_dir)
             for images, masks in folders.values():
                 for pair in find_scenes(images, masks).values():
@@ -150,7 +150,7 @@ def _find_first(settings: Settings) -> _Found:
 
 
 def _find_training_split(path: Path | None, options: tuple[Any, ...]) -> Inventory:
-    """All pairs where the training split has none, as of a set of a single pair."""
+    """The training split, or all pairs if it is empty, as in a set of a single pair."""
     try:
         return find_pairs(path, "train", *options)
     except InvalidDataError:
@@ -162,17 +162,17 @@ def _find_training_split(path: Path | None, options: tuple[Any, ...]) -> Invento
 def check_run_files(
     settings: Settings, folder: Path, *datasets: SegmentationDataset, resumed: bool
 ) -> None:
-    """Check that a run writes over nothing that it reads, on the first rank.
+    """Check on the main rank that a run overwrites none of its inputs.
 
     Args:
         settings: of the run.
         folder: of the run.
-        *datasets: their files.
+        *datasets: whose files are read.
         resumed: the run continues from a checkpoint in its folder.
 
     Raises:
-        UserError: a file of the run is one of the data or the weights that it starts from, or
-            cannot be written.
+        UserError: an output of the run is one of its data files or start weights, or cannot be
+            written.
     """
     if not is_main():
         return
@@ -185,8 +185,8 @@ def check_run_files(
 
 
 def make_losses(settings: Settings, train_set: SegmentationDataset) -> list[DeepSupervision]:
-    """The loss, and that of the run's end, if it has another one; balanced class weights are
-    counted in the masks of the training set.
+    """The loss, and the final loss if there is one; balanced class weights are computed from the
+    masks of the training set.
     """
     classes, weights = settings.num_classes, settings.class_weights
     cut = settings.soft_cut
@@ -210,7 +210,7 @@ def make_losses(settings: Settings, train_set: SegmentationDataset) -> list[Deep
 
 
 def describe(pairs: Sequence[Pair], purpose: str) -> str:
-    """How many images there are, and a checksum of their names, which differs for others."""
+    """The number of images and a checksum of their names, which tells sets apart."""
     names = "\n".join(pair.name for pair in pairs)
     checksum = zlib.crc32(os.fsencode(names))
     return f"{counted(len(pairs), 'image')} {purpose} (checksum of names {checksum:08x})"

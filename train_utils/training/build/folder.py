@@ -17,7 +17,7 @@ def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | 
     Raises:
         UserError: as :func:`~train_utils.training.checkpoint.choose_folder`.
     """
-    # A node whose own processes all lived doesn't count its restart, so any rank's word is taken.
+    # A node whose own processes all survived doesn't count the restart: one rank that does decides.
     restarted = on_any_rank(is_restarted(), device)
     if not is_main():
         return from_main(None)
@@ -27,22 +27,22 @@ def find_folder(settings: Settings, device: torch.device) -> tuple[Path, Path | 
         output_dir=settings.output_dir,
         restarted=restarted,
     )
-    if chosen[0].is_dir():  # else when the run begins: what is wrong before that leaves no folder
+    if chosen[0].is_dir():  # else claimed when the run begins: earlier errors leave no folder
         claim(*chosen)
     return from_main(chosen)
 
 
 def claim(folder: Path, checkpoint: Path | None) -> None:
-    """Make a run's folder the main rank's own until it ends.
+    """Lock a run's folder, on the main rank, until the process ends.
 
     Args:
         folder: of the run.
-        checkpoint: that it continues from, if any.
+        checkpoint: the one that it continues from, if any.
 
     Raises:
         UserError: another run is writing to it.
     """
     if is_main():
         claim_folder(folder)
-        if checkpoint is None and has_checkpoint(folder):  # of one that has just ended
+        if checkpoint is None and has_checkpoint(folder):  # of a run that has just ended
             raise UserError("already contains a run", "output_dir", folder)

@@ -15,7 +15,7 @@ from ..supervision import check_features
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
-_ENCODERS = "stem", "encoder", "down", "stages"  # what networks call the parts of it
+_ENCODERS = "stem", "encoder", "down", "stages"  # attributes that form a network's encoder
 
 
 def make_network(settings: Settings, state: dict[str, Any] | None, device: torch.device) -> Network:
@@ -27,14 +27,14 @@ def make_network(settings: Settings, state: dict[str, Any] | None, device: torch
         device: where to put it.
 
     Raises:
-        UserError: weights and settings don't agree, or the network cannot do what is asked for.
+        UserError: weights and settings conflict, or the network does not support a setting.
     """
     model = _start_network(settings, state)
     _check_fit(settings, model)
     encoder_of(settings, model)
     if settings.feature_supervision:
         check_features(model)
-    # Until it is scored at another one: what it was last scored at, or is going to be first.
+    # The size it was last scored at, or will be first; each evaluation updates it.
     model.img_size = state["img_size"] if state else settings.eval_sizes[0]
     return place_network(settings, device, model)
 
@@ -43,7 +43,7 @@ def place_network(settings: Settings, device: torch.device, model: NetworkT) -> 
     """A network ready to train.
 
     Raises:
-        UserError: SyncBatchNorm is asked for where there is none.
+        UserError: SyncBatchNorm is requested without a GPU.
     """
     model.recompute = settings.checkpoint_activations
     model = model.to(device).to(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def place_network(settings: Settings, device: torch.device, model: NetworkT) -> 
 
 
 def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
-    """Built, with the weights it starts from."""
+    """Build the network with the weights it starts from."""
     maps = settings.num_classes or 1
     activation = "softmax" if settings.num_classes else "sigmoid"
     source = "the checkpoint" if state else str(settings.pretrained)
@@ -68,7 +68,7 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
         if settings.backbone:
             load_backbone(model, settings.backbone)
     if settings.model:
-        with torch.device("meta"):  # its table is wanted, not its weights
+        with torch.device("meta"):  # only its table is needed, not its weights
             named = build_model(settings.model)
         if _structure(named) != _structure(model):
             held = f"{source} holds {model.config.name}{_differences(model, named)}"
@@ -85,7 +85,7 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
 
 
 def encoder_of(settings: Settings, model: Network) -> list[nn.Module]:
-    """The parts of a network that ``freeze_encoder`` freezes; none where it freezes nothing.
+    """The parts of a network that ``freeze_encoder`` freezes; empty if it freezes nothing.
 
     Raises:
         UserError: the network has no encoder.
@@ -102,8 +102,8 @@ def encoder_of(settings: Settings, model: Network) -> list[nn.Module]:
 
 
 def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Settings:
-    """Settings whose ``freeze_bn`` is decided: a new run keeps the statistics of pretrained
-    weights, a resumed one does as it did.
+    """Settings with ``freeze_bn`` resolved: a new run freezes the statistics of pretrained weights,
+    a resumed one does as before.
     """
     if settings.freeze_bn is not None:
         return settings
@@ -112,7 +112,7 @@ def resolve_freeze_bn(settings: Settings, state: dict[str, Any] | None) -> Setti
 
 
 def _check_fit(settings: Settings, model: Network) -> None:
-    """Compare what the settings ask for with what the network can take."""
+    """Check that the network supports the settings."""
     name, smallest = model.config.name, settings.smallest_crop
     if settings.loss_weights and len(settings.loss_weights) != model.num_maps:
         maps = counted(model.num_maps, "map")
@@ -140,7 +140,7 @@ def _structure(model: Network) -> tuple[Any, ...]:
 
 
 def _differences(model: Network, named: Network) -> str:
-    """Where two networks of one name differ, for people; nothing where their names say it."""
+    """Describe how two networks of one name differ; empty if their names differ already."""
     if model.config.name != named.config.name:
         return ""
     table, other = model.config.to_dict(), named.config.to_dict()

@@ -1,5 +1,5 @@
-"""What of a run follows from its number of epochs, and how it is rebuilt where a resumed run has
-another one: the learning rate's schedule, and when each size begins.
+"""The parts of a run that depend on its number of epochs: the learning rate schedule and the first
+epoch of each image size. They are rebuilt if a resumed run has another number.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,16 @@ from ..trainer import Trainer
 
 
 def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
-    """The epoch, counted from 0, from which each size holds.
+    """The first epoch of each image size, counted from 0.
 
     Args:
         settings: of the run.
-        state: the checkpoint to continue from, if any. Where it was for another number of epochs,
-            the sizes that it has reached stay, and the later ones begin at their share of the new
-            number.
+        state: the checkpoint to continue from, if any. If it was for another number of epochs, the
+            sizes that it has reached stay, and later ones begin at their share of the new number.
 
     Raises:
-        UserError: the checkpoint has done more epochs than are asked for, or too few are left for
-            the sizes to come.
+        UserError: the checkpoint has done more epochs than requested, or too few remain for the
+            sizes to come.
     """
     if state is None:
         return settings.first_epochs
@@ -34,7 +33,7 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
         problem = f"the checkpoint {verb} {done + begun}"
         raise UserError(problem, "epochs", settings.epochs, "pass as many, or more")
     before, starts = state["schedule"]["epochs"], state["schedule"]["starts"]
-    if len(starts) != len(settings.img_size):  # not that run's sizes: restore refuses them
+    if len(starts) != len(settings.img_size):  # other sizes than that run's: restore refuses them
         return settings.first_epochs
     if settings.epochs == before:
         return starts
@@ -48,17 +47,17 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
 def plan_schedule(
     settings: Settings, state: dict[str, Any] | None, steps: int, starts: Sequence[int]
 ) -> dict[str, Any]:
-    """The schedule of a new run, or that of the checkpoint to continue from, for its checkpoints.
+    """The schedule of a new run, or of the checkpoint to continue from, as checkpoints keep it.
 
     Args:
         settings: of the run.
         state: the checkpoint, if any.
-        steps: of the optimizer in an epoch.
-        starts: of the sizes, see :func:`size_starts`.
+        steps: optimizer steps per epoch.
+        starts: first epoch of each size, see :func:`size_starts`.
 
     Returns:
         ``epochs``, ``starts``, ``warmup`` and ``total`` in optimizer steps, and ``final``, the
-        step, counted from the run's first, that begins the end with another loss; None: no such.
+        step, counted from the run's first, from which the final loss applies; None: never.
     """
     return dict(state["schedule"]) if state else _plan(settings, settings.epochs, starts, steps)
 
@@ -66,7 +65,7 @@ def plan_schedule(
 def _plan(
     settings: Settings, epochs: int, starts: Sequence[int], steps: int, done: int = 0
 ) -> dict[str, Any]:
-    """The schedule of what follows ``done`` optimizer steps of a run."""
+    """The schedule of a run after ``done`` optimizer steps."""
     final = settings.final_epochs
     return {
         "epochs": epochs,
@@ -82,11 +81,11 @@ def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[in
 
     Args:
         settings: of the run.
-        trainer: as its checkpoint has it.
+        trainer: restored from its checkpoint.
         steps, starts: as for :func:`plan_schedule`.
 
     Returns:
-        What the user should know of it.
+        A note for the user.
     """
     before, done = trainer.schedule["epochs"], trainer.updates
     for group in trainer.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""The trainer of a run, what its result depends on, and how it continues from a checkpoint."""
+"""The trainer of a run, the record of its settings, and resuming from a checkpoint."""
 
 import hashlib
 import math
@@ -35,9 +35,9 @@ def make_record(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """All that the result of a run depends on: settings, and facts that stand for others of them.
+    """Everything the result of a run depends on: settings, and facts that stand for other settings.
 
-    Checkpoints keep it as ``flags``, and the data sets as ``images`` in it.
+    Checkpoints keep it as ``flags``; its ``images`` describe the data sets.
     """
     labelled = [pair for pair in train_set.pairs if has_mask(pair)]
     selected = describe(test_set.pairs, "to select the best weights by")
@@ -55,10 +55,10 @@ def make_record(
 
 
 def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | None:
-    """What identifies the weights that a run started from: the sha256 of their file, the
-    md5 of a published one, or ``imagenet``; None for random ones.
+    """An identifier of the weights that a run started from: the sha256 of their file, the md5 of a
+    published one, or ``imagenet``; None for random ones.
 
-    Who resumes from a checkpoint's path need not name them again: then they are the checkpoint's.
+    When resuming from a checkpoint's path, they default to those of the checkpoint.
     """
     source = settings.pretrained or settings.backbone
     if source is None and state and settings.resume not in (None, "auto"):
@@ -69,11 +69,11 @@ def start_weights(settings: Settings, state: dict[str, Any] | None) -> str | Non
 
 
 def identify_weights(source: str | Path) -> str:
-    """What tells weights from others: the sha256 of their file, or the md5 of a published one."""
+    """An identifier of weights: the sha256 of their file, or the md5 of a published one."""
     path = find_weights(source)
     if (entry := PUBLISHED.get(str(source))) and path == entry.converted:
-        return f"md5 {entry.md5}"  # of its source: made anew, the file differs
-    path = find_file(path)  # of a run's folder, which grows
+        return f"md5 {entry.md5}"  # of its source: a new conversion has other bytes
+    path = find_file(path)  # the weights in a run's folder, whose other files change
     digest = hashlib.sha256()
     for file in [path / name for name in FOLDER] if path.is_dir() else [path]:
         digest.update(file.read_bytes())
@@ -84,7 +84,7 @@ def make_teacher(settings: Settings, device: torch.device, dtype: torch.dtype) -
     """The teacher of a run, if it has one.
 
     Raises:
-        UserError: its file is no weights file, or of another task.
+        UserError: its file holds no weights, or weights for another task.
     """
     if settings.teacher is None or settings.teacher_weight is None:
         return None
@@ -106,18 +106,18 @@ def make_trainer(
     state: dict[str, Any] | None = None,
     teacher: Teacher | None = None,
 ) -> Trainer:
-    """The network with optimizer, schedule and average.
+    """The network with optimizer, schedule and moving average.
 
     Args:
         settings: of the run.
         model, loss: on their device.
         final_loss: in place of ``loss`` at the end of the run, if any.
-        steps: of the optimizer in an epoch.
+        steps: optimizer steps per epoch.
         dtype: of the convolutions.
         record: what the run's result depends on.
         starts: when each size begins, see :func:`~.schedule.size_starts`.
-        state: the checkpoint that :func:`restore` is to continue from, if any.
-        teacher: whose maps are targets too.
+        state: the checkpoint that :func:`restore` will continue from, if any.
+        teacher: its maps are targets too.
     """
     optimizer = make_optimizer(model, settings.lr, settings.weight_decay, settings.optimizer)
     frozen = settings.freeze_encoder
@@ -159,10 +159,10 @@ def restore(
 
     Args:
         settings: of the run.
-        trainer: as it would begin a new run.
+        trainer: set up as for a new run.
         state: the checkpoint.
         path: of its file. If that is not last.pt, it becomes the newest state of the run.
-        steps, starts: as :func:`make_trainer` takes them, of what follows.
+        steps, starts: as for :func:`make_trainer`, for the rest of the run.
 
     Raises:
         UserError: it is from a run with different settings.

@@ -1,4 +1,4 @@
-"""What a training step on the CPU does between its convolutions, in fewer passes over memory.
+"""The operations between the convolutions of a CPU training step, in fewer passes over memory.
 
 ``kernels.cpp`` has the loops, ``library`` builds and loads them, ``functions`` makes them
 differentiable, ``layers`` puts them into a network.

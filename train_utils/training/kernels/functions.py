@@ -14,7 +14,7 @@ _Taps = tuple[Tensor, Tensor, int]
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels compute with maps such as these, and gradients are wanted."""
+    """Whether the kernels support such maps, and gradients are needed."""
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype in DTYPES and x.ndim == 4
     if not (plain and torch.is_grad_enabled() and x.shape[1] % 16 == 0 and x.numel()):
         return False
@@ -22,7 +22,7 @@ def takes(x: Tensor) -> bool:
 
 
 def takes_norm(bn: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether :func:`bn_relu` does what this batch norm would do with ``x``."""
+    """Whether :func:`bn_relu` can replace this batch norm for ``x``."""
     if type(bn) is not nn.BatchNorm2d or bn.num_features != x.shape[1]:
         return False
     parts = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
@@ -31,8 +31,8 @@ def takes_norm(bn: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def bn_relu(x: Tensor, bn: nn.BatchNorm2d, other: Tensor | None = None) -> Tensor:
-    """``relu(bn(x))``, with the running statistics that ``bn`` then has. With ``other``, of the sum
-    of both, which takes the place of ``x``: nobody else may need that.
+    """``relu(bn(x))``, which updates the running statistics of ``bn``. With ``other``, the same of
+    ``x + other``, which may overwrite ``x``: nothing else may need ``x``.
     """
     momentum = 0.0 if bn.momentum is None else bn.momentum
     if bn.training and bn.num_batches_tracked is not None:
@@ -125,9 +125,9 @@ def _resized(x: Tensor, size: tuple[int, int], taps: list[_Taps]) -> Tensor:
 
 @lru_cache(maxsize=512)
 def _taps(old: int, new: int, back: bool = False) -> _Taps:
-    """By which bilinear resizing makes a side's new values of its old ones, or with ``back``, its
-    old gradient of the new one: the first that counts, the weights of it and those that follow it,
-    and how many these are.
+    """The taps of bilinear resizing along one side: for each new value the first old one that
+    contributes, the weights of that and the following ones, and their number. With ``back``, those
+    of the backward pass, for each old value's gradient from the new ones'.
     """
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         pulses = torch.eye(old).view(1, old, old, 1)
@@ -142,7 +142,7 @@ def _taps(old: int, new: int, back: bool = False) -> _Taps:
 
 
 def pool_beside(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` and its 2×2 maxima, sizes rounded up: what both give back to ``x`` comes as one."""
+    """``x`` and its 2×2 max pooling, sizes rounded up; the gradients of both reach ``x`` as one."""
     return _PoolBeside.apply(x)
 
 

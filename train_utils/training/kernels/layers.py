@@ -1,4 +1,4 @@
-"""The layers of a network that compute through the kernels where they can."""
+"""Network layers that use the kernels where they can."""
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from .library import load
 
 
 def use_kernels(model: nn.Module, device: torch.device) -> None:
-    """Let a network's layers, in place, compute through the kernels while it trains on the CPU.
+    """Make a network's layers, in place, use the kernels while it trains on the CPU.
 
-    Modules, weights and their names stay the same. Batch norm adds up in another order, and more
-    exactly than torch's; resizing and pooling give the same numbers. Where a call is not for the
-    kernels (in eval mode, compiled, traced, other types, synchronised batch norm, a hook on a layer
-    that they would pass over), the layers do what they always did.
+    Modules, weights and their names stay the same. Batch norm sums in another order, and more
+    precisely than torch's; resizing and pooling give the same numbers. Where the kernels do not
+    apply (in eval mode, compiled, traced, other dtypes, synchronised batch norm, a hook on a layer
+    that they would bypass), the layers behave as before.
     """
     if device.type != "cpu" or load() is None:
         return
@@ -26,7 +26,7 @@ def use_kernels(model: nn.Module, device: torch.device) -> None:
 
 
 class KernelConvBNReLU(ConvBNReLU):
-    """Batch norm and ReLU as one."""
+    """Fused batch norm and ReLU."""
 
     def activate(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         bn, relu = self.bn, self.relu

@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 def load() -> ctypes.CDLL | None:
     """The library, built if this machine has not built it yet.
 
-    None, and a line in the log that says why, where that is not possible: without a C++ compiler or
-    a cache folder, elsewhere than on Linux, or where the environment variable
-    ``U2NET_TOOLKIT_KERNELS`` is ``off``. What uses it then does what torch has for the purpose.
+    None, with the reason in the log, if that is not possible: without a C++ compiler or a cache
+    folder, on systems other than Linux, or if the environment variable ``U2NET_TOOLKIT_KERNELS`` is
+    ``off``. Callers then use torch's own operations.
     """
     try:
         return _load()
@@ -56,7 +56,7 @@ def kernel(name: str, dtype: torch.dtype, wide: bool = False) -> Callable[..., N
     Args:
         name: of the function.
         dtype: of its maps, float32 or bfloat16.
-        wide: their channels are a multiple of 64, for the functions that tell these apart.
+        wide: their channels are a multiple of 64, for functions that have a version for these.
     """
     library = load()
     assert library is not None
@@ -77,7 +77,7 @@ _PROBLEMS = (OSError, ValueError, subprocess.SubprocessError, UserError, _Unavai
 def _load() -> ctypes.CDLL:
     if os.environ.get(SWITCH, "").lower() in ("off", "0"):
         raise _UnavailableError(f"{SWITCH} is off")
-    # The loops run in torch's own threads; its OpenMP is visible to all where it has GCC's names.
+    # The loops run in torch's own threads: its OpenMP must export GCC's symbols to everyone.
     if sys.platform != "linux" or not all(hasattr(ctypes.CDLL(None), name) for name in _NEEDED):
         raise _UnavailableError("torch's OpenMP is not to be had from outside")
     compiler = _find_compiler()
@@ -102,14 +102,14 @@ def _find_compiler() -> list[str]:
 
 
 def _processor() -> bytes:
-    """What decides which instructions the compiler may use: a home folder may have several."""
+    """What decides the instructions a compiler may use: processors may share a cache folder."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     flags = {line for line in lines if line.lower().startswith(("flags", "features"))}
     return "\n".join([platform.machine(), *sorted(flags)]).encode()
 
 
 def _build(compiler: list[str], path: Path) -> None:
-    """Compile to ``path``: whole or not at all, as several processes may be at it."""
+    """Compile to ``path`` atomically, as several processes may do it at once."""
     with atomic_path(path) as temporary:
         command = [*compiler, *_FLAGS, "-x", "c++", str(_SOURCE), "-o", str(temporary)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -1,7 +1,7 @@
-"""What a run shows and leaves: settings, log, curves, sample sheets, trackers (TensorBoard and
+"""What a run shows and writes: settings, log, curves, sample sheets, trackers (TensorBoard and
 others), and the progress bar.
 
-matplotlib, torchvision and TensorBoard take seconds to import, so that is done where they are used.
+matplotlib, torchvision and TensorBoard take seconds to import: they are imported where used.
 """
 
 from .args import git_commit, was_started_by, write_args

@@ -1,4 +1,4 @@
-"""``args.json``: what a run was started with, and with what it went on."""
+"""``args.json``: the settings that a run was started and resumed with."""
 
 import json
 import platform
@@ -15,14 +15,14 @@ from src.files import save_json
 def write_args(
     folder: Path, args: Mapping[str, Any], launch: str | None = None, resumed: str | None = None
 ) -> None:
-    """Write ``args.json``; of a resumed run, add to it what is now.
+    """Write ``args.json``; for a resumed run, add what has changed.
 
     Args:
         folder: the run's.
         args: its settings, to which versions and git commit are added.
-        launch: of torchrun, that the run belongs to.
-        resumed: after how much of the run it was resumed; None for a new one. What it was started
-            with stays as it is; a list under this name gets what has changed since.
+        launch: torchrun's launch that the run belongs to.
+        resumed: how much of the run was done when it was resumed; None for a new one. The settings
+            that it was started with stay; a list under this name receives the changes.
     """
     import torchvision
 
@@ -52,14 +52,14 @@ def _read_args(path: Path) -> dict[str, Any]:
 
 
 def was_started_by(folder: Path, launch: str | None) -> bool:
-    """Whether the run in a folder belongs to this launch, as :func:`write_args` has noted."""
+    """Whether the run in a folder belongs to this launch, according to its ``args.json``."""
     noted = _read_args(folder / "args.json")
     launches = [entry.get("launch") for entry in (noted, *noted.get("resumed", []))]
     return launch is not None and launch in launches
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with ``-dirty`` where files differ from it; None outside git."""
+    """The commit of this code, with ``-dirty`` if files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(

@@ -9,9 +9,9 @@ from src.files import atomic_path
 
 
 class Log:
-    """``log.csv``, one row an epoch; empty cells where an epoch was not evaluated.
+    """``log.csv``, one row per epoch, with empty cells where an epoch was not evaluated.
 
-    It holds nothing of time and machine: a repeated or resumed run writes the same bytes.
+    It has no times or machine details: a repeated or resumed run writes the same bytes.
 
     Args:
         path: of the file.
@@ -51,10 +51,10 @@ class Log:
 
 
 def draw_curves(log: Log, path: Path) -> None:
-    """Draw ``curves.png``: the loss, and of the held-out images the scores and the error, each with
-    its best value in the legend; without and with the moving average.
+    """Draw ``curves.png``: the loss, and the scores and the error on the held-out images, with and
+    without the moving average; each has its best value in the legend.
     """
-    from matplotlib.figure import Figure  # without pyplot, which keeps figures and picks a window
+    from matplotlib.figure import Figure  # without pyplot, which keeps figures and picks a GUI
     from matplotlib.ticker import MaxNLocator
 
     measures = ("max_f", "mean_iou", "pixel_accuracy")

@@ -13,11 +13,11 @@ from ..losses import map_names
 from ..trainer import Batch, Trainer
 from .writer import Records
 
-_SHOWN_EVERY = 10  # optimizer steps between updates of what is shown
+_SHOWN_EVERY = 10  # optimizer steps between updates of the display
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that was in use so far, in MiB: of the GPU, or else of the process; 0 if unknown."""
+    """The peak memory use so far in MiB, of the GPU, or else of the process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -29,7 +29,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def mean_losses(sums: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
-    """The means by name, of :attr:`Trainer.sums` over all ranks.
+    """Mean losses by name, from :attr:`Trainer.sums` over all ranks.
 
     Args:
         sums: batches, total loss, each term.
@@ -41,10 +41,10 @@ def mean_losses(sums: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
 
 
 class Progress:
-    """The bar of an epoch, and TensorBoard's curves within it: the ranks' mean of the last steps.
+    """An epoch's progress bar, and the trackers' curves within it: the ranks' mean of recent steps.
 
     Args:
-        trainer: what trains.
+        trainer: of the run.
         total: batches of an epoch.
         epochs: of the run.
         records: rank 0's, None on the others.
@@ -61,7 +61,7 @@ class Progress:
     ) -> None:
         self.trainer, self.records, self.names = trainer, records, names
         self.images, self.start = 0, time.perf_counter()  # of the epoch
-        self.shown = self.images, self.start, trainer.sums.clone()  # as they were then
+        self.shown = self.images, self.start, trainer.sums.clone()  # at the last update
         self.bar = tqdm(
             desc=f"epoch {trainer.epoch + 1}/{epochs}",
             total=total,
@@ -71,11 +71,11 @@ class Progress:
         )
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         self.bar.close()
 
     def advance(self, batches: list[Batch]) -> None:
-        """Show an optimizer step; on all ranks."""
+        """Show an optimizer step; to be called on all ranks."""
         self.images += sum(len(batch[0]) for batch in batches) * world_size()
         self.bar.update(len(batches))
         if self.trainer.updates % _SHOWN_EVERY == 0:
@@ -94,5 +94,5 @@ class Progress:
             self.records.scalars(curves, self.trainer.updates)
 
     def speed(self) -> float:
-        """Images per second of all ranks since the epoch began, or was continued."""
+        """Images per second of all ranks since the epoch began, or was resumed."""
         return self.images / (time.perf_counter() - self.start)

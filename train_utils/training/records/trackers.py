@@ -1,4 +1,4 @@
-"""Where curves and sheets go beside the run's files: TensorBoard, Weights & Biases, MLflow."""
+"""Where curves and sheets go besides the run's files: TensorBoard, Weights & Biases, MLflow."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from src import UserError
 from src.files import save_json
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
-_PROJECT = "u2net"  # where the environment names none
-_IDS = "trackers.json"  # in the run's folder: which runs of the trackers are its own
+_PROJECT = "u2net"  # unless the environment names one
+_IDS = "trackers.json"  # in the run's folder: its ids in the trackers
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Check that the packages are there.
+    """Check that the trackers' packages are installed.
 
     Raises:
-        UserError: one is not; it names the package.
+        UserError: one is not; the error names it.
     """
     for name in names:
         package = _PACKAGES.get(name)
@@ -39,18 +39,18 @@ def check_trackers(names: Sequence[str]) -> None:
 class Trackers:
     """All trackers of a run, as one.
 
-    A resumed run goes on in the same run of each: ``trackers.json`` in its folder keeps which.
+    A resumed run continues its run in each of them: ``trackers.json`` in its folder has their ids.
     wandb and mlflow read their own environment variables (``WANDB_PROJECT``, ``WANDB_MODE``,
-    ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME``, …). One that fails later, as its server is
-    gone, is named and left out from then on.
+    ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME``, …). A tracker that fails later, because its
+    server is gone for example, is reported and dropped.
 
     Args:
-        names: of ``tensorboard``, ``wandb`` and ``mlflow``; none for ``none``.
-        folder: of the run, whose ``args.json`` they are given.
+        names: any of ``tensorboard``, ``wandb`` and ``mlflow``; ``none`` adds none.
+        folder: of the run; the trackers receive its ``args.json``.
         update: optimizer steps done.
 
     Raises:
-        UserError: a package is missing, or a tracker cannot begin.
+        UserError: a package is missing, or a tracker cannot start.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, update: int) -> None:
@@ -70,20 +70,20 @@ class Trackers:
                     save_json(ids, folder / _IDS)
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
-        """Points of curves by name, after so many optimizer steps; nan is left out."""
+        """Add points to curves by name, at an optimizer step; nan and inf are left out."""
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         self._each(lambda tracker: tracker.scalars(finite, update))
 
     def sheet(self, image: Tensor, path: Path, update: int) -> None:
-        """A sheet of samples, 3×H×W in [0, 1], and its file."""
+        """Add a sheet of samples, 3×H×W in [0, 1], and its file."""
         self._each(lambda tracker: tracker.sheet(image, path, update))
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered values."""
         self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
-        """End the trackers' part of the run."""
+        """Close all trackers."""
         self._each(lambda tracker: tracker.close())
 
     def _each(self, act: Callable[[Any], None]) -> None:
@@ -91,7 +91,7 @@ class Trackers:
             try:
                 act(tracker)
             except Exception as error:
-                if name == "tensorboard":  # a full disk, which ends other files of the run too
+                if name == "tensorboard":  # a full disk, which breaks other files of the run too
                     raise
                 reason = str(error).strip().partition("\n")[0]
                 tqdm.write(f"{name}: {reason}; the run goes on without it", file=sys.stderr)
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Whatever keeps a tracker from beginning: no account, no server …"""
+    """Report whatever keeps a tracker from starting: no account, no server …"""
     try:
         yield
     except UserError:
@@ -160,7 +160,7 @@ class _Wandb:
             settings=wandb.Settings(console="off"),
         )
         self.id: str = self.run.id
-        # Its own counter cannot go back, as that of a run does which resumes from a checkpoint.
+        # wandb's own step cannot go back, but that of a run resumed from a checkpoint does.
         self.run.define_metric("update", hidden=True)
         self.run.define_metric("*", step_metric="update")
 

@@ -16,12 +16,12 @@ from .trackers import Trackers
 
 
 class Records:
-    """The run's log.csv, curves.png, samples/ and tensorboard/, as it goes on.
+    """The run's log.csv, curves.png, samples/ and tensorboard/, written as it goes on.
 
     Args:
         folder: of the run.
-        epoch: epochs done. What a run that went further than its last checkpoint wrote of later
-            ones is dropped, so that nothing is there twice.
+        epoch: epochs done. If the run went on beyond its last checkpoint, what it wrote about later
+            epochs is dropped, so that nothing is there twice.
         update: optimizer steps done.
         trackers: where curves and sheets go too, see :class:`Trackers`.
     """
@@ -40,7 +40,7 @@ class Records:
         self.trackers.scalars(values, update)
 
     def epoch(self, row: dict[str, Any], update: int) -> None:
-        """A row of the log, in log.csv, curves.png and the trackers."""
+        """Add a row of the log to log.csv, curves.png and the trackers."""
         with _file_errors_shown():
             self.log.append(row)
             draw_curves(self.log, self.folder / "curves.png")
@@ -50,7 +50,7 @@ class Records:
     def samples(
         self, triples: Iterable[tuple[Tensor, Tensor, Tensor]], epoch: int, update: int
     ) -> None:
-        """A sheet of (image 3×S×S uint8, mask 3×H×W, map 3×S×S, both in [0, 1]), two in a row."""
+        """Write a sheet of (image 3×S×S uint8, mask 3×H×W and map 3×S×S in [0, 1]), two per row."""
         from torchvision.utils import make_grid, save_image
 
         tiles = []
@@ -64,13 +64,13 @@ class Records:
         self.trackers.sheet(sheet, path, update)
 
     def close(self) -> None:
-        """Write what the trackers still hold back."""
+        """Close the trackers, which write what they have buffered."""
         self.trackers.close()
 
 
 @contextmanager
 def _file_errors_shown() -> Iterator[None]:
-    """Windows won't replace a file that is open in a viewer: no reason to end a run."""
+    """Report file errors, but go on: Windows won't replace a file that is open in a viewer."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a network learns from beside masks: a teacher's maps, and the features of masks."""
+"""What a network learns from besides masks: a teacher's maps, and the features of masks."""
 
 from .encoder import (
     MaskEncoder,

@@ -1,4 +1,4 @@
-"""Features of masks, towards which those of a network are drawn (Qin et al. 2022, "Highly accurate
+"""Features of masks that supervise those of a network (Qin et al. 2022, "Highly accurate
 dichotomous image segmentation", section 4.2).
 """
 
@@ -21,7 +21,7 @@ _INNER = [stage.mid_ch for stage in GT_ENCODER.encoder]  # channels inside the p
 
 
 class WithFeatures(nn.Module):
-    """A network whose training mode gives its maps and the features behind them."""
+    """A network that returns its maps and the features behind them in training mode."""
 
     def __init__(self, network: U2Net) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class WithFeatures(nn.Module):
 
 
 class MaskEncoder:
-    """An encoder that has learned to give masks back, and is then frozen.
+    """An encoder that learns to reproduce masks and is then frozen.
 
     Args:
         model: the encoder, on its device; trained by :func:`fit_mask_encoder`.
         loss: of the network that learns from it, which knows the masks' form.
-        places: for each feature of that network, the encoder's that it is compared with.
+        places: for each feature of that network, the index of the encoder's to compare it with.
 
     Attributes:
-        ready: it is trained.
-        training: the state of a training that was interrupted.
+        ready: whether it is trained.
+        training: the state of an interrupted training.
     """
 
     def __init__(self, model: U2Net, loss: DeepSupervision, places: Sequence[int]) -> None:
@@ -53,17 +53,17 @@ class MaskEncoder:
 
     @property
     def names(self) -> list[str]:
-        """What the terms of :meth:`compare` are called in logs."""
+        """The names of the terms of :meth:`compare` in logs."""
         return [f"feature{number}" for number, _ in enumerate(self.places, 1)]
 
     def read(self, masks: Tensor) -> Tensor:
         """Masks N×1×H×W uint8 as the encoder reads them: N×C×H×W float32 in [0, 1], channels last;
-        of classes a map for each.
+        for classes, one map each.
         """
         return self.loss.target(masks).values.contiguous(memory_format=torch.channels_last)
 
     def compare(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
-        """The mean squared difference of each feature to that of the masks, float32.
+        """The mean squared error of each feature to that of the masks, float32.
 
         Args:
             features: N×C×h×w each, from the finest to the coarsest.
@@ -75,13 +75,13 @@ class MaskEncoder:
         return torch.stack([F.mse_loss(one.float(), wanted[i].float()) for one, i in pairs])
 
     def freeze(self) -> None:
-        """Keep weights and statistics, rank 0's on every rank, from now on."""
+        """Freeze weights and statistics, with rank 0's on every rank."""
         share_buffers(self.model)
         self.model.eval().requires_grad_(False)
         self.ready, self.training = True, None
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: the weights, or the state of the training where it isn't done."""
+        """For a checkpoint: the weights, or the state of its training if that isn't done."""
         return {"training": self.training, "model": self.model.state_dict() if self.ready else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -95,12 +95,12 @@ class MaskEncoder:
 def make_mask_encoder(
     network: Network, loss: DeepSupervision, seed: int, place: Callable[[U2Net], U2Net]
 ) -> MaskEncoder:
-    """A GT encoder whose features have the sizes of a network's; untrained.
+    """An untrained GT encoder whose features match the sizes of a network's.
 
     Args:
-        network: that is to learn from it.
+        network: the one that will learn from it.
         loss: its loss.
-        seed: of the encoder's first weights.
+        seed: of the encoder's initial weights.
         place: puts the encoder on its device.
 
     Raises:
@@ -118,10 +118,10 @@ def make_mask_encoder(
 
 
 def check_features(network: Network) -> U2Net:
-    """The network itself, if a GT encoder can have features of its sizes.
+    """The network itself, if a GT encoder can match the sizes of its features.
 
     Raises:
-        UserError: it has no features to compare, or of one level but of unlike channels.
+        UserError: it has no features to compare, or two of one level with different channels.
     """
     if not isinstance(network, U2Net):
         problem = f"{network.config.name} has no features behind side maps"
@@ -131,16 +131,16 @@ def check_features(network: Network) -> U2Net:
 
 
 def mask_encoder_table(config: U2NetConfig) -> U2NetConfig:
-    """The stage table of the encoder whose features have the sizes of a network's.
+    """The stage table of the encoder whose features match the sizes of a network's.
 
-    Of IS-Net's table it is the published one. Of others, each stage has the height of the network's
-    own encoder stage, and the channels of its feature at that level.
+    For IS-Net's table it is the published one. For others, each stage has the height of the
+    network's own encoder stage, and the channels of its feature at that level.
 
     Args:
         config: of the network.
 
     Raises:
-        UserError: two of its features of one level differ in their channels.
+        UserError: two of its features at one level differ in their channels.
 
     Example:
         >>> from src import GT_ENCODER, ISNET, LITE

@@ -1,5 +1,5 @@
-"""How a GT encoder (IS-Net's: a network that reproduces masks) is trained, before the network that
-learns from it.
+"""Train a GT encoder (from IS-Net: a network that reproduces masks) before the network that learns
+from it.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ from ..scoring import Diverged
 from ..trainer import Batch, Trainer
 from .encoder import MaskEncoder
 
-GOOD_F = 0.99  # of its maps to their masks, as officially, in two tests in a row
+GOOD_F = 0.99  # F of its maps in two tests in a row, as in the official code
 _EVERY = 20  # optimizer steps between tests
-_LR = 1e-3  # of AdamW without decay or schedule, as officially
+_LR = 1e-3  # of AdamW without decay or schedule, as in the official code
 
 
 def fit_mask_encoder(
@@ -40,18 +40,18 @@ def fit_mask_encoder(
 ) -> None:
     """Train a GT encoder until it reproduces masks, and freeze it.
 
-    It is tested in eval mode on every 20th batch, before its step: the mean of F (β² = 0.3) of its
-    finest map, cut at 0.5, to the masks of the batch.
+    It is tested in eval mode on every 20th batch, before its step: the mean F (β² = 0.3) of its
+    finest map, thresholded at 0.5, against the masks of the batch.
 
     Args:
-        trainer: of the network that is to learn from it.
-        encoder: goes on where it was interrupted.
+        trainer: of the network that will learn from it.
+        encoder: continues where it was interrupted.
         train: batches of an :class:`~train_utils.data.loaders.EpochSampler`, whose masks are used.
         accum: batches per optimizer step.
-        limit: optimizer steps at most.
-        bad_steps: so many in a row that are not finite end the run.
-        check: called before each step, and at the end of each epoch with True: saves, or raises
-            where the run is to stop.
+        limit: the most optimizer steps.
+        bad_steps: this many in a row that are not finite end the run.
+        check: called before each step, and with True at the end of each epoch; saves, or raises if
+            the run should stop.
 
     Raises:
         Diverged: too many bad steps in a row.
@@ -69,7 +69,7 @@ def fit_mask_encoder(
         bar = tqdm(desc=text, total=len(sampler), disable=None if is_main() else True, leave=False)
         with closing(bar):
             while own.batches_done < len(sampler) and own.updates < limit:
-                encoder.training = None  # of the last step; it would be saved in place of this one
+                encoder.training = None  # the last step's, which would be saved instead
                 check(own, False)
                 group: list[Batch] = [(b[1], b[1], b[2]) for b in islice(batches, accum)]
                 if own.updates and own.updates % every == 0:
@@ -120,8 +120,8 @@ def _make_trainer(trainer: Trainer, encoder: MaskEncoder) -> Trainer:
 
 @torch.no_grad()
 def _score(own: Trainer, encoder: MaskEncoder, group: list[Batch]) -> float:
-    """The mean F of the encoder's maps in eval mode, over the batches' masks that hold an object,
-    on all ranks; 0 where none does.
+    """The mean F of the encoder's maps in eval mode, over the batches' masks that contain an
+    object, on all ranks; 0 if none does.
     """
     own.model.eval()
     sums = torch.zeros(2, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A teacher: a trained network whose maps are targets, and images that have no others."""
+"""A teacher: a trained network whose maps are targets, and images that have no other targets."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ from ...data.pairs import FileId, Pair, file_id
 
 
 class Teacher:
-    """A trained network, and how much of the targets its maps are.
+    """A trained network, and the weight of its maps in the targets.
 
     It sees the same augmented crops as the network that learns, at its own size and by its own mean
     and std, in eval mode and without a gradient.
 
     Args:
         network: the teacher; copied.
-        share: of its maps in the targets of images with masks, from 0 to 1.
+        share: weight of its maps in the targets of images with masks, from 0 to 1.
         device: where to compute.
         dtype: of its convolutions.
 
@@ -45,37 +45,37 @@ class Teacher:
         self.labelled: int | None = None  # images from this index on have no masks; None: all have
 
     def __call__(self, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """What it makes of a batch.
+        """The teacher's maps of a batch.
 
         Args:
             images: N×3×S×S uint8, on its device.
             indices: N, of the images in the data set.
 
         Returns:
-            Its maps N×C×S×S, probabilities in float32, and their share of the targets, N×1×1×1.
+            Its maps N×C×S×S, probabilities in float32, and their weight in the targets, N×1×1×1.
 
         Raises:
-            UserError: it gives values that are not finite.
+            UserError: it returns values that are not finite.
         """
         resized = resize_input(images, self.predictor.size.fit(*images.shape[-2:]))
         maps = resize_map(self.predictor.probabilities(resized), images.shape[-2:])
         share = torch.full((len(images), 1, 1, 1), float(self.share), device=images.device)
         if self.labelled is not None:
             share[indices >= self.labelled] = 1
-        # A clone may take part in a gradient, what inference gave may not.
+        # Inference tensors cannot be used in autograd, but a clone can.
         return maps.clone(), share
 
 
 def check_teacher(network: Network, weights: Path, maps: int) -> None:
-    """Check that a network can teach one of as many maps.
+    """Check that a network can teach one with this number of maps.
 
     Args:
         network: the teacher.
         weights: where it is from, for the error.
-        maps: of the network that learns: 1, or one for each class.
+        maps: number of maps of the network that learns: 1, or one for each class.
 
     Raises:
-        UserError: it is of another task.
+        UserError: it is for another task.
     """
     config = network.config
     activation = "sigmoid" if maps == 1 else "softmax"
@@ -102,13 +102,13 @@ def unlabelled_pairs(
         folders: of the images.
         known: files that the run trains on with their masks, or holds out.
         skip_invalid: decode every file, and leave out those that cannot be read.
-        masks: files of the run's masks, which are no images.
+        masks: the run's mask files, which do not count as images.
 
     Returns:
-        The pairs, whose masks are read as empty, and what the user should know.
+        The pairs, whose masks are read as empty, and notes for the user.
 
     Raises:
-        UserError: a folder is missing, or has no image that is not known.
+        UserError: a folder is missing, or has no image other than known ones.
     """
     pairs: dict[FileId, Pair] = {}
     notes: list[str] = []
@@ -139,7 +139,7 @@ def unlabelled_pairs(
 
 
 def has_mask(pair: Pair) -> bool:
-    """Whether a pair is none of :func:`unlabelled_pairs`, whose masks are the images themselves."""
+    """Whether a pair has a mask; those of :func:`unlabelled_pairs` have the image in its place."""
     return pair.mask != pair.image
 
 
@@ -154,6 +154,6 @@ def _faults(images: dict[FileId, Path]) -> dict[FileId, UserError]:
 
 
 def _no_mask(path: Path) -> np.ndarray:
-    """An empty mask of an image's size, which a teacher's map takes the place of."""
+    """An empty mask of an image's size, to be replaced by a teacher's map."""
     width, height = oriented_size(path)
     return np.zeros((height, width), np.uint8)
