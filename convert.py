@@ -103,15 +103,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "input",
         type=cli.weights_path,
         metavar="INPUT",
-        help="weights: a file of any kind, or such a folder",
+        help="weights: a file of any kind, or a folder of weights",
     )
     add("output", metavar="OUTPUT", help="file or folder to write")
     add("--official", action="store_true", help="a bare state_dict under U-2-Net's own names")
-    add("--onnx", action="store_true", help="in a folder, a file for transformers.js too")
+    add("--onnx", action="store_true", help="in a folder: also a file for transformers.js")
     add("--half", action="store_true", help="convolutions in 16 bits, for half the size")
     text = "weights whose mean with INPUT is written, of runs that began with the same weights"
     add("--average-with", nargs="+", type=cli.weights_path, default=[], metavar="W", help=text)
-    text = "how much INPUT and the others count in the mean (default: alike)"
+    text = "how much INPUT and the others count in the mean (default: equally)"
     add("--shares", nargs="+", type=cli.not_negative, default=[], metavar="N", help=text)
     text = "side of the square that images are resized to, kept in the file (default: INPUT's)"
     add("--img-size", type=cli.input_size, metavar="N", help=text)
@@ -122,7 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     inputs = [args.input, *args.average_with]
     places = [path.resolve() for path in inputs]
     if twice := [str(inputs[i]) for i, place in enumerate(places) if place in places[:i]]:
-        parser.error(f"--average-with {twice[0]}: named twice, and each counts once")
+        parser.error(f"--average-with {twice[0]}: named twice; name each file once")
     if args.shares and (len(args.shares) != len(inputs) or not sum(args.shares)):
         parser.error(f"--shares: expected {len(inputs)} numbers, one for each weights, not all 0")
     if not args.folder and args.output.suffix not in SUFFIXES:
@@ -154,8 +154,8 @@ def check_run(output: Path, is_folder: bool) -> None:
     of_run = is_folder or re.fullmatch(r"(last(-\d+)?|best)\.pt", output.name)
     if of_run and has_checkpoint(run):
         file, folder = (
-            f"is a file of the run in {run}",
-            "holds a run, and these would be its weights",
+            f"belongs to the run in {run}",
+            "holds a run, which would take these as its weights",
         )
         raise UserError(f"{output}: {folder if is_folder else file}; choose another OUTPUT")
 

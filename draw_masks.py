@@ -35,9 +35,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     text = "the value of classes called void or ignore"
     classes.add_argument("--ignore-index", type=cli.class_index, metavar="I", help=text)
     parser.add_argument("--split", choices=SPLITS, default="all", help="which images")
-    text = "folder to write to, which is made"
+    text = "folder to write to, created if missing"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
-    text = "write over masks that are there already"
+    text = "overwrite masks that exist already"
     parser.add_argument("--overwrite", action="store_true", help=text)
     args = parser.parse_args(argv)
     for name in ("data_path", "annotations"):
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("is the images' own folder; choose another", "output", shared[0])
     there = [path for path in outputs if path.exists()]
     if there and not args.overwrite:
-        text = f"{len(there)} of the masks are there already, such as {there[0]}"
+        text = f"{len(there)} of the masks exist already, such as {there[0]}"
         advice = "name another folder, or pass {overwrite}"
         raise UserError(text, "output", args.output, advice)
     check_outputs({"output": outputs}, [f for pair in found.pairs for f in (pair.image, pair.mask)])

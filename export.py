@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
     print(f"{args.output}: {size:.1f} MB, {result}")
     if args.format == "coreml" and not runs_here():
-        print("checked by computing its program with torch; Core ML itself runs on macOS alone")
+        print("checked by computing its program with torch; Core ML itself runs only on macOS")
     return 0
 
 
@@ -201,7 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--format", choices=tuple(FORMATS), help=text)
     add("--output", type=output_path, required=True, metavar="F", help="file")
-    add("--sides", action="store_true", help="give the side maps too, after the one that counts")
+    add("--sides", action="store_true", help="also output the side maps, after the main map")
     text = "onnx, coreml: weights and arithmetic in float16"
     add("--half", action="store_true", help=text)
     text = "onnx, litert: weights in float16, arithmetic in float32, for a file of half the size"
@@ -219,7 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
         "onnx: version of its operators, from 11 (default: 15, or the next that holds the network)"
     )
     add("--opset", type=cli.positive, metavar="N", help=text)
-    text = "rembg: onnx for its session u2net_custom, of IS-Net dis_custom; warns of another size"
+    text = "rembg: onnx for its session u2net_custom, for IS-Net dis_custom; warns of other sizes"
     add("--preset", choices=("rembg",), help=text)
     return parser
 

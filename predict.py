@@ -89,7 +89,7 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
         "(default: predictions/, or - where INPUT is -)"
     )
     add("--output", type=Path, metavar="DIR|FILE", help=text)
-    add("--recursive", action="store_true", help="search folders recursively; their tree is kept")
+    add("--recursive", action="store_true", help="search folders recursively, keeping their tree")
     add("--skip-existing", action="store_true", help="continue an interrupted run")
     text = "predict the K-th of N shares of the images: 1/8 to 8/8 are all, in any order or at once"
     add("--share", type=Share.parse, metavar="K/N", help=text)
@@ -113,7 +113,7 @@ def add_result_flags(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=cli.not_negative, metavar="T", help=text)
     add("--invert", action="store_true", help="keep what is not the object")
     add("--crop", action="store_true", help="crop to all that is visible of the object")
-    text = "left around that box: pixels, as 20, or a share of its longer side, as 5%%"
+    text = "margin around that box: pixels, as 20, or a share of its longer side, as 5%%"
     add("--margin", default="0", metavar="PX|PCT", help=text)
     add("--size", type=cli.positive, metavar="PX", help="shrink to PX along the longer side")
     add("--refine", action="store_true", help="refine edges by the image's own (hair, for example)")
@@ -133,12 +133,12 @@ def check_flags(args: argparse.Namespace) -> None:
     output, suffix = args.output, args.output.suffix.lower()
     format = f".{args.format or 'png'}"
     if piped and len(args.input) > 1:
-        raise UserError("- is one image, so it goes alone")
+        raise UserError("- is a single image; leave out the other inputs")
     if piped and (args.recursive or args.skip_existing or args.share):
         raise UserError("--recursive, --skip-existing and --share go with folders, not with -")
     if suffix in IMAGE_FORMATS:
         if args.format and IMAGE_FORMATS[suffix] != IMAGE_FORMATS[format]:
-            raise UserError(f"--format {args.format}: --output {output} says otherwise")
+            raise UserError(f"--format {args.format} contradicts --output {output}")
         format = suffix
     elif piped and suffix in IMAGE_SUFFIXES:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
@@ -154,7 +154,7 @@ def check_flags(args: argparse.Namespace) -> None:
             args.boxes and args.share and not args.share.is_in(args.boxes.name)
         ),
         "--background goes with --mode background": args.background and mode != "background",
-        f"--boxes {args.boxes}: the image goes there; name another file": (
+        f"--boxes {args.boxes}: the image is written there; name another file": (
             output == PIPE and args.boxes and is_stdout(args.boxes)
         ),
         f"--suffix {args.suffix}: is a part of a name, not of a path": {*"/\\"} & {*args.suffix},
@@ -168,7 +168,7 @@ def check_flags(args: argparse.Namespace) -> None:
 def check_video_flags(args: argparse.Namespace) -> None:
     """Check the flags that mean something else, or nothing, for videos."""
     if not all(map(is_video, args.input)):
-        raise UserError("videos and images go in two runs")
+        raise UserError("videos and images need separate runs")
     if args.recursive:
         raise UserError("--recursive goes with folders of images, not with videos")
     if args.format and not args.frames:

@@ -33,13 +33,15 @@ def main() -> None:
     table = {"torch": torch.__version__, "cores": torch.get_num_threads()}
     table |= {"inference": [], "training": []}
     print(f"torch {table['torch']}, {table['cores']} cores\n")
-    print("| network | batch | way | precision | ms a picture | × tutorial | of the limit | off |")
+    print(
+        "| network | batch | way | precision | ms per picture | × tutorial | of the limit | off |"
+    )
     print("|---|---:|---|---|---:|---:|---:|---:|")
     for network in args.networks:
         for row in inference.measure(network, (1, 8), 320, args.rounds):
             table["inference"].append(row)
             print(INFERENCE.format(**row), flush=True)
-    print("\n| network | way | s a step | × tutorial | GB by the step | GB in all |")
+    print("\n| network | way | s per step | × tutorial | GB by the step | GB in all |")
     print("|---|---|---:|---:|---:|---:|")
     for network in args.networks:
         for row in train_step.compare(network, rounds=max(1, args.rounds // 2)):
@@ -54,9 +56,11 @@ def parse_args() -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     networks = ("u2net_lite", "u2net_full")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=networks, metavar="N")
-    parser.add_argument("--rounds", type=cli.positive, default=5, metavar="N", help="turns of each")
     parser.add_argument(
-        "--json", type=cli.file_named(".json"), metavar="F", help="figures here too"
+        "--rounds", type=cli.positive, default=5, metavar="N", help="rounds of each"
+    )
+    parser.add_argument(
+        "--json", type=cli.file_named(".json"), metavar="F", help="write the figures here too"
     )
     return parser.parse_args()
 

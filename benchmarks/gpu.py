@@ -91,9 +91,9 @@ def parse_args() -> argparse.Namespace:
     add("--networks", nargs="+", choices=NETWORKS, default=networks, metavar="N", help="which")
     add("--batch-sizes", type=cli.positive, nargs="+", default=[16, 64], metavar="N")
     add("--size", type=cli.positive, default=320, metavar="PX", help="side of all pictures")
-    add("--seconds", type=cli.positive, default=4, metavar="S", help="timed, of each way")
+    add("--seconds", type=cli.positive, default=4, metavar="S", help="timing, for each way")
     add("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script")
-    add("--json", type=cli.file_named(".json"), metavar="F", help="figures here too")
+    add("--json", type=cli.file_named(".json"), metavar="F", help="write the figures here too")
     return parser.parse_args()
 
 

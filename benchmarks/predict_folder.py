@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--weights", type=Path, required=True, metavar="W", help="of a network of 320²")
     add("--int8", type=Path, metavar="F.onnx", help="for predict.py: of the same weights")
     add("--rembg", type=Path, required=True, metavar="FILE", help="the rembg command")
-    add("--count", type=cli.positive, default=200, help="so many of the pictures")
+    add("--count", type=cli.positive, default=200, help="how many of the pictures")
     add("--rounds", type=cli.positive, default=3, help="how often each runs")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def measure(command: list[object], env: dict[str, str] | None) -> Run:
 def report(runs: dict[str, list[Run]], count: int) -> None:
     """Medians, and the ratio of each turn's two runs."""
     print(f"{count} pictures, {os.cpu_count()} cores, median of {len(runs['rembg'])}")
-    print("| | s | ms a picture | processor, s | memory, MB |\n|---|---:|---:|---:|---:|")
+    print("| | s | ms per picture | processor, s | memory, MB |\n|---|---:|---:|---:|---:|")
     for name, each in runs.items():
         wall, cpu, memory = (median(values) for values in zip(*each, strict=True))
         print(f"| {name} | {wall:.1f} | {1000 * wall / count:.0f} | {cpu:.1f} | {memory:.0f} |")

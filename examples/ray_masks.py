@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--weights", default="u2net", help="(default: u2net)")
     parser.add_argument("--workers", type=int, default=2, help="(default: 2)")
-    parser.add_argument("--gpus", type=float, default=0, help="of each worker; 0.5 shares one")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs per worker; 0.5: two share one")
     parser.add_argument("--skip-existing", action="store_true")
     args = parser.parse_args()
     # Like the paths that Ray returns: absolute, those of buckets without the scheme.

@@ -1,4 +1,4 @@
-"""The toolkit's commands; each is a script of the clone, and has its own --help.
+"""The toolkit's commands; each is a script in the clone, and has its own --help.
 
 u2net photo.jpg                        the same as u2net predict photo.jpg
 u2net predict photos --weights u2net
@@ -65,7 +65,7 @@ def describe() -> str:
     listed = [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()]
     lines = [
         "usage: u2net [COMMAND] ... | --version", "", __doc__, "commands:", *listed, "",
-        "u2net COMMAND --help lists the flags of one.",
+        "u2net COMMAND --help lists that command's flags.",
     ]  # fmt: skip
     return "\n".join(lines)
 

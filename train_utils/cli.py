@@ -196,8 +196,8 @@ def add_device_flags(parser: argparse.ArgumentParser, workers: bool = True) -> N
 def add_engine_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag for what computes the maps."""
     text = (
-        "what computes on a CPU: openvino (pip install openvino) is faster on many, with other "
-        "rounding, and takes some seconds more the first time it meets weights or a size"
+        "what computes on a CPU: openvino (pip install openvino) is faster on many, rounds "
+        "differently, and takes a few seconds longer the first time it sees weights or a size"
     )
     parser.add_argument("--engine", choices=ENGINES, default="torch", help=text)
 

@@ -192,7 +192,9 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
     for group, table in tables.items():
         if group not in groups or not isinstance(table, dict):
             listed = ", ".join(f"[{name}]" for name in groups)
-            what = "is no table; write its settings below" if group in groups else "unknown table;"
+            what = (
+                "is not a table; write its settings below" if group in groups else "unknown table;"
+            )
             heads = f"[{group}]" if group in groups else f"expected {listed}"
             raise UserError(f"{path}: {group}: {what} {heads}")
         for name, value in table.items():

@@ -40,7 +40,7 @@ class Share(NamedTuple):
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise argparse.ArgumentTypeError(f"{text!r} is none of 1/8, 2/8, … 8/8, for example")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 1/8, 2/8, … 8/8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

@@ -43,15 +43,15 @@ class Wanted(BaseModel, extra="forbid"):
     )
     threshold: Annotated[
         float | None, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
-    ] = Field(None, description="pixels are object where the map is at least this")
-    refine: bool = Field(False, description="put edges where the image has them")
+    ] = Field(None, description="pixels belong to the object where the map is at least this")
+    refine: bool = Field(False, description="refine edges by the image's own")
     detail: int = Field(
-        0, ge=0, le=MOST_PARTS, description="parts of the image, at most, that are looked at again"
+        0, ge=0, le=MOST_PARTS, description="look again at up to this many parts of the image"
     )
     invert: bool = Field(False, description="keep what is not the object")
-    crop: bool = Field(False, description="to the box around the object")
+    crop: bool = Field(False, description="crop to the box around the object")
     margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": MARGIN})] = Field(
-        "0", description="around that box: pixels, or a share of its longer side, as 5%"
+        "0", description="margin around that box: pixels, or a share of its longer side, as 5%"
     )
     strip: bool = Field(False, description="leave out EXIF, GPS, XMP, comments and resolution")
     size: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
@@ -263,7 +263,7 @@ _RESULT = {
     },
 }
 _REASONS = {
-    400: "The image cannot be read, or a value is of no use",
+    400: "The image cannot be read, or a value is invalid",
     408: "The request arrived too slowly",
     409: "Parameters contradict each other, or one is given twice",
     413: "The image's file is too large",

@@ -110,7 +110,7 @@ def predict(networks: Networks, form: Form, folder: str) -> Shown:
     if not form.files:
         raise _refused("Drop an image first.")
     if len(form.files) > AT_ONCE:
-        raise _refused(f"{len(form.files)} images: {AT_ONCE} at once, please.")
+        raise _refused(f"{len(form.files)} images: at most {AT_ONCE} at once, please.")
     try:
         style = form.make_style()
     except UserError as error:

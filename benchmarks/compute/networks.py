@@ -62,7 +62,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.size, args.rounds)))
         return
-    print(f"| network | parameters | GFLOP at {args.size}² | s a picture | memory |")
+    print(f"| network | parameters | GFLOP at {args.size}² | s per picture | memory |")
     print("|---|---:|---:|---:|---:|")
     for name in NETWORKS:
         module = "benchmarks.compute.networks"

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.mask:
             levels = cpp_off(args, files[AOTI])
             rows.append((f"C++, {AOTI}", f"{levels}/255 of the mask", "", ""))
-    print("| runtime | at most off | ms | file, MB |\n|---|---:|---:|---:|")
+    print("| runtime | largest error | ms | file, MB |\n|---|---:|---:|---:|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
     return 0
@@ -67,12 +67,12 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="W", help="of any kind")
-    parser.add_argument("--golden", type=Path, metavar="F.npz", help="inputs and outputs known")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="W", help="in any format")
+    parser.add_argument("--golden", type=Path, metavar="F.npz", help="known inputs and outputs")
     parser.add_argument("--mask", type=Path, metavar="PROGRAM", help="the program built from cpp/")
     parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="P", help="for C++")
-    parser.add_argument("--size", type=cli.positive, default=320, metavar="PX", help="timed at")
-    parser.add_argument("--rounds", type=cli.positive, default=7, metavar="N", help="of timing")
+    parser.add_argument("--size", type=cli.positive, default=320, metavar="PX", help="size timed")
+    parser.add_argument("--rounds", type=cli.positive, default=7, metavar="N", help="timing rounds")
     return parser.parse_args(argv)
 
 

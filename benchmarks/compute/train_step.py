@@ -155,8 +155,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", choices=NETWORKS, default="u2net_lite", help="network")
     parser.add_argument("--batch-size", type=cli.positive, default=4, help="images")
     parser.add_argument("--size", type=cli.positive, default=288, help="side of the pictures")
-    parser.add_argument("--steps", type=cli.positive, default=5, help="timed steps of a round")
-    parser.add_argument("--rounds", type=cli.positive, default=3, help="processes of each side")
+    parser.add_argument("--steps", type=cli.positive, default=5, help="timed steps per round")
+    parser.add_argument("--rounds", type=cli.positive, default=3, help="processes per side")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -172,8 +172,8 @@ def main() -> None:
     cores = torch.get_num_threads()
     print(f"{args.model}, batch {args.batch_size} at {args.size}^2, {cores} cores")
     for row in rows:
-        print(f"{row['way']:12s} {row['seconds']:6.2f} s a step, {row['times_tutorial']:.2f} x as "
-              f"fast; {row['processor']:6.2f} s of the processor, {row['processor_ratio']:.2f} x; "
+        print(f"{row['way']:12s} {row['seconds']:6.2f} s per step, {row['times_tutorial']:.2f} x "
+              f"as fast; {row['processor']:6.2f} s of CPU time, {row['processor_ratio']:.2f} x; "
               f"{row['step']:5.2f} GB by the network and its step, "
               f"{row['step'] / rows[0]['step']:.2f} x; {row['peak']:5.2f} GB in all, "
               f"{row['peak'] / rows[0]['peak']:.2f} x")  # fmt: skip

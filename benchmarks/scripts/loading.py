@@ -71,7 +71,7 @@ def time_pairs(pairs: list[Pair], count: int) -> None:
                 times[name].append(time.perf_counter() - start)
     medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     for name, value in medians.items():
-        print(f"{name:9s} {value:6.2f} ms a pair")
+        print(f"{name:9s} {value:6.2f} ms per pair")
     print(f"ours is {medians['tutorial'] / medians['ours']:.2f} x as fast")
 
 

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_weights_flags(parser)
     add("--megapixels", type=cli.positive, default=100, metavar="N", help="of the large picture")
     add("--picture", type=Path, metavar="FILE", help="in place of one drawn here")
-    add("--only", default="", metavar="TEXT", help="cases whose line holds it")
+    add("--only", default="", metavar="TEXT", help="cases whose line contains it")
     add("--count", type=cli.positive, default=100, help="pictures of the folder")
     add("--rembg", type=Path, metavar="FILE", help="the rembg command, for the folder")
     args = parser.parse_args(argv)

@@ -45,9 +45,7 @@ def main() -> None:
     parser = cli.make_parser(__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F")
-    text = (
-        "list so many empty files, a thousand a folder, in the folder for temporary files ($TMPDIR)"
-    )
+    text = "list N empty files, a thousand per folder, in the folder for temporary files ($TMPDIR)"
     kind.add_argument("--names", type=cli.positive, metavar="N", help=text)
     args = parser.parse_args()
     if args.names:

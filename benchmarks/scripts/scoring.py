@@ -64,7 +64,7 @@ def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
     medians = {name: 1e3 * statistics.median(values) for name, values in columns.items()}
     together = sum(medians[name] for name in MEASURES)
     for name in MEASURES:
-        print(f"PySODMetrics {name:18s} {medians[name]:6.2f} ms a map")
+        print(f"PySODMetrics {name:18s} {medians[name]:6.2f} ms per map")
     print(f"PySODMetrics together       {together:6.2f} ms")
     print(f"ours, relaxed boundary too  {medians['ours']:6.2f} ms,", end=" ")
     print(f"{medians['ours'] / together:.2f} of it")
@@ -87,7 +87,7 @@ def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds
         *[(seconds(network), seconds(whole)) for _ in range(rounds)], strict=True
     )
     each = [1e3 * statistics.median(values) / len(data) for values in (alone, all_of_it)]
-    print(f"network alone               {each[0]:6.1f} ms a picture")
+    print(f"network alone               {each[0]:6.1f} ms per picture")
     print(f"validation, all measures    {each[1]:6.1f} ms, {each[1] / each[0]:.2f} of it")
 
 

@@ -202,8 +202,8 @@ def _hold_out(predictor: Predictor, images: Sequence[Path]) -> dict[Path, Tensor
             return found
     if 4 * len(found) < len(wanted) or not found:
         raise UserError(
-            f"the network sees something in {len(found)} of its {len(images)} images; on maps that "
-            "are the same everywhere, nothing can be measured: give images such as it will see",
+            f"the network finds objects in {len(found)} of its {len(images)} images; nothing can "
+            "be measured on uniform maps: give images like those it will be used on",
             "calibrate",
             images[0].parent,
         )

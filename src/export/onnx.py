@@ -130,7 +130,7 @@ def check_opset(opset: int | None, integers: bool = False) -> None:
     if not _RESIZE_OPSET <= opset <= newest:
         raise UserError(f"must be from {_RESIZE_OPSET} to {newest}", "opset", opset)
     if integers and opset < _QUANTIZE_OPSET:
-        reason = f"has no integers for each output channel; expected at least {_QUANTIZE_OPSET}"
+        reason = f"cannot quantise per output channel; expected at least {_QUANTIZE_OPSET}"
         raise UserError(reason, "opset", opset)
 
 

@@ -34,7 +34,7 @@ class OnnxBackend(CompiledBackend):
         graph, metadata = read_graph(path)
         if not isinstance(metadata.get("config"), dict):
             raise UserError(
-                f"{path}: quantised, but not by export.py: its metadata names no network"
+                f"{path}: quantised, but not by export.py: its metadata does not name a network"
             )
         try:
             self.config = parse_config(metadata["config"])
@@ -67,7 +67,7 @@ class OnnxBackend(CompiledBackend):
         if self.fixed and (size.auto or self.fixed != size.fit(1, 1)):
             height, width = self.fixed
             taken = InputSize(width, height)
-            raise UserError(f"{self.about} takes {taken} alone", "img_size", size.value)
+            raise UserError(f"{self.about} takes only {taken}", "img_size", size.value)
 
     def compile(self, shape: tuple[int, ...], threads: int) -> Run:
         """OpenVINO caches what it compiles: loading takes 0.3 s, compiling 2 s. Its cache tells
@@ -110,9 +110,9 @@ def check_int8(device: str, amp: str, engine: str) -> None:
         UserError: an option conflicts with the file's own device, precision or runtime.
     """
     if device not in ("auto", "cpu"):
-        raise UserError("an int8 file runs on the CPU; leave it at auto", "device", device)
+        raise UserError("an int8 file runs on the CPU; leave this at auto", "device", device)
     if amp != "auto":
-        raise UserError("an int8 file has its own precision; leave it at auto", "amp", amp)
+        raise UserError("an int8 file has its own precision; leave this at auto", "amp", amp)
     if engine != "torch":
         reason = "an int8 file is run by OpenVINO wherever it is installed, without this"
         raise UserError(reason, "engine", engine)

@@ -192,7 +192,7 @@ def _load_layers(
     names = [key.split(".") for key in state if key.startswith(f"{part}.")]
     numbers = sorted({int(key[1]) for key in names if len(key) == 3 and key[1].isdigit()})
     for module in into:
-        prefix = f"{part}.{numbers.pop(0)}." if numbers else f"{part}, whose layers are too few, "
+        prefix = f"{part}.{numbers.pop(0)}." if numbers else f"{part} has too few layers: "
         own = module.state_dict()
         for key in [key for key in own if key != "num_batches_tracked"]:
             value = state.get(prefix + key)

@@ -17,8 +17,8 @@ from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 _HINTS = {  # for kinds that the user can do something about; for argument names see UserError
     "folder": "{recursive} searches folders",
     "linked folder": "name it to search it",
-    "video": "videos go in a run of their own",
-    "file of the output folder": "results of an earlier run are no images",
+    "video": "videos need a separate run",
+    "file of the output folder": "results of an earlier run are not used as images",
 }
 
 

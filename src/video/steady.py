@@ -43,7 +43,7 @@ class Steady:
             UserError: the map is of several classes.
         """
         if saliency.ndim != 2:
-            raise UserError("maps of several classes have no mean over time", "steady")
+            raise UserError("maps of several classes cannot be averaged over time", "steady")
         cv2 = self._cv2
         scale = min(1.0, _SIDE / max(image.size))
         size = tuple(max(16, round(n * scale)) for n in image.size)

@@ -63,7 +63,7 @@ class Writer:
         others = {".webm": ".mov", ".mov": ".webm"} if self.layers else {}
         other = others.get(self.target.suffix.lower(), ".mkv")
         text = f"{self.target}: cannot hold the video's sound ({names})"
-        takes = f"such as {other}" if self.layers else f"{other} takes any"
+        takes = f"such as {other}" if self.layers else f"{other} takes any sound"
         return UserError(f"{text}; choose another container, {takes}")
 
     def sound(self, packet: Any) -> None:

@@ -91,7 +91,7 @@ def explain(path: Path) -> UserError:
         return UserError(f"{path}: is text, not a weights file")
     if _is_plain_pickle(path):
         return UserError(
-            f"{path}: is a pickle that torch.save has not written; write the state_dict() by that"
+            f"{path}: is a pickle not written by torch.save; save the state_dict() with torch.save"
         )
     return UserError(f"{path}: truncated, or not a weights file")
 
@@ -121,8 +121,8 @@ def foreign_names(path: Path) -> list[str]:
             module in ("builtins", "__builtin__") and function in _BUILTINS
         ):
             raise UserError(
-                f"{path}: refused, as reading it would call {name}, which runs code; weights have "
-                "no use for it: do not trust this file"
+                f"{path}: refused, as reading it would call {name}, which runs code; weights "
+                "never need that: do not trust this file"
             )
     return list(dict.fromkeys(names))
 
@@ -152,7 +152,7 @@ def _check_zip(path: Path) -> None:
         "archive_format" in parts
     ):
         raise UserError(
-            f"{path}: is a program of torch.export or AOTInductor, which computes, but whose "
+            f"{path}: is a program of torch.export or AOTInductor, whose "
             "weights cannot be read; give the weights that it was made from"
         )
     if "constants.pkl" in parts and any(part.startswith("code/") for part in parts):

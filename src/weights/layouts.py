@@ -216,7 +216,7 @@ def official_state(model: Network) -> StateDict:
     known, config = _table(model.state_dict()), model.config
     if not isinstance(config, U2NetConfig) or config.structure != known.structure:
         raise UserError(
-            f"{config.name}: the official layout exists for full and lite alone, of U²-Net and "
+            f"{config.name}: the official layout exists only for full and lite, of U²-Net and "
             "IS-Net, and for IS-Net's GT encoder"
         )
     state: StateDict = {}

@@ -264,7 +264,7 @@ def _reason(error: Exception) -> str:
         case kinds.Timeout():
             return f"no answer within {TIMEOUT:g} seconds"
         case kinds.ChunkedEncodingError() | kinds.ContentDecodingError():
-            return "the connection broke off"
+            return "the connection was lost"
         case kinds.ConnectionError():
             timed_out = "timed out" in str(error)
             return f"no answer within {TIMEOUT:g} seconds" if timed_out else "no connection"
@@ -273,7 +273,7 @@ def _reason(error: Exception) -> str:
         case OSError():
             return error.strerror or str(error)
         case _OtherFile():
-            return "what came has another md5 sum"
+            return "the md5 sum of the download is wrong"
         case ValueError():  # about its length or its redirect
             return f"its answer is not valid HTTP: {error}"
     raise error

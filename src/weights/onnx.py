@@ -57,13 +57,13 @@ def read_onnx(path: str | Path) -> tuple[U2NetConfig, StateDict, int]:
         )
     convs = list(_convolutions(graph, onnx.numpy_helper.to_array))
     if not convs:
-        raise UserError(f"{path}: holds no convolution whose weights are stored as such")
+        raise UserError(f"{path}: holds no convolution with readable weights")
     config = about.get("config") or _guess_table(convs)
     try:
         config = U2NetConfig.from_dict(config) if isinstance(config, dict) else config
     except UserError as error:
         raise UserError(
-            f"{path}: its metadata hold no table of a U²-Net ({error}), and .onnx files of other "
+            f"{path}: its metadata has no table of a U²-Net ({error}), and .onnx files of other "
             "networks cannot be read"
         ) from None
     config = config.replace(conv_bias=True)

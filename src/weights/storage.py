@@ -70,7 +70,7 @@ def save_state(
         halved = {name: t.half() if t.ndim > 1 else t for name, t in state.items()}
         for name, tensor in halved.items():
             if tensor.dtype == torch.float16 and tensor.isinf().any():
-                problem = f"{path}: {name} has values that 16 bits do not hold"
+                problem = f"{path}: {name} has values too large for 16 bits"
                 raise UserError(problem, advice="leave {half} out")
         state = halved
     about = {**about, **(extra or {})} if about else {}

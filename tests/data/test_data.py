@@ -142,7 +142,7 @@ def test_of_many_faults_of_a_kind_ten_are_named(tmp_path, folders):
 
 def test_folders_within_folders_are_not_looked_into(tmp_path):
     make_pairs(tmp_path / "images/bear", tmp_path / "masks/bear", "ab")
-    assert "the folders in it, such as bear, are not looked into" in faults_of(tmp_path)
+    assert "the folders in it, such as bear, are not searched" in faults_of(tmp_path)
 
 
 def test_swapped_folders(tmp_path, folders):

@@ -152,7 +152,10 @@ def test_flags_that_do_not_agree(call):
         assert status == 2 and named in err and len(err.splitlines()) == 1, argv
     for argv, said in (
         (["--masks", "soft"], "--masks soft: levels are scored by --metrics basic or all"),
-        (["--masks", "classes", "--mask-threshold", 5], "--mask-threshold 5: of object"),
+        (
+            ["--masks", "classes", "--mask-threshold", 5],
+            "--mask-threshold 5: applies to masks of object",
+        ),
     ):
         argv = ["--data-path", "nowhere", "--metrics", "semantic", *argv]
         status, _, err = call(validation.main, *argv)

@@ -103,7 +103,7 @@ def test_images_that_say_nothing(tmp_path):
         colour = rng.integers(0, 256, 3, dtype=np.uint8)
         save_image(tmp_path / f"plain/{i}.png", np.tile(colour, (60, 80, 1)))
         save_image(tmp_path / f"copies/{i}.png", make_scene(0)[0])
-    with pytest.raises(UserError, match=r"plain: .*sees something in 0 of its 6 images"):
+    with pytest.raises(UserError, match=r"plain: .*finds objects in 0 of its 6 images"):
         export_int8(shipped, tmp_path / "net.onnx", tmp_path / "plain")
     with pytest.raises(UserError, match=r"copies: holds copies: 1 of 6 images differ"):
         export_int8(shipped, tmp_path / "net.onnx", tmp_path / "copies")

@@ -83,7 +83,7 @@ def test_what_is_no_package_stays(model, tmp_path):
     folder = tmp_path / "mine.mlpackage"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"mine\.mlpackage: exists, and is no Core ML package"):
+    with pytest.raises(UserError, match=r"mine\.mlpackage: exists, but is not a Core ML package"):
         export_coreml(model, folder)
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -159,7 +159,7 @@ def test_litert_with_smaller_weights(model, tmp_path, monkeypatch):
         (["--output", "x.mlpackage", "--img-size", "auto"], "--img-size auto: the file is for"),
         (["--output", "x.tflite", "--int8", "--calibrate", "x"], "--calibrate x: no such folder"),
         (["--output", "x.tflite", "--int8", "--calibrate", "."], "--calibrate .: holds 0 images"),
-        (["--output", "mine.mlpackage"], "mine.mlpackage: exists, and is no Core ML package"),
+        (["--output", "mine.mlpackage"], "mine.mlpackage: exists, but is not a Core ML package"),
     ],
 )
 def test_flags_that_do_not_go_together(call, argv, named, tmp_path, nothing_there):

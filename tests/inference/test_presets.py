@@ -53,7 +53,7 @@ def test_a_constant_map_is_empty(network):
 
 @pytest.mark.parametrize("size", ["auto", (64, 96)])
 def test_rembg_shows_squares_alone(network, size):
-    with pytest.raises(UserError, match="squares"):
+    with pytest.raises(UserError, match="rembg always uses square"):
         Predictor(network, size, device="cpu", preset="rembg")
 
 

@@ -167,5 +167,5 @@ def test_a_file_of_one_size_refuses_others():
     backend.about, backend.fixed = "a.onnx", (64, 96)
     backend.expect(parse_size((96, 64), 320))
     for wrong, named in (((64, 96), "64x96"), (96, "96"), ("auto", "auto")):
-        with pytest.raises(UserError, match=rf"^img_size {named}: a.onnx takes 96×64 alone$"):
+        with pytest.raises(UserError, match=rf"^img_size {named}: a.onnx takes only 96×64$"):
             backend.expect(parse_size(wrong, 320))

@@ -110,7 +110,7 @@ def test_what_to_ignore_is_not_guessed(streets):
         (["--num-classes", "3", "--ignore-index", "9", "--loss", "bce"], "'bce'"),
         (["--num-classes", "3", "--ignore-index", "9", "--class-weights", "1", "2"], "3 numbers"),
         (["--num-classes", "3", "--ignore-index", "9", "--backbone", "imagenet"], "has none"),
-        (["--num-classes", "3", "--ignore-index", "9", "--pretrained", "LITE"], "gives 1 map by"),
+        (["--num-classes", "3", "--ignore-index", "9", "--pretrained", "LITE"], "gives 1 map with"),
         (["--pretrained", "x.pt", "--backbone", "imagenet"], "--backbone"),
         (
             ["--num-classes", "3", "--ignore-index", "9", "--model", "unet"],

@@ -78,7 +78,7 @@ def test_fewer_epochs(data, tmp_path, rates):
     with pytest.raises(UserError) as refused:
         run(data, tmp_path, *flags, "--epochs", "3", "--grow-at", "0.5", "--resume", "auto")
     assert refused.value.describe(cli.flag) == (
-        "--epochs 3: the checkpoint has done 4; pass as many, or more"
+        "--epochs 3: the checkpoint has done 4; pass at least that many"
     )
     assert run(data, tmp_path, *flags, "--epochs", "6", "--resume", "auto") == 0
     assert last(tmp_path)["schedule"]["starts"] == [0, 2]
@@ -292,14 +292,14 @@ def test_a_single_pair(folders, tmp_path):
     ("flags", "error"),
     [
         ("--epochs 3 --patience 2 --eval-interval 3", "--patience 2: only one evaluation in 3"),
-        ("--overfit 2 --data-shares 3", "--overfit 2: trains on the first pairs alone"),
+        ("--overfit 2 --data-shares 3", "--overfit 2: trains only on the first pairs"),
         ("--overfit 0", "--overfit: '0' is not an integer from 1"),
         ("--overfit 2 --teacher W", "--overfit 2: shows whether the masks can be learned"),
         ("--teacher-weight 0.3", "--teacher-weight: there is no teacher"),
         ("--teacher W --teacher-weight 1.01", "--teacher-weight 1.01: expected a number from 0"),
         ("--teacher W --teacher-weight 0", "--teacher-weight 0: the teacher's maps would count"),
         ("--unlabelled D", "--unlabelled: images without masks have nothing to learn from"),
-        ("--unlabelled D --teacher W --feature-supervision", "have no features of masks"),
+        ("--unlabelled D --teacher W --feature-supervision", "have no mask features"),
         ("--unlabelled D --teacher W --data-shares 1 0", "--data-shares: a share of 0"),
         ("--unlabelled D --teacher W --data-shares 1 1 1", "expected 2 values, got 3"),
         ("--data-shares 0", "--data-shares: a share of 0"),
@@ -313,7 +313,7 @@ def test_a_single_pair(folders, tmp_path):
         ("--final-loss iou --final-epochs 361", "at most the run's 360"),
         ("--loss iou --final-loss dice --final-epochs 1 --class-weights 1 2", "is iou+dice"),
         ("--freeze-encoder 1.5", "--freeze-encoder: '1.5' is not an integer"),
-        ("--tracker none wandb", "--tracker none wandb: none stands alone"),
+        ("--tracker none wandb", "--tracker none wandb: none cannot be combined with others"),
         ("--tracker comet", "--tracker: 'comet' is not one of tensorboard, wandb, mlflow, none"),
     ],
 )

@@ -61,7 +61,7 @@ def test_flags_stand_above_the_recipe(tmp_path):
         ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
         ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
         ("lr = 1", r"lr: unknown table; expected \[data\], \[network\]"),
-        ("[[run]]\nseed = 1", r"run: is no table; write its settings below \[run\]$"),
+        ("[[run]]\nseed = 1", r"run: is not a table; write its settings below \[run\]$"),
         ("[speed]\nlr = 1", r"speed: unknown table; expected"),
         ("lr = ", "not TOML"),
         (None, "cannot be read"),
@@ -182,7 +182,7 @@ def test_defaults_of_zero_are_shown(call):
     for text in (
         "of weights, order and crops (default: 0)",
         "0 for none (default: 0.0)",
-        "the middle one (288) to evaluate",
+        "the middle one (288) for evaluation",
         "(default: tensorboard)",
     ):
         assert text in squeezed

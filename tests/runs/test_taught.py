@@ -140,9 +140,11 @@ def test_a_teacher_of_classes(tmp_path, folders):
     save_model(network, tmp_path / "three.pt")
     flags = [*SHORT, "--epochs", "1", "--teacher", str(tmp_path / "three.pt")]
     args = folders[0].parent, tmp_path / "run", *flags
-    with pytest.raises(UserError, match="gives 3 maps by softmax; expected 3, and 1 map by sigm"):
+    with pytest.raises(
+        UserError, match="gives 3 maps with softmax; expected 3 channels and 1 map with sigm"
+    ):
         run(*args)
-    with pytest.raises(UserError, match="gives 3 maps by softmax; expected 3, and 4 maps"):
+    with pytest.raises(UserError, match="gives 3 maps with softmax; expected 3 channels and 4"):
         run(*args, "--num-classes", "4")
     assert run(*args, "--num-classes", "3", "--ignore-index", "2") == 0
 

@@ -191,7 +191,8 @@ def test_boxes_do_not_go_into_the_image(album, weights, tmp_path):
             done = subprocess.run(
                 list(map(str, command)), stdout=out, stderr=subprocess.PIPE, text=True
             )
-        assert done.returncode == 2 and "the image goes there; name another file" in done.stderr
+        assert done.returncode == 2
+        assert "the image is written there; name another file" in done.stderr
         assert not (tmp_path / "both.csv").read_bytes()
 
 

@@ -204,7 +204,7 @@ PATHS = [
     ("predict", "--background no-colour", "--background"),
     ("predict", "--threshold 1.5", "--threshold"),
     ("predict", "--suffix a/b", "--suffix"),
-    ("predict", "-", "goes alone"),
+    ("predict", "-", "leave out the other inputs"),
     ("predict", "{tmp}/*.nothing", "*.nothing"),
     ("predict", "--output {tmp}/a-folder.png", "a-folder.png"),
 ]

@@ -150,7 +150,7 @@ def test_what_is_left_out_is_said(run, tmp_path):
         f"1 hidden file ({album / '.hidden.jpg'})",
         f"1 hidden folder ({album / '.git'})",
         f"1 file without a suffix ({album / 'README'})",
-        f"1 video ({album / 'film.ts'}; videos go in a run of their own)",
+        f"1 video ({album / 'film.ts'}; videos need a separate run)",
     ):
         assert part in line, line
     assert len(line.split("), ")) == 9

@@ -196,7 +196,7 @@ def test_a_signal_leaves_no_temporary_file(weights, tmp_path):
     [
         (["-", "--output", "x.gif"], "choose one of"),
         (["-", "--skip-existing"], "go with folders"),
-        (["a.jpg", "--format", "webp", "--output", "x.png"], "says otherwise"),
+        (["a.jpg", "--format", "webp", "--output", "x.png"], "contradicts --output x.png"),
     ],
 )
 def test_flags_that_do_not_agree(run, argv, words):

@@ -104,7 +104,7 @@ def test_what_does_not_match_is_listed(call, two_sets, maps, tmp_path):
     argv = ["--pred-dir", folder, "--data-path", two_sets / "one", "--metrics", "all", *PLAIN]
     status, said, _ = call(validation.main, *argv)
     assert status == 2
-    assert "no map of 1 image: b" in said and "no mask for 1 map: stranger.png" in said
+    assert "no map for 1 image: b" in said and "no mask for 1 map: stranger.png" in said
     assert "2 maps resized" in said
     assert said.splitlines()[-1].split("|")[3].strip() == "2"
 

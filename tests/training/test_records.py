@@ -76,7 +76,7 @@ def test_what_cannot_begin_is_named(folder, monkeypatch):
 
     monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
     monkeypatch.setattr(trackers, "_Wandb", refuse)
-    with pytest.raises(UserError, match="tracker wandb: cannot begin: no API key configured"):
+    with pytest.raises(UserError, match="tracker wandb: cannot start: no API key configured"):
         Trackers(["wandb"], folder, 0)
 
 

@@ -83,7 +83,7 @@ def test_it_sees_crops_by_its_own_preprocessing():
 def test_another_task_is_refused(tmp_path):
     two = make_varied_network(out_ch=2, activation="softmax")
     check_teacher(two, tmp_path, 2)
-    with pytest.raises(UserError, match="gives 2 maps by softmax; expected 3, and 1 map"):
+    with pytest.raises(UserError, match="gives 2 maps with softmax; expected 3 channels and 1 map"):
         check_teacher(two, tmp_path, 1)
     with pytest.raises(UserError, match="takes 1 channel and"):
         check_teacher(make_varied_network("u2net_lite", stem=None, in_ch=1), tmp_path, 1)

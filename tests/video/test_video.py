@@ -246,7 +246,7 @@ def test_turned_by_a_telephone(run, tmp_path):
         ("--output {out}.mp4 --frames", "name a folder\n"),
         ("--output {out} --recursive", "--recursive goes with folders of images"),
         ("--output {out} --format webp", "--format goes with --frames"),
-        ("{photo}", "two runs"),
+        ("{photo}", "separate runs"),
         ("--output {out}.webm", "sound"),
         ("--output -", "name a video"),
     ],

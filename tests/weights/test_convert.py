@@ -99,7 +99,7 @@ def test_other_tables_have_no_official_names(call, tmp_path):
     assert call(convert.main, tmp_path / "a.pt", tmp_path / "b.pth", "--official")[0] == 0
     save_model(build_model(SMALL), tmp_path / "c.pt")
     status, _, err = call(convert.main, tmp_path / "c.pt", tmp_path / "d.pth", "--official")
-    assert status == 2 and "full and lite alone" in err
+    assert status == 2 and "only for full and lite" in err
 
 
 # ONNX in
@@ -270,7 +270,7 @@ def test_a_run_is_not_replaced(call, model, tmp_path, output):
     if output:
         (tmp_path / "link.pt").symlink_to(tmp_path / output)
         status, _, told = call(convert.main, tmp_path / "own.pt", tmp_path / "link.pt")
-        assert status == 2 and "is a file of the run" in told
+        assert status == 2 and "belongs to the run" in told
     assert call(convert.main, tmp_path / "own.pt", tmp_path / "lite.pt")[0] == 0
 
 

@@ -71,9 +71,9 @@ def test_fetched_once_and_kept_as_safetensors(release, home, capsys, monkeypatch
 
 WAYS = {
     "404": "404 Not Found",
-    "torn": "another md5 sum",
-    "wrong": "another md5 sum",
-    "vanishing": "the connection broke off",
+    "torn": "the md5 sum of the download is wrong",
+    "wrong": "the md5 sum of the download is wrong",
+    "vanishing": "the connection was lost",
     "hanging": "no answer within 1 seconds",
     "no length": "its answer is not valid HTTP",
 }

@@ -203,7 +203,8 @@ def test_what_transformers_js_cannot_take(call, tmp_path, whole):
     with pytest.raises(UserError, match=r"model\.onnx: transformers\.js takes .* 3 maps"):
         classes.save_pretrained(tmp_path / "classes", onnx=True)
     shutil.copytree(whole, tmp_path / "old")
-    with pytest.raises(UserError, match=r"model\.onnx: was made of .* earlier weights; pass onnx"):
+    reason = r"model\.onnx: was made from .* earlier weights; pass onnx"
+    with pytest.raises(UserError, match=reason):
         build_model(SMALL).save_pretrained(tmp_path / "old")
     assert same_state(load_model(tmp_path / "old").state_dict(), load_model(whole).state_dict())
     status, _, error = call(convert.main, SHIPPED, tmp_path / "a.pt", "--onnx")

@@ -20,8 +20,8 @@ class DataSettings(Group):
     data_path: tuple[Path, ...] | None = _data(
         PATH,
         "DUTS layout (DUTS-TR/DUTS-TR-Image, DUTS-TR/DUTS-TR-Mask, DUTS-TE/...), or images/ and "
-        "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one a line); "
-        "or images and annotations, or a folder for each scene (docs/training/data.md)",
+        "masks/ with optional train.txt, val.txt and test.txt (names without suffix, one per "
+        "line); or images and annotations, or a folder for each scene (docs/training/data.md)",
         several=True,
         fact="images",
     )
@@ -41,12 +41,12 @@ class DataSettings(Group):
         one_of(*MASK_KINDS),
         "what the masks are, whatever they look like: binary: object and background, cut at "
         "--mask-threshold; soft: levels from 0 to 1, kept (mattes); classes: indices, with "
-        "--num-classes (default: decided by all masks of a set together)",
+        "--num-classes (default: decided from all masks of a set together)",
         "auto",
     )
     mask_threshold: int | None = _data(
         Kind(int, "T", 0, 255),
-        "a mask is object where it is above this level of 255 (default: 127)",
+        "the level, of 255, above which a mask is object (default: 127)",
     )
     data_shares: tuple[float, ...] | None = _data(
         NUMBER,
@@ -62,13 +62,14 @@ class DataSettings(Group):
     )
     classes: tuple[str, ...] | None = _data(
         TEXT,
-        "names of the classes, for annotations: an object of each is drawn with its place; "
-        "background is 0, unless it is among them (default: classes.txt, or all objects alike)",
+        "names of the classes, for annotations: an object is drawn with the position of its class "
+        "in this list; background is 0, unless it is listed (default: classes.txt, or all objects "
+        "alike)",
         several=True,
     )
     class_colours: Path | str | None = _data(
         Kind(Path, "FILE|voc|cityscapes", words=tuple(KNOWN_TABLES)),
-        "colours of the classes, for masks that show them so: name r g b, one a line; or those of "
+        "colours of the classes, for masks in colours: name r g b, one per line; or those of "
         "PASCAL VOC or Cityscapes (default: those in classes.txt)",
         fact="images",
     )
@@ -78,8 +79,8 @@ class DataSettings(Group):
 
     unlabelled: tuple[Path, ...] | None = _data(
         PATH,
-        "images without masks, subfolders too, to learn from the maps of --teacher alone; one more "
-        "of --data-shares says how often",
+        "images without masks, including subfolders, to learn from the maps of --teacher alone; "
+        "an additional value of --data-shares says how often",
         several=True,
         fact="images",
     )
@@ -117,10 +118,12 @@ class DataSettings(Group):
         if self.overfit and (self.unlabelled or {*shares} != {1.0}):
             what = "data_shares" if {*shares} != {1.0} else "unlabelled"
             advice = f"leave {{{what}}} out"
-            raise UserError("trains on the first pairs alone", "overfit", self.overfit, advice)
+            raise UserError("trains only on the first pairs", "overfit", self.overfit, advice)
         if self.ignore_index is not None and self.num_classes is None:
             advice = "pass {num_classes} too"
-            raise UserError("only masks of classes have one", "ignore_index", advice=advice)
+            raise UserError(
+                "only masks of classes have such a value", "ignore_index", advice=advice
+            )
 
     def mask_rule(self) -> MaskRule:
         """How masks are read.

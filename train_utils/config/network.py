@@ -33,15 +33,15 @@ class NetworkSettings(Group):
     )
     img_size: tuple[int | str, ...] = _network(
         _SIDE,
-        "side of the square input; 192-352: for each batch another multiple of 32 from there, at "
-        "random, and the middle one (288) to evaluate and in the weights; several: in turn "
+        "side of the square input; 192-352: for each batch a random multiple of 32 in that range, "
+        "and the middle one (288) for evaluation and in the weights; several: one after another "
         "(default: 320)",
         (320,),
         several=True,
     )
     crop_size: tuple[int | str, ...] = _network(
         _CROP,
-        "size of the random crop; of a range, a range of as many sizes (160-320), or one size for "
+        "size of the random crop; for a range, a range of as many sizes (160-320), or one size for "
         f"all (default: {_SHARE} of --img-size)",
         (),
         several=True,

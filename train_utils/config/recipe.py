@@ -31,14 +31,15 @@ class RecipeSettings(Group):
 
     epochs: int = _recipe(
         POSITIVE,
-        "passes over the training split; on a resume, another number rebuilds the schedule from "
-        "there",
+        "passes over the training split; on resuming, a different number rebuilds the schedule "
+        "from there",
         360,
         may_change=True,
     )
     batch_size: int = _recipe(
         POSITIVE,
-        "images per step and process; an incomplete last batch is dropped, other images each epoch",
+        "images per step and process; an incomplete last batch is dropped, with different images "
+        "each epoch",
         16,
     )
     accum: int = _recipe(POSITIVE, "batches per optimizer step", 1)
@@ -51,7 +52,7 @@ class RecipeSettings(Group):
     lr: float = _recipe(NUMBER, "peak learning rate", 1e-3)
     warmup_epochs: float = _recipe(
         NUMBER,
-        "of rising learning rate (0.1: a tenth of an epoch), half the run at most; then a cosine "
+        "epochs of rising learning rate (0.1: a tenth of one), at most half the run; then a cosine "
         "to the end",
         2.0,
     )
@@ -82,8 +83,8 @@ class RecipeSettings(Group):
     )
     augment: str = _recipe(
         one_of("basic", "colour", "strong"),
-        "basic: crop and flip, as published; colour: brightness, contrast, saturation, grey too; "
-        "strong: scale, aspect, blur, noise, JPEG artefacts and pasted objects besides",
+        "basic: crop and flip, as published; colour: also brightness, contrast, saturation, grey; "
+        "strong: also scale, aspect, blur, noise, JPEG artefacts and pasted objects",
         "basic",
     )
     ema: float = _recipe(
@@ -111,7 +112,7 @@ class RecipeSettings(Group):
     )
     teacher: Path | None = _recipe(
         WEIGHTS,
-        "learn from the maps of these weights, by name or in any supported format, too",
+        "also learn from the maps of these weights, by name or in any supported format",
         fact="teacher",
     )
     teacher_weight: float | None = _recipe(

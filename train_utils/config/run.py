@@ -48,7 +48,7 @@ class RunSettings(Group):
     )
     tracker: tuple[str, ...] = _run(
         one_of(*TRACKERS, "none"),
-        "where losses, scores and sample sheets go beside log.csv; wandb and mlflow need their "
+        "where losses, scores and sample sheets go besides log.csv; wandb and mlflow need their "
         "packages (pip install '.[track]') and take project, server and offline mode from their "
         "own environment variables",
         ("tensorboard",),
@@ -62,4 +62,6 @@ class RunSettings(Group):
 
     def _check(self) -> None:
         if "none" in self.tracker and len(self.tracker) > 1:
-            raise UserError("none stands alone", "tracker", " ".join(self.tracker))
+            raise UserError(
+                "none cannot be combined with others", "tracker", " ".join(self.tracker)
+            )

@@ -82,7 +82,7 @@ class Settings(RunSettings, RecipeSettings, NetworkSettings, DataSettings):  # f
             problem = "images without masks have nothing to learn from"
             raise UserError(problem, "unlabelled", advice="pass {teacher} too")
         if self.unlabelled and self.feature_supervision:
-            problem = "images without masks have no features of masks"
+            problem = "images without masks have no mask features"
             raise UserError(problem, "feature_supervision", advice="leave {unlabelled} out")
         if self.teacher and self.overfit:
             problem = "shows whether the masks can be learned"

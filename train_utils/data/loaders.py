@@ -200,7 +200,7 @@ class Loader(Generic[ItemsT]):
                     yield batch
         except (ConnectionError, EOFError) as error:
             # Killed while handing over a batch, which torch does not report in its usual way.
-            raise RuntimeError(f"DataLoader worker has gone ({type(error).__name__})") from error
+            raise RuntimeError(f"DataLoader worker died ({type(error).__name__})") from error
 
     def report(self, errors: dict[int, UserError]) -> None:
         """Add errors to ``errors``, or raise the first one unless ``tolerant``."""

@@ -133,10 +133,10 @@ def _check_splits(data: DataSet, splits: Sequence[str], skip_invalid: bool) -> l
         rescaled = sum(pair.rescaled for pair in found.pairs)
         if rescaled:
             what = f"{counted(rescaled, 'mask')} of {len(found.pairs)}"
-            verb, whose = ("has", "its") if rescaled == 1 else ("have", "their")
+            verb, whose = ("differs", "its") if rescaled == 1 else ("differ", "their")
             found.notes.append(
-                f"{what} {verb} another size than {whose} image, of the same aspect: scaled to it "
-                f"for training, scored at {whose} own"
+                f"{what} {verb} in size from {whose} image, with the same aspect: scaled to it "
+                f"for training, scored at {whose} own size"
             )
     return results
 
@@ -200,7 +200,9 @@ def check_names(sets: Mapping[str, DataSet | Inventory]) -> None:
         first, other = next(iter(named.items()))
         if names != other:
             text = f"{path}: its classes are {', '.join(names)}; of {first}: {', '.join(other)}"
-            raise UserError(text, advice="pass {classes} with all names, in one order for all sets")
+            raise UserError(
+                text, advice="pass {classes} with all names, in the same order for all sets"
+            )
 
 
 def _left_out(faults: Sequence[UserError]) -> str:

@@ -69,8 +69,8 @@ def find_maps(folder: str | Path, pairs: Sequence[Pair]) -> Maps:
     paths = [by_stem.get(naming.mask_of(name)) for name in names]
     if not any(paths):
         raise UserError(
-            f"holds no map of the {counted(len(names), 'image')}; maps are looked for by name, as "
-            f"{names[0]}.png, in that folder itself or in one named like the data set",
+            f"holds no map for the {counted(len(names), 'image')}; maps are found by name, such as "
+            f"{names[0]}.png, in this folder itself or in one named after the data set",
             "pred_dir",
             folder,
         )

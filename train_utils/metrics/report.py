@@ -105,16 +105,16 @@ def _notes(result: ScoreResult) -> list[str]:
     if empty:
         notes.append(f"{job.set_name}: {counted(empty, 'empty mask')}, each counted with F = 0")
     if job.cut is not None and job.options.stretch:
-        text = "measures of mattes are of stretched maps; papers on matting take maps as they are"
+        text = "matting measures use stretched maps; papers on matting use maps as they are"
         notes.append(f"{job.set_name}: the {text}")
     if maps := job.maps:
         where, missing, extra = f"{maps.folder} for {job.set_name}", maps.missing, maps.extra
         if maps.resized:
-            resized = f"{counted(maps.resized, 'map')} resized, of another size than their mask"
+            resized = f"{counted(maps.resized, 'map')} resized to the size of the mask"
             notes.append(f"{where}: {resized}")
         if missing:  # only ten, which leaves room for the scores; the JSON has all
             notes.append(
-                f"{where}: no map of {counted(len(missing), 'image')}: {first_ten(missing)}"
+                f"{where}: no map for {counted(len(missing), 'image')}: {first_ten(missing)}"
             )
         if extra:
             notes.append(f"{where}: no mask for {counted(len(extra), 'map')}: {first_ten(extra)}")

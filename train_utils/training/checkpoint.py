@@ -199,7 +199,7 @@ def claim_folder(folder: Path) -> None:
         lock.close()
         problem = f"{folder}: another run is writing to it"
         raise UserError(
-            problem, advice="wait for its end, or choose another {output_dir}"
+            problem, advice="wait until it ends, or choose another {output_dir}"
         ) from None
     except OSError:  # a file system without locks
         return
@@ -260,7 +260,7 @@ def _make_folder(name: str, number: int) -> Path:
     except FileExistsError:
         return _make_folder(name, number + 1)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
     atexit.register(_remove_empty, folder)
     return folder
 

@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     """Build the page and print its size; returns the exit status."""
     args = parse_args(argv)
     if not isinstance(args.img_size, int | None):
-        problem = "the page shows a network squares; give one side"
+        problem = "the page uses square images; give one side"
         raise UserError(problem, "img_size", args.img_size)
     if not (PACKAGE / "dist").is_dir():
         command = f"npm ci --prefix {HERE}"
-        raise UserError(f"{PACKAGE}: not there; the runtime comes from npm: {command}")
+        raise UserError(f"{PACKAGE}: not found; install the runtime with npm: {command}")
     check_output(args.output)
     with tempfile.TemporaryDirectory(dir=args.output.resolve().parent) as temporary:
         page = Path(temporary) / "page"
@@ -131,7 +131,7 @@ def describe_model(page: Path) -> None:
     props = onnx.load(page / "model.onnx").metadata_props
     metadata = {entry.key: json.loads(entry.value) for entry in props}
     if (metadata["resampling"], metadata["antialias"]) != PREPARED or "input_size" in metadata:
-        raise UserError("the page shows a network squares, resized bilinearly with antialias")
+        raise UserError("the page needs square images, resized bilinearly with antialias")
     if metadata["object_map"] is None:
         raise UserError("these weights are of classes; the page needs a map of the object")
     runtimes = {

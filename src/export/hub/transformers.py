@@ -34,7 +34,7 @@ def write_files(model: Network, folder: Path, onnx: bool = False) -> None:
     if onnx:
         export_whole(model, folder / ONNX)
     elif (folder / ONNX).exists():
-        reason = "was made of the folder's earlier weights"
+        reason = "was made from the folder's earlier weights"
         raise UserError(f"{folder / ONNX}: {reason}", advice="pass {onnx}, or delete it")
     size = model.img_size
     processor = {

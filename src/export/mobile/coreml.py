@@ -79,7 +79,7 @@ def check_package(path: Path) -> None:
         UserError: it is something else, which is kept.
     """
     if path.exists() and not (path / "Manifest.json").is_file():
-        raise UserError(f"{path}: exists, and is no Core ML package; name another")
+        raise UserError(f"{path}: exists, but is not a Core ML package; choose another name")
 
 
 def runs_here() -> bool:

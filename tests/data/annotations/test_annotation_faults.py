@@ -44,13 +44,13 @@ def faulty_coco(png_set, tmp_path):
 
 NAMED = [
     "p0.jpg: annotation 1: a polygon of 2 points, expected 3 or more",
-    "p1.jpg: annotation 2: the category 77, which is unknown (known are 1 thing)",
+    "p1.jpg: annotation 2: the category 77, which is unknown (known: 1 thing)",
     "names gone.jpg, which does not exist",
     "p3.jpg: two annotations of one image: listed 2 times in",
-    "p4.jpg: annotation 5: an RLE of another size: 40×48, its image is 48×40",
+    "p4.jpg: annotation 5: an RLE of the wrong size: 40×48, its image is 48×40",
     "p5.jpg: annotation 6: an RLE of 12 pixels, expected 1920",
     "p6.jpg: annotation 7: coordinates that are not numbers",
-    "1 annotation is of images that it does not list: id 1234",
+    "1 annotation refers to images that it does not list: id 1234",
 ]
 
 
@@ -78,15 +78,15 @@ def test_all_faults_are_named_together(faulty_coco, call, tmp_path, weights):
 def test_an_empty_json(tmp_path, text, named):
     save_image(tmp_path / "images/a.jpg", make_scene()[0])
     file = write(text, tmp_path / "annotations/a.json")
-    with pytest.raises(UserError, match=r"a\.json: (empty|not a readable json)"):
+    with pytest.raises(UserError, match=r"a\.json: (empty|not readable as json)"):
         find_pairs(tmp_path, annotations=file if named else None)
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"images": [{"file_name": "a.jpg"}], "annotations": {}}, "its annotations are no list"),
-        (labelme("a.jpg", make_scene()[1]) | {"shapes": {}}, "whose shapes are no list"),
+        ({"images": [{"file_name": "a.jpg"}], "annotations": {}}, "its annotations are not a list"),
+        (labelme("a.jpg", make_scene()[1]) | {"shapes": {}}, "whose shapes are not a list"),
         ([1], "neither COCO nor LabelMe json"),
     ],
 )
@@ -135,8 +135,8 @@ def test_faults_of_labelme(tmp_path):
         "two annotations of one image",
         "lost.json: names gone.jpg, which does not exist",
         "b.json: shape 1: a polygon of 2 points",
-        "c.json: shape 1: an embedded mask that is no sound PNG",
-        "d.json: shape 1: a star, which is unknown",
+        "c.json: shape 1: an embedded mask that is not a valid PNG",
+        "d.json: shape 1: an unknown shape type, star",
     ):
         assert text in report
     assert [pair.name for pair in find_pairs(tmp_path, skip_invalid=True).pairs] == ["e"]
@@ -284,7 +284,7 @@ def test_labelme_images_by_the_name_of_the_json(tmp_path):
     assert pair.image == tmp_path / "a.jpg" and np.array_equal(pair.load_mask(), mask > 0)
     (note,) = (note for note in found.notes if "IMG_2041" in note)
     assert (
-        note.startswith("1 image found by the name of the annotation") and "a.jpg is taken" in note
+        note.startswith("1 image found by the name of the annotation") and "a.jpg is used" in note
     )
     write(labelme("b.jpg", mask) | {"imageData": "/9j/4AAQ"}, tmp_path / "b.json")
     with pytest.raises(
@@ -301,10 +301,10 @@ def test_names_that_are_there_twice(tmp_path, call):
     for main in (train.main, draw_masks.main):
         more = ["--output", tmp_path / "out"] if main is draw_masks.main else []
         status, _, err = call(main, "--data-path", tmp_path, "--classes", "cat", "a", "a", *more)
-        assert status == 2 and "--classes: the name a is there twice" in err, err
+        assert status == 2 and "--classes: the name a occurs twice" in err, err
     for name, text in (("classes.txt", "a\nb\na"), ("data.yaml", "names: [a, b, a]")):
         file = write(text, tmp_path / name)
-        with pytest.raises(UserError, match=rf"{name}.*: the name a is there twice"):
+        with pytest.raises(UserError, match=rf"{name}.*: the name a occurs twice"):
             find_pairs(tmp_path)
         file.unlink()
 

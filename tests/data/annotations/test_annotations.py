@@ -130,7 +130,7 @@ def test_boxes_alone_are_drawn_and_said(tmp_path):
     expected[6:14, 4:14] = 1
     found = find_pairs(tmp_path)
     assert np.array_equal(found.pairs[0].load_mask(), expected)
-    assert "1 object is a box alone: drawn as a filled rectangle" in found.notes
+    assert "1 object is only a box: drawn as a filled rectangle" in found.notes
     (tmp_path / "a.json").unlink()
     write(f"0 {9 / 48} {10 / 40} {10 / 48} {8 / 40}\n", tmp_path / "labels/a.txt")
     assert np.array_equal(find_pairs(tmp_path).pairs[0].load_mask(), expected)

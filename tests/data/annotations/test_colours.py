@@ -139,10 +139,10 @@ def test_void_and_palettes(coloured_set):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a 1 2 3\nb 1 2 3", "line 2: the colour 1 2 3 is there twice"),
-        ("a 1 2 3\na 4 5 6", "line 2: the name a is there twice"),
-        ("# names\na\n\nb\na", "line 5: the name a is there twice"),
-        ("a 1 2 300", "levels of colours go to 255"),
+        ("a 1 2 3\nb 1 2 3", "line 2: the colour 1 2 3 occurs twice"),
+        ("a 1 2 3\na 4 5 6", "line 2: the name a occurs twice"),
+        ("# names\na\n\nb\na", "line 5: the name a occurs twice"),
+        ("a 1 2 300", "colour levels go up to 255"),
         ("a\nb", "holds no colours"),
     ],
 )

@@ -28,7 +28,7 @@ def test_masks_are_those_that_training_draws(png_set, tmp_path, call, form):
     assert not find_pairs(root).pairs[0].is_drawn
     argv = ["--data-path", root, "--annotations", annotations(root), "--output", root / "masks"]
     status, _, err = call(draw_masks.main, *argv)
-    assert status == 2 and "3 of the masks are there already" in err and "--overwrite" in err
+    assert status == 2 and "3 of the masks exist already" in err and "--overwrite" in err
     assert call(draw_masks.main, *argv, "--overwrite")[0] == 0
 
 

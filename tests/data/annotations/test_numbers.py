@@ -73,7 +73,7 @@ def test_sets_that_number_classes_otherwise(tmp_path, call):
     argv = ["--weights", tmp_path / "net.pt", "--data-path", one, other, "--num-classes", 3]
     argv += ["--metrics", "semantic", "--img-size", 32, "--device", "cpu", "--workers", 0]
     status, _, told = call(validation.main, *argv)
-    assert status == 2 and "pass --classes with all names, in one order" in told
+    assert status == 2 and "pass --classes with all names, in the same order" in told
     status, told, _ = call(validation.main, *argv, "--classes", "road", "car", "tree")
     assert status == 0 and "road" in told
 

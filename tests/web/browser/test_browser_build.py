@@ -66,5 +66,5 @@ def test_flags(call, tmp_path):
 @pytest.mark.parametrize("size", ["480x320", "auto"])
 def test_the_page_takes_squares(call, tmp_path, size):
     status, _, err = call(build.main, "--img-size", size, "--output", tmp_path / "page")
-    assert status == 2 and "--img-size" in err and "squares" in err
+    assert status == 2 and "--img-size" in err and "square images" in err
     assert not (tmp_path / "page").exists()

@@ -22,7 +22,7 @@ def other_use(data: dict[str, Any]) -> str | None:
     """What a COCO json is for, if not for masks of objects."""
     annotations = data.get("annotations")
     if not isinstance(annotations, list):
-        return "its annotations are no list" if annotations is not None else "lists of images"
+        return "its annotations are not a list" if annotations is not None else "lists of images"
     first = next((one for one in annotations if isinstance(one, dict)), {})
     if "caption" in first:
         return "captions"
@@ -47,7 +47,7 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
     """
     images = [one for one in data["images"] if isinstance(one, dict)]
     if not images:
-        parsed.faults.append(UserError(f"{file}: empty: it names no images"))
+        parsed.faults.append(UserError(f"{file}: empty: it lists no images"))
         return
     listed = data.get("categories")
     categories = {
@@ -64,9 +64,9 @@ def read_coco(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
         own = of_image.pop(_image_key(entry.get("id")), [])
         parsed.records.append(_read_image(entry, own, categories, file, parsed))
     if of_image:
-        count = counted(sum(map(len, of_image.values())), "annotation is", "annotations are")
+        count = counted(sum(map(len, of_image.values())), "annotation refers", "annotations refer")
         keys = ", ".join(map(str, list(of_image)[:6]))
-        text = f"{file}: {count} of images that it does not list: id {keys}"
+        text = f"{file}: {count} to images that it does not list: id {keys}"
         parsed.faults.append(UserError(text))
 
 
@@ -113,7 +113,7 @@ def _read_image(
 
 def _unknown_category(annotation: dict[str, Any], categories: dict[Any, str]) -> str:
     listed = [f"{key} {categories[key]}" for key in sorted(categories, key=_order)]
-    known = f"known are {first_ten(listed)}" if listed else "the file lists none"
+    known = f"known: {first_ten(listed)}" if listed else "the file lists none"
     return f"the category {annotation.get('category_id')}, which is unknown ({known})"
 
 
@@ -147,7 +147,7 @@ def _read_shape(
         return None
     x, y, width, height = numbers(box, 4).tolist()
     if width <= 0 or height <= 0:
-        raise ShapeError(f"a box of {width:g}×{height:g}")
+        raise ShapeError(f"an invalid box size, {width:g}×{height:g}")
     right, below = x + width, y + height
     corner = np.array([x, y, right, y, right, below, x, below])
     check_inside(corner, size)
@@ -160,14 +160,14 @@ def _read_runs(rle: dict[str, Any], size: Size | None) -> np.ndarray:
     height, width = numbers(rle.get("size"), 2).tolist()
     if size is not None and (width, height) != size:
         wrong = f"{width:g}×{height:g}, its image is {size[0]}×{size[1]}"
-        raise ShapeError(f"an RLE of another size: {wrong}")
+        raise ShapeError(f"an RLE of the wrong size: {wrong}")
     counts = rle.get("counts")
     if isinstance(counts, (str, bytes)):
         lengths = decode_counts(counts.encode() if isinstance(counts, str) else counts)
     else:
         lengths = numbers(counts)
     if (lengths < 0).any() or (lengths % 1).any():
-        raise ShapeError("an RLE with runs of negative or broken length")
+        raise ShapeError("an RLE with runs of negative or fractional length")
     if lengths.sum() != width * height:
         raise ShapeError(f"an RLE of {lengths.sum():g} pixels, expected {width * height:g}")
     return lengths.astype(np.int64)

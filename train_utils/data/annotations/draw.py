@@ -127,11 +127,11 @@ def decode_counts(text: bytes) -> np.ndarray:
         return bits
     last = np.flatnonzero((bits & 32) == 0)  # each number's last character
     if bits.min() < 0 or bits.max() > 63 or not len(last) or last[-1] != len(bits) - 1:
-        raise ShapeError("an RLE whose text is torn or of another form")
+        raise ShapeError("an RLE whose text is truncated or malformed")
     first = np.concatenate(([0], last[:-1] + 1))
     digits = last - first + 1
     if digits.max() > 12:
-        raise ShapeError("an RLE whose text is torn or of another form")
+        raise ShapeError("an RLE whose text is truncated or malformed")
     places = np.arange(len(bits)) - np.repeat(first, digits)
     values = np.add.reduceat((bits & 31) << 5 * places, first)
     values -= np.where(bits[last] & 16, 1 << 5 * digits, 0)

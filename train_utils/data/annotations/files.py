@@ -40,7 +40,7 @@ def load_json(path: Path) -> Any:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable json ({error})") from None
+        raise UserError(f"{path}: not readable as json ({error})") from None
     if not data:
         raise UserError(f"{path}: empty: it holds no annotations")
     return data
@@ -51,11 +51,11 @@ def foreign_kind(data: Any) -> str:
     if isinstance(data, dict) and {"objects", "size"} <= data.keys():
         return "Supervisely's own json; export the project as COCO, or as masks"
     if isinstance(data, list) and isinstance(data[0], dict) and "segmentation" in data[0]:
-        return "a list of COCO's results, without images"
+        return "a COCO list of results, without images"
     if isinstance(data, dict) and {"_via_img_metadata", "regions"} & data.keys():
         return "VIA's own json; export it as COCO"
     if isinstance(data, dict) and {"shapes", "imagePath"} <= data.keys():
-        return "a LabelMe json whose shapes are no list"
+        return "a LabelMe json whose shapes are not a list"
     keys = f"its keys are {', '.join(map(str, list(data)[:6]))}" if isinstance(data, dict) else ""
     return f"neither COCO nor LabelMe json{keys and f': {keys}'}"
 

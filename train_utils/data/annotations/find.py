@@ -126,15 +126,15 @@ def _find_images(parsed: Parsed, files: ImageFiles) -> None:
         if place and isinstance(place, str) and parsed.kind == "LabelMe":
             own = files.find(f"{record.file.stem}.*", record.file)
             if isinstance(own, Path):
-                renamed.append(f"{record.file} names {record.image}, {own} is taken")
+                renamed.append(f"{record.file} names {record.image}, but {own} is used")
                 place = own
         if isinstance(place, Path):
             record.found = place
         elif place:
             record.faults.insert(0, place + record.embedded)
     if renamed:
-        what = f"{counted(len(renamed), 'image')} found by the name of the annotation"
-        parsed.notes.append(f"{what}, not where it says: {renamed[0]}")
+        what = f"{counted(len(renamed), 'image')} found by the name of the annotation file"
+        parsed.notes.append(f"{what}, not by the path in it: {renamed[0]}")
     if parsed.kind == "YOLO":  # an empty text file without an image is not a label file
         parsed.records = [r for r in parsed.records if r.found or r.shapes or len(r.faults) > 1]
 

@@ -16,7 +16,7 @@ from .record import Parsed, Record, check_inside, numbers, polygon, read_size
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 _EMBEDDED = (
     " (the json holds the image itself, as imageData, which is not read: write it beside the json, "
-    "by LabelMe's labelme_export_json for instance)"
+    "for instance with LabelMe's labelme_export_json)"
 )
 
 
@@ -46,7 +46,7 @@ def read_labelme(data: dict[str, Any], file: Path, parsed: Parsed) -> None:
     for number, one in enumerate(data["shapes"], 1):
         try:
             if not isinstance(one, dict):
-                raise ShapeError("no shape")
+                raise ShapeError("not a shape")
             if shape := _read_shape(one, record.size, parsed):
                 parsed.names.setdefault(shape.label)
                 record.shapes.append(shape)
@@ -67,7 +67,7 @@ def _read_shape(shape: dict[str, Any], size: Size | None, parsed: Parsed) -> Sha
         check_inside(corners, size)
         return Figure(label, "polygon", corners)
     if kind not in ("rectangle", "circle", "mask"):
-        raise ShapeError(f"a {kind}, which is unknown")
+        raise ShapeError(f"an unknown shape type, {kind}")
     first, second = numbers(points, 4).reshape(2, 2)
     if kind == "circle":  # its centre and a point on it
         radius = math.dist(first, second)
@@ -88,9 +88,9 @@ def _read_mask(text: Any, label: str, low: np.ndarray, high: np.ndarray) -> Bitm
             size = image.size
             image.verify()
     except (TypeError, binascii.Error):
-        raise ShapeError("an embedded mask that is no base64") from None
+        raise ShapeError("an embedded mask that is not base64") from None
     except Exception:  # Pillow raises nearly anything on corrupt data
-        raise ShapeError("an embedded mask that is no sound PNG") from None
+        raise ShapeError("an embedded mask that is not a valid PNG") from None
     width, height = (high - low + 1).tolist()
     if size != (width, height):
         raise ShapeError(f"an embedded mask of {size[0]}×{size[1]} in a box of {width}×{height}")

@@ -70,11 +70,11 @@ class Parsed:
             listed = ", ".join(map("".join, kinds))
             notes.append(f"left out, as they have no area: {listed}")
         if self.boxes:
-            one, more = "object is a box", "objects are boxes"
+            one, more = "object is only a box", "objects are only boxes"
             what = counted(
                 self.boxes,
-                f"{one} alone: drawn as a filled rectangle",
-                f"{more} alone: drawn as filled rectangles",
+                f"{one}: drawn as a filled rectangle",
+                f"{more}: drawn as filled rectangles",
             )
             notes.append(what)
         return notes
@@ -137,5 +137,5 @@ def read_size(width: Any, height: Any) -> Size | None:
         return None
     sides = [side for side in (width, height) if isinstance(side, (int, float))]
     if len(sides) != 2 or any(not (math.isfinite(s) and 1 <= s <= _MAX_SIDE) for s in sides):
-        raise ShapeError(f"a size of {width}×{height}")
+        raise ShapeError(f"an invalid image size, {width}×{height}")
     return int(sides[0]), int(sides[1])

@@ -88,7 +88,7 @@ def _yaml_names(path: Path) -> list[str] | None:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable YAML ({first})") from None
+        raise UserError(f"{path}: not readable as YAML ({first})") from None
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, Mapping) and names and all(isinstance(key, int) for key in names):
         names = [names.get(i, i) for i in range(max(names) + 1)]
@@ -96,7 +96,7 @@ def _yaml_names(path: Path) -> list[str] | None:
         return None
     listed = list(map(str, names))
     if twice := [name for name, count in Counter(listed).items() if count > 1]:
-        raise UserError(f"{path}: the name {twice[0]} is there twice")
+        raise UserError(f"{path}: the name {twice[0]} occurs twice")
     return listed
 
 

@@ -42,7 +42,7 @@ def find_folders(
     if image_dir or mask_dir:
         if not (image_dir and mask_dir) or data_path:
             raise UserError(
-                "the folders of images and masks go together, and not with a data set",
+                "the image and mask folders must be given together, and not with a data set",
                 advice="give {image_dir} and {mask_dir} together (the same folder twice, if it "
                 "holds both), without {data_path}",
             )
@@ -78,7 +78,7 @@ def _find_parts(root: Path) -> tuple[Path, Path]:
     if inside:
         several = first_ten([str(images.parent) for images, _ in inside])
         problem = f"holds several data sets: {several}"
-    advice = "name your folders by {image_dir} and {mask_dir} (the same twice, if one holds both)"
+    advice = "name your folders with {image_dir} and {mask_dir} (the same twice, if one holds both)"
     raise UserError(f"{problem}; {_content(root)}", "data_path", root, advice)
 
 
@@ -167,7 +167,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _content(folder: Path) -> str:
     """What a folder holds, for a message."""
     if not folder.is_dir():
-        return f"{folder} is no folder either"
+        return f"{folder} is not a folder either"
     names = [f"{path.name}/" for path in _subfolders(folder)]
     if count := len(list_images(folder)):
         names.append(counted(count, "image"))
@@ -203,8 +203,8 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
     if files and not (image_files and mask_files):
         found.faults.append(
             UserError(
-                f"{images}: in one folder for both, masks must be called NAME_mask or the like, or "
-                "be the only PNG files; put them into a folder of their own"
+                f"{images}: if one folder holds both, masks must be called NAME_mask or the like, "
+                "or be the only PNG files; put them into a folder of their own"
             )
         )
     return image_files, mask_files
@@ -223,7 +223,7 @@ def _list(folder: Path, found: Inventory) -> list[Path]:
         found.notes.append(f"{folder}: {left_out.describe()}")
     if not files and not left_out.errors:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        more = f"; the folders in it, such as {inside[0]}, are not looked into" if inside else ""
+        more = f"; the folders in it, such as {inside[0]}, are not searched" if inside else ""
         but = f", but {left_out.count()}" if left_out.kinds else ""
         named = "name the two folders with {image_dir} and {mask_dir}" if inside else None
         found.faults.append(UserError(f"{folder}: holds no images{but}{more}", advice=named))

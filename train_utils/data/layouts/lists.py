@@ -86,7 +86,7 @@ def choose(
     paths = find_lists(folder, names | units)
     elsewhere = any(path.parent != folder for path in paths.values())
     if elsewhere:
-        found.notes.append(f"lists of {next(iter(paths.values())).parent}")
+        found.notes.append(f"using the lists in {next(iter(paths.values())).parent}")
     named = {name: read_list(path, names | units) for name, path in paths.items()}
     # For train, in all lists: an image to hold out would be trained on if its name were wrong.
     looked_at = named if split == "train" else {split} & named.keys()
@@ -101,7 +101,7 @@ def choose(
             for name in missing
         ]
     elif missing := unknown.get(split):  # as PASCAL VOC lists images that have no masks
-        text = f"{paths[split]}: {counted(len(missing), 'name')} of no image with a mask"
+        text = f"{paths[split]}: {counted(len(missing), 'name')} without an image that has a mask"
         found.notes.append(f"{text}, such as {missing[0]}: not used")
     named = {
         split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
@@ -122,7 +122,7 @@ def choose(
         named["test"] = _one_in_ten(scenes, sound)
         if split != "all":
             what = "scene" if units != names else "image"
-            text = f"no train.txt or test.txt: one {what} in ten is held out to test"
+            text = f"no train.txt or test.txt: one {what} in ten is held out for testing"
             found.notes.append(text)
     # Unlisted images go to the first split without a list; ImageSets' lists are complete.
     rest = names.difference(*named.values())

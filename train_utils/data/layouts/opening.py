@@ -93,7 +93,7 @@ def open_dataset(
     given = Path(annotations)
     if mask_dir:
         advice = "give {annotations} or {mask_dir}"
-        raise UserError("masks and annotations of one set", "mask_dir", mask_dir, advice)
+        raise UserError("masks and annotations for the same set", "mask_dir", mask_dir, advice)
     if data_path and image_dir:
         advice = "give {data_path} or {image_dir} with {annotations}"
         raise UserError("two places for the images", "image_dir", image_dir, advice)

@@ -41,7 +41,7 @@ def to_classes(
         advice = None
         if image.mode in ("RGB", "RGBA"):
             advice = (
-                "for classes in colours pass {class_colours} FILE (name r g b, one a line), "
+                "for classes in colours pass {class_colours} FILE (name r g b, one per line), "
                 "{class_colours} voc or {class_colours} cityscapes"
             )
         text = f"{path}: is {image.mode}; a mask of classes must be 8-bit grey or palette"
@@ -126,7 +126,7 @@ def _refuse_unknown(colours: list[Colour], path: str | Path) -> None:
     one = len(colours) == 1
     what = f"the colour {listed}, which is" if one else f"{len(colours)} colours that are"
     text = f"{path}: holds {what} not in the table of classes{'' if one else f': {listed}'}"
-    lossy = "; a lossy file (JPEG), a resized or blended mask has such" if len(colours) > 16 else ""
+    lossy = "; JPEG, resizing or blending produces such colours" if len(colours) > 16 else ""
     raise UserError(text + lossy, advice="add them to {class_colours} or classes.txt (name r g b)")
 
 

@@ -119,7 +119,7 @@ def _describe(rule: MaskRule, levels: Sequence[_Levels]) -> Iterator[str]:
     ones = sum(one.highest == 1 for one in filled)
     if rule.ones and 0 < ones < len(filled):
         what = counted(ones, "mask holds", "masks hold")
-        yield f"{what} 0 and 1, others reach 255: object where 1 in the former"
+        yield f"{what} 0 and 1, others go up to 255: in the former, 1 is object"
 
 
 def _are_cutouts(masks: Sequence[Path]) -> bool:

@@ -50,7 +50,7 @@ def read_table(path: str | Path) -> ClassTable:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as that") from None
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     names: list[str] = []
@@ -65,14 +65,14 @@ def read_table(path: str | Path) -> ClassTable:
         found = next(filter(None, (form.fullmatch(line) for form in _LINES)), None)
         name = found["name"] if found else re.sub(r":[\s:]*$", "", line)
         if name in names:
-            raise UserError(f"{path}: line {number}: the name {name} is there twice")
+            raise UserError(f"{path}: line {number}: the name {name} occurs twice")
         names.append(name)
         if found:
             red, green, blue = (int(n) for n in found.groups() if n and n.isdecimal())
             if max(red, green, blue) > 255:
-                raise UserError(f"{path}: line {number}: {line}: levels of colours go to 255")
+                raise UserError(f"{path}: line {number}: {line}: colour levels go up to 255")
             if (red, green, blue) in dict(colours).values():
-                text = f"the colour {red} {green} {blue} is there twice"
+                text = f"the colour {red} {green} {blue} occurs twice"
                 raise UserError(f"{path}: line {number}: {text}")
             colours.append((name, (red, green, blue)))
     return ClassTable(tuple(names), tuple(colours), path)
@@ -162,7 +162,7 @@ def number_classes(
         {'cat': 1, 'dog': 2}
     """
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise _misfit(f"the name {twice[0]} is there twice", source, "each class needs its own")
+        raise _misfit(f"the name {twice[0]} occurs twice", source, "each class needs its own")
     kept = [*names] if ignore_index is None else without_ignored(names)
     ignored = [name for name in names if name not in kept]
     has_background = any(_is(name, _BACKGROUND) for name in kept)

@@ -236,7 +236,7 @@ def mask_reader(
         UserError: these contradict each other.
     """
     if kind == "classes" and classes is None:
-        raise UserError("how many are there?", "masks", kind, "pass {num_classes} too")
+        raise UserError("the number of classes is missing", "masks", kind, "pass {num_classes} too")
     level = 127 if threshold is None else threshold
     table = _read_colours(colours, classes, ignore_index) if colours else None
     rule = MaskRule(kind, level, classes, ignore_index, names=tuple(names), table=table)
@@ -264,14 +264,14 @@ def _read_colours(colours: str | Path, classes: int | None, ignore_index: int | 
         return known
     table = read_table(colours)
     if not table.colours:
-        advice = "expected name r g b, one a line"
+        advice = "expected name r g b, one per line"
         raise UserError("holds no colours", "class_colours", colours, advice)
     return table
 
 
 def _check_kind(rule: MaskRule, threshold: int | None) -> None:
     """Refuse what only applies to object and background, if masks are of classes."""
-    text = "of object and background only"
+    text = "applies to masks of object and background only"
     if rule.classes is None:
         return
     if rule.kind == "soft" or (rule.kind == "binary" and rule.of_classes):

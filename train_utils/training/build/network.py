@@ -49,7 +49,7 @@ def place_network(settings: Settings, device: torch.device, model: NetworkT) -> 
     model = model.to(device).to(memory_format=torch.channels_last)
     if settings.sync_bn:
         if device.type != "cuda":
-            raise UserError("torch's SyncBatchNorm runs on GPUs alone", "sync_bn")
+            raise UserError("torch's SyncBatchNorm runs only on GPUs", "sync_bn")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
@@ -77,8 +77,8 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
         raise UserError(
             f"{source}: {config.name} takes {counted(config.in_ch, 'channel')} and gives "
-            f"{counted(config.out_ch, 'map')} by {config.activation}; expected 3, {maps} and "
-            f"{activation}",
+            f"{counted(config.out_ch, 'map')} with {config.activation}; expected 3 channels and "
+            f"{counted(maps, 'map')} with {activation}",
             advice="see {num_classes}",
         )
     return model
@@ -118,12 +118,13 @@ def _check_fit(settings: Settings, model: Network) -> None:
         maps = counted(model.num_maps, "map")
         raise UserError(f"expected one for each of {name}'s {maps}", "loss_weights")
     if settings.loss_weights and not any(settings.loss_weights):
-        raise UserError("all are 0, so that nothing would be learned", "loss_weights")
+        raise UserError("all are 0, so nothing would be learned", "loss_weights")
     larger = settings.crop_setting
     if settings.batch_size == 1 and smallest <= model.stride:
         count = "overfit" if settings.overfit else "batch_size"
         problem = (
-            f"batch norm needs more than the one pixel of the coarsest maps of crops of {smallest}"
+            f"batch norm needs more than one pixel, but crops of {smallest} leave one in the "
+            "coarsest maps"
         )
         raise UserError(problem, count, 1, advice=f"raise {{{count}}} or {{{larger}}}")
     if smallest <= 2 * model.margin:

@@ -31,7 +31,7 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
     if settings.epochs < done + begun:
         verb = "has done" if not begun else "is in epoch"
         problem = f"the checkpoint {verb} {done + begun}"
-        raise UserError(problem, "epochs", settings.epochs, "pass as many, or more")
+        raise UserError(problem, "epochs", settings.epochs, "pass at least that many")
     before, starts = state["schedule"]["epochs"], state["schedule"]["starts"]
     if len(starts) != len(settings.img_size):  # other sizes than that run's: restore refuses them
         return settings.first_epochs

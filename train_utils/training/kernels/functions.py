@@ -87,7 +87,7 @@ class _BNReLU(torch.autograd.Function):
 def _refuse_graph() -> None:
     if torch.is_grad_enabled():  # in a backward pass: with create_graph=True
         text = "the kernels between convolutions have no second derivative"
-        raise RuntimeError(f"{text}; {SWITCH}=off leaves all to torch")
+        raise RuntimeError(f"{text}; {SWITCH}=off leaves everything to torch")
 
 
 def _pixels(x: Tensor) -> tuple[int, int]:

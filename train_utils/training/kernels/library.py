@@ -45,7 +45,7 @@ def load() -> ctypes.CDLL | None:
     try:
         return _load()
     except _PROBLEMS as error:
-        _log.info("training without kernels of its own: %s", error)
+        _log.info("training without the toolkit's own kernels: %s", error)
         return None
 
 
@@ -79,7 +79,7 @@ def _load() -> ctypes.CDLL:
         raise _UnavailableError(f"{SWITCH} is off")
     # The loops run in torch's own threads: its OpenMP must export GCC's symbols to everyone.
     if sys.platform != "linux" or not all(hasattr(ctypes.CDLL(None), name) for name in _NEEDED):
-        raise _UnavailableError("torch's OpenMP is not to be had from outside")
+        raise _UnavailableError("torch's OpenMP is not accessible from outside")
     compiler = _find_compiler()
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, check=True, timeout=60

@@ -62,8 +62,8 @@ def draw_curves(log: Log, path: Path) -> None:
     answer = [name for name in ("loss_fused", "loss_side1") if log.column(name)[1]]
     panels = (
         ("loss", ["loss", *answer[:1]], min),
-        ("scores of the held-out images", scores, max),
-        ("mean absolute error of the same", ["mae", "ema_mae"], min),
+        ("scores on the held-out images", scores, max),
+        ("mean absolute error on the held-out images", ["mae", "ema_mae"], min),
     )
     drawn = [panel for panel in panels if any(log.column(name)[1] for name in panel[1])]
     figure = Figure(figsize=(4.5 * max(1, len(drawn)), 4), layout="constrained")

@@ -116,10 +116,10 @@ def _named(name: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         advice = {
-            "wandb": "log in by `wandb login`, or set WANDB_MODE=offline",
+            "wandb": "log in with `wandb login`, or set WANDB_MODE=offline",
             "mlflow": "see MLFLOW_TRACKING_URI",
         }
-        raise UserError(f"cannot begin: {reason}", "tracker", name, advice[name]) from None
+        raise UserError(f"cannot start: {reason}", "tracker", name, advice[name]) from None
 
 
 def _open_tensorboard(folder: Path, update: int) -> dict[str, "_TensorBoard"]:

@@ -82,8 +82,8 @@ def check_teacher(network: Network, weights: Path, maps: int) -> None:
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
         takes, gives = counted(config.in_ch, "channel"), counted(config.out_ch, "map")
         raise UserError(
-            f"its {config.name} takes {takes} and gives {gives} by {config.activation}; expected "
-            f"3, and {counted(maps, 'map')} by {activation}",
+            f"its {config.name} takes {takes} and gives {gives} with {config.activation}; "
+            f"expected 3 channels and {counted(maps, 'map')} with {activation}",
             "teacher",
             weights,
             advice="see {num_classes}",
