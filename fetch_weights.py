@@ -12,7 +12,7 @@ may also be put into that folder by hand, and U2NET_TOOLKIT_URL names another se
 import argparse
 
 from src.weights.load import SHIPPED, find_weights, is_converted
-from src.weights.named import PUBLISHED, Published, cache_folder, find_onnx
+from src.weights.named import NAMES, PUBLISHED, Published, cache_folder, find_onnx
 from train_utils import cli
 
 
@@ -20,9 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of fetch_weights.py."""
     parser = cli.make_parser(__doc__)
     text = "fetch these, unless they are on this machine"
-    parser.add_argument(
-        "--fetch", nargs="+", choices=("lite", *PUBLISHED), default=[], metavar="NAME", help=text
-    )
+    parser.add_argument("--fetch", nargs="+", choices=NAMES, default=[], metavar="NAME", help=text)
     return parser.parse_args(argv)
 
 

@@ -98,7 +98,8 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("--frames", action="store_true", help="of a video, write each frame as an image")
     text = "of a video, average maps over time along what moves, so that they do not flicker"
     add("--steady", action="store_true", help=text)
-    add("--suffix", default="", metavar="TEXT", help="appended to each result's name")
+    suffix = add("--suffix", default="", metavar="TEXT", help="appended to each result's name")
+    suffix.may_be_empty = True  # type: ignore[attr-defined]
     text = "refuse larger images: a small file can unpack to all memory"
     add("--max-megapixels", type=cli.positive, default=200, metavar="N", help=text)
 

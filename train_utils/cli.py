@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import signal
 import sys
 import warnings
@@ -53,30 +54,17 @@ class Parser(argparse.ArgumentParser):
     """Reports errors in one line, with the flag probably meant; under torchrun from one process."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but refuse empty values, which come from unset shell variables."""
-        args = [*(sys.argv[1:] if args is None else args)]
-        name, values = "", 0  # the last flag, and how many values follow it
-        for arg in args:
-            value = arg
-            if arg[:2] == "--":
-                name, equals, value = arg.partition("=")
-                values = 0 if equals else -1
-            values += 1
-            if not value and values:
-                self._refuse_empty(name, values)
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if "" in unknown:
+            self.error("an argument: the value is empty")
+        return found, unknown
 
-    def _refuse_empty(self, name: str, values: int) -> None:
-        """Exit with an error about an empty value, the ``values``-th after a flag, unless that
-        flag's default is empty.
-        """
-        flag = self._option_string_actions.get(name)
-        takes = {None: 1, 0: 0, "?": 1}.get(flag.nargs, values) if flag else int(bool(name))
-        if values > takes:
-            inputs = [action.dest for action in self._get_positional_actions()]
-            self.error(f"{inputs[0] if inputs else 'an argument'}: the value is empty")
-        if not (flag and flag.default == ""):
+    def _get_values(self, action: Any, arg_strings: list[str]) -> Any:
+        """As argparse does, but refuse empty values, which come from unset shell variables."""
+        if "" in arg_strings and not getattr(action, "may_be_empty", False):
+            name = action.option_strings[0] if action.option_strings else action.dest
             self.error(f"{name}: the value is empty")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         _, wrong, flags = message.partition("unrecognized arguments: ")
@@ -237,9 +225,11 @@ def run(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: clean up, then go
     try:
         status = record_errors(main)() or 0
-    except BrokenPipeError:  # the reader has seen enough, as in u2net weights | head -1
-        status = 128 + 13
     except (Exception, KeyboardInterrupt) as error:
+        # The reader of standard output has seen enough, as in u2net weights | head -1.
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            _flush_output()
+            sys.exit(_UNREAD)
         message, status = _explain(error)
         if not message:
             raise
@@ -250,6 +240,7 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(_flush_output() or status)
 
 
+_UNREAD = 141  # as a shell shows the end by SIGPIPE: standard output has no reader any more
 _closed: set[str] = set()  # standard streams that the caller has closed
 
 
@@ -267,6 +258,15 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
+def _is_unread() -> bool:
+    """Whether standard output is a pipe without a reader; Windows cannot tell."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def _flush_output() -> int:
     """Flush printed output; returns a status other than 0 if that fails, without a traceback."""
     try:
@@ -274,7 +274,7 @@ def _flush_output() -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
-            return 128 + 13
+            return _UNREAD
         print(f"error: standard output: {error.strerror}", file=sys.stderr)
         return 2
     return 0

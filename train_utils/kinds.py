@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.weights.named import PUBLISHED
+from src.weights.named import NAMES
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class WeightsKind(Kind):
     def __call__(self, value: object) -> Any:
         path = super().__call__(value)
         meant = isinstance(value, str) and value != str(path)
-        return path.absolute() if meant and str(path) in {*PUBLISHED, "lite"} else path
+        return path.absolute() if meant and str(path) in NAMES else path
 
 
 WEIGHTS = WeightsKind(Path, "W")

@@ -16,7 +16,7 @@ from ..networks.registry import build_model
 from ..networks.tables import FULL, ISNET, LITE
 from ..words import counted
 from .layouts import StateDict, recognise
-from .named import PUBLISHED, Published, alone, fetch_onnx, find_published
+from .named import NAMES, PUBLISHED, Published, alone, fetch_onnx, find_published
 from .onnx import check_onnx, read_onnx
 from .storage import FOLDER, RUN, find_file, is_state, load_state, read_file, save_model
 
@@ -96,7 +96,7 @@ def find_weights(weights: str | Path) -> Path:
         raise UserError(f"{path}: no such weights file; {published}")
     if path.suffix or path.name != name or path.exists():
         return path
-    names = ", ".join([*PUBLISHED, "lite"])
+    names = ", ".join(NAMES)
     raise UserError(f"{name}: no such weights file, nor a name of published weights ({names})")
 
 

@@ -120,6 +120,9 @@ PUBLISHED = {
         ),
     )
 }
+
+NAMES = (*PUBLISHED, "lite")
+"""All names of weights; ``lite`` are those that come with this toolkit."""
 """By name; the files are those that rembg released, as their authors' own have no fixed URL."""
 
 

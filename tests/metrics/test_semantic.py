@@ -137,6 +137,13 @@ def test_names_of_classes_by_either_flag(call, class_masks):
         status, said, err = call(validation.main, *argv)
         assert status == 0, err
         assert re.search(r"IoU of .*: sky 0\.\d+, road 0\.\d+, car 0\.\d+$", said, re.M), said
+    (class_masks / "images/classes.txt").write_text("air\nroad\ncar\n")  # before its parent's
+    argv = ["--pred-dir", class_masks / "maps", *folders, *SEMANTIC]
+    assert "air 0." in call(validation.main, *argv)[1]
+    (class_masks / "images/classes.txt").unlink()
+    moved = (class_masks / "masks").rename(class_masks.parent / f"{class_masks.name}-elsewhere")
+    argv[argv.index("--mask-dir") + 1] = moved  # no folder of both, whose table it would be
+    assert ": 0 0." in call(validation.main, *argv)[1]
 
 
 def test_dice_of_the_object():

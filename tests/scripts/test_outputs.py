@@ -146,6 +146,18 @@ def test_output_that_cannot_be_flushed_is_told(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: standard output: No space left on device\n"
 
 
+def test_another_pipe_that_breaks_is_told(capsys):
+    """Only the reader of standard output may go without a word."""
+
+    def main():
+        raise BrokenPipeError(32, "Broken pipe", "loader")
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: loader: Broken pipe\n"
+
+
 def test_a_result_of_an_earlier_run_is_replaced(call, weights, tmp_path, monkeypatch):
     """In the folder where one is: no flag that was left out stands for that folder."""
     monkeypatch.chdir(tmp_path)

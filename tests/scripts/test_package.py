@@ -199,7 +199,7 @@ def test_what_is_no_misspelt_command(monkeypatch, capsys, tmp_path, words):
 
 def test_a_reader_that_has_seen_enough(tmp_path):
     """As ``u2net weights | true``: nothing is said, and the status is that of a broken pipe."""
-    for words in (["weights"], ["--help"], ["--version"]):
+    for words in (["weights"], ["weights", "--fetch", "lite"], ["--help"], ["--version"]):
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write) as closed:

@@ -126,13 +126,15 @@ def choose(
             found.notes.append(text)
     # Unlisted images go to the first split without a list; ImageSets' lists are complete.
     rest = names.difference(*named.values())
-    unlisted = [] if elsewhere else [part for part in ("train", "test") if part not in named]
-    if rest and not unlisted and (elsewhere or split != "all"):
+    free = None if elsewhere else next((p for p in ("train", "test") if p not in named), None)
+    if rest and free is None and (elsewhere or split != "all"):
         text = f"{counted(len(rest), 'image is', 'images are')} in none of the lists"
         found.notes.append(f"{text}, such as {min(rest)}: not used")
     everything = names - rest if elsewhere else names
     chosen = {"train": set(), "val": set(), "test": set(), "all": everything}
-    return chosen | dict.fromkeys(unlisted[:1], rest) | named
+    if free is not None:
+        chosen[free] = rest
+    return chosen | named
 
 
 def _one_in_ten(scenes: Mapping[str, str], sound: Collection[str]) -> set[str]:

@@ -141,7 +141,8 @@ def _search(
     if None not in scenes:
         notes.append(f"{counted(len(scenes), 'scene')} in {images}")
     if isinstance(rule, MaskRule):
-        rule = _with_table(rule, root if data_path else root.parent)
+        own = data_path or images.parent != masks.parent  # else their folder is the set's, too
+        rule = _with_table(rule, root, *([] if own else [root.parent]))
         if rule.table is None and rule.classes == len(VOC_NAMES) and masks.name == _VOC_MASKS:
             rule = replace(rule, table=ClassTable(VOC_NAMES))
     data = DataSet(str(data_path or image_dir), root, folders, None, rule, notes)
@@ -152,14 +153,14 @@ def _search(
     return data
 
 
-def _with_table(rule: MaskRule, root: Path) -> MaskRule:
+def _with_table(rule: MaskRule, *folders: Path) -> MaskRule:
     """A rule with the classes that a data set names, if the user has named none."""
     if rule.table:
         return rule
     if rule.classes is not None:
-        return replace(rule, table=find_table(root))
+        return replace(rule, table=find_table(*folders))
     with suppress(UserError):  # a list of names is of no use for an object and background
-        return replace(rule, table=find_table(root))
+        return replace(rule, table=find_table(*folders))
     return rule
 
 

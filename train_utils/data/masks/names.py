@@ -78,9 +78,10 @@ def read_table(path: str | Path) -> ClassTable:
     return ClassTable(tuple(names), tuple(colours), path)
 
 
-def find_table(folder: Path) -> ClassTable | None:
-    """The table of a data set's folder, if it has one by a usual name."""
-    found = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+def find_table(*folders: Path) -> ClassTable | None:
+    """The table of a data set, by a usual name in the first of its folders that has one."""
+    paths = (folder / name for folder in folders for name in TABLES)
+    found = next(filter(Path.is_file, paths), None)
     return read_table(found) if found else None
 
 
