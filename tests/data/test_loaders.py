@@ -1,7 +1,9 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
+import os
 import random
 import signal
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -256,6 +258,24 @@ def test_tolerant_loaders_gather_errors(torn, workers):
     assert [indices for *_, indices in loader] == [[i] for i in (0, 1, 3, 4, 5, 6)]
     assert [(index, type(error)) for index, error in loader.errors.items()] == [(2, UserError)]
     assert loader.dataset is data and len(loader) == 7 and loader.batch_size == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux tells the sender")
+def test_workers_leave_signals_to_the_main_process(pairs):
+    """SLURM and systemd end every process of a job by SIGTERM; a training still saves then."""
+    loader = loaders.eval_loader(SegmentationDataset(pairs, EvalPreset(32)), 1, 1)
+    batches = iter(loader)
+    found = next(batches)[2]
+    (worker,) = loader._batches._iterator._workers
+    for number in (signal.SIGTERM, signal.SIGINT):
+        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)
+    for _, _, indices in batches:
+        found += indices
+    assert found == list(range(7)) and worker.is_alive()
+    worker.terminate()  # as multiprocessing does when the main process ends
+    worker.join(60)
+    assert worker.exitcode == 0
+    loader._batches._iterator._shutdown_workers()
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, EOFError])

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, chain
+from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -238,11 +239,22 @@ class _Batches(Dataset[Any]):
 def _ignore_signals(_: int) -> None:
     """Leave signals to the main process, which still needs this worker to finish its step.
 
-    Ctrl-C and torchrun signal the whole process group, so the worker gets one of its own.
+    Ctrl-C and torchrun signal the whole process group, so the worker gets one of its own. SLURM and
+    systemd send SIGTERM to each process, so the worker heeds it only from the main one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # not on Windows
         os.setpgid(0, 0)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_await_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_main_process(main: int) -> None:
+    """End this worker when the process ``main`` sends SIGTERM."""
+    while (received := signal.sigwaitinfo({signal.SIGTERM})) and received.si_pid != main:
+        pass
+    os._exit(0)  # at once, as torch's own handler
 
 
 def train_loader(
