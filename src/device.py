@@ -1,5 +1,6 @@
 """Picks the device and the precision to compute with, and manages threads and memory."""
 
+import atexit
 import ctypes
 import os
 import sys
@@ -217,11 +218,13 @@ def end_at_once() -> None:
 
     The latter does nothing that the kernel does not do better, but loads code that nothing else has
     needed: 130 MB of torch's CUDA libraries, the most memory that a small run takes. After a fork,
-    some of it waits for threads that do not exist.
+    some of it waits for threads that do not exist; with threads at work, some of it aborts.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # of glibc; the last one added is called first
-        libc.on_exit(libc._exit, None)  # with the exit status
-        libc.on_exit(libc.fcloseall, None)  # flushes what libraries have printed
+    if hasattr(libc, "on_exit"):  # of glibc
+        # Added at the very end, as the last one added is called first: a flush of what libraries
+        # have printed, then _exit with the exit status. (atexit, too, begins with the last one.)
+        atexit.register(libc.on_exit, libc.fcloseall, None)
+        atexit.register(libc.on_exit, libc._exit, None)

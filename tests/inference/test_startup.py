@@ -39,7 +39,9 @@ import atexit, ctypes, sys
 from src.device import end_at_once
 end_at_once()
 atexit.register(print, "python's own clean-up")
-ctypes.CDLL(None).printf(b"of a library\\n")
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)  # as some libraries while threads are at work
+libc.printf(b"of a library\\n")
 print("of python")
 print("an error", file=sys.stderr)
 """
