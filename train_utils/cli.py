@@ -107,17 +107,22 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
     )
     for group in GROUPS:
         _add_settings(parser, group)
+    recipe: dict[str, Any] = {}
     try:
         args = parser.parse_args(argv)
         typed = sys.argv[1:] if argv is None else argv
         if sum(arg.partition("=")[0] == "--config" for arg in typed) > 1:
             parser.error("--config: given twice; a run has one recipe, and flags beside it")
         if args.config:
-            parser.set_defaults(**read_recipe(args.config, DECLARATIONS))
+            recipe = read_recipe(args.config, DECLARATIONS)
+            parser.set_defaults(**recipe)
             args = parser.parse_args(argv)
         return Settings(**{name: getattr(args, name) for name in DECLARATIONS})
     except UserError as error:
-        parser.error(error.describe(flag))
+        name = error.parameter
+        from_recipe = name in recipe and getattr(args, name) == recipe[name]
+        source = f" ({args.config} sets {flag(name)})" if from_recipe else ""
+        parser.error(error.describe(flag) + source)
 
 
 def _add_settings(

@@ -191,18 +191,21 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
     values = {}
     for group, table in tables.items():
         if group not in groups or not isinstance(table, dict):
-            listed = ", ".join(f"[{name}]" for name in groups)
-            what = (
-                "is not a table; write its settings below" if group in groups else "unknown table;"
-            )
-            heads = f"[{group}]" if group in groups else f"expected {listed}"
-            raise UserError(f"{path}: {group}: {what} {heads}")
+            raise UserError(f"{path}: {group}: {_not_a_table(group, groups, known)}")
         for name, value in table.items():
             try:
                 values[name] = _find(name, group, known).read(value)
             except ArgumentTypeError as error:
                 raise UserError(f"{path}: [{group}] {name}: {error}") from None
     return values
+
+
+def _not_a_table(name: str, groups: list[str], known: Mapping[str, Declaration]) -> str:
+    if name in groups:
+        return f"is not a table; write its settings below [{name}]"
+    if name in known:
+        return f"is outside a table; write it below [{known[name].group}]"
+    return f"unknown table; expected {', '.join(f'[{group}]' for group in groups)}"
 
 
 def _find(name: str, group: str, known: Mapping[str, Declaration]) -> Declaration:

@@ -60,9 +60,9 @@ def test_flags_stand_above_the_recipe(tmp_path):
         ("[device]\namp = 'int8'", r"\[device\] amp: 'int8' is not one of auto, bf16"),
         ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
         ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
-        ("lr = 1", r"lr: unknown table; expected \[data\], \[network\]"),
+        ("lr = 1", r"lr: is outside a table; write it below \[recipe\]$"),
         ("[[run]]\nseed = 1", r"run: is not a table; write its settings below \[run\]$"),
-        ("[speed]\nlr = 1", r"speed: unknown table; expected"),
+        ("[speed]\nlr = 1", r"speed: unknown table; expected \[data\], \[network\]"),
         ("lr = ", "not TOML"),
         (None, "cannot be read"),
     ],
@@ -77,6 +77,17 @@ def test_a_wrong_recipe_is_named(tmp_path, capsys, text, named):
     with pytest.raises(SystemExit) as left:
         train.parse_args(["--config", str(path)])
     assert left.value.code == 2 and "mine.toml: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "patience"), [([], 5), (["--patience", "4"], 4)])
+def test_a_contradiction_names_the_recipe_it_comes_from(tmp_path, capsys, flags, patience):
+    path = tmp_path / "mine.toml"
+    path.write_text("[recipe]\npatience = 5\nepochs = 2")
+    with pytest.raises(SystemExit) as left:
+        train.parse_args(["--config", str(path), "--eval-interval", "3", *flags])
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and f"--patience {patience}: only" in told
+    assert ("mine.toml sets --patience" in told) == (not flags)
 
 
 def test_each_setting_has_a_flag_of_its_group(monkeypatch):
