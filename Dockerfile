@@ -4,7 +4,7 @@
 # docker run --rm -v "$PWD:/data" -v u2net:/cache u2net photo.jpg --weights u2net
 #
 # With CUDA: --build-arg TORCH=https://download.pytorch.org/whl/cu130, and docker run --gpus all.
-# It runs as user 1000; where yours is another, add --user "$(id -u):$(id -g)".
+# It runs as user 1000; if your user ID differs, add --user "$(id -u):$(id -g)".
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
@@ -14,7 +14,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON}-slim
 ARG TORCH=https://download.pytorch.org/whl/cpu
-# What has no version here is the wheel that was just built:
+# The only unpinned package is the wheel just built:
 # hadolint ignore=DL3013
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     for wheel in /wheels/*.whl; do \
@@ -22,7 +22,7 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     done \
     && useradd --uid 1000 --create-home u2net \
     && install --directory --mode=1777 /cache /data
-# What is fetched is kept in /cache; any user may be given by --user, so no home is relied on.
+# Downloads are kept in /cache. --user may name any user, so no home directory is relied on.
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     U2NET_TOOLKIT_CACHE=/cache

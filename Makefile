@@ -1,8 +1,8 @@
 # make train: the built-in example, from an empty checkout to scores and masks.
 # make test: style, types, tests.
-# make browser: the page that computes in the browser, into build/browser; WEIGHTS=u2netp for others.
-# make test-litert: the tests that need LiteRT's converter, in an environment of its own.
-# make docs: the guides and the reference as pages, into build/docs/site.
+# make browser: the page that runs in the browser, into build/browser; WEIGHTS=u2netp for others.
+# make test-litert: the tests that need LiteRT's converter, in its own environment.
+# make docs: the guides and the API reference as a website, in build/docs/site.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/synthetic
@@ -11,10 +11,10 @@ WEIGHTS ?= lite
 SCRIPTS := train.py train_multi_GPU.py validation.py predict.py export.py convert.py app.py hubconf.py \
 	draw_masks.py fetch_weights.py my_dataset.py transforms.py setup.py
 
-# Of the tests: one more than there are processors, as some tests wait for other processes.
+# Test workers: one more than there are processors, as some tests wait for other processes.
 WORKERS := $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
-# The two environments of the tests are built in parallel.
+# Build the two test environments in parallel.
 MAKEFLAGS += --jobs=2
 
 .PHONY: train test browser docs clean
@@ -26,7 +26,7 @@ train: $(RUN)/.trained
 	@echo "Scores: $(RUN)/scores.json  Masks: $(RUN)/masks/  Log: $(RUN)/log.csv"
 	@echo "Curves: $(RUN)/curves.png  Sample sheets: $(RUN)/samples/"
 
-# An interrupted run is resumed: --resume auto starts a new one only where there is no checkpoint.
+# An interrupted run is resumed: --resume auto starts a new one only if there is no checkpoint.
 $(RUN)/.trained: | .venv/ready
 	$(BIN)/python -m train_utils.data.synthetic --output $(DATA)
 	$(BIN)/python train.py --data-path $(DATA) --model u2net_lite --img-size 96 --crop-size 80 \
@@ -48,7 +48,7 @@ test: .venv/ready-to-test .venv-rembg/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# rembg, to test exports for it, has an environment of its own: its packages clash with pysodmetrics'.
+# rembg, to test exports to it, has its own environment: its packages conflict with pysodmetrics'.
 .venv-rembg/ready:
 	$(PYTHON) -m venv .venv-rembg
 	.venv-rembg/bin/python -m pip install --quiet 'rembg[cpu]==2.0.86'
@@ -58,9 +58,9 @@ browser: .venv/ready
 	npm ci --prefix web/browser --ignore-scripts --no-audit --no-fund
 	$(BIN)/python web/browser/build.py --weights $(WEIGHTS)
 
-# LiteRT's converter pins versions that pydantic, schemathesis' and gradio's, does not take. Its
-# environment lies over the packages of .venv, torch above all. Not part of make test: it takes 800 MB
-# more, and each conversion a minute.
+# LiteRT's converter pins versions incompatible with pydantic (used by schemathesis and gradio), so it
+# has its own environment, layered on the packages of .venv, mainly torch. Not part of make test: it
+# takes another 800 MB, and each conversion takes a minute.
 test-litert: .venv-litert/ready
 	OMP_NUM_THREADS=1 .venv-litert/bin/python -m pytest -q -p no:anyio tests/export/test_phones.py
 
@@ -71,7 +71,7 @@ test-litert: .venv-litert/ready
 	.venv-litert/bin/python -m pip install --quiet 'litert-torch==0.10.0'
 	touch $@
 
-# Of copies, as the reference is that of the installed package; griffe knows the heading Examples.
+# Built from copies: the reference is of the installed package, and griffe knows only "Examples:".
 docs: .venv-docs/ready
 	rm -rf build/docs build/lib build/bdist.*
 	mkdir -p build/docs/pages

@@ -1,16 +1,16 @@
-"""A web page to try networks, and an HTTP API, in one process.
+"""A web page for trying networks, and an HTTP API, in one process.
 
     python app.py --weights u2netp.pth runs/u2net_full-1/best.pt
     curl --data-binary @photo.jpg 'http://127.0.0.1:7860/api/predict?mode=cutout' -o a.png
 
-The page takes only images that the browser sends: no path and no address that a user names is ever
-opened. Uploads and results are removed after ten minutes, and when the program ends. It needs
-the extra: pip install '.[app]'.
+The page accepts only uploaded images: it never opens a path or URL that a user enters. Uploads and
+results are deleted after ten minutes and when the program ends. Requires the extra:
+pip install '.[app]'.
 
     python app.py --browser
 
-serves another page, which computes in the visitor's browser with the weights that it was built with
-(make browser): no image is sent to this server, and it computes nothing.
+serves another page, built by make browser with its weights, that runs in the visitor's browser: no
+image is sent to this server, and it computes nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from train_utils import cli
 from train_utils.kinds import Kind
 from web.networks import Networks
 
-if TYPE_CHECKING:  # the extra's packages are imported where used: --help works without them
+if TYPE_CHECKING:  # the extra's packages are imported on use: --help works without them
     from web.arrival import Application
 
 BUILT = Path(__file__).resolve().parent / "build/browser"
@@ -41,15 +41,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser, several=True)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
     add("--port", type=PORT, default=7860, metavar="N", help="port to listen on; 0 for a free one")
-    text = "let pages of this origin use the API from a browser; * for all; may be repeated"
+    text = "let web pages from this origin use the API; * for all; may be repeated"
     add("--cors", type=parse_origin, action="append", default=[], metavar="ORIGIN", help=text)
-    add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="largest upload")
+    add("--max-megabytes", type=cli.positive, default=20, metavar="N", help="largest image file")
     add("--max-megapixels", type=cli.positive, default=50, metavar="N", help="largest image")
-    text = "requests that may wait while others compute, with their images; more are refused"
+    text = "requests that may wait for their turn; more are refused"
     add("--max-waiting", type=cli.positive, default=64, metavar="N", help=text)
-    text = "serve the page that computes in the browser, from where make browser has built it"
+    text = "serve the page that runs in the browser, as built by make browser"
     add("--browser", type=Path, nargs="?", const=BUILT, metavar="DIR", help=text)
     cli.add_device_flags(parser, workers=False)
     args = parser.parse_args(argv)
@@ -57,13 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         kept = {"host", "port", "browser"}
         given = [key for key, value in vars(args).items() if value != parser.get_default(key)]
         if others := [cli.flag(key) for key in given if key not in kept]:
-            parser.error(f"--browser computes nothing here; it goes without {', '.join(others)}")
+            parser.error(f"--browser computes nothing here, so it cannot take {', '.join(others)}")
     args.weights = args.weights or [SHIPPED]
     return args
 
 
 def parse_origin(text: str) -> str:
-    """An argparse type: an origin, as browsers send it.
+    """An argparse type: an origin, normalised as browsers send it.
 
     Raises:
         ArgumentTypeError: the text is not an origin.
@@ -79,7 +79,7 @@ def parse_origin(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is not an origin; give {expected}")
     origin = text.lower()
     default = ":80" if origin.startswith("http:") else ":443"
-    return origin.removesuffix(default)  # browsers leave it out
+    return origin.removesuffix(default)  # browsers omit it
 
 
 def build_server(
@@ -90,14 +90,14 @@ def build_server(
     max_waiting: int,
     origins: Sequence[str] = (),
 ) -> "Application":
-    """Page and API as one ASGI application.
+    """The page and the API as one ASGI application.
 
     Args:
         networks: to choose from.
         folder: where uploads and results are kept.
-        max_megabytes: largest size of an image file.
-        max_waiting: requests that may wait.
-        origins: whose pages may use the API.
+        max_megabytes: maximum size of an image file.
+        max_waiting: maximum number of queued requests.
+        origins: sites whose pages may use the API.
     """
     import gradio
     from fastapi import FastAPI
@@ -118,7 +118,7 @@ def build_server(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load the networks, serve until interrupted."""
+    """Parse the flags, load the networks, serve until interrupted."""
     args = parse_args(argv)
     cli.require_packages("gradio")
     try:
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _leave_threads(status: Any) -> None:
-    """Exit without waiting for threads that still compute abandoned requests."""
+    """Exit without waiting for threads that are still working on abandoned requests."""
     mine = threading.main_thread()
     if any(not (thread.daemon or thread is mine) for thread in threading.enumerate()):
         sys.stdout.flush()
@@ -153,7 +153,7 @@ def _serve_networks(args: argparse.Namespace) -> None:
 
     limit_pixels(args.max_megapixels * 1_000_000)
     with (
-        bind(args.host, args.port) as listener,  # before the networks are loaded, which takes long
+        bind(args.host, args.port) as listener,  # before loading the networks, which takes time
         tempfile.TemporaryDirectory(prefix="u2net-") as folder,
     ):
         weights = _drop_doubles(args.weights)
@@ -176,11 +176,11 @@ def _serve_networks(args: argparse.Namespace) -> None:
 
 
 def _drop_doubles(weights: list[Path]) -> list[Path]:
-    """Each file once; a note is printed for repeated ones."""
+    """Each file once; repeated ones are reported."""
     places: dict[str, Path] = {}
     for path in weights:
         if places.setdefault(os.path.abspath(path), path) is not path:
-            print(f"{path}: given twice; it counts once", file=sys.stderr)
+            print(f"{path}: given twice; loaded once", file=sys.stderr)
     return list(places.values())
 
 

@@ -1,4 +1,4 @@
-"""The networks for torch.hub.
+"""Networks for torch.hub.
 
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local")              # random weights
 torch.hub.load("path/to/this/clone", "u2net_lite", source="local", pretrained=True)
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from src import Network, Predictor
 
-# What every network needs; torchvision and huggingface_hub are imported where they are used.
+# What every network needs; torchvision and huggingface_hub are imported on use.
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
 _NAME = "u2net_toolkit_by_hub"
 
@@ -39,14 +39,14 @@ def _library() -> ModuleType:
 
 
 def u2net_full(pretrained: bool = False, **overrides: Any) -> "Network":
-    """The full network with random weights (``overrides`` such as ``out_ch=4``), or
-    (``pretrained``) with the published ones, which are downloaded once."""
+    """The full network with random weights (``overrides`` such as ``out_ch=4``) or, if
+    ``pretrained``, with the published weights, downloaded once."""
     _check_overrides(pretrained, overrides)
     return load_model("u2net") if pretrained else _library().u2net_full(**overrides)
 
 
 def u2net_lite(pretrained: bool = False, **overrides: Any) -> "Network":
-    """The lite network with random weights, or (``pretrained``) with those of this repository."""
+    """The lite network with random weights or, if ``pretrained``, with this repository's."""
     _check_overrides(pretrained, overrides)
     return load_model() if pretrained else _library().u2net_lite(**overrides)
 
@@ -54,7 +54,7 @@ def u2net_lite(pretrained: bool = False, **overrides: Any) -> "Network":
 def _check_overrides(pretrained: bool, overrides: dict[str, Any]) -> None:
     if pretrained and overrides:
         raise ValueError(
-            f"pretrained weights fit the published table alone; leave out {list(overrides)}"
+            f"pretrained weights fit only the published network; leave out {list(overrides)}"
         )
 
 
@@ -69,12 +69,12 @@ def isnet_lite(**overrides: Any) -> "Network":
 
 
 def build_model(name: str, **overrides: Any) -> "Network":
-    """Any network of the family with random weights: ``unet``, ``segnet``, a ``.json`` table …"""
+    """Any network with random weights: ``unet``, ``segnet``, a ``.json`` table…"""
     return _library().build_model(name, **overrides)
 
 
 def load_model(path: str | None = None) -> "Network":
-    """The network of named weights or of a file of any kind; by default this repository's own."""
+    """A network with its weights, by name or from a file; by default this repository's."""
     library = _library()
     return library.load_model(path or library.weights.load.SHIPPED)
 

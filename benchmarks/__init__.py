@@ -1,1 +1,1 @@
-"""Speed and memory, each as a ratio to the tutorials' code measured in the same run."""
+"""Speed and memory relative to the tutorials' code, measured in the same run."""

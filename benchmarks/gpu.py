@@ -1,14 +1,14 @@
-"""Training and inference on a GPU: the tutorials' way with --amp against ours, in one table.
+"""Training and inference on a GPU: the tutorials' method with --amp against ours, in one table.
 
     python -m benchmarks.gpu                                   # under 8 minutes
-    python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1  # a try
+    python -m benchmarks.gpu --device cpu --size 96 --batch-sizes 2 --seconds 1  # a trial
 
-Pictures per second and peak memory of each network, batch and way. The tutorials' way is NCHW and
-autocast to float16 with a GradScaler; ours is Trainer's step and Predictor's maps, in bf16 and
-channels last; compiled is the same with torch.compile, at the last batch, only on a GPU. The limit
-next to them is the roofline: each operation's FLOPs at the rate of a large matrix product, or its
-bytes at that of a large copy, whichever takes longer. Last, what the loader delivers: pairs per
-second with all cores, decoded and augmented, against what the fastest training step consumes.
+Images per second and peak memory for each network, batch size and method. The tutorials' method is
+NCHW and autocast to float16 with a GradScaler; ours is Trainer's step and Predictor's maps, in bf16
+and channels last; compiled is ours with torch.compile, at the last batch size, only on a GPU. The
+limit next to them is the roofline: each operation's FLOPs at the rate of a large matrix product, or
+its bytes at that of a large copy, whichever takes longer. Last, the loader: decoded and augmented
+pairs per second with all cores, against what the fastest training step consumes.
 """
 
 import argparse
@@ -42,14 +42,14 @@ ROW = "| {network} | {work} | {batch} | {way} | {rate:.1f} | {ratio:.2f} | {gb:.
 
 
 def main() -> None:
-    """Measure, print, write the JSON."""
+    """Measure, print, write the JSON file."""
     args = parse_args()
     device = pick_device(args.device)
     dtype = pick_dtype("auto", device)
     rates = matrix_limit(dtype, str(device)), byte_rate(str(device))
     print(f"torch {torch.__version__}, {_name(device)}: {dtype} {rates[0] / 1e12:.1f} TFLOP/s, "
           f"{rates[1] / 1e12:.2f} TB/s\n")  # fmt: skip
-    print("| network | work | batch | way | images/s | × tutorial | GB | at the limit |")
+    print("| network | work | batch | method | images/s | × tutorial | GB | at the limit |")
     print("|---|---|---:|---|---:|---:|---:|---:|")
     rows = []
     for network in args.networks:
@@ -61,7 +61,7 @@ def main() -> None:
     loaded = load(args.size, args.seconds)
     eaten = max(row["rate"] for row in rows if row["work"] == "training")
     print(f"\nloader with {os.cpu_count()} cores: {loaded:.0f} pairs/s, {loaded / eaten:.1f} x "
-          "what the fastest training step takes")  # fmt: skip
+          "what the fastest training step consumes")  # fmt: skip
     if args.json:
         table = {"rows": rows, "loader": loaded, "rates": rates}
         args.json.write_text(json.dumps(table, indent=1))
@@ -70,7 +70,7 @@ def main() -> None:
 def _rows(
     network: str, work: str, args: argparse.Namespace, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one network and one kind of work, for each batch and way."""
+    """Rows for one network and one kind of work, for each batch size and method."""
     for batch in args.batch_sizes:
         ways = dict(WAYS[work])
         if device.type == "cuda" and batch == args.batch_sizes[-1]:
@@ -88,17 +88,17 @@ def parse_args() -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     networks = ("u2net_lite", "u2net_full")
-    add("--networks", nargs="+", choices=NETWORKS, default=networks, metavar="N", help="which")
+    add("--networks", nargs="+", choices=NETWORKS, default=networks, metavar="N", help="networks")
     add("--batch-sizes", type=cli.positive, nargs="+", default=[16, 64], metavar="N")
-    add("--size", type=cli.positive, default=320, metavar="PX", help="side of all pictures")
-    add("--seconds", type=cli.positive, default=4, metavar="S", help="timing, for each way")
-    add("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script")
-    add("--json", type=cli.file_named(".json"), metavar="F", help="write the figures here too")
+    add("--size", type=cli.positive, default=320, metavar="PX", help="side of all images")
+    add("--seconds", type=cli.positive, default=4, metavar="S", help="seconds to time each method")
+    add("--device", default="cuda", help="cuda, cuda:1, or cpu to try out the script")
+    add("--json", type=cli.file_named(".json"), metavar="F", help="also write the figures here")
     return parser.parse_args()
 
 
 def tutorial_training(model: nn.Module, pictures: Tensor, masks: Tensor) -> Callable[[], object]:
-    """A step as tutorials write it with --amp."""
+    """A training step as in tutorials, with --amp."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     kind = pictures.device.type
     half = torch.float16 if kind == "cuda" else torch.bfloat16
@@ -119,13 +119,13 @@ def tutorial_training(model: nn.Module, pictures: Tensor, masks: Tensor) -> Call
 def our_training(
     model: nn.Module, pictures: Tensor, masks: Tensor, compiled: bool = False
 ) -> Callable[[], object]:
-    """A step as train.py takes it, with --compile if ``compiled``."""
+    """A training step as in train.py, with --compile if ``compiled``."""
     trainer = make_trainer(model.train(), pictures.device, compiled)
     return lambda: trainer.step([(pictures, masks, torch.arange(len(pictures)))])
 
 
 def tutorial_inference(model: nn.Module, pictures: Tensor, _: Tensor) -> Callable[[], object]:
-    """Maps as tutorials compute them with --amp."""
+    """Maps as in tutorials, with --amp."""
     kind, x = pictures.device.type, normalize(pictures).contiguous()
     half = torch.float16 if kind == "cuda" else torch.bfloat16
 
@@ -140,7 +140,7 @@ def tutorial_inference(model: nn.Module, pictures: Tensor, _: Tensor) -> Callabl
 def our_inference(
     model: nn.Module, pictures: Tensor, _: Tensor, compiled: bool = False
 ) -> Callable[[], object]:
-    """Maps as predict.py computes them."""
+    """Maps as in predict.py."""
     predictor = Predictor(model, pictures.shape[-1], pictures.device)
     if compiled:
         predictor.model.compile(mode="reduce-overhead")  # CUDA graphs
@@ -156,7 +156,7 @@ WAYS = {
 def _measure(
     make: Callable, network: str, batch: int, size: int, device: torch.device, duration: float
 ) -> tuple[float, float]:
-    """Pictures/s and GB of one way, after three calls that are not timed."""
+    """Images/s and GB of one method, after three warm-up calls."""
     torch.manual_seed(0)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     if device.type == "cuda":
@@ -181,7 +181,7 @@ def _measure(
 def _limit(
     network: str, work: str, size: int, dtype: torch.dtype, rates: tuple[float, float]
 ) -> float:
-    """Pictures/s at the roofline, counted for a batch of eight."""
+    """Images/s at the roofline, counted for a batch of eight."""
     with torch.device("meta"):
         model = build_model(network).train(work == "training")
         x = torch.zeros(8, 3, size, size)
@@ -199,7 +199,7 @@ def _limit(
 
 
 def load(size: int, duration: float) -> float:
-    """Pairs/s from files of 400 pixels, with a process on every core."""
+    """Pairs/s from files of 400 pixels, with one process per core."""
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write_dataset(Path(folder), train=64, test=1, size=400, seed=0)
         pairs = find_pairs(Path(folder), "train").pairs * 500

@@ -1,4 +1,4 @@
-"""The least time that a computation can take on a machine, from its operations' FLOPs and bytes."""
+"""The minimum time of a computation on a machine, from its operations' FLOPs and bytes."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch.utils.flop_counter import flop_registry
 class Roofline(TorchDispatchMode):
     """Counts, while active, each operation's FLOPs and the bytes that it reads and writes.
 
-    Works on the meta device, which computes nothing. Views cost nothing; every operator counts as a
-    separate pass over memory, which fused ones beat.
+    Works on the meta device, which computes nothing. Views are free; every operator counts as a
+    separate pass over memory, which fused ones can beat.
     """
 
     def __init__(self) -> None:
@@ -33,5 +33,5 @@ class Roofline(TorchDispatchMode):
         return out
 
     def seconds(self, flop_rate: float, byte_rate: float) -> float:
-        """The time of all operations in sequence, each at whichever of the two limits is slower."""
+        """The time of all operations in sequence, each at the slower of the two limits."""
         return sum(max(flops / flop_rate, size / byte_rate) for flops, size in self.counts)

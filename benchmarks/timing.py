@@ -1,4 +1,4 @@
-"""Timing in turns, and the limits of the hardware."""
+"""Timing in turns, and the hardware's limits."""
 
 import resource
 import statistics
@@ -13,9 +13,8 @@ import torch
 def in_turn(runs: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
     """Median seconds per call of each.
 
-    Each has its turn in each round, so that a drift of the machine affects all equally. A turn
-    begins with a call that is not timed: threads of the previous one may still be spinning, and
-    caches hold its data.
+    Each has a turn in each round, so that drift affects all equally. A turn begins with an untimed
+    call: threads of the previous one may still be spinning, and caches hold its data.
     """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -33,8 +32,8 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def peak_memory() -> float:
-    """The peak resident size of this process so far, in GB. Not ``ru_maxrss`` where there is
-    something better: a new process begins with its parent's."""
+    """The peak resident size of this process so far, in GB. Avoids ``ru_maxrss`` if
+    possible: a new process inherits its parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
@@ -44,8 +43,8 @@ def peak_memory() -> float:
 
 
 def matrix_limit(dtype: torch.dtype, device: str = "cpu", side: int = 4096) -> float:
-    """FLOP/s of the product of two large matrices, the best of five: what a network could reach if
-    all its operations were such products."""
+    """FLOP/s of a large matrix product, the best of five: what a network could reach if all its
+    operations were such products."""
     a = torch.randn(side, side).to(device, dtype)
     return 2 * side**3 / _best(lambda: a @ a, device)
 

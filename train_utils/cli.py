@@ -119,7 +119,7 @@ def parse_settings(argv: list[str] | None, doc: str | None) -> Settings:
             args = parser.parse_args(argv)
         return Settings(**{name: getattr(args, name) for name in DECLARATIONS})
     except UserError as error:
-        name = error.parameter
+        name = error.parameter or ""
         from_recipe = name in recipe and getattr(args, name) == recipe[name]
         source = f" ({args.config} sets {flag(name)})" if from_recipe else ""
         parser.error(error.describe(flag) + source)

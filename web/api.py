@@ -1,4 +1,4 @@
-"""The HTTP API: an image's file in, the result's file out."""
+"""The HTTP API: image file in, result file out."""
 
 import asyncio
 import io
@@ -26,7 +26,7 @@ from .arrival import Application, Arrivals, Refused, refusal
 from .cors import Cors
 from .networks import MOST_PARTS, Networks
 
-_FORM = 10_000  # bytes of a form in addition to its image
+_FORM = 10_000  # bytes a form may have besides its image
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # curl's default
 _FORMATS = [suffix[1:] for suffix in IMAGE_FORMATS]
 _FILE = {"type": "string", "format": "binary"}
@@ -35,44 +35,44 @@ _BACKGROUND = {"type": "string", "anyOf": [_COLOURS, {"pattern": "^#([0-9a-fA-F]
 
 
 class Wanted(BaseModel, extra="forbid"):
-    """The result that is asked for, by the fields of a Style; detail, file format and weights."""
+    """The requested result: the fields of a Style, plus detail, file format and weights."""
 
     mode: Annotated[str, WithJsonSchema({"type": "string", "enum": list(MODES)})] = "mask"
     background: Annotated[str | None, WithJsonSchema(_BACKGROUND)] = Field(
-        None, description="for mode=background: a colour (white, #00ff00), or blur"
+        None, description="with mode=background: a colour (white, #00ff00) or blur"
     )
     threshold: Annotated[
         float | None, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
-    ] = Field(None, description="pixels belong to the object where the map is at least this")
-    refine: bool = Field(False, description="refine edges by the image's own")
+    ] = Field(None, description="minimum map value for a pixel to count as object")
+    refine: bool = Field(False, description="align edges with those in the image")
     detail: int = Field(
         0, ge=0, le=MOST_PARTS, description="look again at up to this many parts of the image"
     )
-    invert: bool = Field(False, description="keep what is not the object")
+    invert: bool = Field(False, description="keep the background, not the object")
     crop: bool = Field(False, description="crop to the box around the object")
     margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": MARGIN})] = Field(
-        "0", description="margin around that box: pixels, or a share of its longer side, as 5%"
+        "0", description="margin around that box: pixels, or a percentage of its longer side (5%)"
     )
-    strip: bool = Field(False, description="leave out EXIF, GPS, XMP, comments and resolution")
+    strip: bool = Field(False, description="remove EXIF, GPS, XMP, comments and resolution")
     size: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
-        None, description="shrink the result to this many pixels along its longer side"
+        None, description="shrink the result to at most this many pixels on its longer side"
     )
     format: Annotated[str, WithJsonSchema({"type": "string", "enum": _FORMATS})] = "png"
     weights: str | None = None
 
 
 class Problem(BaseModel):
-    """Every error's body."""
+    """The body of every error response."""
 
-    error: str = Field(description="what is wrong, and what to do")
+    error: str = Field(description="what is wrong and how to fix it")
 
 
 class Health(BaseModel):
-    """That the server answers, and what it computes with."""
+    """The state of the server, and what it runs on."""
 
     status: str
-    network: str = Field(description="the default")
-    networks: list[str] = Field(description="the choices of weights")
+    network: str = Field(description="the default weights")
+    networks: list[str] = Field(description="all weights to choose from")
     device: str
     precision: str
 
@@ -84,9 +84,9 @@ def build_api(
 
     Args:
         networks: to choose from.
-        max_bytes: of an image's file.
-        max_waiting: requests that may wait for their turn; more are refused.
-        origins: sites whose pages may use it from a browser.
+        max_bytes: maximum size of an image file.
+        max_waiting: maximum number of queued requests; further ones are refused.
+        origins: sites whose pages may call it from a browser.
     """
     api = FastAPI(
         title="U²-Net",
@@ -99,13 +99,13 @@ def build_api(
     for kind, handler in _HANDLERS.items():
         api.add_exception_handler(kind, handler)
     _add_routes(api, networks, max_bytes, max_waiting)
-    full = "too many images are arriving; come back in a minute"
+    full = "too many uploads in progress; try again in a minute"
     room = (max_waiting + _turns() + 1) * max_bytes
     return Cors(Arrivals(api, max_bytes + _FORM, room, full), origins)
 
 
 def _turns() -> int:
-    """The number of requests that compute at once."""
+    """The number of requests processed at once."""
     return max(1, min(4, os.cpu_count() or 1))
 
 
@@ -113,7 +113,7 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
     choices = WithJsonSchema({"type": "string", "enum": networks.names})
 
     class Chosen(Wanted):
-        weights: Annotated[str | None, choices] = Field(None, description="the first by default")
+        weights: Annotated[str | None, choices] = Field(None, description="default: the first")
 
     turn = asyncio.Semaphore(_turns())
     waiting = 0
@@ -121,7 +121,7 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
     @api.head("/api/health", include_in_schema=False)
     @api.get("/api/health")
     async def health() -> Health:
-        """That the server answers, and what it computes with."""
+        """The state of the server, and what it runs on."""
         return Health(status="ok", **networks.describe())
 
     @api.post(
@@ -131,10 +131,10 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
         openapi_extra={"requestBody": _BODY},
     )
     async def predict(request: Request, wanted: Annotated[Chosen, Query()]) -> Response:
-        """An image's file in, the result's file out.
+        """Image file in, result file out.
 
-        The file may also come in the field `file` of a form (multipart/form-data), with parameters
-        as further fields.
+        The image can also be sent in the field `file` of a form (multipart/form-data), with the
+        parameters as other fields.
         """
         nonlocal waiting
         image, fields = await _read(request)
@@ -142,7 +142,7 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
         if len(image) > max_bytes:
             raise Refused(413, f"more than {max_bytes // 1_000_000} MB")
         if turn.locked() and waiting >= max_waiting:
-            raise Refused(503, "too many are waiting; come back in a minute")
+            raise Refused(503, "too many requests are waiting; try again in a minute")
         waiting += 1
         try:
             await turn.acquire()
@@ -162,10 +162,10 @@ def _add_routes(api: FastAPI, networks: Networks, max_bytes: int, max_waiting: i
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The image's file, and the other parameters of a form.
+    """The image file, and the other fields if it came in a form.
 
     Raises:
-        Refused: the body is of another kind, a field is missing, or a parameter is given twice.
+        Refused: unsupported content type, a missing field, or a parameter given twice.
     """
     given = [name for name, _ in request.query_params.multi_items()]
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -177,15 +177,15 @@ async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
                 if isinstance(value, UploadFile) and name == "file":
                     image = await value.read()
                 elif isinstance(value, UploadFile) or name == "file":
-                    raise Refused(422, f"{name}: send the image in the field file (-F file=@FILE)")
+                    raise Refused(422, f"{name}: send the image in field 'file' (-F file=@FILE)")
                 else:
                     fields[name] = value
         if "file" not in given:
-            raise Refused(422, "file: the form has no such field; send the image in it")
+            raise Refused(422, "file: missing from the form; send the image in this field")
     elif not kind or kind.startswith(_RAW):
         image = await request.body()
     else:
-        advice = "send the image's file as the body, or as the field file of multipart/form-data"
+        advice = "send the image as the body, or in the field 'file' of multipart/form-data"
         raise Refused(415, f"{kind}: {advice}")
     twice = next((name for name in given if given.count(name) > 1), None)
     if twice:
@@ -194,23 +194,23 @@ async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
 
 
 def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int]:
-    """The result's file, and the number of images in the given one."""
+    """The result file, and the number of frames in the image."""
     format, background = wanted.format, wanted.background
     if f".{format}" not in IMAGE_FORMATS:
         raise UserError(f"format={format}: choose {', '.join(_FORMATS)}")
     if format in ("jpg", "jpeg") and wanted.mode == "cutout":
-        raise Refused(409, f"format={format} holds no cut-out; choose png, webp, tiff or avif")
+        raise Refused(409, f"format={format} has no transparency; choose png, webp, tiff or avif")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
     if re.match("[0-9]{7}", wanted.margin.strip()):
         raise UserError(f"margin={wanted.margin}: choose 999999 or less")
     if margin_pixels(wanted.margin, 100) and not wanted.crop:
-        raise Refused(409, "margin goes with crop=true")
+        raise Refused(409, "margin requires crop=true")
     if background is not None and wanted.mode != "background":
-        raise Refused(409, f"background goes with mode=background, not with mode={wanted.mode}")
+        raise Refused(409, f"background requires mode=background, not mode={wanted.mode}")
     if not body:
         raise UserError(
-            "the image is empty; send its bytes as the body, or as the field file of a form"
+            "the image is empty; send its bytes as the body, or in the field 'file' of a form"
         )
     fields = wanted.model_dump(exclude={"format", "weights", "background", "detail"})
     style = Style(**fields, background="white" if background is None else background)
@@ -232,32 +232,32 @@ async def _explain(request: Request, error: Exception) -> Response:
             first = error.errors()[0]
             return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
         case HTTPException(status_code=404):
-            return refusal(404, "there is no such page")
+            return refusal(404, "not found")
         case HTTPException(status_code=405, headers={"Allow": allowed}):
             methods = ", ".join(sorted(allowed.split(", ")))
-            text = f"{request.method} does not work here; use {methods}"
+            text = f"{request.method} is not allowed here; use {methods}"
             return refusal(405, text, {"Allow": methods})
         case HTTPException():
             return refusal(error.status_code, str(error.detail))
-    return refusal(500, "the server has failed; its log says why")
+    return refusal(500, "internal error; see the server's log")
 
 
 _HANDLED = (RequestValidationError, ValidationError, UserError, Refused, HTTPException, Exception)
 _HANDLERS = dict.fromkeys(_HANDLED, _explain)
 
-# Forms are only in the description: unlike image/*, no schema can say which of their bytes are an
-# image, so tools that test by the document would send unreadable ones.
+# Forms are only described in words: unlike with image/*, no schema can say which of their bytes are
+# an image, so tools that generate requests from the schema would send unreadable ones.
 _BODY = {"required": True, "content": {"image/*": {"schema": _FILE}}}
 _RESULT = {
-    "description": "The result's file",
+    "description": "The result",
     "content": {Image.MIME[name]: {"schema": _FILE} for name, _ in IMAGE_FORMATS.values()},
     "headers": {
         "X-Milliseconds": {
-            "description": "that reading, computing and writing the image took",
+            "description": "time to read, process and write the image, in milliseconds",
             "schema": {"type": "integer"},
         },
         "X-Frames": {
-            "description": "frames or pages of the image, of which the first was used",
+            "description": "number of frames or pages; only the first was used",
             "schema": {"type": "integer"},
         },
     },
@@ -265,15 +265,15 @@ _RESULT = {
 _REASONS = {
     400: "The image cannot be read, or a value is invalid",
     408: "The request arrived too slowly",
-    409: "Parameters contradict each other, or one is given twice",
-    413: "The image's file is too large",
-    415: "The body is neither an image's file nor a form",
+    409: "Parameters conflict, or one is given twice",
+    413: "The image file is too large",
+    415: "The body is neither an image file nor a form",
     422: "A parameter is unknown or of the wrong type, or the form has no file",
-    500: "The server has failed",
-    503: "Too many are waiting",
+    500: "Internal error",
+    503: "Too many requests are waiting",
 }
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The documented errors of a route."""
+    """A route's documented errors."""
     return {code: {"model": Problem, "description": _REASONS[code]} for code in codes}

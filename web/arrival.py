@@ -1,4 +1,4 @@
-"""Receives request bodies completely, at a minimum pace and within a limit, before all else."""
+"""Receives whole request bodies first, within a size limit and at a minimum rate."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 WINDOW = 10  # seconds in which the next PACE bytes of a request, or all the rest, must arrive
 PACE = 100_000
 _PIECE = 1 << 16  # bytes
-_IN_MEMORY = 1_000_000  # bytes of a body; a longer one goes to disk
+_IN_MEMORY = 1_000_000  # bytes of a body; longer ones go to disk
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -20,7 +20,7 @@ class Refused(Exception):
 
     Args:
         status: the HTTP status.
-        message: what is wrong, and what to do.
+        message: what is wrong and how to fix it.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -29,22 +29,22 @@ class Refused(Exception):
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A response with the problem: ``{"error": message}``."""
+    """An error response: ``{"error": message}``."""
     return JSONResponse({"error": message}, status, headers)
 
 
 class Arrivals:
     """Passes a request to an ASGI application once its body has arrived.
 
-    So a slow sender costs only the bytes that it has sent, and blocks nobody; what it announces
-    costs nothing. The application never sees partial bodies.
+    So a slow client takes only as much space as it has sent, whatever size it announces, and blocks
+    nobody. The application never sees partial bodies.
 
     Args:
         app: the application.
-        limit: bytes of one body.
-        budget: bytes of all bodies that have arrived or are arriving; further requests are refused.
+        limit: maximum bytes of one body.
+        budget: maximum bytes of all bodies received or arriving; further requests are refused.
         full: the error message for those.
-        stored: returns the bytes that the application keeps of earlier bodies; they count too.
+        stored: returns the bytes of earlier bodies that the application keeps; they count too.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Arrivals:
         stored: Callable[[], int] = lambda: 0,
     ) -> None:
         self.app, self.limit, self.budget, self.full, self.stored = app, limit, budget, full, stored
-        self.held = 0  # bytes of bodies that have arrived or are arriving
+        self.held = 0  # bytes of bodies received or arriving
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -72,7 +72,7 @@ class Arrivals:
                 self.held -= body.seek(0, 2)
 
     async def _receive(self, scope: Any, receive: Any, body: IO[bytes]) -> bool:
-        """Write the request's body to ``body``; False if the sender has disconnected.
+        """Write the request's body to ``body``; False if the client has disconnected.
 
         Raises:
             Refused: it is too long or too slow, or there is no room for it.
@@ -83,7 +83,7 @@ class Arrivals:
         refused = None
         if announced.isdigit() and int(announced) > self.limit:
             refused = too_long
-            if b"expect" in headers:  # the sender waits for this answer
+            if b"expect" in headers:  # the client waits for this answer
                 raise refused
         room, size = self.budget - self.stored(), 0
         async for part in _paced(receive):
@@ -96,7 +96,7 @@ class Arrivals:
                 refused = refused or Refused(503, self.full)
             if not refused:
                 self.held += body.write(part)
-            # Browsers read no response before they have sent everything; so read on, within limits.
+            # Browsers read no response until they have sent everything, so read on, within limits.
             elif size > 2 * self.limit:
                 break
         if refused:
@@ -105,7 +105,7 @@ class Arrivals:
 
 
 async def _paced(receive: Any) -> Any:
-    """The parts of a body as they arrive; None if the sender has disconnected.
+    """The parts of a body as they arrive; None if the client has disconnected.
 
     Raises:
         Refused: it is too slow.
@@ -131,7 +131,7 @@ async def _paced(receive: Any) -> Any:
 
 
 def _replay(body: IO[bytes], receive: Any) -> Any:
-    """An ASGI ``receive`` that returns a stored body, and then the messages that follow it."""
+    """An ASGI ``receive`` that returns a stored body, then the messages after it."""
     more = True
 
     async def replay() -> Any:

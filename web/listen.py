@@ -1,4 +1,4 @@
-"""The server's socket and process, and limits on how long connections may be held."""
+"""The server's socket and event loop, and timeouts for idle connections."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from src import UserError
 
 from .arrival import PACE, WINDOW, Application, refusal
 
-_FAREWELL = 5  # seconds for open requests when the server is stopped
+_FAREWELL = 5  # seconds that open requests get when the server stops
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -23,22 +23,22 @@ def bind(host: str, port: int) -> socket.socket:
 
     Args:
         host: the name or address to listen on.
-        port: 0 for a free one.
+        port: 0 picks a free one.
 
     Raises:
-        UserError: the host is unknown or another machine's, or the port is not available.
+        UserError: the host is unknown or not this machine, or the port is unavailable.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         return socket.create_server(address[:2], family=family)
     except (socket.gaierror, UnicodeError):
-        raise UserError("unknown name or address", "host", repr(host)) from None
+        raise UserError("unknown host name or address", "host", repr(host)) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = "in use by another program; choose another one, or 0 for any that is free"
+            reason = "in use by another program; choose another port, or 0 for any free one"
         elif error.errno == errno.EACCES:
-            reason = "needs more rights; choose one from 1024 on"
+            reason = "permission denied; choose 1024 or higher"
         elif error.errno == errno.EADDRNOTAVAIL:
             raise UserError("not an address of this machine", "host", host) from None
         else:
@@ -47,7 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket, host: str) -> str:
-    """The URL for a browser."""
+    """The URL to open in a browser."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"
 
@@ -55,9 +55,8 @@ def address_of(listener: socket.socket, host: str) -> str:
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 that closes idle connections.
 
-    Those are connections whose next request has not begun within a window of ``WINDOW`` s, and
-    those that read less than ``PACE`` bytes of their response in one. :class:`~.Arrivals` checks
-    bodies.
+    That is, connections that begin no new request within ``WINDOW`` seconds, or that read less than
+    ``PACE`` bytes of their response in that time. :class:`~.Arrivals` checks request bodies.
     """
 
     def connection_made(self, transport: Any) -> None:
@@ -72,12 +71,12 @@ class PatientProtocol(H11Protocol):
     def shutdown(self) -> None:
         super().shutdown()
         if self.cycle and self.cycle.response_started:
-            self.transport.close()  # also an open page's stream of events, which never ends
+            self.transport.close()  # includes an open page's event stream, which never ends
             self.loop.call_later(_FAREWELL / 2, self.transport.abort)  # for slow readers
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP like all other errors."""
-        body = json.dumps({"error": "not a request in HTTP/1.1, or its head is too long"}).encode()
+        """Answer invalid HTTP with a JSON error, like all others."""
+        body = json.dumps({"error": "invalid HTTP/1.1 request, or headers too long"}).encode()
         kind, end = (b"content-type", b"application/json"), (b"connection", b"close")
         length = (b"content-length", str(len(body)).encode())
         answer = h11.Response(status_code=400, headers=[kind, length, end], reason=b"Bad Request")
@@ -86,7 +85,7 @@ class PatientProtocol(H11Protocol):
         self.transport.close()
 
     def _should_upgrade(self) -> bool:
-        return False  # no WebSockets here; uvicorn would log how to install them
+        return False  # no WebSockets; uvicorn would log how to install them
 
     def _close_if_idle(self) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -100,7 +99,7 @@ class PatientProtocol(H11Protocol):
 
 
 def excuse(app: Application) -> Application:
-    """Answer requests with an error if they are aborted as the server stops."""
+    """Answer requests that are aborted by the server's shutdown with an error."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         started = False
@@ -116,14 +115,14 @@ def excuse(app: Application) -> Application:
             if scope["type"] != "http":
                 raise
             if not started:
-                text = "the server is being stopped; come back later"
+                text = "the server is shutting down; try again later"
                 await refusal(503, text, {"connection": "close"})(scope, receive, send)
 
     return answer
 
 
 def make_server(app: Application) -> uvicorn.Server:
-    """A server of an ASGI application."""
+    """A server for an ASGI application."""
     config = uvicorn.Config(
         excuse(app),
         http=PatientProtocol,
@@ -136,11 +135,11 @@ def make_server(app: Application) -> uvicorn.Server:
 
 
 def serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM. Threads may still be computing for aborted requests."""
+    """Serve until SIGINT or SIGTERM. Threads may still be working on aborted requests."""
     loop = (server.config.get_loop_factory() or asyncio.new_event_loop)()
     asyncio.set_event_loop(loop)
     try:
-        with suppress(KeyboardInterrupt):  # raised again once all is closed
+        with suppress(KeyboardInterrupt):  # re-raised once everything is closed
             loop.run_until_complete(server.serve([listener]))
     finally:
         loop.run_until_complete(_end_tasks())
@@ -148,7 +147,7 @@ def serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 async def _end_tasks() -> None:
-    """Cancel all tasks, as asyncio.run does, which would also wait for those threads."""
+    """Cancel all tasks. asyncio.run does so too, but would also wait for those threads."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

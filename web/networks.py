@@ -1,4 +1,4 @@
-"""The networks that page and API share."""
+"""The networks shared by the page and the API."""
 
 import os
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from src import Predictor, Style, UserError, render
 from src.inference.detail import look_closer
 from src.inference.sizes import Size
 
-MOST_PARTS = 12  # crops per request for refinement: each takes as long as the image
+MOST_PARTS = 12  # crops per request to look at again: each takes as long as the image
 
 
 def name_weights(weights: Sequence[Path]) -> dict[str, Path]:
-    """Different weights by short names.
+    """Weights files by short, unique names.
 
-    A file's name has no suffix, and as many of its folders as it takes to be unique: ``a/best`` and
-    ``b/best``.
+    A name is the file's, without its suffix, after as many of its folders as needed to be unique:
+    ``a/best`` and ``b/best``.
     """
     known = [_possible_names(path) for path in weights]
     names = (
@@ -29,7 +29,7 @@ def name_weights(weights: Sequence[Path]) -> dict[str, Path]:
 
 
 def _possible_names(path: Path) -> list[str]:
-    """The shortest first; those with a suffix last."""
+    """Names for weights, shortest first; those with a suffix last."""
     if not path.exists():
         return [str(path)]  # published weights
     place = Path(os.path.abspath(path))
@@ -39,7 +39,7 @@ def _possible_names(path: Path) -> list[str]:
 
 
 class Networks:
-    """The networks to choose from, by name; threads share them."""
+    """The networks to choose from, by name; shared by all threads."""
 
     def __init__(
         self, weights: Sequence[Path], img_size: Size | None, device: str, amp: str
@@ -51,7 +51,7 @@ class Networks:
         self.names = list(self.by_name)
 
     def describe(self) -> dict[str, Any]:
-        """The networks' names, the default first, with device and precision."""
+        """The networks' names (default first), device and precision."""
         default = self.by_name[self.names[0]]
         device, precision = str(default.device), default.precision
         names = {"network": self.names[0], "networks": self.names}
@@ -60,16 +60,16 @@ class Networks:
     def result(
         self, image: Image.Image, name: str | None, style: Style, detail: int = 0
     ) -> Image.Image:
-        """The result of ``style`` for an upright image, refined with at most ``detail`` crops.
+        """The result in ``style`` for an upright image, refined on at most ``detail`` crops.
 
         Raises:
-            UserError: there is no network of that name, or it cannot give such results.
+            UserError: there is no network with that name, or it cannot produce this result.
         """
         if name is not None and name not in self.by_name:
             raise UserError(f"weights={name}: choose one of {', '.join(self.names)}")
         predictor = self.by_name[self.names[0] if name is None else name]
         if detail and predictor.classes:
-            raise UserError("is for one map of an object, not for classes", "detail", detail)
+            raise UserError("needs a single object map, not classes", "detail", detail)
         saliency = predictor.map(image)
         if detail:
             saliency = look_closer(predictor, image, saliency, detail)

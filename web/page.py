@@ -1,4 +1,4 @@
-"""The page, built with Gradio: images from the browser, results to view and download."""
+"""The page, built with Gradio: upload images, view and download results."""
 
 import os
 from collections.abc import Iterator
@@ -15,37 +15,37 @@ from src.pictures.render import MODES, Background
 
 from .networks import Networks
 
-AT_ONCE = 20  # images in one request
+AT_ONCE = 20  # images per request
 KEPT = 600  # seconds that uploads and results are kept
-BEHIND = ("colour", "blur", "image")  # choices of the background
-_SLIDER_SIDE = 1600  # pixels, of the longer side
+BEHIND = ("colour", "blur", "image")  # kinds of background
+_SLIDER_SIDE = 1600  # pixels on the longer side
 
 
 class Page(gr.Blocks):
     """Opens only uploaded files.
 
-    Before any event, Gradio looks for files in the values of all its inputs, even a checkbox's; it
-    downloads URLs, and, in a mounted app, copies whatever path it is given.
+    Before each event, Gradio looks for files in the values of all its inputs, even a checkbox's: it
+    downloads URLs and, in a mounted app, copies any path it is given.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any) -> list[Any]:
         uploaded = Path(self.GRADIO_CACHE).resolve()
         for name in _named_files(inputs):
             path = Path(name)
-            # A folder would break Gradio's clean-up, which treats every name as a file.
+            # A folder would break Gradio's clean-up, which treats every path as a file.
             if not (lies_in(path, uploaded) and os.path.isfile(path)):
-                raise _refused(f"Only what was uploaded is opened, for {KEPT // 60} minutes.")
+                raise _refused(f"Only uploaded files are opened, within {KEPT // 60} minutes.")
         return await super().preprocess_data(block_fn, inputs, *rest)
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path leads into ``folder``, a resolved one.
+    """Whether a path lies in ``folder``, which must be resolved.
 
-    A URL is not an absolute path, even if its dots lead into the folder.
+    A URL is not an absolute path, even if its ``..`` leads into the folder.
     """
     try:
         return path.is_absolute() and path.resolve().is_relative_to(folder)
-    except (OSError, ValueError):  # a null byte or a lone surrogate, which no file name holds
+    except (OSError, ValueError):  # a null byte or a lone surrogate, invalid in file names
         return False
 
 
@@ -60,17 +60,17 @@ def _named_files(value: Any) -> Iterator[str]:
 
 
 def _refused(message: str) -> gr.Error:
-    """An error for the page; not the program's fault, so it is not logged."""
+    """An error to show on the page, not logged: it is not the program's fault."""
     return gr.Error(message, print_exception=False)
 
 
 class Form(NamedTuple):
-    """The user's choices; the page's inputs, in this order."""
+    """The user's choices: the page's inputs, in this order."""
 
     files: list[str] | None
     weights: str
     mode: str
-    behind: str  # of BEHIND
+    behind: str  # one of BEHIND
     colour: str
     image_behind: str | None
     hard_edge: bool
@@ -80,17 +80,17 @@ class Form(NamedTuple):
     crop: bool
 
     def make_style(self) -> Style:
-        """The style that was chosen.
+        """The chosen style.
 
         Raises:
-            UserError: the background's image is missing or cannot be read.
+            UserError: the background image is missing or cannot be read.
         """
         background: Background = "white"
         if self.mode == "background":
             background = "blur" if self.behind == "blur" else _hex(self.colour)
             if self.behind == "image":
                 if not self.image_behind:
-                    raise UserError("Choose the background's image.")
+                    raise UserError("Choose a background image.")
                 background = _open(self.image_behind)
         return Style(
             self.mode,
@@ -106,11 +106,11 @@ Shown = tuple[tuple[Image.Image, Image.Image] | None, list[tuple[str, str]]]
 
 
 def predict(networks: Networks, form: Form, folder: str) -> Shown:
-    """The first image before and after, and all results, as files in ``folder`` with titles."""
+    """The first image before and after, and all results as titled files in ``folder``."""
     if not form.files:
-        raise _refused("Drop an image first.")
+        raise _refused("Add an image first.")
     if len(form.files) > AT_ONCE:
-        raise _refused(f"{len(form.files)} images: at most {AT_ONCE} at once, please.")
+        raise _refused(f"{len(form.files)} images are too many: at most {AT_ONCE} at a time.")
     try:
         style = form.make_style()
     except UserError as error:
@@ -123,12 +123,12 @@ def predict(networks: Networks, form: Form, folder: str) -> Shown:
         except UserError as error:
             gr.Warning(str(error))
             continue
-        name = Path(path).stem  # the file gets it too: the browser names downloads after it
+        name = Path(path).stem  # also the file's: browsers name downloads after it
         file = save_pil_to_cache(result, folder, f"{name}-{form.mode}", "png")
         results.append((file, name))
         first = first or (_shrink(image, result.size), _shrink(result, result.size))
         if (frames := count_frames(image)) > 1:
-            gr.Info(f"{Path(path).name}: this is the first of its {frames} images.")
+            gr.Info(f"{Path(path).name}: only the first of its {frames} images was used.")
     if not results:
         raise _refused("None of these files could be read as an image.")
     return first, results
@@ -139,10 +139,10 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
 
     Args:
         networks: to choose from.
-        max_waiting: requests that may wait for their turn.
+        max_waiting: maximum number of queued requests.
     """
     page = Page(title="U²-Net", delete_cache=(60, KEPT), analytics_enabled=False)
-    page.run_history = False  # else the browser stores every run, and may send it elsewhere
+    page.run_history = False  # else browsers store every run, and may send it elsewhere
     with page:
         gr.Markdown("## U²-Net: salient objects and cut-outs")
         with gr.Row():
@@ -154,7 +154,7 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
                     label="Before and after",
                     format="png",
                     image_mode=None,
-                    buttons=["fullscreen"],  # shrunk, so not for download
+                    buttons=["fullscreen"],  # shrunk, so no download
                 )
                 gallery = gr.Gallery(
                     label="Results (PNG)",
@@ -173,19 +173,19 @@ def build_page(networks: Networks, max_waiting: int) -> gr.Blocks:
 
 
 def _add_inputs(names: list[str]) -> list[gr.Component]:
-    """The inputs, in the order of the form's fields."""
+    """The inputs, in the order of the fields of Form."""
     files = gr.File(label="Images", file_count="multiple", height=160)
     weights = gr.Dropdown(names, value=names[0], label="Weights")
     mode = gr.Radio(MODES, value="cutout", label="Result")
     with gr.Group(visible=False) as backgrounds:
-        behind = gr.Radio(BEHIND, value=BEHIND[0], label="Behind")
+        behind = gr.Radio(BEHIND, value=BEHIND[0], label="New background")
         colour = gr.ColorPicker("#30a030", label="Colour")
-        image = gr.File(label="Image behind", height=120)
-    refine = gr.Checkbox(True, label="Edges where the image has them (hair, say)")
+        image = gr.File(label="Background image", height=120)
+    refine = gr.Checkbox(True, label="Refine edges (hair, fur)")
     hard_edge = gr.Checkbox(False, label="Hard edge at the threshold")
     threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", visible=False)
     with gr.Row():
-        invert = gr.Checkbox(False, label="Keep the rest")
+        invert = gr.Checkbox(False, label="Keep background")
         crop = gr.Checkbox(False, label="Crop")
     gr.on(
         [mode.change, hard_edge.change],
@@ -199,7 +199,7 @@ def _add_inputs(names: list[str]) -> list[gr.Component]:
 
 
 def _show_controls(mode: str, hard_edge: bool) -> list[gr.Component | gr.Group]:
-    """Show the controls that a mode uses: a binary mask always has a hard edge."""
+    """Show only the controls that a mode uses; a binary mask always has a hard edge."""
     binary = mode == "binary"
     return [
         gr.Group(visible=mode == "background"),
@@ -209,7 +209,7 @@ def _show_controls(mode: str, hard_edge: bool) -> list[gr.Component | gr.Group]:
 
 
 def _open(path: str) -> Image.Image:
-    """Open an uploaded image; errors give its original name, not its path here."""
+    """Open an uploaded image; errors show its original name, not its path on the server."""
     try:
         return open_image(path)
     except UserError as error:
@@ -217,7 +217,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Shrink an image for the slider, to the ``size`` of both its images or less."""
+    """Shrink an image for the slider to ``size``, itself limited to ``_SLIDER_SIDE``."""
     scale = min(1, _SLIDER_SIDE / max(size))
     width, height = (max(1, round(n * scale)) for n in size)
     image = image if image.mode in ("L", "RGBA") else to_rgb(image)
@@ -225,7 +225,7 @@ def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _hex(colour: str) -> str:
-    """Gradio's picker gives ``rgba(48.0, 160, 48, 1)`` or ``#30a030``."""
+    """The colour as ``#30a030``: Gradio's picker may return ``rgba(48.0, 160, 48, 1)``."""
     if not colour.startswith("rgba("):
         return colour
     values = [float(part) for part in colour[5:-1].split(",")[:3]]

@@ -1,4 +1,4 @@
-"""The page that computes in the browser, as static files."""
+"""The page that runs in the browser, served as static files."""
 
 import mimetypes
 import re
@@ -14,15 +14,15 @@ from src import UserError
 from .arrival import refusal
 
 _HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",  # with the next one, browsers allow threads
+    "Cross-Origin-Opener-Policy": "same-origin",  # this and the next one enable threads
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # ask whether a file has changed, then use it
+    "Cache-Control": "no-cache",  # revalidate before use
 }
 _METHODS = "GET, HEAD"
 _POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
-_TYPES = {  # a system's own list may lack them or differ
+_TYPES = {  # the system's own list may lack them or differ
     ".js": "text/javascript",
     ".mjs": "text/javascript",
     ".wasm": "application/wasm",
@@ -31,13 +31,13 @@ _TYPES = {  # a system's own list may lack them or differ
 
 
 class BrowserPage(StaticFiles):
-    """The built page as an ASGI application, with the headers that it needs.
+    """The built page as an ASGI application, with the headers it needs.
 
     Args:
         folder: the output of ``web/browser/build.py``.
 
     Raises:
-        UserError: the folder does not hold a built page.
+        UserError: the folder does not contain a built page.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,11 +45,11 @@ class BrowserPage(StaticFiles):
         if (folder / "model.json").is_file() and index.is_file():
             policy = _POLICY.search(index.read_text(encoding="utf-8", errors="replace"))
         if not policy:
-            advice = "run make browser in a clone of the toolkit, and give the folder that it names"
-            raise UserError(f"the page is not built there; {advice}", "browser", folder)
+            advice = "run make browser in a clone of the toolkit and pass the folder it prints"
+            raise UserError(f"no built page found; {advice}", "browser", folder)
         for suffix, kind in _TYPES.items():
             mimetypes.add_type(kind, suffix)
-        # The page itself contains it, but its worker, which gets the images, only obeys headers.
+        # The page contains its policy, but the worker, which gets the images, obeys only headers.
         self.headers = {**_HEADERS, "Content-Security-Policy": policy[1]}
         super().__init__(directory=folder, html=True)
 
@@ -64,14 +64,14 @@ class BrowserPage(StaticFiles):
             await super().__call__(scope, receive, send)
         except HTTPException as error:
             status, headers = error.status_code, {}
-            text = "there is no such page" if status == 404 else str(error.detail)
+            text = "not found" if status == 404 else str(error.detail)
             if status == 405:
-                text = f"{scope['method']} does not work here; use {_METHODS}"
+                text = f"{scope['method']} is not allowed here; use {_METHODS}"
                 headers = {"Allow": _METHODS}
             await refusal(status, text, headers)(scope, receive, send)
 
     async def get_response(self, path: str, scope: Any) -> Response:
-        """A file with its headers."""
+        """A file, with the headers added."""
         try:
             response = await super().get_response(path, scope)
         except ValueError:  # a null byte or a lone surrogate

@@ -1,1 +1,1 @@
-"""What networks cost: inference and training steps, and other runtimes."""
+"""The cost of networks: inference and training steps, and other runtimes."""

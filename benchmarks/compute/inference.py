@@ -1,11 +1,11 @@
-"""Inference on the CPU: the tutorials' way, other runtimes and ours, in turn in one process.
+"""Inference on the CPU: the tutorials' method, other runtimes and ours, in turn in one process.
 
-Runs as part of ``python -m benchmarks``. What takes part:
+Runs as part of ``python -m benchmarks``. It compares:
 
-- tutorial: the network as it is, eager, NCHW, float32, batch norm not folded;
-- ONNX Runtime and OpenVINO, if installed, on what export.py writes;
-- ours: Predictor, as predict.py and validation.py use it, from 8-bit pictures to maps, and the same
-  with OpenVINO as its engine.
+- tutorial: the unmodified network, eager, NCHW, float32, batch norm not folded;
+- ONNX Runtime and OpenVINO, if installed, on the output of export.py;
+- ours: Predictor, as predict.py and validation.py use it, from 8-bit images to maps, and the same
+  with the OpenVINO engine.
 """
 
 import importlib.util
@@ -31,13 +31,13 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def measure(network: str, batches: list[int], size: int, rounds: int) -> list[dict[str, object]]:
-    """A row for each way and batch.
+    """A row for each method and batch size.
 
     Args:
-        network: a name of ``NETWORKS``; lite has its shipped weights, others have untrained ones.
-        batches: numbers of pictures at once.
-        size: their side in pixels.
-        rounds: turns of each way.
+        network: a name from ``NETWORKS``; lite uses its shipped weights, others untrained ones.
+        batches: batch sizes.
+        size: side of the images in pixels.
+        rounds: turns of each method.
     """
     torch.manual_seed(0)
     model = (load_model(SHIPPED) if network == "u2net_lite" else build_model(network)).eval()
@@ -73,7 +73,7 @@ def measure(network: str, batches: list[int], size: int, rounds: int) -> list[di
 
 
 def _ways(model: nn.Module, path: Path, pictures: Tensor) -> dict[tuple[str, str], Run]:
-    """The contenders, by name and precision: each from pictures to maps N×1×H×W."""
+    """The contenders by name and precision, each computing maps N×1×H×W from the images."""
     x = normalize(pictures).contiguous()
     side = pictures.shape[-1]
     runs: dict[tuple[str, str], Run] = {("tutorial", "fp32"): lambda: model(x)}

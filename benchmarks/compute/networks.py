@@ -1,13 +1,13 @@
-"""What each network costs: parameters, operations, time and memory for one picture.
+"""The cost of each network: parameters, operations, time and memory for one image.
 
-    python -m benchmarks.compute.networks                     # all of them, 320^2, in the Predictor
+    python -m benchmarks.compute.networks                     # all of them, at 320^2, in Predictor
     python -m benchmarks.compute.networks --size 288 --rounds 20
 
-Each network runs in a process of its own, as Predictor runs it: batch norm folded, channels last,
-bf16 where that is fast. Time is the best of several pictures, which other work on the machine
-disturbs least. Memory is how much the process's peak resident size grows with network and pictures.
-Operations are those of convolutions, with a multiplication and an addition counted as two; unet's
-are for the mirrored picture. The table is Markdown.
+Each network runs in its own process, as in Predictor: batch norm folded, channels last, bf16 where
+that is fast. Time is the best of several images, which other work on the machine affects least.
+Memory is the growth of the process's peak resident size by network and images. Operations are those
+of convolutions, counting a multiply-add as two; unet's are for the mirrored image. The table is in
+Markdown.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from ..timing import peak_memory, seconds
 
 
 def measure(name: str, size: int, rounds: int) -> dict[str, float]:
-    """One network's figures, in this process."""
+    """Measure one network in this process."""
     keep_freed_memory()
     with torch.device("meta"):
         network = build_model(name).eval()
@@ -50,26 +50,26 @@ def measure(name: str, size: int, rounds: int) -> dict[str, float]:
 def parse_args() -> argparse.Namespace:
     """The flags of the benchmark."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--size", type=cli.positive, default=320, help="side of the picture")
-    parser.add_argument("--rounds", type=cli.positive, default=5, help="timed pictures")
+    parser.add_argument("--size", type=cli.positive, default=320, help="side of the image")
+    parser.add_argument("--rounds", type=cli.positive, default=5, help="timed images")
     parser.add_argument("--one", choices=NETWORKS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """A row for each network."""
+    """Print a row for each network."""
     args = parse_args()
     if args.one:
         print(json.dumps(measure(args.one, args.size, args.rounds)))
         return
-    print(f"| network | parameters | GFLOP at {args.size}² | s per picture | memory |")
+    print(f"| network | parameters | GFLOP at {args.size}² | s per image | memory |")
     print("|---|---:|---:|---:|---:|")
     for name in NETWORKS:
         module = "benchmarks.compute.networks"
         command = [sys.executable, "-m", module, *sys.argv[1:], "--one", name]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            sys.exit(done.returncode)  # it has printed why
+            sys.exit(done.returncode)  # it has printed the reason
         row = json.loads(done.stdout.splitlines()[-1])
         print(f"| {name} | {row['parameters']:.2f} M | {row['operations']:.1f} | "
               f"{row['seconds']:.3f} | {row['memory']:.2f} GB |", flush=True)  # fmt: skip

@@ -1,14 +1,14 @@
-"""Compare runtimes on the same network: how far off, how fast, and how large the file.
+"""Compare runtimes on the same network: error, speed and file size.
 
     python -m benchmarks.compute.runtimes --weights u2netp.pth
     python -m benchmarks.compute.runtimes --weights u2netp.pth --golden a.npz --mask cpp/build/mask
 
-Differences are the largest of any pixel's probability, over all maps, from the network in float32
-as it was trained, or with --golden from the arrays of that file (``input``, ``outputs``: 1×3×H×W
-and 7×1×H×W, and the same after ``odd_``). C++ (``cpp/``, built beforehand) writes 8-bit masks: it
-is compared with predict.py's, for a picture made here or for --picture. Times are for one picture
-at --size, medians of rounds in which the runtimes take turns. The AOTInductor package is for that
-size only, so it is not run on other inputs; it takes minutes to compile.
+Errors are the largest differences in any pixel's probability, over all maps, from the float32
+network as trained or, with --golden, from that file's arrays (``input``, ``outputs``: 1×3×H×W and
+7×1×H×W, and the same with the prefix ``odd_``). The C++ program (``cpp/``, built beforehand) writes
+8-bit masks: they are compared with predict.py's, for a generated image or --picture. Times are for
+one image at --size, medians of rounds in which the runtimes take turns. The AOTInductor package is
+for that size only, so it is not run on other inputs; it takes minutes to compile.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         ]
         if args.mask:
             levels = cpp_off(args, files[AOTI])
-            rows.append((f"C++, {AOTI}", f"{levels}/255 of the mask", "", ""))
+            rows.append((f"C++, {AOTI}", f"{levels}/255 in the mask", "", ""))
     print("| runtime | largest error | ms | file, MB |\n|---|---:|---:|---:|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
@@ -69,15 +69,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="W", help="in any format")
     parser.add_argument("--golden", type=Path, metavar="F.npz", help="known inputs and outputs")
-    parser.add_argument("--mask", type=Path, metavar="PROGRAM", help="the program built from cpp/")
+    parser.add_argument("--mask", type=Path, metavar="PROGRAM", help="program built from cpp/")
     parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="P", help="for C++")
-    parser.add_argument("--size", type=cli.positive, default=320, metavar="PX", help="size timed")
-    parser.add_argument("--rounds", type=cli.positive, default=7, metavar="N", help="timing rounds")
+    parser.add_argument("--size", type=cli.positive, default=320, metavar="PX", help="size to time")
+    parser.add_argument("--rounds", type=cli.positive, default=7, metavar="N", help="timed rounds")
     return parser.parse_args(argv)
 
 
 def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path]]:
-    """Every runtime as a function from pictures to all maps, and the files that some read."""
+    """Every runtime as a function from images to all maps, and the files that some read."""
     import onnxruntime
 
     files = {
@@ -109,12 +109,12 @@ def make(model: nn.Module, folder: Path) -> tuple[dict[str, Run], dict[str, Path
 
 
 def load_fused(model: nn.Module) -> nn.Module:
-    """A copy with batch norm folded; the model stays as it is."""
+    """A copy with batch norm folded; the model stays unchanged."""
     return copy.deepcopy(model).fuse().requires_grad_(False)
 
 
 def read_golden(path: Path) -> list[tuple[Tensor, np.ndarray]]:
-    """The pairs of input and outputs in the file."""
+    """The pairs of inputs and outputs in the file."""
     arrays = np.load(path)
     sizes = [name.removesuffix("input") for name in arrays.files if name.endswith("input")]
     return [(torch.from_numpy(arrays[f"{s}input"]), arrays[f"{s}outputs"]) for s in sizes]
@@ -128,7 +128,7 @@ def made_up(model: nn.Module, size: int) -> list[tuple[Tensor, np.ndarray]]:
 
 
 def worst(run: Run, cases: Sequence[tuple[Tensor, np.ndarray]]) -> float:
-    """The largest difference over all maps of all inputs; nan if there are none."""
+    """The largest difference over all maps of all inputs; NaN if there are none."""
     differences = (float(np.abs(np.concatenate(run(x)) - y).max()) for x, y in cases)
     return max(differences, default=float("nan"))
 

@@ -1,16 +1,16 @@
-"""One training step: time and memory, the tutorial's way against ours.
+"""One training step: time and memory of the tutorials' method and ours.
 
     python -m benchmarks.compute.train_step                     # lite, batch 4 at 288^2, on the CPU
     python -m benchmarks.compute.train_step --model u2net_full --rounds 2
 
-Each side runs in a process of its own, several rounds in turn, so that neither sees the other's
-memory and a drift of the machine affects both. The tutorial's way is eager, NCHW, float32, default
-AdamW; ours is what train.py does: Trainer.step in bf16 where that is fast, channels last, fused
-AdamW, freed memory kept, kernels of its own between the convolutions; layers is ours with torch's
-layers in place of these kernels, spinning is ours with threads that spin while waiting, as OpenMP
-lets them by default, and recomputed is ours with --checkpoint-activations.
-Times are medians; if the machine is busy, compare processor times. Memory is the process's peak
-resident size, in total and without what Python and its libraries take before the network is made.
+Each side runs in its own process, in turn for several rounds, so that none affects another's memory
+and drift affects all. tutorial is eager, NCHW, float32, default AdamW. ours is what train.py does:
+Trainer.step in bf16 where that is fast, channels last, fused AdamW, freed memory kept, custom
+kernels between the convolutions. layers is ours with torch's layers instead of these kernels,
+spinning is ours with threads that spin while waiting, OpenMP's default, and recomputed is ours with
+--checkpoint-activations. Times are medians; if the machine is busy, compare CPU times. Memory is
+the process's peak resident size, in total and minus that of Python and its libraries before the
+network is created.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from ..timing import peak_memory, seconds
 
 
 def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
-    """The step as tutorials write it; returns a function that takes one."""
+    """The step as in tutorials; returns a function that runs one step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pictures = (pictures / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -52,14 +52,14 @@ def tutorial_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.T
 
 
 def our_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
-    """The step as train.py takes it."""
+    """The step as in train.py."""
     keep_freed_memory()
     trainer = make_trainer(model, pick_device("cpu"))
     return lambda: trainer.step([(pictures, masks, torch.arange(len(pictures)))])
 
 
 def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = False) -> Trainer:
-    """A trainer as train.py makes it by default."""
+    """A trainer as in train.py, with its defaults."""
     dtype = pick_dtype("auto", device)
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, 1e-3, 1e-4)
@@ -77,13 +77,13 @@ def make_trainer(model: torch.nn.Module, device: torch.device, compiled: bool = 
 
 
 def recomputed_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
-    """The same with --checkpoint-activations."""
+    """Our step with --checkpoint-activations."""
     model.recompute = True
     return our_step(model, pictures, masks)
 
 
 def layers_step(model: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor):
-    """The same with torch's layers between the convolutions."""
+    """Our step with torch's layers between the convolutions."""
     os.environ[SWITCH] = "off"
     return our_step(model, pictures, masks)
 
@@ -98,8 +98,8 @@ SIDES = {
 
 
 def measure(side: str, args: argparse.Namespace) -> None:
-    """Print one side's median seconds per step, by the clock and of all threads together, and its
-    peak memory in GB, as JSON."""
+    """Print one side's median seconds per step, wall time and CPU time, and its peak memory in GB,
+    as JSON."""
     torch.manual_seed(0)
     before = peak_memory()  # Python and its libraries
     size = (args.size, args.size)
@@ -118,12 +118,12 @@ def measure(side: str, args: argparse.Namespace) -> None:
 
 
 def compare(model: str, rounds: int, **flags: int) -> list[dict[str, float | str]]:
-    """A row for each side: medians of its rounds, and its speed relative to the tutorial's.
+    """A row for each side: medians of its rounds, and its speed relative to the tutorials'.
 
     Args:
-        model: a name of ``NETWORKS``.
-        rounds: processes of each side, in turn.
-        **flags: of this benchmark, by name.
+        model: a name from ``NETWORKS``.
+        rounds: processes per side, in turn.
+        **flags: flags of this benchmark, by name.
     """
     results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     command = [sys.executable, "-m", "benchmarks.compute.train_step", "--model", model]
@@ -153,8 +153,8 @@ def parse_args() -> argparse.Namespace:
     """The flags of the benchmark."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("--model", choices=NETWORKS, default="u2net_lite", help="network")
-    parser.add_argument("--batch-size", type=cli.positive, default=4, help="images")
-    parser.add_argument("--size", type=cli.positive, default=288, help="side of the pictures")
+    parser.add_argument("--batch-size", type=cli.positive, default=4, help="images per step")
+    parser.add_argument("--size", type=cli.positive, default=288, help="side of the images")
     parser.add_argument("--steps", type=cli.positive, default=5, help="timed steps per round")
     parser.add_argument("--rounds", type=cli.positive, default=3, help="processes per side")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -174,8 +174,8 @@ def main() -> None:
     for row in rows:
         print(f"{row['way']:12s} {row['seconds']:6.2f} s per step, {row['times_tutorial']:.2f} x "
               f"as fast; {row['processor']:6.2f} s of CPU time, {row['processor_ratio']:.2f} x; "
-              f"{row['step']:5.2f} GB by the network and its step, "
-              f"{row['step'] / rows[0]['step']:.2f} x; {row['peak']:5.2f} GB in all, "
+              f"{row['step']:5.2f} GB for the network and its step, "
+              f"{row['step'] / rows[0]['step']:.2f} x; {row['peak']:5.2f} GB in total, "
               f"{row['peak'] / rows[0]['peak']:.2f} x")  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""The quality of results: outlines, colours, pictures to look at."""
+"""The quality of results: outlines, colours, figures."""

@@ -1,12 +1,12 @@
-"""Colours and edges of cut-outs, measured against known ones, next to other ways.
+"""Colours and edges of cut-outs against ground truth, compared with other methods.
 
     python -m benchmarks.masks.cutouts
     python -m benchmarks.masks.cutouts --weights u2netp.pth --figure docs/pictures/refine.png
 
-Drawn strands of known alpha and colour are placed on another picture (all from scikit-image, free
-of rights). Colours are estimated from the true alpha, and from one as blurred as a network's; edges
-from a map of 320² that is blurred by one of its pixels. Needs scikit-image, OpenCV and
-`pip install pymatting`.
+Drawn strands of known alpha and colour are placed on another image (all from scikit-image, public
+domain or CC0). Colours are estimated from the true alpha, and from one as blurred as a network's;
+edges from a 320² map, blurred by one of its pixels. Needs scikit-image, OpenCV and pymatting:
+pip install pymatting
 """
 
 import argparse
@@ -36,7 +36,7 @@ PAIRS = (
     ("astronaut", "rocket"),
     ("rocket", "chelsea"),
 )
-SHOWN = {  # the part of each that is drawn: left, top, right, bottom
+SHOWN = {  # the part of each shown: left, top, right, bottom
     "chelsea": (0, 120, 200, 300),
     "astronaut": (130, 0, 330, 180),
     "rocket": (260, 100, 400, 427),
@@ -44,11 +44,11 @@ SHOWN = {  # the part of each that is drawn: left, top, right, bottom
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, measure, draw."""
+    """Parse the flags, then measure or draw."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
     parser.add_argument("--figure", type=cli.file_named(".png"), metavar="PNG", help=(
-        "draw before and after on scikit-image's cat, astronaut and rocket, in place of measuring"
+        "draw before and after for scikit-image's cat, astronaut and rocket, instead of measuring"
     ))  # fmt: skip
     args = parser.parse_args(argv)
     cli.require_packages("pymatting")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure() -> None:
-    """Both tables."""
+    """Measure and print both tables."""
     colours, edges = defaultdict(list), defaultdict(list)
     for seed, (near, behind) in enumerate(PAIRS):
         alpha = strands(seed)
@@ -84,19 +84,19 @@ def measure() -> None:
 
 
 def timed(way: Callable, seen: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, float]:
-    """The result and the processor's seconds, after a call that compiles it."""
+    """The result and the CPU seconds, after a call that compiles it."""
     way(seen[:64, :64], alpha[:64, :64])
     began = time.process_time()
     return way(seen, alpha), time.process_time() - began
 
 
 def picture(name: str, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """One of scikit-image's pictures, in [0, 1]."""
+    """One of scikit-image's images, in [0, 1]."""
     return cv2.resize(getattr(data, name)(), size, interpolation=cv2.INTER_AREA) / 255
 
 
 def strands(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Alpha of an oval with hair, drawn at four times the size."""
+    """Alpha of an oval with hair, drawn at four times the size and reduced."""
     rng = np.random.default_rng(seed)
     width, height = (4 * n for n in size)
     image = Image.new("L", (width, height))
@@ -114,7 +114,7 @@ def strands(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def guided(seen: np.ndarray, alpha: np.ndarray, radius: int = 8, eps: float = 1e-4) -> np.ndarray:
-    """The guided filter with grey guidance (He et al. 2013, algorithm 1)."""
+    """The guided filter with a grey guide (He et al. 2013, algorithm 1)."""
     guide = seen.mean(2)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def guided(seen: np.ndarray, alpha: np.ndarray, radius: int = 8, eps: float = 1e
 
 
 def closed_form(seen: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Closed-form matting by pymatting, with an unknown region where the map is unsure."""
+    """Pymatting's closed-form matting, with an unknown region where the map is unsure."""
     trimap = np.where(alpha > 0.97, 1.0, np.where(alpha < 0.03, 0.0, 0.5))
     return estimate_alpha_cf(seen, trimap) if {0, 1} <= set(np.unique(trimap)) else alpha
 
@@ -150,7 +150,7 @@ EDGES = {
 
 
 def draw(args: argparse.Namespace, path: Path) -> None:
-    """Rows of details: picture, map and refined map; on green: colours kept, then both cut out."""
+    """Rows of details: image, map, refined map; on green: colours kept, then both cut-outs."""
     predictor = Predictor(args.weights, args.img_size)
     rows = []
     for name, box in SHOWN.items():

@@ -2,14 +2,14 @@
 
     python -m benchmarks.masks.detail --weights u2netp.pth --data-path ECSSD --count 20
 
-Images with sharp masks are made from a saliency set: its objects pasted small onto another, blurred
-image of 2400×1800, and its images enlarged five times, whose objects are large but have no more
-detail than before. The third kind is the hair of benchmarks/masks/cutouts.py, drawn at 3000×2250;
-on the first of these, closed-form matting (pymatting) of the map is compared too, which takes a
-minute and 4 GB (on others it did not converge in 10,000 steps). Tiles: 25 that overlap by half,
-each a third of the image per side. Pyramid: the Laplacian bands of the map at three times the
-network's size, near the outline of the map at its own size, blended as in InSPyReNet (Kim et al.
-2022). Seconds are processor time of one thread, beyond the first map.
+Images with sharp masks are made from a saliency data set: its objects pasted small onto another,
+blurred image of 2400×1800, and its images enlarged five times, with large objects but no more
+detail. The third kind is the hair of benchmarks/masks/cutouts.py, drawn at 3000×2250; on the first
+of these, closed-form matting (pymatting) of the map is compared as well, which takes a minute and
+4 GB (on others it did not converge in 10,000 steps). Tiles: 25, overlapping by half, each a third
+of the image per side. Pyramid: the Laplacian bands of the map at three times the network's size,
+near the outline of the map at its own size, blended as in InSPyReNet (Kim et al. 2022). Seconds are
+CPU time of one thread, not counting the first map.
 """
 
 import time
@@ -31,12 +31,12 @@ from .cutouts import PAIRS, closed_form, picture, strands
 
 SIZE = (2400, 1800)
 DRAWN = (3000, 2250)
-Case = tuple[Image.Image, np.ndarray, np.ndarray]  # with its mask and first map
+Case = tuple[Image.Image, np.ndarray, np.ndarray]  # image, mask and first map
 Way = Callable[[Predictor, Image.Image, np.ndarray], np.ndarray]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, measure, print a table for each kind."""
+    """Parse the flags, measure, print a table for each kind."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
     cli.add_data_flags(parser)
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(name: str, ways: dict[str, Way], predictor: Predictor, images: list[Case]) -> None:
-    """Print a table of the means over the images."""
+    """Print a table of means over the images."""
     print(f"\n| {name} | MAE | mBA | relaxF | s |\n|---|---:|---:|---:|---:|")
     for way, found in ways.items():
         values = np.mean(list(measure(predictor, found, images)), 0)
@@ -65,7 +65,7 @@ def compare(name: str, ways: dict[str, Way], predictor: Predictor, images: list[
 
 
 def measure(predictor: Predictor, way: Way, images: list[Case]) -> Iterator[tuple[float, ...]]:
-    """MAE, mBA, relaxed boundary F and seconds of each image, given with its mask and first map."""
+    """MAE, mBA, relaxed boundary F and seconds for each image."""
     for image, mask, first in images:
         began = time.process_time()
         found = way(predictor, image, first.copy())
@@ -75,7 +75,7 @@ def measure(predictor: Predictor, way: Way, images: list[Case]) -> Iterator[tupl
 
 
 def pasted(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
-    """An object at 1.6 times its size, somewhere on another image, which is blurred."""
+    """An object at 1.6 times its size, somewhere on another, blurred image."""
     rng = np.random.default_rng(index)
     image, mask = (part.resize([int(1.6 * n) for n in part.size]) for part in opened[index])
     behind = opened[(37 * index + 11) % len(opened)][0].resize(SIZE)
@@ -94,7 +94,7 @@ def enlarged(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def drawn(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
-    """An oval with hair, from one of scikit-image's pictures, on another."""
+    """An oval with hair from one of scikit-image's images, on another."""
     alpha = strands(index, DRAWN)
     near, behind = (picture(name, DRAWN) for name in PAIRS[index])
     seen = alpha[..., None] * near + (1 - alpha[..., None]) * behind
@@ -103,12 +103,12 @@ def drawn(opened: list, index: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def closer(count: int) -> Way:
-    """--detail."""
+    """--detail with this count."""
     return lambda predictor, image, first: look_closer(predictor, image, first, count)
 
 
 def tiles(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.ndarray:
-    """The mean of the maps of overlapping parts, whatever they show."""
+    """The mean of the maps of overlapping tiles, whatever they show."""
     total, count = np.zeros_like(first), np.zeros_like(first)
     width, height = (n // 3 + 1 for n in image.size)
     for y in np.linspace(0, image.height - height, 5).astype(int):
@@ -120,7 +120,7 @@ def tiles(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.nda
 
 
 def pyramid(predictor: Predictor, image: Image.Image, first: np.ndarray) -> np.ndarray:
-    """Bands of a larger map near the outline of the first."""
+    """Add the bands of a larger map near the outline of the first."""
     height, width = predictor.size.fit(image.height, image.width)
     prepared = predictor.preset.prepare(image, (3 * height, 3 * width))
     band = predictor.maps(prepared[None])[0].cpu().numpy()

@@ -1,9 +1,9 @@
-"""Draw the README's first pictures: scikit-image's cat, astronaut, cup and rocket, and their maps.
+"""Draw the README's first figure: scikit-image's cat, astronaut, cup and rocket, and their maps.
 
     python -m benchmarks.masks.first_pictures --weights u2netp.pth --figure docs/pictures/first.png
 
-A row of pictures, one of the shipped weights' maps, and one of those of --weights. Needs
-scikit-image, whose pictures are free of rights.
+A row of images, a row of the shipped weights' maps, and a row of those of --weights. Needs
+scikit-image, whose images are in the public domain or CC0.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ HEIGHT, GAP = 200, 8
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse and draw."""
+    """Parse the flags and draw."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
     figure = {"type": cli.file_named(".png"), "required": True, "metavar": "PNG"}
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def tile(picture: Image.Image) -> np.ndarray:
-    """H×W×3, of the sheet's height, with white to its right and below."""
+    """H×W×3, of the sheet's height, with a white gap on the right and below."""
     small = ImageOps.contain(picture, (10 * HEIGHT, HEIGHT))
     return np.asarray(ImageOps.expand(small, (0, 0, GAP, GAP), "white"))
 

@@ -1,10 +1,10 @@
-"""Load and augment one pair of picture and mask: the tutorial's way against ours.
+"""Load and augment pairs of image and mask: the tutorials' method against ours.
 
     python -m benchmarks.scripts.loading --data-path DUTS [--split train]
 
-On one core, in turns, median. The tutorial's way works on float tensors: decode, to tensor, resize
-to 320, random horizontal flip, random crop of 288, normalise. Ours returns uint8 and leaves
-normalisation to the device. Without --data-path, pictures of about 400 x 300 are made.
+Medians on one core, in turns. The tutorials' method works on float tensors: decode, to tensor,
+resize to 320, random horizontal flip, random crop to 288, normalise. Ours returns uint8 and leaves
+normalisation to the device. Without --data-path, images of about 400 x 300 are generated.
 """
 
 import random
@@ -26,7 +26,7 @@ from transforms import TrainPreset
 
 
 def tutorial_pair(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-    """A pair as tutorials load it."""
+    """A pair, loaded as in tutorials."""
     image, mask = Image.open(pair.image).convert("RGB"), Image.open(pair.mask).convert("L")
     image = TF.to_tensor(image)
     mask = TF.to_tensor(mask)
@@ -42,10 +42,10 @@ def tutorial_pair(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
 def main() -> None:
     """Print the medians and their ratio."""
     parser = cli.make_parser(__doc__)
-    parser.add_argument("--data-path", type=Path, metavar="DIR", help="a data set as for train.py")
+    parser.add_argument("--data-path", type=Path, metavar="DIR", help="a data set, as for train.py")
     splits = ("train", "val", "test", "all")
     parser.add_argument("--split", choices=splits, default="train", help="its split")
-    parser.add_argument("--pairs", type=cli.positive, default=200, help="how many to time")
+    parser.add_argument("--pairs", type=cli.positive, default=200, help="pairs to time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,12 +56,12 @@ def main() -> None:
 
 
 def time_pairs(pairs: list[Pair], count: int) -> None:
-    """Time both ways on the same pairs, in turn."""
+    """Time both methods on the same pairs, in turn."""
     data = SegmentationDataset(pairs, TrainPreset(320, 288))
     ways = {"tutorial": lambda i: tutorial_pair(pairs[i]), "ours": lambda i: data[i]}
     times: dict[str, list[float]] = {name: [] for name in ways}
     indices = np.linspace(0, len(pairs) - 1, count).astype(int)
-    # In turn, but not so often that caches suffer.
+    # In turn, but not so often that it hurts caching.
     for part in np.array_split(indices, min(10, count)):
         for name, way in ways.items():
             way(int(part[0]))

@@ -1,11 +1,11 @@
-"""Peak memory of predict.py: a large picture in each mode, and a folder of small ones.
+"""Peak memory of predict.py: a large image in each mode, and a folder of small ones.
 
     python -m benchmarks.scripts.memory                    # 100 megapixels, the weights in weights/
     python -m benchmarks.scripts.memory --only cutout --megapixels 48
     python -m benchmarks.scripts.memory --only folder --rembg rembg/bin/rembg  # against rembg
 
-Each case is a process of its own, start-up included; its peak resident size is as reported by the
-system. The picture is drawn here, or an enlarged one with --picture.
+Each case runs in its own process, start-up included; the system reports its peak resident size. The
+image is generated, or enlarged from --picture.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.predict_folder import measure, rembg_command
 from train_utils import cli
 
-# In a separate process: on Linux, a new process's peak size begins with that of its parent.
+# In a separate process: on Linux, a new process inherits its parent's peak size.
 DRAW = """
 import sys
 import numpy as np
@@ -66,28 +66,28 @@ CASES = [
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, draw the pictures, run the cases one by one, print the table."""
+    """Parse the flags, draw the images, run the cases one by one, print the table."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     cli.add_weights_flags(parser)
-    add("--megapixels", type=cli.positive, default=100, metavar="N", help="of the large picture")
-    add("--picture", type=Path, metavar="FILE", help="in place of one drawn here")
-    add("--only", default="", metavar="TEXT", help="cases whose line contains it")
-    add("--count", type=cli.positive, default=100, help="pictures of the folder")
-    add("--rembg", type=Path, metavar="FILE", help="the rembg command, for the folder")
+    add("--megapixels", type=cli.positive, default=100, metavar="N", help="of the large image")
+    add("--picture", type=Path, metavar="FILE", help="instead of a generated image")
+    add("--only", default="", metavar="TEXT", help="only cases whose row has this text")
+    add("--count", type=cli.positive, default=100, help="images in the folder")
+    add("--rembg", type=Path, metavar="FILE", help="rembg command, for the folder")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         run(args, Path(folder))
 
 
 def run(args: argparse.Namespace, folder: Path) -> None:
-    """Run the cases, and print a line for each."""
+    """Run the cases and print a row for each."""
     draw = [sys.executable, "-c", DRAW, folder, args.megapixels, *filter(None, [args.picture])]
     subprocess.run([str(part) for part in draw], check=True)
     script = [sys.executable, "predict.py", "--weights", args.weights]
     script += ["--img-size", args.img_size] if args.img_size else []
     print(f"{args.megapixels} megapixels, {os.cpu_count()} cores")
-    print("| picture | mode | result | memory, MB | s |\n|---|---|---|---:|---:|")
+    print("| image | mode | result | memory, MB | s |\n|---|---|---|---:|---:|")
     for source, name, suffix in CASES:
         if args.only in f"{source} {name} {suffix}":
             flags = FLAGS[name].replace("small.jpg", f"{folder}/small.jpg").split()
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
 def show(
     source: str, name: str, suffix: str, command: list[object], env: dict[str, str] | None = None
 ) -> None:
-    """Run a case and print its line."""
+    """Run a case and print its row."""
     took = measure(command, env)
     print(f"| {source} | {name} | {suffix} | {took.memory:.0f} | {took.wall:.0f} |", flush=True)
 

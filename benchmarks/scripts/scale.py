@@ -1,15 +1,15 @@
-"""How costs scale: with the number and size of pictures, and with the number of processes.
+"""How costs scale with the number and size of images, and with the number of processes.
 
     python -m benchmarks.scripts.scale --plot scale.png          # five minutes on two cores
-    python -m benchmarks.scripts.scale --names 1000000           # listing alone, of empty files
+    python -m benchmarks.scripts.scale --names 1000000           # only listing, with empty files
 
-- pictures: predict.py's pipeline, from files to masks, over more and more of them;
-- size: Predictor's maps of one picture, at sides from 128 to 640;
-- names: how long predict.py lists images before it computes, and how much memory the list takes;
-- processes: training by torchrun on gloo, all with one thread, as many as there are cores.
+- images: predict.py's pipeline, from files to masks, for more and more images;
+- size: Predictor's maps for one image, at sides from 128 to 640;
+- names: how long predict.py takes to list images first, and how much memory the list takes;
+- processes: training by torchrun on gloo, from one process to one per core, one thread each.
 
-Each is drawn next to a line from its first point in proportion to the work, and its exponent is
-printed: with 1, time grows in proportion to the work.
+Each plot has a line from its first point in proportion to the work. The exponent is printed: with
+1, time grows in proportion to the work.
 """
 
 import math
@@ -41,11 +41,11 @@ Points = dict[float, float]  # amount of work → seconds
 
 
 def main() -> None:
-    """Measure, print a line for each, and draw all but names."""
+    """Measure, print a line for each, and plot all but names."""
     parser = cli.make_parser(__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--plot", type=cli.file_named(".png", ".svg"), metavar="F")
-    text = "list N empty files, a thousand per folder, in the folder for temporary files ($TMPDIR)"
+    text = "list N empty files, a thousand per folder, in the temporary folder ($TMPDIR)"
     kind.add_argument("--names", type=cli.positive, metavar="N", help=text)
     args = parser.parse_args()
     if args.names:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def by_names(count: int) -> None:
-    """Time and memory of a list of images, with none of the results existing, and with all."""
+    """Time and memory of listing images, first with no results present, then with all."""
     with tempfile.TemporaryDirectory() as name:
         inputs, output = Path(name, "in"), Path(name, "out")
         argv = [str(inputs), "--recursive", "--output", str(output)]
@@ -79,7 +79,7 @@ def by_names(count: int) -> None:
             took, used = time.perf_counter() - began, time.process_time() - processor
             share = len(pickle.dumps(jobs.share(0, 8))) / 1e6
             print(
-                f"{len(jobs)} names, {state}: {took:.1f} s, processor {used:.1f} s, memory "
+                f"{len(jobs)} names, {state}: {took:.1f} s, CPU {used:.1f} s, memory "
                 f"+{1000 * (peak_memory() - before):.0f} MB; to each of 8 ranks {share:.2f} MB",
                 flush=True,
             )
@@ -87,7 +87,7 @@ def by_names(count: int) -> None:
 
 
 def make_names(folder: Path, count: int, suffix: str) -> None:
-    """Create this many empty files, a thousand per folder."""
+    """Create ``count`` empty files, a thousand per folder."""
     for start in range(0, count, 1000):
         inside = folder / f"{start // 100_000:03}" / f"{start // 1000:06}"
         inside.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def make_names(folder: Path, count: int, suffix: str) -> None:
 
 
 def by_count(folder: Path) -> Points:
-    """Seconds of predict.py for 16 to 128 files, without start-up."""
+    """Seconds that predict.py takes for 16 to 128 files, without start-up."""
     weights = folder / "lite.safetensors"
     network = build_model("u2net_lite")
     network.img_size = 128
@@ -113,7 +113,7 @@ def by_count(folder: Path) -> Points:
 
 
 def by_size() -> Points:
-    """Seconds for one picture's map, by its megapixels."""
+    """Seconds for one image's map, by megapixels."""
     network = build_model("u2net_lite")
     runs = {}
     for side in (128, 192, 256, 320, 448, 640):
@@ -124,7 +124,7 @@ def by_size() -> Points:
 
 
 def by_processes(folder: Path) -> Points:
-    """Seconds that all of a run's processes together spend per picture, by their number."""
+    """Seconds per image of all processes together, by their number."""
     points: Points = {}
     for world in range(1, (os.cpu_count() or 1) + 1):
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
@@ -151,7 +151,7 @@ def by_processes(folder: Path) -> Points:
 
 
 def draw(axis: plt.Axes, label: str, points: Points) -> None:
-    """Seconds over work, the straight line from the first point, and the exponent."""
+    """Plot seconds over work and a straight line from the first point; print the exponent."""
     work, taken = zip(*sorted(points.items()), strict=True)
     grows = label != "pictures trained on, by processes"
     axis.plot(work, taken, "o-", label="measured")

@@ -1,13 +1,13 @@
-"""The cost of scoring: every measure here against PySODMetrics, map by map, and what validation
-adds to the network.
+"""The cost of scoring: all measures against PySODMetrics, map by map, and what validation adds to
+the network.
 
     python -m benchmarks.scripts.scoring --data-path ECSSD --weights u2netp.pth
 
-First, existing maps in memory: PySODMetrics scores them in one process with one thread, as it does
-by default, measure by measure; ours the same maps, also in one thread, so that only the work
-differs. The relaxed boundary F, which PySODMetrics lacks, is in our figure. Both take turns, batch
-by batch, and the median of each is taken. Then the network alone, on prepared pictures in memory,
-against validation of the same pictures from their files, all measures included, in turns.
+First, existing maps in memory: PySODMetrics scores them in one process with one thread, its
+default, measure by measure; ours scores the same maps, also in one thread, so that only the work
+differs. Our time includes the relaxed boundary F, which PySODMetrics lacks. Both take turns, batch
+by batch; figures are medians. Then, in turns, the network alone on prepared images in memory,
+against validation of the same images from files, with all measures.
 """
 
 import argparse
@@ -35,13 +35,13 @@ MEASURES = "MAE", "Fmeasure", "Emeasure", "Smeasure", "WeightedFmeasure"
 
 
 def ours(maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """All measures of some maps, in this thread."""
+    """All our measures of some maps, in this thread."""
     counts = [histogram(torch.from_numpy(s), torch.from_numpy(m)) for s, m in maps]
     SaliencyMetrics().update(counts, [structural(s, m, stretch=True) for s, m in maps])
 
 
 def theirs(name: str, maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """One of PySODMetrics' measures of some maps."""
+    """One PySODMetrics measure of some maps."""
     import py_sod_metrics
 
     measure = getattr(py_sod_metrics, name)()
@@ -50,7 +50,7 @@ def theirs(name: str, maps: list[tuple[np.ndarray, np.ndarray]]) -> None:
 
 
 def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
-    """The table of the first part."""
+    """The first part: existing maps."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -65,13 +65,13 @@ def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
     together = sum(medians[name] for name in MEASURES)
     for name in MEASURES:
         print(f"PySODMetrics {name:18s} {medians[name]:6.2f} ms per map")
-    print(f"PySODMetrics together       {together:6.2f} ms")
+    print(f"PySODMetrics in total       {together:6.2f} ms")
     print(f"ours, relaxed boundary too  {medians['ours']:6.2f} ms,", end=" ")
-    print(f"{medians['ours'] / together:.2f} of it")
+    print(f"{medians['ours'] / together:.2f} of that")
 
 
 def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds: int) -> None:
-    """The second part: network alone and validation in turns, each on the same pictures."""
+    """The second part: network alone and validation in turns, on the same images."""
     pictures = torch.stack([data[i][0] for i in range(len(data))])
     loader = eval_loader(data, batch, cli.default_workers())
 
@@ -87,12 +87,12 @@ def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds
         *[(seconds(network), seconds(whole)) for _ in range(rounds)], strict=True
     )
     each = [1e3 * statistics.median(values) / len(data) for values in (alone, all_of_it)]
-    print(f"network alone               {each[0]:6.1f} ms per picture")
-    print(f"validation, all measures    {each[1]:6.1f} ms, {each[1] / each[0]:.2f} of it")
+    print(f"network alone               {each[0]:6.1f} ms per image")
+    print(f"validation, all measures    {each[1]:6.1f} ms, {each[1] / each[0]:.2f} of that")
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the flags, measure, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

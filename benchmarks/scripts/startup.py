@@ -1,12 +1,12 @@
-"""One picture with predict.py, whole process, against a plain script with torch.
+"""The whole predict.py process for one image, against a plain torch script.
 
-    python -m benchmarks.scripts.startup                       # the lite weights in weights/, a picture made here
+    python -m benchmarks.scripts.startup                       # the lite weights in weights/, a generated image
     python -m benchmarks.scripts.startup --weights u2net.pth --picture photo.jpg --rounds 9
 
 The script imports torch, loads the same weights from a torch file into the same network, built as
-usual, and computes one map of noise, in float32, without any picture. The processes run in turns;
-the table has medians of wall time and of processor time, which other programs on the machine
-disturb less, and medians of each turn's ratio.
+usual, and computes one map of noise in float32, without an image. The processes run in turns; the
+table has medians of wall time and of CPU time, which other programs on the machine affect less, and
+of each turn's ratios.
 """  # noqa: E501
 
 import sys
@@ -39,11 +39,11 @@ with torch.inference_mode():
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, make the processes' inputs, run them in turns, print the table."""
+    """Parse the flags, make the inputs, run the processes in turns, print the table."""
     parser = cli.make_parser(__doc__)
     cli.add_weights_flags(parser)
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="in place of one made here")
-    parser.add_argument("--rounds", type=cli.positive, default=7, help="how often each runs")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="instead of a generated image")
+    parser.add_argument("--rounds", type=cli.positive, default=7, help="runs of each")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         picture, plain = args.picture or Path(folder, "noise.jpg"), Path(folder, "plain.pt")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             Image.fromarray(noise).save(picture)
         network = load_model(args.weights)
         if args.img_size and not isinstance(args.img_size, int):
-            raise UserError("expected one side, for a square", "img_size", args.img_size)
+            raise UserError("expected one side, of a square", "img_size", args.img_size)
         network.img_size = args.img_size or network.img_size
         save_model(network, plain)
         ours = [sys.executable, "predict.py", picture, "--weights", args.weights]
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(commands: dict[str, list[object]], rounds: int) -> dict[str, list[Run]]:
-    """Run all commands in turns, after one turn that fills the disk cache."""
+    """Run all commands in turns, after a first turn to fill the disk cache."""
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for i in range(rounds + 1):
         for name, command in commands.items():
@@ -85,10 +85,10 @@ def run(commands: dict[str, list[object]], rounds: int) -> dict[str, list[Run]]:
 
 
 def report(runs: dict[str, list[Run]]) -> None:
-    """Medians, and ratios to the plain script."""
+    """Print medians, and ratios to the plain script."""
     plain = runs["import torch, one map"]
     print(f"{torch.get_num_threads()} cores, median of {len(plain)}")
-    print("| | s | ratio | processor, s | ratio |\n|---|---:|---:|---:|---:|")
+    print("| | s | ratio | CPU, s | ratio |\n|---|---:|---:|---:|---:|")
     for name, each in runs.items():
         cells = []
         for what in ("wall", "cpu"):

@@ -1,6 +1,5 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
-import os
 import random
 import signal
 import subprocess

@@ -97,7 +97,7 @@ def test_media_type(server, form, kind):
         (photo(), "margin=1000000&crop=1", 400, "margin=1000000: choose 999999 or less"),
         (photo(), "background=blur", 409, "mode=background"),
         (photo(), "mode=background&background=%23ff000080", 400, "a background is opaque"),
-        (photo(), "margin=5", 409, "margin goes with crop=true"),
+        (photo(), "margin=5", 409, "margin requires crop=true"),
         (photo(), "weights=../net.pt", 400, "choose one of net, u2net_lite"),
         (photo(), "format=exe", 400, "format=exe"),
         (photo(), "format=jpg&mode=cutout", 409, "format=jpg"),
@@ -153,8 +153,8 @@ def test_a_form_is_answered_as_a_body_is(server):
 @pytest.mark.parametrize(
     ("fields", "query", "status", "words"),
     [
-        ([], "", 422, "file: the form has no such field"),
-        ([("image", photo())], "", 422, "image: send the image in the field file"),
+        ([], "", 422, "file: missing from the form"),
+        ([("image", photo())], "", 422, "image: send the image in field 'file'"),
         ([("file", "a.png")], "", 422, "file: send the image"),
         ([("file", photo()), ("file", photo())], "", 409, "file: given twice"),
         ([("file", photo()), ("mode", "mask")], "mode=mask", 409, "mode: given twice"),
@@ -231,7 +231,7 @@ def test_what_is_not_http(server):
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
         client.sendall(b"no request\r\n\r\n")
         head, body = client.makefile("rb").read().split(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ") and "not a request" in json.loads(body)["error"]
+    assert head.startswith(b"HTTP/1.1 400 ") and "invalid HTTP" in json.loads(body)["error"]
     headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
     assert server.ask("GET", "/api/health", headers=headers)[0] == 200
     assert "uvicorn[standard]" not in server.log.read_text()
@@ -243,7 +243,7 @@ def test_pages_of_other_origins(server, origin, status):
     found, headers, body = server.ask("OPTIONS", "/api/predict", headers=asked)
     allowed = headers["Access-Control-Allow-Origin"]
     assert found == status and allowed == (origin if status == 200 else None)
-    assert status == 200 or json.loads(body)["error"] == f"pages of {origin} may not use this API"
+    assert status == 200 or json.loads(body)["error"] == f"pages from {origin} may not use this API"
     for content in (photo(), b"", b"0" * 3_000_000):  # errors too can be read
         _, headers, _ = server.ask("POST", "/api/predict", content, {"Origin": origin})
         assert headers["Access-Control-Allow-Origin"] == allowed

@@ -40,7 +40,7 @@ def test_no_address_and_no_path_is_opened_by_routes(server, route):
     (cache,) = server.temporary.glob("u2net-*")
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(server.url + route.replace("CACHE", str(cache)))
-    assert answer.value.code == 404 and "no such page" in answer.value.read().decode()
+    assert answer.value.code == 404 and "not found" in answer.value.read().decode()
     assert "OPENS" not in server.log.read_text()
 
 
@@ -69,7 +69,7 @@ def test_no_address_and_no_path_is_opened_by_events(server, tmp_path):
                 data = list(sound[len(event["inputs"])])
                 data[place] = [file] if data[place] == [] else file
                 said = _call(server, event["id"], data)
-                assert not said["success"] and "was uploaded" in said["output"]["error"], (
+                assert not said["success"] and "Only uploaded files" in said["output"]["error"], (
                     place,
                     said,
                 )

@@ -87,7 +87,7 @@ def test_names_of_weights(two_runs):
 def test_weights_that_are_given_twice(two_runs, capsys):
     a, b, *_ = two_runs
     assert script._drop_doubles([a, Path(str(a)), b]) == [a, b]
-    assert capsys.readouterr().err == f"{a}: given twice; it counts once\n"
+    assert capsys.readouterr().err == f"{a}: given twice; loaded once\n"
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def test_what_is_under_way_when_the_server_is_stopped(monkeypatch, capsys):
         asked = pool.submit(post_photo, f"http://127.0.0.1:{address[1]}/api/predict")
         assert networks.asked.wait(PATIENCE)
         server.should_exit = True
-        assert asked.result(PATIENCE) == (503, "the server is being stopped; come back later")
+        assert asked.result(PATIENCE) == (503, "the server is shutting down; try again later")
     assert not networks.word.is_set()  # it has ended, though this still computes
     networks.word.set()
     reader.close()
@@ -243,7 +243,7 @@ def test_more_than_may_wait_are_told_so(monkeypatch):
     async def all_at_once():
         posts = [asyncio.create_task(post()) for _ in range(4)]
         (refused,), waiting = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
-        assert "come back" in json.loads(refused.result())["error"] and statuses == [503]
+        assert "try again" in json.loads(refused.result())["error"] and statuses == [503]
         networks.word.set()
         await asyncio.gather(*waiting)
         await post()

@@ -59,7 +59,7 @@ def test_a_binary_mask_of_the_first_frame(server, page, tmp_path):
     page.locator("input[type=file]").first.set_input_files(path)
     page.get_by_text("moving").first.wait_for()
     page.get_by_role("button", name="Predict").click()
-    page.get_by_text("moving.gif: this is the first of its 2 images").wait_for()
+    page.get_by_text("moving.gif: only the first of its 2 images was used").wait_for()
     shown = page.locator("button[aria-label^=Thumbnail] img")
     shown.wait_for()
     assert page.get_by_label("Download", exact=True).count() == 0  # before one is chosen

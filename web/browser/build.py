@@ -1,12 +1,12 @@
-"""Build the page that computes in the browser: static files that any web host can serve.
+"""Build the page that runs in the browser: static files that any web host can serve.
 
     npm ci --prefix web/browser
     python web/browser/build.py                                   # into build/browser
     python web/browser/build.py --weights u2netp --output site
 
-`make browser` does both. The page's files are copied as they are, beside the runtime that npm has
-fetched and the network as ONNX with weights in float16, which export.py checks. How an image is
-prepared is read from that file's metadata, and written to model.json.
+`make browser` does both. The page's files are copied as they are, along with the runtime that npm
+downloaded and the network as ONNX with float16 weights, exported and checked by export.py. The
+preprocessing of images is read from that file's metadata and written to model.json.
 """
 
 import argparse
@@ -40,14 +40,14 @@ RUNTIMES = {  # a module and its WebAssembly; the page loads one of these pairs
 }
 KEYS = ("network", "img_size", "object_map", "mean", "std", "resampling", "antialias", "version")
 POLICY = re.compile('http-equiv="Content-Security-Policy" content="([^"]+)"')
-PREPARED = ("bilinear", True)  # the only ones that the page's worker/pixels.js implements
+PREPARED = ("bilinear", True)  # the only one that the page's worker/pixels.js implements
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the page and print its size; returns the exit status."""
+    """Build the page and print its size; return the exit status."""
     args = parse_args(argv)
     if not isinstance(args.img_size, int | None):
-        problem = "the page uses square images; give one side"
+        problem = "the page supports only square images; give one side"
         raise UserError(problem, "img_size", args.img_size)
     if not (PACKAGE / "dist").is_dir():
         command = f"npm ci --prefix {HERE}"
@@ -80,10 +80,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_output(folder: Path) -> None:
-    """Create the folder's parents, and check that it holds nothing but an earlier build.
+    """Create the folder's parents, and check that it contains nothing but an earlier build.
 
     Raises:
-        UserError: it is a file, holds other files, or cannot be created.
+        UserError: it is a file, contains other files, or cannot be created.
     """
     try:
         folder.resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ def check_output(folder: Path) -> None:
 
 
 def list_build(folder: Path) -> set[str]:
-    """All that a build has written there, by the names in its service worker; empty if it is none.
+    """All files and folders of a build, as named in its service worker; empty if it is not a build.
 
-    A build of an earlier version may have other files.
+    Builds of earlier versions may have other files.
     """
     try:
         lines = (folder / "sw.js").read_text(encoding="utf-8").splitlines()[:3]
@@ -131,9 +131,9 @@ def describe_model(page: Path) -> None:
     props = onnx.load(page / "model.onnx").metadata_props
     metadata = {entry.key: json.loads(entry.value) for entry in props}
     if (metadata["resampling"], metadata["antialias"]) != PREPARED or "input_size" in metadata:
-        raise UserError("the page needs square images, resized bilinearly with antialias")
+        raise UserError("the page supports only square images, resized bilinearly, antialiased")
     if metadata["object_map"] is None:
-        raise UserError("these weights are of classes; the page needs a map of the object")
+        raise UserError("these weights predict classes; the page needs an object map")
     runtimes = {
         name: {
             "module": module,
@@ -149,7 +149,7 @@ def describe_model(page: Path) -> None:
 
 
 def stamp_worker(page: Path) -> None:
-    """Write into the service worker the names of all files, and a version that changes with
+    """Write the names of all files into the service worker, and a version that changes with
     them."""
     paths = sorted(path for path in page.rglob("*") if path.is_file())
     digest = hashlib.sha256()
@@ -169,8 +169,8 @@ def stamp_worker(page: Path) -> None:
 
 
 def put_in_place(page: Path, output: Path) -> None:
-    """Move ``page`` to the output; an earlier build goes to the temporary folder."""
-    target = output.resolve()  # a link is kept: its target is replaced
+    """Move ``page`` to the output, and an earlier build to the temporary folder."""
+    target = output.resolve()  # a link is kept; its target is replaced
     if target.exists():
         target.rename(page.parent / "earlier")
     page.rename(target)
@@ -178,7 +178,7 @@ def put_in_place(page: Path, output: Path) -> None:
 
 
 def print_weight(page: Path) -> None:
-    """Print the sizes of the parts, as they are and compressed by gzip."""
+    """Print the sizes of the parts, plain and gzipped."""
     files = {
         path.relative_to(page).as_posix(): (size, len(gzip.compress(path.read_bytes(), 6)))
         for path in sorted(page.rglob("*"))
@@ -192,8 +192,8 @@ def print_weight(page: Path) -> None:
         rows[f"runtime {name}"] = [f"runtime/{part}" for part in parts]
     for row, names in rows.items():
         plain, packed = (sum(files[name][i] for name in names) / 1000 for i in (0, 1))
-        print(f"{row:15} {plain:9.1f} kB   {packed:8.1f} kB by gzip")
-    print(f"{page}: ready for any web host; a visitor loads network, page and one runtime")
+        print(f"{row:15} {plain:9.1f} kB   {packed:8.1f} kB gzipped")
+    print(f"{page}: ready for any web host; visitors load the network, the page and one runtime")
 
 
 MIT = """

@@ -46,7 +46,7 @@ def download(page, name, folder):
 
 def choose_mask(page):
     page.get_by_label("Mask").check()
-    page.get_by_label(re.compile("Edges")).uncheck()
+    page.get_by_label(re.compile("edges")).uncheck()
 
 
 def make_photos(folder):

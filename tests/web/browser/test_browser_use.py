@@ -18,14 +18,14 @@ def test_files_that_are_no_use(page, tmp_path):
     (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     others = [tmp_path / name for name in ("text.jpg", "empty.png", "phone.heic")]
     told = "\n".join(compute(page, [torn, huge, *others, sound]))
-    assert "torn.jpg: cannot be read: it is torn" in told
-    assert "huge.png: 20000 × 20000 pixels are more than 100 million; shrink it" in told
+    assert "torn.jpg: cannot be read: damaged, incomplete" in told
+    assert "huge.png: 20000 × 20000 exceeds 100 megapixels; shrink it" in told
     assert "text.jpg: not an image" in told and "empty.png: the file is empty" in told
     assert "phone.heic: HEIC" in told and "200 × 150, " in told
     assert download(page, "sound.png", tmp_path).size == (200, 150)
     drop = "const data = new DataTransfer(); data.setData('text/uri-list', 'https://example.com');"
     page.evaluate(drop + "dispatchEvent(new DragEvent('drop', { dataTransfer: data }))")
-    assert "No image was in that" in page.locator("#notice").text_content()
+    assert "No image file found" in page.locator("#notice").text_content()
 
 
 def focused(page):
@@ -39,7 +39,7 @@ def test_moving_images_and_the_keyboard(page, tmp_path):
         save_image(tmp_path / name, scenes[0], save_all=True, append_images=scenes[1:])
     save_image(tmp_path / "still.gif", scenes[0])
     *moving, still = compute(page, sorted(tmp_path.iterdir()))
-    assert all("60 × 40, the first of its images, " in text for text in moving)
+    assert all("60 × 40, first frame only, " in text for text in moving)
     assert "60 × 40, " in still and "first" not in still
     save = page.get_by_role("button", name="Download PNG of moving.gif")
     save.focus()
@@ -80,7 +80,7 @@ def test_what_is_ready_comes_before_what_waits(browser, address, tmp_path):
     assert before[:5] == ["load", "open 1", "preview 1", "open 2", "save 1"]
     assert before.count("preview 1") == 2 and "preview 2" in before
     first, *others = page.evaluate("said")
-    assert first.endswith(" ms") and others == ["Computing …", "Waiting …"]
+    assert first.endswith(" ms") and others == ["Processing…", "Waiting…"]
     context.close()
 
 
@@ -91,7 +91,7 @@ def test_no_room_to_keep_it(browser, address):
     quota = {"origin": address.rstrip("/"), "quotaSize": 3_000_000}
     context.new_cdp_session(page).send("Storage.overrideQuotaForOrigin", quota)
     open_page(page, address)
-    page.locator("#status", has_text="this browser has no room to keep it").wait_for()
+    page.locator("#status", has_text="this browser has no room to store it").wait_for()
     context.close()
 
 
@@ -103,7 +103,7 @@ def test_a_plain_host_and_no_network(built, browser, tmp_path):
     with serving_plainly(built[0]) as (address, stop):
         page = context.new_page()
         open_page(page, address)
-        page.locator("#status", has_text="It works without a connection").wait_for()
+        page.locator("#status", has_text="This page now works offline").wait_for()
         assert page.evaluate("crossOriginIsolated")
         ask = "fetch('data:,x').then(() => 'asked', () => 'refused')"
         assert page.workers[0].evaluate(ask) == "refused"  # the policy holds where images are
@@ -127,11 +127,11 @@ def test_no_service_worker(built, browser):
         page = context.new_page()
         page.route("**/model.onnx", lambda route: route.fulfill(status=404))
         page.goto(address)
-        page.get_by_text("could not be loaded: model.onnx: the server answers 404").wait_for()
+        page.get_by_text("could not be loaded: model.onnx: the server returned 404").wait_for()
     context.close()
     assert not errors
-    assert "one thread" in said and "headers that this host does not send" in said
-    assert "without a connection" not in said
+    assert "one CPU thread" in said and "headers that this host does not send" in said
+    assert "offline" not in said
 
 
 def test_as_it_is_served(built, address, browser):
@@ -149,8 +149,8 @@ def test_as_it_is_served(built, address, browser):
     assert module.headers["content-type"].startswith("text/javascript")
     for path in ("nothing", "..%2f..%2fetc%2fpasswd", "a%00b", "a%ff", "x" * 300):
         answer = ask.get(address + path)
-        assert answer.status == 404 and answer.json() == {"error": "there is no such page"}
+        assert answer.status == 404 and answer.json() == {"error": "not found"}
     answer = ask.post(address)
     assert answer.status == 405 and answer.headers["allow"] == "GET, HEAD"
-    assert answer.json() == {"error": "POST does not work here; use GET, HEAD"}
+    assert answer.json() == {"error": "POST is not allowed here; use GET, HEAD"}
     context.close()

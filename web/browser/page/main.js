@@ -1,4 +1,4 @@
-// The page: what it is given, what it shows. The work is done in worker.js.
+// The page: its input and output. The work is done in worker.js.
 
 import { MAX_PIXELS, MAX_SIDE } from "./worker/pixels.js";
 
@@ -23,21 +23,23 @@ function startWorker() {
   worker = new Worker(`worker/worker.js${location.search}`, { type: "module" });
   worker.onmessage = ({ data: { id, done, result, error } }) => {
     const request = pending.get(id);
-    if (!request) return; // it has failed by another way
+    if (!request) return; // already failed in another way
     if (done !== undefined) return request.tell(done);
     pending.delete(id);
     if (error === undefined) request.resolve(result);
     else request.reject(new Error(error));
   };
   worker.onerror = (event) => {
-    for (const { reject } of pending.values()) reject(new Error(event.message || "the page's files cannot be loaded"));
+    for (const { reject } of pending.values()) {
+      reject(new Error(event.message || "the page's files could not be loaded"));
+    }
     pending.clear();
   };
 }
 
-let wishes = Promise.resolve(); // what the user asks for of images that are ready
+let wishes = Promise.resolve(); // the user's requests for images that are ready
 
-/** Let `work` come before the images that wait. */
+/** Let `work` go before waiting images. */
 function hurry(work) {
   wishes = Promise.allSettled([wishes, work]);
 }
@@ -48,7 +50,7 @@ async function untilFree() {
 
 // Loading.
 
-/** Let the service worker take over, which adds the headers for threads where the host lacks them. */
+/** Let the service worker take over: it adds the headers for threads if the host lacks them. */
 async function register() {
   const { serviceWorker } = navigator;
   if (!serviceWorker) return;
@@ -62,24 +64,26 @@ async function register() {
     });
   }
   if (!serviceWorker.controller || crossOriginIsolated || cards.size || sessionStorage.reloaded) return;
-  sessionStorage.reloaded = true; // once: some browsers cannot be brought to it
+  sessionStorage.reloaded = true; // only once: in some browsers it does not help
   location.reload();
   await new Promise(() => {});
 }
 
 async function load() {
   try {
-    await register().catch(() => {}); // a private window, or no HTTPS: it works without
+    await register().catch(() => {}); // private window or no HTTPS: works without
     startWorker(); // only now, so that the service worker adds the policy to its scripts
     const { place, files } = await ask("load", {}, (done) => {
       progress.value = done;
-      find("#share").textContent = `${Math.floor(100 * done)} %`; // too often to be read out
+      find("#share").textContent = `${Math.floor(100 * done)}%`; // too frequent to be read out
     });
-    const slow = crossOriginIsolated ? "" : " More threads would need headers that this host does not send.";
-    status.textContent = `Ready. It computes on ${place}.${place.startsWith("one") ? slow : ""}`;
+    const slow = crossOriginIsolated
+      ? ""
+      : " Multithreading needs headers that this host does not send.";
+    status.textContent = `Ready. Running on ${place}.${place.startsWith("one") ? slow : ""}`;
     tellKept(files);
   } catch (error) {
-    status.textContent = `The network could not be loaded: ${error.message}`;
+    status.textContent = `The model could not be loaded: ${error.message}`;
     find("#retry").hidden = false;
     throw error;
   } finally {
@@ -87,13 +91,13 @@ async function load() {
   }
 }
 
-/** Say whether the page works without a network: the browser may have had no room for its files. */
+/** Say whether the page works offline: the browser may have had no room for its files. */
 function tellKept(files) {
   const channel = new MessageChannel();
   channel.port1.onmessage = ({ data: kept }) => {
     status.textContent += kept
-      ? " It works without a connection from now on."
-      : " Without a connection it does not work: this browser has no room to keep it.";
+      ? " This page now works offline."
+      : " This page will not work offline: this browser has no room to store it.";
   };
   navigator.serviceWorker?.controller?.postMessage(files, [channel.port2]);
 }
@@ -106,14 +110,14 @@ find("#retry").addEventListener("click", () => location.reload());
 
 // Images.
 
-let turn = Promise.resolve(); // one image after the other
+let turn = Promise.resolve(); // one image at a time
 
 function add(file) {
   const image = ++added;
   const card = find("#card").content.firstElementChild.cloneNode(true);
   const name = file.name || "pasted image";
   find("h2", card).textContent = name;
-  find("canvas", card).setAttribute("aria-label", `Result of ${name}`);
+  find("canvas", card).setAttribute("aria-label", `Result for ${name}`);
   find(".remove", card).setAttribute("aria-label", `Remove ${name}`);
   find(".save", card).setAttribute("aria-label", `Download PNG of ${name}`);
   find(".remove", card).addEventListener("click", () => remove(image));
@@ -128,11 +132,11 @@ async function compute(image, file) {
     await ready;
     await untilFree();
     const entry = cards.get(image);
-    if (!entry) return; // removed while it waited
-    tell(entry, "Computing …");
+    if (!entry) return; // removed while waiting
+    tell(entry, "Processing…");
     await checkSize(file);
     const { width, height, moving, milliseconds } = await ask("open", { image, file });
-    const frame = moving ? ", the first of its images" : "";
+    const frame = moving ? ", first frame only" : "";
     entry.about = `${width} × ${height}${frame}, ${milliseconds} ms`;
     entry.open = true;
     if (cards.has(image)) await preview(image);
@@ -152,29 +156,31 @@ function remove(image) {
   cards.delete(image);
   if (open) ask("forget", { image });
   update();
-  find(near ? ".remove" : "#files", near ?? document).focus(); // else keyboards begin at the top
+  find(near ? ".remove" : "#files", near ?? document).focus(); // else it returns to the page's top
 }
 
 function tell(entry, text) {
-  if (entry) find("p", entry.card).textContent = text; // it may have been removed
+  if (entry) find("p", entry.card).textContent = text; // may have been removed
 }
 
-/** Refuse what would take all memory, before it is decoded. */
+/** Refuse images that would use up all memory, before decoding them. */
 async function checkSize(file) {
   const probe = new Image();
   probe.src = URL.createObjectURL(file);
   const known = await new Promise((resolve) => {
     probe.onload = () => resolve(true);
-    probe.onerror = () => resolve(false); // the worker says why
+    probe.onerror = () => resolve(false); // the worker explains why
   });
   const { naturalWidth: width, naturalHeight: height } = probe;
   URL.revokeObjectURL(probe.src);
   probe.src = "";
   if (known && width * height > MAX_PIXELS) {
-    throw new Error(`${width} × ${height} pixels are more than ${MAX_PIXELS / 1e6} million; shrink it`);
+    throw new Error(`${width} × ${height} exceeds ${MAX_PIXELS / 1e6} megapixels; shrink it`);
   }
   if (known && Math.max(width, height) > MAX_SIDE) {
-    throw new Error(`${width} × ${height}: a side has more than ${MAX_SIDE / 1e3} thousand pixels; shrink or cut it`);
+    throw new Error(
+      `${width} × ${height}: a side exceeds ${MAX_SIDE / 1e3} thousand pixels; shrink or crop it`,
+    );
   }
 }
 
@@ -194,7 +200,7 @@ async function preview(image) {
   find(".save", card).disabled = false;
 }
 
-/** Draw all results anew; choices made meanwhile come first. */
+/** Redraw all results; a newer choice cancels this. */
 async function redraw() {
   const turn = ++wanted;
   const { mode, behind, colour } = form.elements;
@@ -210,11 +216,11 @@ async function save(image) {
   const { card, name, about } = cards.get(image);
   const [button, bar] = [find(".save", card), find("progress", card)];
   const style = readStyle();
-  if (button.hasAttribute("aria-disabled")) return; // its file is being written
-  button.setAttribute("aria-disabled", true); // a disabled one would lose the keyboard's focus
+  if (button.hasAttribute("aria-disabled")) return; // already being saved
+  button.setAttribute("aria-disabled", true); // disabled, it would lose keyboard focus
   bar.hidden = false;
   bar.value = 0;
-  tell({ card }, "Writing the file …");
+  tell({ card }, "Saving…");
   try {
     const file = await ask("save", { image, style }, (done) => (bar.value = done));
     const link = document.createElement("a");
@@ -245,12 +251,14 @@ form.addEventListener("submit", (event) => event.preventDefault());
 
 function addAll(files) {
   [...files].forEach(add);
-  find("#notice").textContent = files.length ? "" : "No image was in that: save it as a file, and drop or choose the file.";
+  find("#notice").textContent = files.length
+    ? ""
+    : "No image file found. Save the image first, then drop or choose the file.";
 }
 
 find("#files").addEventListener("change", ({ target }) => {
   addAll(target.files);
-  target.value = ""; // the same file may be chosen again
+  target.value = ""; // so that the same file can be chosen again
 });
 addEventListener("paste", ({ clipboardData }) => addAll(clipboardData.files));
 addEventListener("dragover", (event) => {

@@ -1,7 +1,7 @@
-// Keeps the page for use without a network, and adds the headers that threads need where the host
-// does not send them, and the page's policy, which its worker would not have otherwise. The build
-// puts VERSION, SHELL, LATER and POLICY before this: names of files that are kept at once, and of
-// those that are kept once they have been used (runtime, network).
+// Keeps the page for offline use, and adds the headers that threads need if the host does not send
+// them, and the page's policy, which its worker would otherwise lack. The build prepends VERSION,
+// SHELL (files to cache at once), LATER (files to cache once they have been used: runtime, network)
+// and POLICY.
 
 const NAME = `u2net-${VERSION}`;
 const HEADERS = {
@@ -33,7 +33,7 @@ self.addEventListener("activate", (event) => {
   event.waitUntil(clear());
 });
 
-// Caches are shared by all pages of an origin: those whose files lie here are this page's.
+// All pages of an origin share its caches: those with files from our scope are this page's.
 async function ownCaches() {
   const found = [];
   for (const name of await caches.keys()) {
@@ -77,7 +77,7 @@ self.addEventListener("message", (event) => {
   event.waitUntil(areKept(event.data).then((kept) => event.ports[0].postMessage(kept)));
 });
 
-/** Whether all of the page is kept, and these files of its runtime and network. */
+/** Whether the whole page is cached, and these files of its runtime and network. */
 async function areKept(paths) {
   await Promise.all(writing);
   const cache = await caches.open(NAME);

@@ -1,16 +1,16 @@
-// Edges where the image has them, and the object's own colours: as src/pictures/matting.py, which
-// says why. Colours are planes of floats from 0 to 1.
+// Refined edges, and the object's own colours: as in src/pictures/matting.py, which explains the
+// method. Colours are planes of floats from 0 to 1.
 
-export const COLOUR_SIDE = 512; // colours far from the edge are estimated at this side
+export const COLOUR_SIDE = 512; // colours far from the edge are estimated at this size
 export const REFINE_SIDE = 1024;
-export const RADII = [6, 2, 1]; // of the windows that follow at the image's own size
-const PRIOR = 0.003; // weight of the map beside colours
-const FREEDOM = [0.06, 1.2]; // of colours to move alpha away from a map that is sure, or unsure
+export const RADII = [6, 2, 1]; // of the later windows, at full size
+const PRIOR = 0.003; // weight of the map against colours
+const FREEDOM = [0.06, 1.2]; // of colours to move alpha off a map that is sure, or unsure
 
 export const isMixed = (alpha) => alpha >= 0.5 / 255 && alpha < 1;
 const clamp = (value, low = 0, high = 1) => (value < low ? low : value > high ? high : value);
 
-/** Means over windows of 2·radius + 1 pixels; at the border, over what of them is inside. */
+/** Means over windows of 2·radius + 1 pixels, cut off at the border. */
 export function boxMean(plane, width, height, radius) {
   const rows = new Float32Array(plane.length);
   for (let y = 0; y < height; y++) slide(plane, rows, y * width, 1, width, radius);
@@ -41,11 +41,11 @@ function slide(plane, out, start, step, length, radius) {
 }
 
 /**
- * Colours of object and background, by windows that shrink: the means of both, each weighted by how
- * much of it is there, then corrected so that both together give the pixel.
+ * Colours of object and background, over shrinking windows: the mean of each, weighted by how much
+ * of it is there, then corrected so that blending both gives the pixel.
  *
- * `colours` holds pixels, near and behind (three planes each) and alpha; `own`, if there is one, is
- * the image's alpha, as what it hides has no influence.
+ * The first argument holds pixels, near and behind (three planes each) and alpha; `own`, if any, is
+ * the image's own alpha: what it hides has no influence.
  */
 export function fuse({ pixels, near, behind, alpha, own }, width, height, radii) {
   const size = alpha.length;
@@ -79,7 +79,7 @@ export function fuse({ pixels, near, behind, alpha, own }, width, height, radii)
   return { near, behind };
 }
 
-/** The mixture of both colours that comes closest to the pixel's, and to the prior. */
+/** The alpha whose blend of both colours comes closest to the pixel, and to the prior. */
 export function placeBetween(pixel, near, behind, prior, doubt) {
   let along = doubt * prior, square = doubt;
   for (let c = 0; c < 3; c++) {
@@ -91,11 +91,11 @@ export function placeBetween(pixel, near, behind, prior, doubt) {
 }
 
 /**
- * Around the outline of a map, the colours of object and background near each pixel, how little
- * they say, and where that is: seven planes and a band of 0 and 1. Null where the map is sure.
+ * Around the outline of a map: the colours of object and background near each pixel (six planes),
+ * how unreliable they are, and where this applies (a band of 0 and 1). Null if the map is sure.
  */
 export function localColours(pixels, prior, width, height) {
-  const radius = Math.max(2, Math.round(Math.max(width, height) / 140)); // a map is unsure that far
+  const radius = Math.max(2, Math.round(Math.max(width, height) / 140)); // maps are unsure that far
   const band = unsureBand(prior, width, height, radius);
   if (!band.includes(1)) return null;
   let level = prior, near, behind, doubt;
@@ -138,7 +138,7 @@ function windowMean(pixels, weight, width, height, radius) {
   return { mean, amount, variance };
 }
 
-/** Where the map is unsure, and what is near. */
+/** Where the map is unsure, and the pixels nearby. */
 function unsureBand(alpha, width, height, radius) {
   const highest = extreme(alpha, width, height, radius, Math.max);
   const lowest = extreme(alpha, width, height, radius, Math.min);

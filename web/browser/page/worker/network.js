@@ -1,10 +1,10 @@
-// The network on ONNX Runtime Web: on WebGPU where there is one, else on the CPU.
+// The network on ONNX Runtime Web: on WebGPU if available, else on the CPU.
 
 const PAGE = new URL("../", import.meta.url); // the page's folder
 const RUNTIMES = new URL("runtime/", PAGE).href;
-const MOST_THREADS = 8; // more are slower on a network this small
+const MOST_THREADS = 8; // more would slow down a network this small
 
-/** Which runtime suits this browser: its name in model.json. `?runtime=` chooses one. */
+/** The best runtime for this browser, by its name in model.json; `?runtime=` overrides it. */
 async function pickRuntime() {
   const gpu = "Suspending" in WebAssembly ? "jspi" : "webgpu"; // the former is much smaller
   const asked = new URLSearchParams(self.location.search).get("runtime");
@@ -14,10 +14,10 @@ async function pickRuntime() {
   return (adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? "wasm" : gpu;
 }
 
-/** A file's bytes; `tell` is given how many have arrived since. */
+/** A file's bytes; `tell` is called with the number of bytes in each part received. */
 async function fetchBytes(path, tell) {
   const response = await fetch(new URL(path, PAGE));
-  if (!response.ok) throw new Error(`${path}: the server answers ${response.status}`);
+  if (!response.ok) throw new Error(`${path}: the server returned ${response.status}`);
   const parts = [];
   for (let reader = response.body.getReader(); ; ) {
     const { done, value } = await reader.read();
@@ -29,10 +29,10 @@ async function fetchBytes(path, tell) {
 }
 
 export class Network {
-  /** Load runtime and network; `tell` is given the share that has arrived, from 0 to 1. */
+  /** Load runtime and network; `tell` is called with the fraction received, from 0 to 1. */
   static async load(tell) {
     const response = await fetch(new URL("model.json", PAGE));
-    if (!response.ok) throw new Error(`model.json: the server answers ${response.status}`);
+    if (!response.ok) throw new Error(`model.json: the server returned ${response.status}`);
     const about = await response.json();
     const name = await pickRuntime();
     const { module, wasm, bytes } = about.runtimes[name];
@@ -58,7 +58,7 @@ export class Network {
 
   async start(provider) {
     try {
-      // Threads that wait by spinning would take the cores from each other where others use them too.
+      // Threads that spin while waiting would compete for cores that other programs use too.
       const extra = { session: { intra_op: { allow_spinning: "0" } } };
       const options = { executionProviders: [provider], graphOptimizationLevel: "all", extra };
       this.session = await this.ort.InferenceSession.create(this.model, options);
@@ -69,13 +69,13 @@ export class Network {
     }
   }
 
-  /** What computes, in words. */
+  /** What the network runs on, in words. */
   get place() {
-    if (this.provider === "webgpu") return "the graphics processor (WebGPU)";
-    return this.threads > 1 ? `${this.threads} threads of the processor` : "one thread of the processor";
+    if (this.provider === "webgpu") return "the GPU (WebGPU)";
+    return this.threads > 1 ? `${this.threads} CPU threads` : "one CPU thread";
   }
 
-  /** A prepared image 3×S×S to its map { values, size, milliseconds }. */
+  /** The map { values, size, milliseconds } of a prepared image 3×S×S. */
   async run(input) {
     const size = this.about.img_size;
     const tensor = new this.ort.Tensor("float32", input, [1, 3, size, size]);
@@ -87,10 +87,10 @@ export class Network {
       const maps = await results[this.session.outputNames[0]].getData();
       const offset = (this.about.object_map ?? 0) * size * size;
       values = maps.slice(offset, offset + size * size);
-      if (!values.every(Number.isFinite)) throw new Error("the network gives values that are not finite");
+      if (!values.every(Number.isFinite)) throw new Error("the model's output is not finite");
     } catch (error) {
       if (this.provider === "wasm") throw error;
-      await this.start("wasm"); // the GPU is gone, or lacks something
+      await this.start("wasm"); // the GPU was lost, or lacks a feature
       return this.run(input);
     }
     return { values, size, milliseconds: performance.now() - start };

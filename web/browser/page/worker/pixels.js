@@ -1,11 +1,11 @@
-// Images in strips of rows, and resizing as Pillow and torch do it: windows of weights by antialias.
+// Images in strips of rows, and antialiased resizing as in Pillow and torch.
 
-export const MAX_PIXELS = 100e6; // 400 MB once decoded; phones give up not far beyond
-export const MAX_SIDE = 100e3; // strips of wider ones would take GB
-const STRIP = 1 << 20; // pixels that are worked on at once
-const TILE = 4096; // pixels of a canvas's sides: beyond a browser's limit it stays empty, unsaid
+export const MAX_PIXELS = 100e6; // 400 MB once decoded; phones fail not far beyond
+export const MAX_SIDE = 100e3; // strips of wider images would take GB
+const STRIP = 1 << 20; // pixels processed at once
+const TILE = 4096; // side of a canvas in pixels: beyond a browser's limit, it silently stays empty
 
-/** An image that the browser has decoded, read in strips, by tiles: every canvas is small. */
+/** An image decoded by the browser, read in strips, tile by tile, so that canvases are small. */
 export class BitmapSource {
   constructor(bitmap) {
     this.bitmap = bitmap;
@@ -13,7 +13,7 @@ export class BitmapSource {
     this.height = bitmap.height;
   }
 
-  /** RGBA of the rows from `top` to `bottom`, which is outside; alpha is straight. */
+  /** RGBA of the rows from `top` to `bottom` (exclusive), with straight alpha. */
   rows(top, bottom) {
     const { width } = this;
     const out = new Uint8ClampedArray(4 * width * (bottom - top));
@@ -47,7 +47,7 @@ export class BitmapSource {
   }
 }
 
-/** Pixels in memory, read in the same way. */
+/** Pixels in memory, with the same interface. */
 export class MemorySource {
   constructor(data, width, height) {
     Object.assign(this, { data, width, height });
@@ -60,7 +60,7 @@ export class MemorySource {
   close() {}
 }
 
-/** Strips of an image: the rows to write, and with a margin those to read for them. */
+/** Strips of an image: the rows to write, and those to read for them, with a margin. */
 export function* strips({ width, height }, margin = 0) {
   const step = Math.max(1, Math.floor(STRIP / width) - 2 * margin, 2 * margin);
   for (let top = 0; top < height; top += step) {
@@ -70,8 +70,8 @@ export function* strips({ width, height }, margin = 0) {
 }
 
 /**
- * For each of `size` output places, where its window in the input begins, and the weights in it.
- * Bilinear; where it shrinks, the window grows (antialias).
+ * For each of `size` output positions, the start of its window in the input, and the weights in it.
+ * Bilinear; when shrinking, the window grows (antialiasing).
  */
 export function makeWindows(length, size) {
   const scale = length / size;
@@ -90,7 +90,7 @@ export function makeWindows(length, size) {
       sum += weight;
     }
     for (let k = 0; k < count; k++) weights[i * count + k] /= sum;
-    // A window that would reach beyond the input begins earlier, so that loops need no bounds.
+    // A window that would reach past the end starts earlier, so that loops need no bounds checks.
     const back = first[i] - Math.max(0, length - count);
     if (back <= 0) continue;
     first[i] -= back;
@@ -100,7 +100,7 @@ export function makeWindows(length, size) {
   return { first, count: Math.min(count, length), stride: count, weights };
 }
 
-/** The same with weights of 15 bits, as torch and Pillow have them for bytes. */
+/** The same with 15-bit weights, as torch and Pillow use for bytes. */
 function quantize(windows) {
   const highest = windows.weights.reduce((a, b) => Math.max(a, b), 0);
   const bits = Math.min(22, Math.ceil(Math.log2((2 ** 15 - 0.5) / highest)) - 1);
@@ -109,7 +109,7 @@ function quantize(windows) {
 
 const toByte = (value) => (value < 0 ? 0 : value > 255 ? 255 : Math.floor(value + 0.5));
 
-/** RGBA as it looks on white, in place; alpha stays. */
+/** Blend RGBA onto white, in place; alpha stays. */
 export function layOnWhite(rgba) {
   for (let i = 3; i < rgba.length; i += 4) {
     const alpha = rgba[i];
@@ -120,8 +120,8 @@ export function layOnWhite(rgba) {
 }
 
 /**
- * What the network reads: the image on white, resized to a square in bytes, along rows first and
- * rounded after each of both ways, then normalised. The result is 3 × size × size.
+ * The network's input: the image on white, resized to a square in bytes, first along rows, then
+ * along columns, rounding after each, then normalised. The result is 3 × size × size.
  */
 export function prepareInput(source, { img_size: size, mean, std }) {
   const { width, height } = source;
@@ -161,7 +161,7 @@ function resizeRow(rgba, start, { first, count, stride, weights }, out, place) {
   }
 }
 
-/** Planes of one size (float arrays), resized bilinearly to another, row by row. */
+/** Planes (float arrays) resized bilinearly, row by row. */
 export class Stretched {
   constructor(planes, width, height, target) {
     Object.assign(this, { planes, width });
@@ -170,7 +170,7 @@ export class Stretched {
     this.mixed = planes.map(() => new Float32Array(width));
   }
 
-  /** Go to a row of the target; `at` and `read` then give its values. */
+  /** Go to a row of the target; `at` then gives its values. */
   go(y) {
     const { width, down } = this;
     this.planes.forEach((plane, i) => {
@@ -192,7 +192,7 @@ export class Stretched {
   }
 }
 
-/** Means over the boxes of pixels that make one pixel each of a smaller image, fed row by row. */
+/** A smaller image by box averaging, fed row by row. */
 export class BoxShrink {
   constructor({ width, height }, side, planes) {
     const scale = Math.min(1, side / Math.max(width, height));
@@ -203,7 +203,7 @@ export class BoxShrink {
     this.planes = Array.from({ length: planes }, () => new Float64Array(this.width * this.height));
   }
 
-  /** Add row `y` to a plane: `value(x)` is that of a pixel. */
+  /** Add row `y` to a plane; `value(x)` gives its pixels. */
   add(plane, y, value) {
     const sums = this.planes[plane];
     const { column } = this;
@@ -211,7 +211,7 @@ export class BoxShrink {
     for (let x = 0; x < column.length; x++) sums[start + column[x]] += value(x);
   }
 
-  /** The planes of means. */
+  /** The averaged planes. */
   finish() {
     const wide = new Float64Array(this.width), high = new Float64Array(this.height);
     for (const x of this.column) wide[x]++;
@@ -222,7 +222,7 @@ export class BoxShrink {
   }
 }
 
-/** Which of `size` boxes holds place `i` of `length`; box k holds those from k·scale + ½ on. */
+/** Which of `size` boxes holds position `i` of `length`; box k begins at ⌊k·scale + ½⌋. */
 function place(i, length, size) {
   const scale = length / size;
   const k = Math.min(size - 1, Math.floor((i + 0.5) / scale));

@@ -1,4 +1,4 @@
-// PNG, written row by row: a canvas would bound the size, and lose colours where alpha is low.
+// PNG, written row by row: a canvas would limit the size, and lose colours where alpha is low.
 
 const SIGNATURE = Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10);
 const COLOUR_TYPES = { 1: 0, 3: 2, 4: 6 }; // grey, RGB, RGBA
@@ -53,7 +53,7 @@ export class PngWriter {
   }
 }
 
-/** Paeth's filter: bytes less what left, above and above left predict. */
+/** The Paeth filter: bytes minus their prediction from left, above and above left. */
 function filter(row, above, step, out) {
   for (let i = 0; i < row.length; i++) {
     const left = i < step ? 0 : row[i - step];

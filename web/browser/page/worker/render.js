@@ -1,22 +1,22 @@
-// Results made of an image and its map, in strips of rows: as src/pictures/render.py.
+// Results from an image and its map, in strips of rows: as in src/pictures/render.py.
 
 import { BoxShrink, Stretched, layOnWhite, strips } from "./pixels.js";
 import {
   COLOUR_SIDE, RADII, REFINE_SIDE, boxMean, fuse, isMixed, localColours, placeBetween,
 } from "./matting.js";
 
-const REACH = 2; // pixels by which colours go on under what is transparent
+const REACH = 2; // pixels by which colours continue into transparent parts
 const MARGIN = 2 * RADII.reduce((a, b) => a + b) + REACH;
 const CHANNELS = { mask: 1, cutout: 4, background: 3 };
 
 /**
- * Make a result of an image of any size; `emit` is given its rows, bytes of `channels` each.
+ * Make a result from an image of any size, and pass its rows to `emit`.
  *
- * @param source what {@link BitmapSource} is
+ * @param source a {@link BitmapSource} or {@link MemorySource}
  * @param map { values, size }: the network's square map from 0 to 1
- * @param style { mode, refine, background }: a background is "blur" or [red, green, blue]
- * @param emit called with rows and the number of channels, from top to bottom; may be async
- * @param tell called with the share that is done, from 0 to 1
+ * @param style { mode, refine, background }: the background is "blur" or [red, green, blue]
+ * @param emit called from top to bottom with rows (bytes) and the number of channels; may be async
+ * @param tell called with the fraction done, from 0 to 1
  */
 export async function render(source, map, style, emit, tell = () => {}) {
   const channels = CHANNELS[style.mode];
@@ -51,14 +51,14 @@ export async function render(source, map, style, emit, tell = () => {}) {
 
 const toBytes = (value) => Math.round(255 * value);
 
-/** The map at the image's size, row by row. */
+/** The map at full size, row by row. */
 class Alphas {
   constructor({ width, height }, { values, size }) {
     this.width = width;
     this.coarse = new Stretched([values], size, size, { width, height });
   }
 
-  /** Put edges where the image has them. */
+  /** Align edges with those in the image. */
   async refine(source, each) {
     const { width } = this;
     const small = new BoxShrink(source, REFINE_SIDE, 4);
@@ -76,7 +76,7 @@ class Alphas {
     this.fine = colours && new Stretched(colours, small.width, small.height, source);
   }
 
-  /** Floats from 0 to 1; `rgba` holds the same rows of the image, on white. */
+  /** Floats from 0 to 1; to refine them, pass the same rows of the image on white as `rgba`. */
   rows(top, bottom, rgba) {
     const { width, coarse, fine } = this;
     const out = new Float32Array((bottom - top) * width);
@@ -104,7 +104,7 @@ class Alphas {
   }
 }
 
-/** A small image, its map and its own alpha, and the colours of object and background in it. */
+/** A small image with its map, its own alpha, and the colours of object and background. */
 async function shrink(source, alphas, each) {
   const { width } = source;
   const small = new BoxShrink(source, COLOUR_SIDE, 5);
@@ -132,7 +132,7 @@ async function shrink(source, alphas, each) {
   return { width: small.width, height: small.height, pixels, own, alpha, colours, transparent };
 }
 
-/** RGBA of a strip with its margin: the object's own colours, the map as alpha. */
+/** RGBA of a strip with its margin: the object's own colours, with the map as alpha. */
 function cutOut(source, alphas, small, { first, end }) {
   const { width } = source;
   const seen = source.rows(first, end);
@@ -162,8 +162,8 @@ function cutOut(source, alphas, small, { first, end }) {
 }
 
 /**
- * Leave nothing of what was removed under transparent pixels: next to visible ones their colours go
- * on, further off it is black.
+ * Leave nothing of the removed background under transparent pixels: near visible pixels, continue
+ * their colours; elsewhere, black.
  */
 function clearHidden(rgba, width, { first, top, bottom, end }) {
   const before = rgba.slice();
@@ -189,14 +189,14 @@ function clearHidden(rgba, width, { first, top, bottom, end }) {
   }
 }
 
-/** What is seen behind the object: one colour, or the image's own background blurred. */
+/** The new background: one colour, or the image's own background blurred. */
 function makeBackdrop(background, small, source) {
   if (background !== "blur") return { go() {}, at: (c) => background[c] / 255 };
   const { width, height, alpha, own } = small;
   const sigma = Math.max(2, Math.max(source.width, source.height) / 40) * (width / source.width);
   const radius = Math.max(1, Math.round((Math.sqrt(4 * sigma * sigma + 1) - 1) / 2)); // three boxes
   const blur = (plane) => [1, 2, 3].reduce((blurred) => blurOnce(blurred, width, height, radius), plane);
-  // Colours weighted by how much they are background: the object must not shine out of the blur.
+  // Colours weighted by how much of them is background: the object must not bleed into the blur.
   let shown = alpha.map((value, i) => (1 - value) * own[i]);
   let known = blur(shown);
   if (!known.some((value) => value >= 32 / 255)) {
@@ -211,7 +211,7 @@ function makeBackdrop(background, small, source) {
   return new Stretched(fillHidden(planes, sure, width, height), width, height, source);
 }
 
-/** Means over windows, beyond the border of the pixels on it. */
+/** Means over windows; beyond the border, its pixels are repeated. */
 function blurOnce(plane, width, height, radius) {
   const [wide, high] = [width + 2 * radius, height + 2 * radius];
   const inside = (i, length) => Math.min(length - 1, Math.max(0, i - radius));
@@ -222,7 +222,7 @@ function blurOnce(plane, width, height, radius) {
   return plane.map((_, i) => means[(Math.floor(i / width) + radius) * wide + (i % width) + radius]);
 }
 
-/** Planes continued smoothly where `known` is 0. */
+/** Planes, filled in smoothly where `known` is 0. */
 function fillHidden(planes, known, width, height) {
   if (!known.includes(0) || Math.max(width, height) === 1) return planes;
   const half = new BoxShrink({ width, height }, Math.ceil(Math.max(width, height) / 2), planes.length + 1);
@@ -243,7 +243,7 @@ function fillHidden(planes, known, width, height) {
   return result;
 }
 
-/** A strip of the cut-out in front of its backdrop, without the margin: RGB. */
+/** RGB of a strip without its margin: the cut-out over its backdrop. */
 function compose(cut, backdrop, { first, top, bottom }, width) {
   const out = new Uint8Array(3 * (bottom - top) * width);
   for (let y = top; y < bottom; y++) {

@@ -1,11 +1,11 @@
-// All the work, away from the page's own thread: one request after the other.
+// All the work, off the main thread: one request at a time.
 
 import { Network } from "./network.js";
 import { BitmapSource, MemorySource, prepareInput } from "./pixels.js";
 import { PngWriter } from "./png.js";
 import { render } from "./render.js";
 
-const PREVIEW_SIDE = 900; // pixels of the longer side
+const PREVIEW_SIDE = 900; // pixels on the longer side
 const MAX_BYTES = 250e6;
 
 const images = new Map(); // by number: { file, map, preview }
@@ -17,7 +17,7 @@ const requests = {
     return { place: network.place, files: network.files };
   },
 
-  /** Compute an image's map; only that and a small copy stay in memory. */
+  /** Compute an image's map; only the map and a small copy stay in memory. */
   async open({ image, file }) {
     const source = await decode(file, { colorSpaceConversion: "none" }); // as predict.py sees it
     const { width, height } = source;
@@ -38,7 +38,7 @@ const requests = {
     return { width, height, moving: await isMoving(file), milliseconds: Math.round(map.milliseconds) };
   },
 
-  /** A result small enough to look at, as an ImageData. */
+  /** A small result for viewing, as ImageData. */
   async preview({ image, style }) {
     const { map, preview } = images.get(image);
     const out = new ImageData(preview.width, preview.height);
@@ -52,7 +52,7 @@ const requests = {
     return out;
   },
 
-  /** The result at the image's own size, as a PNG file. */
+  /** The full-size result, as a PNG file. */
   async save({ image, style }, tell) {
     const { file, map } = images.get(image);
     const source = await decode(file);
@@ -74,7 +74,7 @@ const requests = {
   },
 };
 
-/** An image, upright as browsers turn it by themselves. */
+/** Decode an image; browsers turn it upright themselves. */
 async function decode(file, options) {
   if (file.size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES / 1e6} MB; shrink it`);
   if (!file.size) throw new Error("the file is empty");
@@ -91,20 +91,22 @@ async function decode(file, options) {
 async function explain(file) {
   const head = new Uint8Array(await file.slice(0, 16).arrayBuffer());
   const text = String.fromCharCode(...head);
-  if (/^....ftyp(hei|hev|mif|msf)/s.test(text)) return "HEIC, which this browser does not read; save it as JPEG";
-  if (/^(II\*\0|MM\0\*)/.test(text)) return "TIFF, which this browser does not read; save it as PNG";
-  if (/^(\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|....ftypavi)/s.test(text)) {
-    return "cannot be read: it is torn, or too large for this browser's memory";
+  if (/^....ftyp(hei|hev|mif|msf)/s.test(text)) {
+    return "HEIC is not supported by this browser; save it as JPEG";
   }
-  return "not an image in a format that this browser knows";
+  if (/^(II\*\0|MM\0\*)/.test(text)) return "TIFF is not supported by this browser; save it as PNG";
+  if (/^(\xff\xd8|\x89PNG|RIFF....WEBP|GIF8|BM|....ftypavi)/s.test(text)) {
+    return "cannot be read: damaged, incomplete or too large for this browser's memory";
+  }
+  return "not an image in a format that this browser supports";
 }
 
-/** Whether a file may have a colour profile, by which browsers change colours. */
+/** Whether a file may have a colour profile, which browsers apply. */
 async function hasProfile(file) {
   return /ICC_PROFILE|iCCP|ICCP|colr/.test(await readText(file.slice(0, 1 << 18)));
 }
 
-/** Whether a file has images after the first, which is the one that browsers give. */
+/** Whether a file has more images than the first, the only one that browsers decode. */
 async function isMoving(file) {
   const head = await readText(file.slice(0, 1 << 18));
   if (head.startsWith("GIF8")) return hasTwo(new Uint8Array(await file.arrayBuffer()));
@@ -112,9 +114,9 @@ async function isMoving(file) {
   return /^....ftypavis|^.PNG.*acTL(?!\0\0\0\x01)/s.test(head.split("IDAT")[0]);
 }
 
-/** Whether a GIF has a second image: a walk over its blocks. */
+/** Whether a GIF has a second image, by walking its blocks. */
 function hasTwo(bytes) {
-  const table = (flags) => (flags & 128 ? 6 << (flags & 7) : 0); // bytes of a table of colours
+  const table = (flags) => (flags & 128 ? 6 << (flags & 7) : 0); // bytes of a colour table
   let images = 0;
   for (let at = 13 + table(bytes[10]); bytes[at] === 0x21 || bytes[at] === 0x2c; at++) {
     if (bytes[at] === 0x2c && images++) return true;
