@@ -7,79 +7,94 @@ torch.hub.load("path/to/this/clone", "load_model", "u2netp.pth", source="local")
 torch.hub.load("path/to/this/clone", "predictor", "u2netp.pth", source="local")("photo.jpg")
 """
 
+# torch.hub.list shows every function and class without an underscore as an entry point.
+import hashlib
 import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from importlib.machinery import ModuleSpec as _ModuleSpec
+from pathlib import Path as _Path
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING
+from typing import Any as _Any
 
 if TYPE_CHECKING:
     from src import Network, Predictor
 
 # What every network needs; torchvision and huggingface_hub are imported on use.
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
-_NAME = "u2net_toolkit_by_hub"
+_INIT = _Path(__file__).resolve().parent / "src" / "__init__.py"
+# For each clone its own. The caller may have a ``src`` or ``u2net`` too.
+_NAME = f"u2net_toolkit_by_hub_{hashlib.sha256(bytes(_INIT)).hexdigest()[:8]}"
 
 
-def _library() -> ModuleType:
-    """Import ``src`` under a private name, as the caller may have a ``src`` or ``u2net`` too."""
-    if _NAME not in sys.modules:
-        init = Path(__file__).resolve().parent / "src" / "__init__.py"
-        spec = importlib.util.spec_from_file_location(
-            _NAME, init, submodule_search_locations=[str(init.parent)]
-        )
-        assert spec is not None and spec.loader is not None
-        sys.modules[_NAME] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[_NAME])
-        except BaseException:
-            del sys.modules[_NAME]  # else the next call would get a half-loaded library
-            raise
-    return sys.modules[_NAME]
+class _Finder:
+    """Finds this clone's ``src`` under its private name."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> _ModuleSpec | None:
+        if name != _NAME:
+            return None
+        parts = [str(_INIT.parent)]
+        return importlib.util.spec_from_file_location(name, _INIT, submodule_search_locations=parts)
 
 
-def u2net_full(pretrained: bool = False, **overrides: Any) -> "Network":
+def _library() -> _ModuleType:
+    """This clone's ``src``. Other threads wait until it is imported."""
+    sys.meta_path.append(_Finder)
+    try:
+        return importlib.import_module(_NAME)
+    finally:
+        sys.meta_path.remove(_Finder)
+
+
+def u2net_full(pretrained: bool = False, **overrides: _Any) -> "Network":
     """The full network with random weights (``overrides`` such as ``out_ch=4``) or, if
     ``pretrained``, with the published weights, downloaded once."""
     _check_overrides(pretrained, overrides)
     return load_model("u2net") if pretrained else _library().u2net_full(**overrides)
 
 
-def u2net_lite(pretrained: bool = False, **overrides: Any) -> "Network":
+def u2net_lite(pretrained: bool = False, **overrides: _Any) -> "Network":
     """The lite network with random weights or, if ``pretrained``, with this repository's."""
     _check_overrides(pretrained, overrides)
     return load_model() if pretrained else _library().u2net_lite(**overrides)
 
 
-def _check_overrides(pretrained: bool, overrides: dict[str, Any]) -> None:
+def _check_overrides(pretrained: bool, overrides: dict[str, _Any]) -> None:
+    if not isinstance(pretrained, bool):
+        raise ValueError(
+            f"pretrained is {pretrained!r}: expected True or False; load_model takes a name or file"
+        )
     if pretrained and overrides:
         raise ValueError(
             f"pretrained weights fit only the published network; leave out {list(overrides)}"
         )
 
 
-def isnet(**overrides: Any) -> "Network":
+def isnet(**overrides: _Any) -> "Network":
     """IS-Net with random weights; ``overrides`` such as ``out_ch=4``."""
     return _library().isnet(**overrides)
 
 
-def isnet_lite(**overrides: Any) -> "Network":
+def isnet_lite(**overrides: _Any) -> "Network":
     """IS-Net with the channels of the lite network, with random weights."""
     return _library().isnet_lite(**overrides)
 
 
-def build_model(name: str, **overrides: Any) -> "Network":
-    """Any network with random weights: ``unet``, ``segnet``, a ``.json`` table…"""
+def build_model(name: str, **overrides: _Any) -> "Network":
+    """_Any network with random weights: ``unet``, ``segnet``, a ``.json`` table…"""
     return _library().build_model(name, **overrides)
 
 
 def load_model(path: str | None = None) -> "Network":
     """A network with its weights, by name or from a file; by default this repository's."""
     library = _library()
-    return library.load_model(path or library.weights.load.SHIPPED)
+    return library.load_model(library.weights.load.SHIPPED if path is None else path)
 
 
-def predictor(weights: str | None = None, **options: Any) -> "Predictor":
+def predictor(weights: str | None = None, **options: _Any) -> "Predictor":
     """Image in, map out: a ``u2net.Predictor`` with these ``options``."""
     library = _library()
-    return library.Predictor(weights or library.weights.load.SHIPPED, **options)
+    return library.Predictor(
+        library.weights.load.SHIPPED if weights is None else weights, **options
+    )

@@ -6,6 +6,7 @@ version of ONNX that can express the network, as a runtime rejects files newer t
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,7 @@ def export_onnx(
     onnx, onnxruntime = require_onnx()
     network = ExportedNetwork(model, sides)
     traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
-    with _errors_only("onnx_ir"):  # it warns about the exporter's max_unpool2d
+    with _errors_only("onnx_ir"):  # it warns about max_unpool2d, torch 2.11 about its own code
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
     assert program is not None  # it is None only without dynamo
     for i, value in enumerate(program.model.graph.outputs):
@@ -230,11 +231,13 @@ def _halve_weights(proto: Any) -> None:
 
 @contextmanager
 def _errors_only(name: str) -> Iterator[None]:
-    """Silence the warnings of a logger."""
+    """Silence the warnings of a logger, and of what code will become."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -193,11 +193,11 @@ def _infer(compiled: Any, idle: SimpleQueue, image: np.ndarray) -> np.ndarray:
 
 
 def kept_folder() -> Path | None:
-    """The folder of compiled networks; None if it cannot be written."""
-    folder = cache_folder()
+    """The folder of compiled networks; None if there is none, or it cannot be written."""
     try:
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, UserError):
         return None
     return folder if os.access(folder, os.W_OK) else None
 

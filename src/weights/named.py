@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,20 @@ NAMES = (*PUBLISHED, "lite")
 
 
 def cache_folder() -> Path:
-    """Where published weights are kept: ``U2NET_TOOLKIT_CACHE``, or the platform's cache folder."""
-    if folder := os.environ.get(CACHE):
-        return Path(folder).expanduser()
-    from platformdirs import user_cache_path
+    """Where published weights are kept: ``U2NET_TOOLKIT_CACHE``, or the platform's cache folder.
 
-    return user_cache_path("u2net-toolkit", appauthor=False)
+    Raises:
+        UserError: the user has no home folder.
+    """
+    try:
+        if folder := os.environ.get(CACHE):
+            return Path(folder).expanduser()
+        from platformdirs import user_cache_path
+
+        return user_cache_path("u2net-toolkit", appauthor=False)
+    except RuntimeError:  # a user without a home folder, as in containers
+        problem = "there is no home folder to keep published weights in"
+        raise UserError(f"{problem}; set {CACHE} to a folder's full path") from None
 
 
 def find_onnx(entry: Published) -> Path | None:
@@ -220,8 +228,9 @@ def _of_rembg(entry: Published) -> Iterator[Path]:
     new = env.get("REMBG_HOME") or (f"{data}/rembg" if data else "~/.rembg")
     old = env.get("U2NET_HOME") or f"{data or '~'}/.u2net"
     for folder in (old, new):
-        home = Path(folder).expanduser()
-        yield from (home / file, home / "models" / entry.name / file)
+        with suppress(RuntimeError):  # a user without a home folder
+            home = Path(folder).expanduser()
+            yield from (home / file, home / "models" / entry.name / file)
 
 
 def _md5(path: Path) -> str | None:

@@ -1,14 +1,17 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
+import os
 import random
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers.data import make_pairs, truncate_file
+from helpers.data import ROOT, make_pairs, truncate_file
+from helpers.processes import PATIENCE
 
 from my_dataset import Pair, SegmentationDataset, find_pairs, load_pair
 from src import UserError
@@ -292,3 +295,34 @@ def test_a_worker_that_dies_while_it_hands_over(pairs, error, monkeypatch, capsy
         cli.run(lambda: len(list(loader)))
     told = capsys.readouterr().err
     assert left.value.code == 1 and "--workers" in told and "--resume auto" in told
+
+
+NOT_FORKED = """
+import multiprocessing, sys
+from my_dataset import SegmentationDataset, find_pairs
+from src.pictures.images import limit_pixels
+from train_utils.data.loaders import eval_loader
+from transforms import EvalPreset
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[2])
+    data = SegmentationDataset(find_pairs(sys.argv[1]).pairs, EvalPreset(32))
+    loader = eval_loader(data, 1, 1)
+    print(sum(len(indices) for _, _, indices in loader))
+    limit_pixels(100)
+    loader = eval_loader(data, 1, 1, tolerant=True)
+    print(len(list(loader)), len(loader.errors))
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_that_are_not_forked(pairs, method, tmp_path):
+    """Know the limit of pixels, and end with the main process: Python 3.14 forks none."""
+    script = tmp_path / "main.py"
+    script.write_text(NOT_FORKED)
+    root = pairs[0].image.parent.parent
+    done = subprocess.run(
+        [sys.executable, script, root, method], timeout=PATIENCE, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["7", "0", "7"] and done.returncode == 0, done.stderr

@@ -192,3 +192,14 @@ def test_start_weights_must_agree(data, tmp_path, monkeypatch, weights):
         more = [] if resume == "auto" else ["--pretrained", best]
         with pytest.raises(UserError, match=r"start weights"):
             run(data, folder, "--epochs", "1", "--resume", resume, *more)
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_refused_run_leaves_no_folder(tmp_path, existed):
+    """Nor the folder of all runs, if there was none."""
+    if existed:
+        (tmp_path / "runs").mkdir()
+    argv = [sys.executable, ROOT / "train.py", "--data-path", "nowhere"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "nowhere" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"] * existed

@@ -211,23 +211,25 @@ def test_a_gradient_of_the_gradient_is_refused(function):
 
 
 @pytest.mark.parametrize(
-    "variables, reason",
+    "variables, reason, level",
     [
-        ({"U2NET_TOOLKIT_KERNELS": "off"}, "is off"),
-        ({"CXX": "no-such-compiler"}, "no-such-compiler"),
-        ({"CXX": "false"}, "false"),
-        ({"CXX": 'g++ "'}, "No closing quotation"),
-        ({"CXX": "", "PATH": ""}, "no C.. compiler was found"),
-        ({"U2NET_TOOLKIT_CACHE": "/dev/null/cache"}, "Not a directory"),
+        ({"U2NET_TOOLKIT_KERNELS": "off"}, "is off", logging.INFO),
+        ({"CXX": "no-such-compiler"}, "no-such-compiler", logging.WARNING),
+        ({"CXX": "false"}, "false", logging.WARNING),
+        ({"CXX": 'g++ "'}, "No closing quotation", logging.WARNING),
+        ({"CXX": "", "PATH": ""}, "no C.. compiler was found", logging.WARNING),
+        ({"U2NET_TOOLKIT_CACHE": "/dev/null/cache"}, "Not a directory", logging.WARNING),
+        ({"U2NET_TOOLKIT_CACHE": "~no-such-user/cache"}, "no home folder", logging.WARNING),
     ],
 )
-def test_without_them_a_line_in_the_log(variables, reason, monkeypatch, caplog):
+def test_without_them_a_line_in_the_log(variables, reason, level, monkeypatch, caplog):
+    """A warning, which is printed, if the user may want to mend it."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.INFO):
         assert library.load.__wrapped__() is None
     (record,) = caplog.records
-    assert re.search(reason, record.getMessage())
+    assert re.search(reason, record.getMessage()) and record.levelno == level
     layer = ConvBNReLU(16, 16)
     monkeypatch.setattr(layers, "load", lambda: None)
     use_kernels(layer, torch.device("cpu"))

@@ -18,6 +18,7 @@ import fetch_weights
 import predict
 from src import FULL, ISNET, LITE, Predictor, UserError, build_model, load_model, save_model
 from src.export.onnx import export_onnx
+from src.inference.openvino import kept_folder
 from src.weights import load, named
 from src.weights.load import SHIPPED, find_weights
 
@@ -50,6 +51,19 @@ def release(home, content, monkeypatch):
     with serve(content) as (served, address):
         monkeypatch.setenv(named.MIRROR, address + "/")
         yield served
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is always a home folder")
+def test_without_a_home_folder(home, monkeypatch):
+    """As a user id without a name has none, in a container."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert named.find_onnx(named.PUBLISHED["u2netp"]) is None  # rembg's folders are passed over
+    monkeypatch.delenv(named.CACHE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match=r"no home folder .*; set U2NET_TOOLKIT_CACHE to a folder"):
+        load_model("u2netp")
+    assert kept_folder() is None
 
 
 def test_fetched_once_and_kept_as_safetensors(release, home, capsys, monkeypatch):

@@ -2,14 +2,18 @@
 
 import os
 import signal
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, chain
+from multiprocessing import parent_process
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -182,7 +186,7 @@ class Loader(Generic[ItemsT]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=partial(_prepare_worker, Image.MAX_IMAGE_PIXELS),
             # Its own: each new iterator draws from it, which would advance the global one.
             generator=torch.Generator(),
         )
@@ -236,18 +240,25 @@ class _Batches(Dataset[Any]):
         return self.collate(items) if items else None, errors
 
 
-def _ignore_signals(_: int) -> None:
-    """Leave signals to the main process, which still needs this worker to finish its step.
+def _prepare_worker(largest: float | None, _: int) -> None:
+    """Set what a worker that is not forked lacks, and leave signals to the main process, which
+    still needs this worker to finish its step.
 
     Ctrl-C and torchrun signal the whole process group, so the worker gets one of its own. SLURM and
     systemd send SIGTERM to each process, so the worker heeds it only from the main one.
+
+    ``largest``: Pillow's limit in the main process.
     """
+    Image.MAX_IMAGE_PIXELS = largest  # type: ignore[assignment]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its errors are reported
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # not on Windows
         os.setpgid(0, 0)
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_await_main_process, args=(os.getppid(),), daemon=True).start()
+        main = parent_process()  # with a fork server, not the one that forked this worker
+        assert main is not None and main.pid is not None
+        Thread(target=_await_main_process, args=(main.pid,), daemon=True).start()
 
 
 def _await_main_process(main: int) -> None:

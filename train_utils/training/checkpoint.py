@@ -255,16 +255,18 @@ def _make_folder(name: str, number: int) -> Path:
     removed at exit if nothing was written to it.
     """
     folder = Path("runs") / f"{name}-{number}"
+    created = [folder] if folder.parent.exists() else [folder, folder.parent]
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         return _make_folder(name, number + 1)
     except OSError as error:
         raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
-    atexit.register(_remove_empty, folder)
+    atexit.register(_remove_empty, created)
     return folder
 
 
-def _remove_empty(folder: Path) -> None:
+def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError):
-        folder.rmdir()
+        for folder in folders:
+            folder.rmdir()

@@ -19,6 +19,8 @@ from src.errors import UserError
 from src.files import atomic_path
 from src.weights.named import cache_folder
 
+from ...distributed import is_main
+
 SWITCH = "U2NET_TOOLKIT_KERNELS"
 DTYPES = (torch.float32, torch.bfloat16)  # in the order of the versions in kernels.cpp
 _SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -38,15 +40,18 @@ _log = logging.getLogger(__name__)
 def load() -> ctypes.CDLL | None:
     """The library, built if this machine has not built it yet.
 
-    None, with the reason in the log, if that is not possible: without a C++ compiler or a cache
-    folder, on systems other than Linux, or if the environment variable ``U2NET_TOOLKIT_KERNELS`` is
-    ``off``. Callers then use torch's own operations.
+    None, with a warning, if that is not possible: without a C++ compiler or a cache folder. None,
+    with the reason in the log, on systems other than Linux, or if the environment variable
+    ``U2NET_TOOLKIT_KERNELS`` is ``off``. Callers then use torch's own operations.
     """
     try:
         return _load()
+    except _NotWantedError as error:
+        _log.info("training without compiled kernels: %s", error)
     except _PROBLEMS as error:
-        _log.info("training without the toolkit's own kernels: %s", error)
-        return None
+        level = logging.WARNING if is_main() else logging.INFO
+        _log.log(level, "training without compiled kernels, which is slower: %s", error)
+    return None
 
 
 @cache
@@ -71,15 +76,19 @@ class _UnavailableError(Exception):
     """Why there is no library."""
 
 
+class _NotWantedError(Exception):
+    """Why there is none, where nothing is amiss."""
+
+
 _PROBLEMS = (OSError, ValueError, subprocess.SubprocessError, UserError, _UnavailableError)
 
 
 def _load() -> ctypes.CDLL:
     if os.environ.get(SWITCH, "").lower() in ("off", "0"):
-        raise _UnavailableError(f"{SWITCH} is off")
+        raise _NotWantedError(f"{SWITCH} is off")
     # The loops run in torch's own threads: its OpenMP must export GCC's symbols to everyone.
     if sys.platform != "linux" or not all(hasattr(ctypes.CDLL(None), name) for name in _NEEDED):
-        raise _UnavailableError("torch's OpenMP is not accessible from outside")
+        raise _NotWantedError("torch's OpenMP is not accessible from outside")
     compiler = _find_compiler()
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, check=True, timeout=60
