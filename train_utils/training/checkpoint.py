@@ -262,11 +262,11 @@ def _make_folder(name: str, number: int) -> Path:
         return _make_folder(name, number + 1)
     except OSError as error:
         raise UserError(f"{folder}: cannot be created ({error.strerror})") from None
-    atexit.register(_remove_empty, created)
+    atexit.register(_remove_empty, *created)
     return folder
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    with suppress(OSError):
-        for folder in folders:
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):
             folder.rmdir()
