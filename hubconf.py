@@ -82,7 +82,7 @@ def isnet_lite(**overrides: _Any) -> "Network":
 
 
 def build_model(name: str, **overrides: _Any) -> "Network":
-    """_Any network with random weights: ``unet``, ``segnet``, a ``.json`` table…"""
+    """Any network with random weights: ``unet``, ``segnet``, a ``.json`` table…"""
     return _library().build_model(name, **overrides)
 
 
