@@ -270,7 +270,7 @@ _REASONS = {
     415: "The body is neither an image file nor a form",
     422: "A parameter is unknown or of the wrong type, or the form has no file",
     500: "Internal error",
-    503: "Too many requests are waiting",
+    503: "Too many requests are waiting or being received, or the server is shutting down",
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.data import ROOT, SMALL_TABLE, make_scene, save_image
+from helpers.data import ROOT, SMALL_TABLE
 from helpers.processes import PATIENCE, children, running, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -208,17 +208,6 @@ def test_two_runs_begun_together(tmp_path, monkeypatch):
     """Each has a folder from the start, not when its network is made."""
     monkeypatch.chdir(tmp_path)
     assert [folder_of()[0].name for _ in range(2)] == ["net-1", "net-2"]
-
-
-def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path):
-    save_image(tmp_path / "images/a.png", make_scene()[0])
-    save_image(tmp_path / "masks/a.png", make_scene()[1])
-    save_image(tmp_path / "images/b.png", make_scene()[0])
-    save_image(tmp_path / "masks/b.png", make_scene()[1])
-    argv = [sys.executable, ROOT / "train.py", "--data-path", ".", "--pretrained", "none.pt"]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "none.pt" in done.stderr
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_log_saved_by_another_program(tmp_path):

@@ -1,15 +1,13 @@
 """Settings of a run: from flags, from recipe files, and against the record of a checkpoint."""
 
 import argparse
-import copy
 import json
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-import torch
-from helpers.data import ROOT, SMALL_TABLE
+from helpers.data import ROOT
 
 import train
 from src import UserError, build_model
@@ -295,50 +293,6 @@ def test_start_weights_are_told_apart_by_content(tmp_path):
     state = {"flags": {"start": start}}
     assert start_weights(Settings(resume="runs/net-1/last.pt"), state) == start
     assert start_weights(Settings(resume="auto"), state) is None
-
-
-@pytest.fixture(scope="module")
-def pretrained_run(duts, tmp_path_factory):
-    """A run of one epoch from random weights, and one that starts from those."""
-    root = tmp_path_factory.mktemp("start")
-    flags = ["--data-path", duts, "--img-size", 48, "--crop-size", 40, "--batch-size", 2]
-    flags += ["--epochs", 1, "--workers", 0, "--device", "cpu", "--amp", "off"]
-    flags = [str(flag) for flag in flags]
-    first = [*flags, "--model", str(SMALL_TABLE), "--output-dir", str(root / "first")]
-    assert train.main(first) == 0
-    start = ["--pretrained", str(root / "first/best.pt")]
-    assert train.main([*flags, *start, "--output-dir", str(root / "second")]) == 0
-    return flags, root, start
-
-
-def test_other_start_weights_are_refused(pretrained_run, tmp_path):
-    flags, root, start = pretrained_run
-    resume = ["--output-dir", str(root / "second"), "--resume", "auto"]
-    assert train.main([*flags, *start, *resume]) == 0
-    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now None"):
-        train.main([*flags, *resume, "--freeze-bn"])
-    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now 'sha256 "):
-        train.main([*flags, "--pretrained", str(root / "first/last.pt"), *resume])
-
-
-def test_a_checkpoint_of_before_is_continued(pretrained_run, tmp_path):
-    """Its record knows no start weights, and has settings that may change by now."""
-    flags, root, start = pretrained_run
-    folder = shutil.copytree(root / "second", tmp_path / "old")
-    state = torch.load(folder / "last.pt", weights_only=True)
-    record = copy.deepcopy(state["flags"])
-    del record["start"], record["clip_grad"]
-    record |= {"compile": False, "checkpoint_activations": False, "eval_interval": 10}
-    torch.save({**state, "flags": record}, folder / "last.pt")
-    resume = ["--resume", str(folder / "last.pt"), "--eval-interval", "1"]
-    assert train.main([*flags, *start, *resume]) == 0
-
-
-def test_args_are_kept_by_name(pretrained_run):
-    _, root, start = pretrained_run
-    args = json.loads((root / "second/args.json").read_text())
-    assert set(args) == {*DECLARATIONS, "versions", "launch"} - {"resume"}
-    assert args["pretrained"] == start[1] and args["crop_size"] == [40] and args["freeze_bn"]
 
 
 def test_how_networks_of_one_name_differ():

@@ -1,5 +1,6 @@
 """Runs that meet what they cannot read, and runs that meet each other."""
 
+import copy
 import json
 import os
 import re
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.data import ROOT, make_pairs, same_state, truncate_file
+from helpers.data import ROOT, SMALL_TABLE, make_pairs, same_state, truncate_file
 from helpers.runs import FLAGS, rows, run
 
 import train
 import validation
 from my_dataset import SegmentationDataset
 from src import UserError
+from train_utils.config import DECLARATIONS
 from train_utils.data.loaders import EpochSampler, train_loader
 from train_utils.data.splits import find_pairs
 from train_utils.training.checkpoint import claim_folder
@@ -194,12 +196,57 @@ def test_start_weights_must_agree(data, tmp_path, monkeypatch, weights):
             run(data, folder, "--epochs", "1", "--resume", resume, *more)
 
 
+@pytest.fixture(scope="module")
+def pretrained_run(duts, tmp_path_factory):
+    """A run of one epoch from random weights, and one that starts from those."""
+    root = tmp_path_factory.mktemp("start")
+    flags = ["--data-path", duts, "--img-size", 48, "--crop-size", 40, "--batch-size", 2]
+    flags += ["--epochs", 1, "--workers", 0, "--device", "cpu", "--amp", "off"]
+    flags = [str(flag) for flag in flags]
+    first = [*flags, "--model", str(SMALL_TABLE), "--output-dir", str(root / "first")]
+    assert train.main(first) == 0
+    start = ["--pretrained", str(root / "first/best.pt")]
+    assert train.main([*flags, *start, "--output-dir", str(root / "second")]) == 0
+    return flags, root, start
+
+
+def test_other_start_weights_are_refused(pretrained_run, tmp_path):
+    flags, root, start = pretrained_run
+    resume = ["--output-dir", str(root / "second"), "--resume", "auto"]
+    assert train.main([*flags, *start, *resume]) == 0
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now None"):
+        train.main([*flags, *resume, "--freeze-bn"])
+    with pytest.raises(UserError, match=r"start weights .* was 'sha256 .*', now 'sha256 "):
+        train.main([*flags, "--pretrained", str(root / "first/last.pt"), *resume])
+
+
+def test_a_checkpoint_of_before_is_continued(pretrained_run, tmp_path):
+    """Its record knows no start weights, and has settings that may change by now."""
+    flags, root, start = pretrained_run
+    folder = shutil.copytree(root / "second", tmp_path / "old")
+    state = torch.load(folder / "last.pt", weights_only=True)
+    record = copy.deepcopy(state["flags"])
+    del record["start"], record["clip_grad"]
+    record |= {"compile": False, "checkpoint_activations": False, "eval_interval": 10}
+    torch.save({**state, "flags": record}, folder / "last.pt")
+    resume = ["--resume", str(folder / "last.pt"), "--eval-interval", "1"]
+    assert train.main([*flags, *start, *resume]) == 0
+
+
+def test_args_are_kept_by_name(pretrained_run):
+    _, root, start = pretrained_run
+    args = json.loads((root / "second/args.json").read_text())
+    assert set(args) == {*DECLARATIONS, "versions", "launch"} - {"resume"}
+    assert args["pretrained"] == start[1] and args["crop_size"] == [40] and args["freeze_bn"]
+
+
 @pytest.mark.parametrize("existed", [True, False])
-def test_a_refused_run_leaves_no_folder(tmp_path, existed):
-    """Nor the folder of all runs, if there was none."""
+@pytest.mark.parametrize("fault", [["--data-path", "nowhere"], ["--pretrained", "none.pt"]])
+def test_a_refused_run_leaves_no_folder(data, tmp_path, existed, fault):
+    """Nor the folder of all runs, if there was none; with data as without."""
     if existed:
         (tmp_path / "runs").mkdir()
-    argv = [sys.executable, ROOT / "train.py", "--data-path", "nowhere"]
+    argv = [sys.executable, ROOT / "train.py", "--data-path", data, *fault]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "nowhere" in done.stderr
+    assert done.returncode == 2 and fault[1] in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["runs"] * existed

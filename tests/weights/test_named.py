@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.data import ROOT, SMALL, make_varied_network, same_state
 from helpers.golden import SHARED, needs_shared
-from helpers.servers.release import publish, serve
+from helpers.servers.release import as_published, publish, serve
 
 import convert
 import export
@@ -261,32 +261,6 @@ def test_processes_at_once_fetch_once(release, home, content):
     for process in started:
         assert process.communicate()[0].startswith("published weights, small")
     assert release.requests == ["/u2netp.onnx"]
-
-
-def as_published(model, path, size):
-    """An ONNX file in the form of the release: of one size, with outputs by number, without
-    metadata; of classes as logits."""
-    import onnx
-
-    model.img_size = size
-    export_onnx(model, path, sides=True, static=True)
-    file = onnx.load(path)
-    del file.metadata_props[:]
-    graph, names = file.graph, {}
-    outputs = {value.name: value for value in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Softmax"]:  # theirs are logits
-        outputs[node.output[0]].name = node.input[0]
-        graph.node.remove(node)
-    names[graph.input[0].name] = "input.1"
-    names |= {value.name: str(1959 + i) for i, value in enumerate(graph.output)}
-    for node in graph.node:
-        for values in (node.input, node.output):
-            values[:] = [names.get(name, name) for name in values]
-    for value in (*graph.input, *graph.output):
-        value.name = names[value.name]
-    del graph.value_info[:]
-    onnx.save(file, path)
-    return path.read_bytes()
 
 
 @needs_shared

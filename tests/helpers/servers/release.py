@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import onnx
+
+from src.export.onnx import export_onnx
 from src.weights import named
 
 
@@ -65,3 +68,27 @@ def publish(monkeypatch, name, content):
     entry = replace(named.PUBLISHED[name], md5=hashlib.md5(content).hexdigest())
     monkeypatch.setitem(named.PUBLISHED, name, entry)
     return entry
+
+
+def as_published(model, path, size):
+    """An ONNX file in the form of the release: of one size, with outputs by number, without
+    metadata; of classes as logits."""
+    model.img_size = size
+    export_onnx(model, path, sides=True, static=True)
+    file = onnx.load(path)
+    del file.metadata_props[:]
+    graph, names = file.graph, {}
+    outputs = {value.name: value for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Softmax"]:  # theirs are logits
+        outputs[node.output[0]].name = node.input[0]
+        graph.node.remove(node)
+    names[graph.input[0].name] = "input.1"
+    names |= {value.name: str(1959 + i) for i, value in enumerate(graph.output)}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for value in (*graph.input, *graph.output):
+        value.name = names[value.name]
+    del graph.value_info[:]
+    onnx.save(file, path)
+    return path.read_bytes()
