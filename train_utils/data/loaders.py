@@ -5,10 +5,10 @@ import signal
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate, chain
-from multiprocessing import parent_process
+from multiprocessing import get_start_method, parent_process, resource_tracker
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -186,7 +186,7 @@ class Loader(Generic[ItemsT]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=partial(_prepare_worker, Image.MAX_IMAGE_PIXELS),
+            worker_init_fn=partial(_prepare_worker, Image.MAX_IMAGE_PIXELS, [*warnings.filters]),
             # Its own: each new iterator draws from it, which would advance the global one.
             generator=torch.Generator(),
         )
@@ -195,7 +195,8 @@ class Loader(Generic[ItemsT]):
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._checked(iter(self._batches))  # workers start here, not at the first batch
+        with _sigterm_blocked(self._batches.num_workers):
+            return self._checked(iter(self._batches))  # workers start here, not at the first batch
 
     def _checked(self, batches: Iterator[tuple[Any, dict[int, UserError]]]) -> Iterator[Any]:
         try:
@@ -240,17 +241,34 @@ class _Batches(Dataset[Any]):
         return self.collate(items) if items else None, errors
 
 
-def _prepare_worker(largest: float | None, _: int) -> None:
+@contextmanager
+def _sigterm_blocked(workers: int) -> Iterator[None]:
+    """Block SIGTERM while workers start, so that all their threads, and a fork server, inherit it:
+    workers that are not forked have threads before :func:`_prepare_worker` is called.
+    """
+    if not workers or not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    if get_start_method() != "fork":
+        resource_tracker.ensure_running()  # now, as its start would unblock SIGTERM
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_worker(largest: float | None, filters: Sequence[Any], _: int) -> None:
     """Set what a worker that is not forked lacks, and leave signals to the main process, which
     still needs this worker to finish its step.
 
     Ctrl-C and torchrun signal the whole process group, so the worker gets one of its own. SLURM and
     systemd send SIGTERM to each process, so the worker heeds it only from the main one.
 
-    ``largest``: Pillow's limit in the main process.
+    ``largest`` and ``filters``: Pillow's limit, and those of warnings, in the main process.
     """
     Image.MAX_IMAGE_PIXELS = largest  # type: ignore[assignment]
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # its errors are reported
+    warnings.filters[:] = filters  # type: ignore[index]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(AttributeError, OSError):  # not on Windows
         os.setpgid(0, 0)
