@@ -56,7 +56,7 @@ test: .venv/ready-to-test .venv-rembg/ready
 
 browser: .venv/ready
 	npm ci --prefix web/browser --ignore-scripts --no-audit --no-fund
-	$(BIN)/python web/browser/build.py --weights $(WEIGHTS)
+	$(BIN)/python web/browser/build.py --weights "$(WEIGHTS)"
 
 # LiteRT's converter pins versions incompatible with pydantic (used by schemathesis and gradio), so it
 # has its own environment, layered on the packages of .venv, mainly torch. Not part of make test: it

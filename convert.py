@@ -26,7 +26,7 @@ import torch
 
 from src import Network, UserError, load_model, save_model
 from src.export.hub.transformers import CODE, ONNX, PREPROCESSOR
-from src.files import check_outputs
+from src.files import check_outputs, real_path
 from src.weights.layouts import lost_in_official, official_state
 from src.weights.named import kept_files
 from src.weights.storage import FOLDER, save_state
@@ -120,7 +120,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.img_size and not isinstance(args.img_size, int):
         parser.error("--img-size: expected one side in pixels, as weights keep that of a square")
     inputs = [args.input, *args.average_with]
-    places = [path.resolve() for path in inputs]
+    places = [real_path(path) for path in inputs]
     if twice := [str(inputs[i]) for i, place in enumerate(places) if place in places[:i]]:
         parser.error(f"--average-with {twice[0]}: named twice; name each file once")
     if args.shares and (len(args.shares) != len(inputs) or not sum(args.shares)):
@@ -149,7 +149,7 @@ def check_run(output: Path, is_folder: bool) -> None:
     Raises:
         UserError: OUTPUT would replace them.
     """
-    output = output.resolve()  # a link itself is kept, but its target is replaced
+    output = real_path(output)  # a link itself is kept, but its target is replaced
     run = output if is_folder else output.parent
     of_run = is_folder or re.fullmatch(r"(last(-\d+)?|best)\.pt", output.name)
     if of_run and has_checkpoint(run):

@@ -19,8 +19,9 @@ from PIL import Image
 
 from my_dataset import SPLITS, Pair, find_pairs
 from src import UserError
-from src.files import atomic_path, check_outputs
+from src.files import atomic_path, check_outputs, real_path
 from src.pictures.classes import coloured
+from src.words import counted
 from train_utils import cli
 from train_utils.data.masks import count_classes, mask_reader
 
@@ -70,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(*found.notes, sep="\n", end="\n" if found.notes else "")
     outputs = [args.output / f"{pair.name}.png" for pair in found.pairs]
-    images = {pair.image.parent.resolve() for pair in found.pairs}
-    if shared := [path.parent for path in outputs if path.parent.resolve() in images]:
+    images = {real_path(pair.image.parent) for pair in found.pairs}
+    if shared := [path.parent for path in outputs if real_path(path.parent) in images]:
         raise UserError("is the images' own folder; choose another", "output", shared[0])
     there = [path for path in outputs if path.exists()]
     if there and not args.overwrite:
@@ -83,8 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     for pair, output in zip(found.pairs, outputs, strict=True):
         with atomic_path(output) as temporary:
             draw(pair, args.num_classes is not None, white).save(temporary, "PNG")
-    count = "1 mask" if len(outputs) == 1 else f"{len(outputs)} masks"
-    print(f"{args.output}: {count}")
+    print(f"{args.output}: {counted(len(outputs), 'mask')}")
     return 0
 
 

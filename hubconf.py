@@ -40,11 +40,11 @@ class _Finder:
 
 def _library() -> _ModuleType:
     """This clone's ``src``. Other threads wait until it is imported."""
-    sys.meta_path.append(_Finder)
+    sys.meta_path = [*sys.meta_path, _Finder]  # a new list, as other threads may be in the old one
     try:
         return importlib.import_module(_NAME)
     finally:
-        sys.meta_path.remove(_Finder)
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not _Finder]
 
 
 def u2net_full(pretrained: bool = False, **overrides: _Any) -> "Network":

@@ -184,6 +184,10 @@ def _announce(
     precision = str(trainer.dtype).removeprefix("torch.")
     name = trainer.model.config.name
     print(f"{name} on {trainer.device} in {precision}, {images}, into {folder}/", flush=True)
+    if settings.pretrained and not resume:
+        print(f"starting from {settings.pretrained}: {trainer.model.origin}")
+    if trainer.teacher:
+        print(f"taught by {settings.teacher}: {trainer.teacher.predictor.origin}")
     sampler = train.sampler
     taken = len(sampler) * settings.batch_size * world_size()
     if sampler.taken != sampler.lengths or taken > len(train.dataset):

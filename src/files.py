@@ -126,6 +126,11 @@ def utf8_path(path: Path) -> Iterator[Path]:
         yield link
 
 
+def real_path(path: Path) -> Path:
+    """As ``path.resolve()``, but a loop of links is no error before Python 3.13 either."""
+    return Path(os.path.realpath(path))
+
+
 def _find_place(path: Path) -> tuple[Path, os.stat_result | None]:
     """The target of ``path`` through its links, and its status if it exists.
 
@@ -305,7 +310,7 @@ def check_outputs(
             place, status = _find_place(path)
             if _is_stream(place, status):
                 continue
-            other = places.setdefault(place.resolve(), parameter)
+            other = places.setdefault(real_path(place), parameter)
             if other != parameter:
                 advice = f"name another, as {{{other}}} is written there"
                 raise UserError("two results in one file", parameter, path, advice)

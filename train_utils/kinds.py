@@ -182,7 +182,7 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
         UserError: it cannot be read, or holds an unknown name or a value of the wrong kind.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # invalid TOML, or its encoding
@@ -191,7 +191,7 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
     values = {}
     for group, table in tables.items():
         if group not in groups or not isinstance(table, dict):
-            raise UserError(f"{path}: {group}: {_not_a_table(group, groups, known)}")
+            raise UserError(f"{path}: {group}: {_not_a_table(group, table, groups, known)}")
         for name, value in table.items():
             try:
                 values[name] = _find(name, group, known).read(value)
@@ -200,11 +200,16 @@ def read_recipe(path: Path, known: Mapping[str, Declaration]) -> dict[str, Any]:
     return values
 
 
-def _not_a_table(name: str, groups: list[str], known: Mapping[str, Declaration]) -> str:
+def _not_a_table(
+    name: str, value: object, groups: list[str], known: Mapping[str, Declaration]
+) -> str:
+    is_table = isinstance(value, dict | list)
+    if name in known and not is_table:
+        return f"is outside a table; write it below [{known[name].group}]"
     if name in groups:
         return f"is not a table; write its settings below [{name}]"
     if name in known:
-        return f"is outside a table; write it below [{known[name].group}]"
+        return f"is a setting, not a table; write {name} = … below [{known[name].group}]"
     return f"unknown table; expected {', '.join(f'[{group}]' for group in groups)}"
 
 

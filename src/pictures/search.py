@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..files import real_path
 from ..words import counted
 from .formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -117,10 +118,10 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
 
 
-def search_folder(
+def walk_folder(
     folder: Path, left_out: LeftOut, recursive: bool = False, output: Path | None = None
-) -> list[Path]:
-    """The images of a folder, sorted.
+) -> Iterator[tuple[Path, list[str]]]:
+    """Folders that hold images, each with its images' names, sorted.
 
     Args:
         folder: where to look.
@@ -128,14 +129,6 @@ def search_folder(
         recursive: search subfolders too, except hidden ones and links, which may form a loop.
         output: a resolved folder of results, which are left out.
     """
-    found = walk_folder(folder, left_out, recursive, output)
-    return [inside / name for inside, names in found for name in names]
-
-
-def walk_folder(
-    folder: Path, left_out: LeftOut, recursive: bool = False, output: Path | None = None
-) -> Iterator[tuple[Path, list[str]]]:
-    """Folders that hold images, with the images' names, sorted; see :func:`search_folder`."""
     images, others = [], dict[str, tuple[int, str]]()  # number of each kind, and the first
     folders = []
     try:
@@ -160,7 +153,7 @@ def walk_folder(
     below = [(name, "folder", 1) for name in folders]
     for name, kind, count in sorted([*below, *((first, k, n) for k, (n, first) in others.items())]):
         path = folder / name
-        if kind == "folder" and path.resolve() == output:
+        if kind == "folder" and real_path(path) == output:
             left_out.add(path, "output folder")
         elif kind == "folder" and recursive:
             yield from walk_folder(path, left_out, recursive, output)
@@ -184,7 +177,7 @@ def find_images(
 
     Args:
         path: an image, a folder, or a pattern (``*``, ``?``, ``**``; its suffix in any case).
-        left_out, recursive, output: as for :func:`search_folder`.
+        left_out, recursive, output: as for :func:`walk_folder`.
 
     Raises:
         UserError: it is missing or holds no image.
@@ -227,11 +220,11 @@ def _sort_matches(
 ) -> Iterator[tuple[Path, list[str], bool]]:
     """The matches of a pattern, as from :func:`walk_folder`, and whether they are a whole
     folder."""
-    is_inside = output is not None and above.resolve() in output.parents
+    is_inside = output is not None and real_path(above) in output.parents
     through = "**" in pattern.parts  # it searches folders by itself
     for parent, group in groupby(matches, os.path.dirname):
         folder = Path(parent)
-        resolved = folder.resolve()
+        resolved = real_path(folder)
         if is_inside and output in (resolved, *resolved.parents):
             for match in group:
                 left_out.add(match, "file of the output folder")

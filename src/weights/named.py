@@ -120,10 +120,10 @@ PUBLISHED = {
         ),
     )
 }
+"""By name; the files are those that rembg released, as their authors' own have no fixed URL."""
 
 NAMES = (*PUBLISHED, "lite")
 """All names of weights; ``lite`` are those that come with this toolkit."""
-"""By name; the files are those that rembg released, as their authors' own have no fixed URL."""
 
 
 def cache_folder() -> Path:
@@ -133,13 +133,16 @@ def cache_folder() -> Path:
         UserError: the user has no home folder.
     """
     try:
-        if folder := os.environ.get(CACHE):
-            return Path(folder).expanduser()
+        if chosen := os.environ.get(CACHE):
+            return Path(chosen).expanduser()
         from platformdirs import user_cache_path
 
-        return user_cache_path("u2net-toolkit", appauthor=False)
+        folder = user_cache_path("u2net-toolkit", appauthor=False)
+        if not folder.is_absolute():  # ~, by an older platformdirs
+            raise RuntimeError
+        return folder
     except RuntimeError:  # a user without a home folder, as in containers
-        problem = "there is no home folder to keep published weights in"
+        problem = "there is no home folder to keep files in"
         raise UserError(f"{problem}; set {CACHE} to a folder's full path") from None
 
 

@@ -37,7 +37,8 @@ def test_flags_stand_above_the_recipe(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         "[recipe]\nlr = 1\nepochs = 7\nema = 0.5\nsync_bn = true\nclass_weights = 'balanced'\n"
-        "[network]\nimg_size = [64, 96]\npretrained = 'w.pt'\n"
+        "[network]\nimg_size = [64, 96]\npretrained = 'w.pt'\n",
+        encoding="utf-8-sig",  # as editors on Windows write it
     )
     settings = train.parse_args(["--epochs", "9", "--config", str(path), "--no-sync-bn"])
     assert (settings.lr, settings.epochs, settings.ema, settings.sync_bn) == (1.0, 9, 0.5, False)
@@ -59,6 +60,9 @@ def test_flags_stand_above_the_recipe(tmp_path):
         ("[network]\nimg_size = []", r"\[network\] img_size: expected one value or more"),
         ("[run]\noutput_dir = 3", r"\[run\] output_dir: 3 is not a path"),
         ("lr = 1", r"lr: is outside a table; write it below \[recipe\]$"),
+        ("device = 'cpu'", r"device: is outside a table; write it below \[device\]$"),
+        ("[lr]\nvalue = 1", r"lr: is a setting, not a table; write lr = … below \[recipe\]$"),
+        ("[[lr]]", r"lr: is a setting, not a table; write lr = … below \[recipe\]$"),
         ("[[run]]\nseed = 1", r"run: is not a table; write its settings below \[run\]$"),
         ("[speed]\nlr = 1", r"speed: unknown table; expected \[data\], \[network\]"),
         ("lr = ", "not TOML"),

@@ -293,7 +293,7 @@ def test_sizes_of_batches_are_those_of_the_unbroken_run(data, tmp_path, monkeypa
     assert json.loads((tmp_path / "run/args.json").read_text())["img_size"] == ["64-128"]
 
 
-def test_resume_rebuilds_its_network(data, tmp_path, finished):
+def test_resume_rebuilds_its_network(data, tmp_path, finished, capsys):
     """Neither --model nor the pretrained file is needed again; another --model is refused."""
     start = load_model(finished / "best.pt")
     start = U2Net(start.config.replace(conv_bias=True))
@@ -302,9 +302,12 @@ def test_resume_rebuilds_its_network(data, tmp_path, finished):
     folder = tmp_path / "run"
     argv = [*flags, "--pretrained", str(tmp_path / "start.pt"), "--output-dir", str(folder)]
     assert train.main(argv) == 0
+    started = f"starting from {tmp_path / 'start.pt'}: checkpoint of this toolkit, small, 1 map\n"
+    assert started in capsys.readouterr().out
     assert (folder / "best.pt").exists(), "the last epoch is scored, whatever the interval"
     (tmp_path / "start.pt").unlink()
     assert train.main([*flags, "--resume", str(folder / "last.pt")]) == 0
+    assert "starting from" not in capsys.readouterr().out
     with pytest.raises(UserError, match="holds small"):
         train.main([*flags, "--resume", str(folder / "last.pt"), "--model", "u2net_full"])
 

@@ -166,3 +166,18 @@ def test_a_result_of_an_earlier_run_is_replaced(call, weights, tmp_path, monkeyp
     for _ in range(2):
         status, _, err = call(predict.main, "photo.png", "--output", "mask.png", *flags)
         assert status == 0, err
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/x.png"])
+def test_a_loop_of_links_is_no_place(call, weights, tmp_path, monkeypatch, name):
+    """Python before 3.13 raises a RuntimeError where it resolves one."""
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "photo.png", make_scene()[0])
+    (tmp_path / "loop").symlink_to("loop")
+    status, _, err = call(predict.main, "photo.png", "--output", name, "--weights", weights)
+    assert status == 2 and "loop" in err and "Too many levels of symbolic links" in err
+    for names in (("loop", "k.pt"), ("photo.png", "loop.pt")):
+        (tmp_path / "loop.pt").unlink(missing_ok=True)
+        (tmp_path / "loop.pt").symlink_to("loop.pt")
+        status, _, err = call(convert.main, *names)
+        assert status == 2 and err.count("\n") == 1, err

@@ -91,7 +91,7 @@ def unique_names(names: Sequence[str], endings: Iterable[str]) -> list[str]:
         whole |= clashing
 
 
-def find_doubled(results: Sequence[str], kind: str = "image") -> None:
+def check_unique(results: Sequence[str], kind: str = "image") -> None:
     """Check that no two results in one folder have the same name.
 
     Raises:

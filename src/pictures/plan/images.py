@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import UserError
-from ...files import is_stream
-from ...words import first_ten
+from ...files import is_stream, real_path
+from ...words import counted, first_ten
 from ..formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from ..search import Found, LeftOut, find_images, is_missing, named_after_others
-from .checks import check_overwriting, find_doubled, unique_names
+from .checks import check_overwriting, check_unique, unique_names
 from .jobs import Job, Jobs, Names, pack, unpack
 
 
@@ -44,7 +44,7 @@ def plan_images(
     left_out = LeftOut() if left_out is None else left_out
     if len(missing := [str(path) for path in inputs if is_missing(path)]) > 1:
         raise UserError(f"{first_ten(missing)}: no such files or folders")
-    listed = _list_images(inputs, left_out, recursive, output.resolve())
+    listed = _list_images(inputs, left_out, recursive, real_path(output))
     if is_stream(output) or (output.suffix.lower() in IMAGE_FORMATS and not output.is_dir()):
         if (count := sum(files.number for files in listed)) > 1:
             raise UserError(f"is one file for {count} images; name a folder", "output", output)
@@ -53,7 +53,9 @@ def plan_images(
     if output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES:
         kinds = " or ".join(IMAGE_FORMATS)
         raise UserError(f"name a folder, or a {kinds} file for one image", "output", output)
-    if not suffix and any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
+    if not suffix and any(
+        path.is_dir() and real_path(path) == real_path(output) for path in inputs
+    ):
         raise UserError(
             "is the images' own folder; choose another", "output", output, "or give a {suffix}"
         )
@@ -133,7 +135,7 @@ def _name_results(listed: Sequence[_Listed], output: Path, ending: str) -> Jobs:
     results: dict[str, Iterator[str]] = {}
     for place in shared:
         unique = unique_names(names[place], [ending] * len(names[place]))
-        find_doubled(unique)
+        check_unique(unique)
         results[place] = iter(unique)
     jobs = Jobs()
     for files in listed:
@@ -180,9 +182,8 @@ def _note_results(jobs: Jobs, left_out: LeftOut) -> None:
             count += 1
             example = example or f"{Path(folder, result)} beside {Path(folder, original)}"
     if count:
-        images, are = ("image", "is") if count == 1 else ("images", "are")
+        named = counted(count, "image named after another is", "images named after others are")
         left_out.notes.append(
-            f"{count} {images} named after others, such as {example}, {are} "
-            "predicted too; if these are earlier results, leave them out by a pattern, or write "
-            "results into a folder of their own"
+            f"{named} predicted too, such as {example}; if these are earlier results, leave them "
+            "out by a pattern, or write results into a folder of their own"
         )

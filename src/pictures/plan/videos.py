@@ -13,7 +13,7 @@ from ..formats import (
     VIDEO_SUFFIXES,
 )
 from ..search import LeftOut, describe_kind, match_pattern
-from .checks import check_overwriting, find_doubled, unique_names
+from .checks import check_overwriting, check_unique, unique_names
 from .jobs import PIPE, Job, Jobs
 
 
@@ -69,7 +69,7 @@ def plan_videos(
         kept = path.suffix if path.suffix.lower() in formats else default
         endings.append(suffix if frames else f"{suffix}{kept}")
     results = unique_names([path.name for path in inputs], endings)
-    find_doubled(results, "video")
+    check_unique(results, "video")
     jobs = (Job(path, output / result) for path, result in zip(inputs, results, strict=True))
     return check_overwriting(Jobs(jobs), "video")
 

@@ -19,8 +19,6 @@ from src.errors import UserError
 from src.files import atomic_path
 from src.weights.named import cache_folder
 
-from ...distributed import is_main
-
 SWITCH = "U2NET_TOOLKIT_KERNELS"
 DTYPES = (torch.float32, torch.bfloat16)  # in the order of the versions in kernels.cpp
 _SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -40,16 +38,18 @@ _log = logging.getLogger(__name__)
 def load() -> ctypes.CDLL | None:
     """The library, built if this machine has not built it yet.
 
-    None, with a warning, if that is not possible: without a C++ compiler or a cache folder. None,
-    with the reason in the log, on systems other than Linux, or if the environment variable
-    ``U2NET_TOOLKIT_KERNELS`` is ``off``. Callers then use torch's own operations.
+    None, with a warning on each node, if that is not possible: without a C++ compiler or a cache
+    folder. None, with the reason in the log, where torch's OpenMP cannot be used from outside, as
+    on systems other than Linux, or if the environment variable ``U2NET_TOOLKIT_KERNELS`` is
+    ``off``. Callers then use torch's own operations.
     """
     try:
         return _load()
     except _NotWantedError as error:
         _log.info("training without compiled kernels: %s", error)
     except _PROBLEMS as error:
-        level = logging.WARNING if is_main() else logging.INFO
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of its node
+        level = logging.WARNING if is_first else logging.INFO
         _log.log(level, "training without compiled kernels, which is slower: %s", error)
     return None
 
