@@ -2,7 +2,10 @@
 
 import copy
 import json
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ _CHECKED: tuple[Shape, ...] = ((1, 320, 320), (2, 96, 64), (3, 61, 93))
 
 
 class ExportedNetwork(nn.Module):
-    """A copy of a network that returns a tuple of probabilities: the fused map, then the side maps.
+    """A copy of a network that returns a tuple of probabilities: its output, then the side maps.
 
     Args:
         model: a network of :func:`build_model`, not fused; it is not changed.
@@ -177,3 +180,19 @@ def _make_images(network: Network, shapes: Sequence[Shape]) -> Iterator[Tensor]:
         if network.jumps:  # on perfectly smooth inputs, which no image is
             x += 0.2 * torch.randn(x.shape, generator=generator)
         yield x
+
+
+@contextmanager
+def converter_quiet() -> Iterator[None]:
+    """Silence ``torch.onnx.export``: onnx_ir warns about max_unpool2d, torch 2.11 about its own
+    code.
+    """
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

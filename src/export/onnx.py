@@ -5,10 +5,7 @@ say, and returns the output map as probabilities N×out_ch×H×W first. It is wr
 version of ONNX that can express the network, as a runtime rejects files newer than itself.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +20,7 @@ from .common import (
     TOLERANCE,
     ExportedNetwork,
     check_export,
+    converter_quiet,
     describe_network,
     fixed_shape,
     to_json,
@@ -81,7 +79,7 @@ def export_onnx(
     onnx, onnxruntime = require_onnx()
     network = ExportedNetwork(model, sides)
     traced = trace(ExportedNetwork(model, sides, torch.float16) if half else network, shape)
-    with _errors_only("onnx_ir"):  # it warns about max_unpool2d, torch 2.11 about its own code
+    with converter_quiet():
         program = torch.onnx.export(traced, dynamo=True, verbose=False, opset_version=_TRACED_OPSET)
     assert program is not None  # it is None only without dynamo
     for i, value in enumerate(program.model.graph.outputs):
@@ -227,17 +225,3 @@ def _halve_weights(proto: Any) -> None:
     nodes = [*casts, *proto.graph.node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-
-
-@contextmanager
-def _errors_only(name: str) -> Iterator[None]:
-    """Silence the warnings of a logger, and of what code will become."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)

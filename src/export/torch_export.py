@@ -1,12 +1,13 @@
 """Export to ``torch.export`` programs and AOTInductor packages, checked before they are kept.
 
-Both take a float32 input N×3×H×W, prepared as their metadata say, and return the fused map as
+Both take a float32 input N×3×H×W, prepared as their metadata say, and return the output map as
 probabilities N×out_ch×H×W first: a program for any batch and size from 32², a package for one
 image of one size.
 """
 
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
     Args:
         model: a network of :func:`build_model`, not fused; it is not changed.
         path: the output file; not written if the check fails.
-        sides: return the side maps too, after the fused one.
+        sides: return the side maps too, after the output map.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.
@@ -46,7 +47,9 @@ def export_pt2(model: Network, path: str | Path, sides: bool = False) -> float:
         packed = io.BytesIO()  # torch's own writer aborts the process if the disk is full
         torch.export.save(program, packed, extra_files={"about.json": about})
         temporary.write_bytes(packed.getbuffer())
-        loaded = torch.export.load(temporary).module()
+        with warnings.catch_warnings():  # torch 2.11 warns of its own buffer
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            loaded = torch.export.load(temporary).module()
         return check_export(network, lambda x: [m.numpy() for m in loaded(x)], path)
 
 
@@ -61,7 +64,7 @@ def export_aoti(model: Network, path: str | Path, sides: bool = False) -> float:
     Args:
         model: a network of :func:`build_model`, not fused; it is not changed.
         path: the output file; not written if the check fails.
-        sides: return the side maps too, after the fused one.
+        sides: return the side maps too, after the output map.
 
     Returns:
         The largest difference of a probability from the network's own that the check found.

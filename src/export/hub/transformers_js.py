@@ -12,7 +12,7 @@ from ...files import atomic_path
 from ...inference.predictor import Predictor
 from ...networks.base import Network
 from ...words import counted
-from ..common import ExportedNetwork
+from ..common import ExportedNetwork, converter_quiet
 from ..onnx import downgrade, name_axes, require_onnx
 
 _TOLERANCE = 1  # levels of 255: rounding may fall to either side
@@ -39,16 +39,17 @@ def export_whole(model: Network, path: Path) -> None:
         )
     onnx, onnxruntime = require_onnx()
     free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    program = torch.onnx.export(
-        _Whole(model).eval(),
-        (torch.zeros(1, 3, *_CHECKED[0]),),
-        input_names=["pixel_values"],
-        output_names=["mask"],
-        dynamic_shapes={"pixel_values": free},
-        opset_version=_OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with converter_quiet():
+        program = torch.onnx.export(
+            _Whole(model).eval(),
+            (torch.zeros(1, 3, *_CHECKED[0]),),
+            input_names=["pixel_values"],
+            output_names=["mask"],
+            dynamic_shapes={"pixel_values": free},
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None  # it is None only without dynamo
     proto = downgrade(program.model_proto, _OPSET)
     for node in proto.graph.node:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...files import real_path
 from ...networks.base import Network
 from ..common import (
     HALF_TOLERANCE,
@@ -53,7 +54,7 @@ def export_coreml(
         >>> export_coreml(load_model("lite.pt"), "lite.mlpackage")  # doctest: +SKIP
         1e-06
     """
-    path = Path(path).resolve()  # the target of a link is replaced, not the link
+    path = real_path(Path(path))  # the target of a link is replaced, not the link
     check_package(path)
     network, shape = ExportedNetwork(model, sides), fixed_shape(model)
     package = _convert(network, model, path, half)
@@ -62,7 +63,7 @@ def export_coreml(
     try:
         with quiet():
             package.save(str(temporary))
-            run = run_package(temporary, half, on_mac=runs_here())
+            run = run_package(temporary, on_mac=runs_here())
         limit = HALF_TOLERANCE if half else PHONE_TOLERANCE
         worst = check_export(network, run, path, limit, [shape] * 2)  # two different images
         shutil.rmtree(path, ignore_errors=True)

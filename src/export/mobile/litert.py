@@ -182,12 +182,6 @@ def _describe(content: bytes, model: Network) -> bytes:
     return file.getvalue()
 
 
-def read_about(path: str | Path) -> dict[str, Any]:
-    """The metadata of a file that :func:`export_litert` wrote."""
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(_ABOUT))
-
-
 def _load(content: bytes) -> Any:
     """A function from an image to its maps."""
     with quiet():

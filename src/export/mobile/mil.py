@@ -18,12 +18,11 @@ from ...errors import UserError
 Run = Callable[[Tensor], list[np.ndarray]]
 
 
-def run_package(path: Path, half: bool, on_mac: bool) -> Run:
+def run_package(path: Path, on_mac: bool) -> Run:
     """A function from an image 1×3×H×W to the maps that a package gives for it.
 
     Args:
         path: the package.
-        half: it computes in float16; so do the convolutions here.
         on_mac: run Core ML itself.
     """
     import coremltools
