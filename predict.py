@@ -39,12 +39,11 @@ from src.pictures.search import LeftOut, is_video
 from src.video.convert import convert_frames, convert_video
 from train_utils import cli
 from train_utils.boxes import collect_boxes, read_boxes, write_boxes
-from train_utils.distributed import from_main, is_main, process_group, scatter, world_size
+from train_utils.distributed import from_main, is_main, no_bar, process_group, scatter, world_size
 from train_utils.shares import (
     Earlier,
     Plan,
     Share,
-    hidden,
     print_beside_bar,
     report_error,
     report_frames,
@@ -241,7 +240,7 @@ def predict_images(args: argparse.Namespace, plan: Plan, predictor: Predictor, s
     names = (printable(job.source) for job in plan.jobs)
     with (
         collect_boxes(args.boxes, names, plan.earlier.boxes or {}) as boxes,
-        tqdm(desc="predicting", total=len(plan.share), disable=hidden(), unit="image") as bar,
+        tqdm(desc="predicting", total=len(plan.share), disable=no_bar(), unit="image") as bar,
     ):
         left = plan.earlier.leave_out(plan.share, bar)
         first = list(islice(left, 8))  # with fewer images than cores, each gets several
@@ -269,7 +268,7 @@ def predict_videos(args: argparse.Namespace, plan: Plan, predictor: Predictor, s
         else:
             steps = convert_video(predictor, job.source, job.target, style, args.steady)
         try:
-            with tqdm(desc=job.source.name, disable=hidden(), unit="frame") as bar:
+            with tqdm(desc=job.source.name, disable=no_bar(), unit="frame") as bar:
                 bar.reset(next(steps))
                 for step in steps:
                     bar.update(step)

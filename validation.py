@@ -59,12 +59,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.weights and not args.pred_dir:
         args.weights = [SHIPPED]
-    if args.detail and not args.weights:
-        parser.error("--detail: maps are scored as they are; it goes with --weights")
-    if args.img_size and not args.weights:
-        parser.error("--img-size: maps are scored as they are; it goes with --weights")
-    if args.engine != "torch" and not args.weights:
-        parser.error("--engine: maps are scored as they are; it goes with --weights")
+    for name in ("detail", "img_size", "engine"):
+        if getattr(args, name) != parser.get_default(name) and not args.weights:
+            parser.error(f"{cli.flag(name)}: maps are scored as they are; it goes with --weights")
     if args.num_classes is None:
         args.num_classes = count_classes(args.classes, args.ignore_index) if args.classes else 2
     of_classes = args.num_classes != 2 or args.ignore_index is not None or args.classes

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("images", type=Path, help="a folder of images")
     add("--weights", type=Path, required=True, metavar="W", help="weights of a network for 320²")
-    add("--int8", type=Path, metavar="F.onnx", help="their int8 export, for predict.py")
+    add("--int8", type=Path, metavar="F.onnx", help="int8 export of the weights, for predict.py")
     add("--rembg", type=Path, required=True, metavar="FILE", help="the rembg command")
     add("--count", type=cli.positive, default=200, help="maximum number of images")
     add("--rounds", type=cli.positive, default=3, help="runs of each")

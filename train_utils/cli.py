@@ -27,7 +27,6 @@ from src.weights.load import SHIPPED
 from src.weights.named import PUBLISHED
 
 from .config import DECLARATIONS, GROUPS, Settings
-from .config import default_workers as default_workers
 from .distributed import (
     is_first_report,
     is_launched,

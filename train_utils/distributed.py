@@ -149,6 +149,11 @@ def record_errors(main: Callable[[], int | None]) -> Callable[[], int | None]:
     return record(main)
 
 
+def no_bar() -> bool | None:
+    """For tqdm's ``disable``: only the main rank shows a bar, and only on a terminal."""
+    return None if is_main() else True
+
+
 def is_first_report(message: str) -> bool:
     """False if another process of the group has reported the same error, as with a wrong flag."""
     if _store is None:

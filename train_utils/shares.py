@@ -144,8 +144,3 @@ def report_frames(image: Image.Image, name: str) -> None:
 def print_beside_bar(message: str) -> None:
     """Print a message without breaking the progress bar."""
     tqdm.write(message, file=sys.stderr)
-
-
-def hidden() -> bool | None:
-    """For tqdm's ``disable``: only the main rank shows a bar, if there is a terminal."""
-    return None if is_main() else True

@@ -56,8 +56,8 @@ def main() -> None:
         synthetic.write_dataset(folder, train=128, test=2, size=300, seed=0)
         found = {
             "images": by_count(folder),
-            "megapixels of one picture": by_size(),
-            "pictures trained on, by processes": by_processes(folder),
+            "megapixels of one image": by_size(),
+            "images trained on, by processes": by_processes(folder),
         }
     figure, axes = plt.subplots(1, len(found), figsize=(12, 3.6), layout="constrained")
     for axis, (label, points) in zip(axes, found.items(), strict=True):
@@ -153,7 +153,7 @@ def by_processes(folder: Path) -> Points:
 def draw(axis: plt.Axes, label: str, points: Points) -> None:
     """Plot seconds over work and a straight line from the first point; print the exponent."""
     work, taken = zip(*sorted(points.items()), strict=True)
-    grows = label != "pictures trained on, by processes"
+    grows = label != "images trained on, by processes"
     axis.plot(work, taken, "o-", label="measured")
     axis.plot(
         work, [taken[0] * (w / work[0] if grows else 1) for w in work], "--", label="its work"
@@ -163,7 +163,7 @@ def draw(axis: plt.Axes, label: str, points: Points) -> None:
     )
     axis.legend()
     exponent = math.log(taken[-1] / taken[0]) / math.log(work[-1] / work[0]) if work[1:] else 0.0
-    axis.set_title(f"exponent {exponent:.2f}" if grows else "seconds of a core for a picture")
+    axis.set_title(f"exponent {exponent:.2f}" if grows else "seconds of a core for an image")
     each = ", ".join(f"{w:g}: {t:.3f} s" for w, t in zip(work, taken, strict=True))
     print(f"{label}: exponent {exponent:.2f} ({each})", flush=True)
 

@@ -22,6 +22,7 @@ import torch
 from my_dataset import SegmentationDataset, find_pairs
 from src import Predictor
 from train_utils import cli
+from train_utils.config import default_workers
 from train_utils.data.loaders import eval_loader
 from train_utils.data.masks import read_mask
 from train_utils.metrics.evaluate import evaluate, predicted
@@ -73,7 +74,7 @@ def score_maps(maps: list[tuple[np.ndarray, np.ndarray]], batch: int) -> None:
 def validate(predictor: Predictor, data: SegmentationDataset, batch: int, rounds: int) -> None:
     """The second part: network alone and validation in turns, on the same images."""
     pictures = torch.stack([data[i][0] for i in range(len(data))])
-    loader = eval_loader(data, batch, cli.default_workers())
+    loader = eval_loader(data, batch, default_workers())
 
     def network() -> None:
         for part in pictures.split(batch):

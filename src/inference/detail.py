@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..pictures.images import shrink, to_8_bits
+from ..pictures.images import Box, shrink, to_8_bits
 
 if TYPE_CHECKING:
     from .predictor import Predictor
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 _UNSURE = (0.03, 0.97)  # levels of the map between which it is uncertain
 _AGREE, _DIFFER = 0.25, 0.5  # differences of local means up to which crops count fully, or at all
 _STRIP = 1 << 20  # pixels to blend at once

@@ -127,9 +127,6 @@ def as_uint8(images: Tensor) -> Tensor:
     raise UserError(f"a tensor of {kind}; give uint8, uint16, or floats in [0, 1]")
 
 
-_IMAGENET = Preprocessing()
-
-
 class Preset:
     """Pre- and postprocessing of a network; this preset is that of training and validation too."""
 
@@ -154,9 +151,7 @@ class Preset:
         """As :meth:`prepare`, for N×3×H×W uint8 RGB, on the same device."""
         return resize_input(images, size)
 
-    def normalize(
-        self, images: Tensor, dtype: torch.dtype, network: Preprocessing = _IMAGENET
-    ) -> Tensor:
+    def normalize(self, images: Tensor, dtype: torch.dtype, network: Preprocessing) -> Tensor:
         """Normalize prepared images N×3×S×S uint8 for the network with this config."""
         return normalize(images, dtype, network.mean, network.std)
 
@@ -195,9 +190,7 @@ class Rembg(Preset):
         prepared = [self.prepare(Image.fromarray(array), size) for array in arrays]
         return torch.stack(prepared).to(images.device)
 
-    def normalize(
-        self, images: Tensor, dtype: torch.dtype, network: Preprocessing = _IMAGENET
-    ) -> Tensor:
+    def normalize(self, images: Tensor, dtype: torch.dtype, network: Preprocessing) -> Tensor:
         """As :func:`normalize`, with each image's maximum in place of 255."""
         highest = images.float().amax((1, 2, 3), keepdim=True).clamp_(min=1e-6)
         return normalize(images.float() * (255 / highest), dtype, network.mean, network.std)

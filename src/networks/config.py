@@ -224,6 +224,14 @@ class U2NetConfig(Table):
         return self.encoder, self.decoder, self.out_ch, self.conv_bias, self.stem, self.fuse_sides
 
     @property
+    def side_stages(self) -> list[tuple[int, int]]:
+        """Level and place in the order of forward of stages with side outputs, finest first."""
+        n, stages = len(self.encoder), (*self.encoder, *self.decoder)
+        levels = (*range(n), *range(n - 2, -1, -1))
+        sides = [(levels[i], i) for i, stage in enumerate(stages) if stage.side]
+        return sorted(sides, key=lambda side: (side[0], -side[1]))
+
+    @property
     def stride(self) -> int:
         """Downsampling factor of the coarsest map inside the network, per side."""
         pools = [i + (0 if s.dilated else s.height - 2) for i, s in enumerate(self.encoder)]

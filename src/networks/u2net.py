@@ -198,14 +198,9 @@ class U2Net(Network):
         self.decoder = nn.ModuleList(block(stage) for stage in config.decoder)
         self.pool = Pool()
         self.upsample = UpsampleLike()
-        # (number of halvings, encoder?, position in the order of forward) of each stage with a side
-        # output: sorted, sides go from fine to coarse.
-        n = len(config.encoder)
-        levels = [(i, True) for i in range(n)] + [(n - 2 - i, False) for i in range(n - 1)]
-        stages = (*config.encoder, *config.decoder)
-        self._sides = sorted((*levels[i], i) for i, stage in enumerate(stages) if stage.side)
+        stages, self._sides = (*config.encoder, *config.decoder), config.side_stages
         self.sides = nn.ModuleList(
-            nn.Conv2d(stages[i].out_ch, config.out_ch, 3, padding=1) for *_, i in self._sides
+            nn.Conv2d(stages[i].out_ch, config.out_ch, 3, padding=1) for _, i in self._sides
         )
         if config.fuse_sides:
             self.out_conv = nn.Conv2d(len(self.sides) * config.out_ch, config.out_ch, 1)
@@ -244,15 +239,15 @@ class U2Net(Network):
             skips.append(h)
         # Keep only what is read again, so that the rest is freed early: at the last stages, maps
         # are large.
-        read = {i: skips[i] for *_, i in self._sides if i < len(skips)}
+        read = {i: skips[i] for _, i in self._sides if i < len(skips)}
         skips.pop()
         # An encoder alone has no decoder stages.
         for i, stage in enumerate(self.decoder, len(self.encoder)):
             h = self.run(stage, [self.upsample(h, skips[-1]), skips.pop()])
             read[i] = h
-        features = [read[i] for *_, i in self._sides]
+        features = [read[i] for _, i in self._sides]
         maps = []
-        for conv, feature, (level, *_) in zip(self.sides, features, self._sides, strict=True):
+        for conv, feature, (level, _) in zip(self.sides, features, self._sides, strict=True):
             side = conv(feature)
             maps.append(self.upsample(side, x) if level or self.stem is not None else side)
         if self.config.fuse_sides:

@@ -127,13 +127,13 @@ class UNetBN(Network):
         super().__init__(config)
         channels = [config.width * 2**i for i in range(_LEVELS + 1)]
         pairs = zip([config.in_ch, *channels], channels, strict=False)
-        self.encoder = nn.ModuleList(_Level(a, b) for a, b in pairs)
+        self.encoder = nn.ModuleList(_level(a, b) for a, b in pairs)
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, c, 3, stride=2, padding=1), nn.LeakyReLU(inplace=True))
             for c in channels[:-1]
         )
         self.up = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels[-2::-1])
-        self.decoder = nn.ModuleList(_Level(2 * c, c) for c in channels[-2::-1])
+        self.decoder = nn.ModuleList(_level(2 * c, c) for c in channels[-2::-1])
         self.out_conv = nn.Conv2d(config.width, config.out_ch, 3, padding=1)
         init_he(self)
 
@@ -156,10 +156,5 @@ class UNetBN(Network):
         return [self.out_conv(x)]
 
 
-class _Level(nn.ModuleList):
-    def __init__(self, in_ch: int, out_ch: int) -> None:
-        super().__init__((ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4)))
-
-    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
-        first, second = self
-        return second(first(x))
+def _level(in_ch: int, out_ch: int) -> nn.Sequential:
+    return nn.Sequential(ConvBNDropout(in_ch, out_ch, 0.3), ConvBNDropout(out_ch, out_ch, 0.4))

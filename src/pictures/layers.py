@@ -64,24 +64,17 @@ def check_background(background: object) -> Background:
     return red, green, blue
 
 
-def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours of an image as RGB, and its alpha, if any.
-
-    Colours of CMYK and grey profiles are converted to sRGB; an RGB profile is kept in ``info``.
-    Where the image is fully transparent, the surrounding colours continue.
-    """
-    rgb, alpha, profile = to_layers(image)
-    rgb = rgb.copy() if rgb is image else rgb.convert("RGB")
-    rgb.info = {"icc_profile": profile} if profile else {}
-    return rgb, alpha
-
-
 def to_layers(
     image: Image.Image, reuse: bool = False
 ) -> tuple[Image.Image, Image.Image | None, bytes | None]:
-    """As :func:`split_alpha`, and the profile; with ``reuse`` the image is overwritten or closed.
+    """An image's colours, its alpha if it has any, and the ICC profile of its colours, if any.
 
-    The colours may be the image itself, also as RGBA with full alpha.
+    Colours of CMYK and grey profiles are converted to sRGB. Where the image is fully transparent,
+    the surrounding colours continue. The colours may be the image itself, or RGBA with full alpha.
+
+    Args:
+        image: in any mode.
+        reuse: overwrite or close the image, to save memory.
     """
     straight = to_straight(to_8_bits(image))
     if reuse and straight is not image:

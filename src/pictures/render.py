@@ -15,7 +15,6 @@ from .classes import coloured
 from .formats import IMAGE_FORMATS
 from .images import Box, strips, take, tidy, to_grey, to_rgb, upright
 from .layers import Background, backdrop, check_background, lay, own_alpha, tint, to_layers
-from .layers import split_alpha as split_alpha
 from .matting import clear_hidden, refine
 
 MODES = ("mask", "binary", "cutout", "overlay", "background")
@@ -313,9 +312,7 @@ def encode(image: Image.Image, file: str | Path | BinaryIO, suffix: str) -> None
     image.info = info
     try:
         metadata.save(image, file, name, **options)
-    except OSError as error:
-        if error.errno:  # a full disk
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: AVIF's
+        if getattr(error, "errno", None):  # a full disk
             raise
-        raise UserError(f"{image.width}×{image.height} cannot be written as {name}") from None
-    except (ValueError, RuntimeError):  # RuntimeError: AVIF's
         raise UserError(f"{image.width}×{image.height} cannot be written as {name}") from None

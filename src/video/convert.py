@@ -14,6 +14,7 @@ from ..inference.predictor import Predictor
 from ..inference.stream import stream
 from ..pictures.formats import IMAGE_FORMATS, TRANSPARENT_FORMATS, VIDEO_FORMATS
 from ..pictures.render import Style, encode, render
+from ..words import counted
 from .reader import Frame, count_frames, import_av, open_video, read_frames
 from .steady import Steady
 from .writer import Writer
@@ -149,7 +150,8 @@ def _remove_frames(folder: Path, suffix: str, count: int, report: Callable[[str]
     for frame in leftover:
         frame.unlink()
     if leftover:
-        report(f"{folder}: removed {len(leftover)} earlier frames, as this video has {count}")
+        removed = counted(len(leftover), "earlier frame")
+        report(f"{folder}: removed {removed}, as this video has {count}")
 
 
 def _results(

@@ -13,7 +13,7 @@ any prefix, such as that of DDP, of torch.compile or of the attribute that holds
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,31 @@ def _unrecognised(content: Mapping[str, Any], path: str | Path) -> UserError:
     )
 
 
+def _official_modules() -> Iterator[tuple[str, str]]:
+    """The official names of all modules that hold tensors, each with ours."""
+    yield "outconv", "out_conv"
+    yield from ((f"side{i + 1}", f"sides.{i}") for i in range(6))
+    yield from ((f"conv_in{part}", f"stem{part}") for part in ("", ".conv", ".bn"))
+    for theirs, ours in _OFFICIAL_STAGES.items():
+        height = _HEIGHTS[ours]
+        blocks = {"in": "conv_in", f"{height}": "bottom"}
+        for n in range(1, height):
+            blocks[f"{n}"] = f"encoder.{n - 1}"
+            blocks[f"{n}d"] = f"decoder.{height - 1 - n}"
+        for level, block in blocks.items():
+            for layer in ("conv", "bn"):
+                yield f"{theirs}.rebnconv{level}.{layer}_s1", f"{ours}.{block}.{layer}"
+
+
+_OURS = dict(_official_modules())
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def _rename(name: str, modules: Mapping[str, str]) -> str:
+    module, dot, field = name.rpartition(".")
+    return f"{modules.get(module, module)}{dot}{field}"
+
+
 def from_official(name: str) -> str:
     """Our name for an official one; other names are returned unchanged.
 
@@ -155,25 +180,7 @@ def from_official(name: str) -> str:
         >>> from_official("stage5d.rebnconv3d.bn_s1.weight")
         'decoder.0.decoder.0.bn.weight'
     """
-    if side := re.fullmatch(r"side(\d)\.(\w+)", name):
-        return f"sides.{int(side[1]) - 1}.{side[2]}"
-    if out := re.fullmatch(r"outconv\.(\w+)", name):
-        return f"out_conv.{out[1]}"
-    if stem := re.fullmatch(r"conv_in\.(\w+(\.\w+)?)", name):
-        return f"stem.{stem[1]}"
-    match = re.fullmatch(r"(stage\dd?)\.rebnconv(in|\d)(d?)\.(conv|bn)_s1\.(\w+)", name)
-    if not match or match[1] not in _OFFICIAL_STAGES:
-        return name
-    stage, level, decoding, layer, field = match.groups()
-    stage = _OFFICIAL_STAGES[stage]
-    height = _HEIGHTS[stage]
-    if level == "in":
-        block = "conv_in"
-    elif decoding:
-        block = f"decoder.{height - 1 - int(level)}"
-    else:
-        block = "bottom" if int(level) == height else f"encoder.{int(level) - 1}"
-    return f"{stage}.{block}.{layer}.{field}"
+    return _rename(name, _OURS)
 
 
 def to_official(name: str) -> str:
@@ -183,26 +190,7 @@ def to_official(name: str) -> str:
         >>> to_official("decoder.0.decoder.0.bn.weight")
         'stage5d.rebnconv3d.bn_s1.weight'
     """
-    if side := re.fullmatch(r"sides\.(\d)\.(\w+)", name):
-        return f"side{int(side[1]) + 1}.{side[2]}"
-    if out := re.fullmatch(r"out_conv\.(\w+)", name):
-        return f"outconv.{out[1]}"
-    if stem := re.fullmatch(r"stem\.(.+)", name):
-        return f"conv_in.{stem[1]}"
-    match = re.fullmatch(r"((?:en|de)coder\.\d)\.(\w+)(?:\.(\d))?\.(conv|bn)\.(\w+)", name)
-    if not match:
-        return name
-    stage, block, place, layer, field = match.groups()
-    height = _HEIGHTS[stage]
-    levels = {"conv_in": "in", "bottom": str(height)}
-    if block == "encoder":
-        level = str(int(place) + 1)
-    elif block == "decoder":
-        level = f"{height - 1 - int(place)}d"
-    else:
-        level = levels[block]
-    official = next(theirs for theirs, ours in _OFFICIAL_STAGES.items() if ours == stage)
-    return f"{official}.rebnconv{level}.{layer}_s1.{field}"
+    return _rename(name, _THEIRS)
 
 
 def official_state(model: Network) -> StateDict:

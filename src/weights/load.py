@@ -90,7 +90,7 @@ def find_weights(weights: str | Path) -> Path:
     if name == "lite":
         return SHIPPED
     if entry := PUBLISHED.get(name):
-        return _find_published(entry)
+        return _fetch_published(entry)
     if path.stem in PUBLISHED and not path.exists():
         published = f"the published ones are called {path.stem}, without a folder or suffix"
         raise UserError(f"{path}: no such weights file; {published}")
@@ -100,7 +100,7 @@ def find_weights(weights: str | Path) -> Path:
     raise UserError(f"{name}: no such weights file, nor a name of published weights ({names})")
 
 
-def _find_published(entry: Published) -> Path:
+def _fetch_published(entry: Published) -> Path:
     """The published weights as safetensors, so that ONNX is parsed only the first time."""
     if not is_converted(entry):
         with alone(entry):

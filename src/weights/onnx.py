@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import utf8_path
 from ..networks.base import Network
-from ..networks.config import U2NetConfig
+from ..networks.config import MAX_SIZE, U2NetConfig
 from ..networks.tables import FULL, ISNET, ISNET_LITE, LITE
 from ..networks.u2net import ConvBNReLU, U2Net
 from .faults import check_kind, explain, is_safetensors
 from .layouts import StateDict
-from .storage import MAX_SIZE
 
 _EPS = 1e-5  # of our batch norms
 _MAX_DIFFERENCE = 0.05  # of logits that span 1 or more

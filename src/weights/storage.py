@@ -19,11 +19,11 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import atomic_path, save_json, save_torch, utf8_path
 from ..networks.base import Network
+from ..networks.config import MAX_SIZE
 from .faults import check_kind, explain, foreign_names, is_safetensors
 
 FOLDER = ("config.json", "model.safetensors")  # as huggingface_hub names them
 RUN = ("best.pt", "last.pt")  # as train.py names them: the best weights, else the newest
-MAX_SIZE = 8192  # largest side in pixels that a file may give for the input
 _KEPT = ("config", "img_size")  # in a safetensors file's metadata
 
 
@@ -124,9 +124,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
             content: Any = {"model": state, **about} if "config" in about else state
         else:
             content, left_out = _read_torch(path)
-    except (PermissionError, UserError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except PermissionError:
         raise UserError(f"{path}: cannot be read (no permission)") from None
     except Exception:  # a truncated file makes torch raise nearly anything
         raise explain(path) from None

@@ -21,7 +21,8 @@ from src import UserError, build_model, save_model
 from src import files as src_files
 from train_utils.data import synthetic
 from train_utils.training import checkpoint
-from train_utils.training.checkpoint import choose_folder, newest_checkpoint, save_checkpoint
+from train_utils.training.build.folder import choose_folder
+from train_utils.training.checkpoint import newest_checkpoint, save_checkpoint
 from train_utils.training.records import Log, write_args
 from train_utils.training.trainer import Trainer
 

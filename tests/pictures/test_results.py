@@ -10,9 +10,9 @@ from PIL import Image, ImageCms
 
 from src import UserError
 from src.pictures.formats import IMAGE_FORMATS
-from src.pictures.layers import parse_background
+from src.pictures.layers import parse_background, to_layers
 from src.pictures.matting import foreground, refine
-from src.pictures.render import Style, encode, render, split_alpha
+from src.pictures.render import Style, encode, render
 
 RED, GREEN = (200, 30, 20), (20, 180, 60)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -125,12 +125,12 @@ def linear_grey():
 
 def test_profiles():
     """One that fits stays; those of other colours are applied or left out."""
-    assert split_alpha(Image.new("RGB", (2, 2)))[0].info == {}
+    assert to_layers(Image.new("RGB", (2, 2)))[1:] == (None, None)
     for mode in ("RGB", "L", "P"):
         picture = Image.new(mode, (2, 2))
         picture.info["icc_profile"] = SRGB
-        rgb, _ = split_alpha(picture)
-        assert rgb.mode == "RGB" and rgb.info["icc_profile"] == SRGB
+        rgb, _, profile = to_layers(picture)
+        assert rgb.mode == "RGB" and profile == SRGB
         result = render(picture, np.ones((2, 2), np.float32), Style("cutout"))
         file = io.BytesIO()
         encode(result, file, ".png")
@@ -139,14 +139,14 @@ def test_profiles():
         assert "icc_profile" not in mask.info
     grey = Image.new("L", (2, 2), 128)
     grey.info["icc_profile"] = linear_grey()
-    assert split_alpha(grey)[0].getpixel((0, 0)) == (188, 188, 188)
+    assert to_layers(grey)[0].getpixel((0, 0)) == (188, 188, 188)
     with_alpha = grey.convert("LA")
     with_alpha.info = dict(grey.info)
-    assert split_alpha(with_alpha)[0].getpixel((0, 0)) == (188, 188, 188)
+    assert to_layers(with_alpha)[0].getpixel((0, 0))[:3] == (188, 188, 188)
     cmyk = Image.new("CMYK", (2, 2), (0, 255, 255, 0))
     for torn in (SRGB, SRGB[:90], b"no profile"):
         cmyk.info["icc_profile"] = torn
-        rgb, _ = split_alpha(cmyk)
+        rgb, *_ = to_layers(cmyk)
         assert rgb.getpixel((0, 0)) == (255, 0, 0)
 
 

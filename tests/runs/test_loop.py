@@ -22,7 +22,13 @@ def test_curves_within_an_epoch(monkeypatch):
     """Means of the last ten steps alone; pictures are counted on all ranks."""
     sums = torch.zeros(3, dtype=torch.float64)
     trainer = SimpleNamespace(
-        epoch=0, batches_done=0, updates=0, last_lr=0.1, device=torch.device("cpu"), sums=sums
+        epoch=0,
+        batches_done=0,
+        updates=0,
+        last_lr=0.1,
+        device=torch.device("cpu"),
+        sums=sums,
+        loss_names=["fused"],
     )
     clock = SimpleNamespace(perf_counter=lambda: trainer.updates / 2)
     monkeypatch.setattr(progress, "time", clock)

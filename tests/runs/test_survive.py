@@ -21,7 +21,7 @@ from src import UserError
 from train_utils.config import DECLARATIONS
 from train_utils.data.loaders import EpochSampler, train_loader
 from train_utils.data.splits import find_pairs
-from train_utils.training.checkpoint import claim_folder
+from train_utils.training.build.folder import claim_folder
 from train_utils.training.records import was_started_by, write_args
 from transforms import TrainPreset
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src import UserError
-from train_utils.training.losses import DeepSupervision, map_names
+from train_utils.training.losses import DeepSupervision
 
 
 def plain_bce(logits, target):
@@ -197,7 +197,3 @@ def test_safe_under_autocast():
 def test_wrong_number_of_weights(maps):
     with pytest.raises(UserError, match="loss_weights: 2 given for 3 maps"):
         DeepSupervision((1.0, 1.0))(*maps)
-
-
-def test_map_names():
-    assert map_names(3) == ["fused", "side1", "side2"]

@@ -7,7 +7,7 @@ from helpers.data import make_varied_network
 
 from src import UserError
 from train_utils.training.losses import DeepSupervision
-from train_utils.training.supervision import Teacher, check_teacher, unlabelled_pairs
+from train_utils.training.supervision import Teacher, check_maps, unlabelled_pairs
 
 torch.manual_seed(0)
 LOGITS = torch.randn(3, 1, 9, 7)
@@ -80,13 +80,13 @@ def test_it_sees_crops_by_its_own_preprocessing():
     assert not maps.requires_grad and not maps.is_inference()
 
 
-def test_another_task_is_refused(tmp_path):
+def test_another_task_is_refused():
     two = make_varied_network(out_ch=2, activation="softmax")
-    check_teacher(two, tmp_path, 2)
+    check_maps(two, 2, "its")
     with pytest.raises(UserError, match="gives 2 maps with softmax; expected 3 channels and 1 map"):
-        check_teacher(two, tmp_path, 1)
+        check_maps(two, 1, "its")
     with pytest.raises(UserError, match="takes 1 channel and"):
-        check_teacher(make_varied_network("u2net_lite", stem=None, in_ch=1), tmp_path, 1)
+        check_maps(make_varied_network("u2net_lite", stem=None, in_ch=1), 1, "its")
 
 
 def test_images_without_masks(tmp_path, duts):

@@ -113,7 +113,7 @@ def test_frames_of_a_killed_run_do_not_join(run, tmp_path):
     for name in ("000002.png", "000007.png", ".000008.png.0123abcd.tmp"):
         (part / name).write_text("of another video")
     status, _, err = run(source, "--frames", "--output", tmp_path / "out")
-    assert status == 0 and "removed 1 earlier frames" in err
+    assert status == 0 and "removed 1 earlier frame," in err
     assert frame_names(tmp_path / "out/a") == [f"{i:06}.png" for i in (1, 2, 3)]
     assert open_image(tmp_path / "out/a/000002.png").size == (64, 48)
 

@@ -24,7 +24,7 @@ from src.words import counted
 
 from ..data.dataset import SegmentationDataset
 from ..data.loaders import Loader
-from ..distributed import gather, is_main, sum_over_ranks
+from ..distributed import gather, no_bar, sum_over_ranks
 from .measures.matting import MATTING, matting_measures
 from .measures.saliency import PER_IMAGE, STRUCTURAL, SaliencyMetrics, histogram, to_levels
 
@@ -259,8 +259,7 @@ def evaluate(
 
 def progress(batches: Iterable[Scored], total: int | None) -> Iterable[Scored]:
     """The batches, with a progress bar on the main rank's terminal."""
-    hide = None if is_main() else True  # None: where there is no terminal
-    return tqdm(batches, "scoring", total, leave=False, disable=hide, unit="batch")
+    return tqdm(batches, "scoring", total, leave=False, disable=no_bar(), unit="batch")
 
 
 def _structural(levels: np.ndarray, mask: np.ndarray, stretch: bool) -> tuple[float, ...]:

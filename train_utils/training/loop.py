@@ -90,7 +90,7 @@ def fit(
             trainer.train_mode()
             if not trainer.batches_done:
                 trainer.sums.zero_()
-            bar = Progress(trainer, len(train.sampler), epochs, records, trainer.loss_names)
+            bar = Progress(trainer, len(train.sampler), epochs, records)
             with closing(bar) as progress:
                 _fit_epoch(trainer, train, accum, keeper, progress, passed_over)
                 speed = progress.speed()

@@ -20,11 +20,6 @@ _RADIUS, _SIGMA = 5, 1.5  # of the SSIM's Gaussian window, in pixels (Wang et al
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def map_names(count: int) -> list[str]:
-    """The names of the loss's terms in logs: ``fused``, ``side1`` (finest) …"""
-    return ["fused", *(f"side{i}" for i in range(1, count))]
-
-
 @dataclass(eq=False)
 class Target:
     """A mask in the forms that losses need, float32.

@@ -82,6 +82,7 @@ class Task:
 
 
 def require_finite(trainer: Trainer) -> None:
+    """Raise :class:`Diverged` if the weights are not finite."""
     if not trainer.is_finite():
         raise Diverged(
             f"epoch {trainer.epoch + 1}, batch {trainer.batches_done}: weights that are not "

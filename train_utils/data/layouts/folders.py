@@ -4,7 +4,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.pictures.images import list_images
-from src.pictures.search import LeftOut, search_folder
+from src.pictures.search import LeftOut, walk_folder
 from src.words import counted, first_ten
 
 from ..pairs import Inventory, most_frequent_naming
@@ -217,7 +217,7 @@ def _list(folder: Path, found: Inventory) -> list[Path]:
         found.faults.append(UserError(text, advice=advice))
         return []
     left_out = LeftOut()
-    files = search_folder(folder, left_out)
+    files = [at / name for at, names in walk_folder(folder, left_out) for name in names]
     found.faults += left_out.errors
     if files and left_out.kinds:
         found.notes.append(f"{folder}: {left_out.describe()}")

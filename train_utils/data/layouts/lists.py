@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -38,8 +38,7 @@ def find_lists(folder: Path, known: Iterable[str] = ()) -> dict[str, Path]:
         known: names of images and scenes. Of several folders in ``ImageSets``, the one whose lists
             name the most of them is chosen; ``Segmentation`` before others.
     """
-    own = {name: folder / f"{name}.txt" for name in LISTED}
-    own = {name: path for name, path in own.items() if path.is_file()}
+    own = _in(folder)
     if own or not (folder / "ImageSets").is_dir():
         return own
     names = set(known)
@@ -59,7 +58,6 @@ def _in(place: Path) -> dict[str, Path]:
 
 def choose(
     folder: Path,
-    split: str,
     scenes: Mapping[str, str],
     found: Inventory,
     skip_invalid: bool,
@@ -73,7 +71,6 @@ def choose(
 
     Args:
         folder: of the lists.
-        split: of ``found``.
         scenes: the scene of each image, by the image's name; scenes are held out as a whole. The
             image's own name if there are none.
         found: what faults and notes are added to.
@@ -82,7 +79,7 @@ def choose(
         sound: if all images held out by their names are faulty: the others, of which the next one
             takes their place.
     """
-    names, units = set(scenes), set(scenes.values())
+    split, names, units = found.split, set(scenes), set(scenes.values())
     paths = find_lists(folder, names | units)
     elsewhere = any(path.parent != folder for path in paths.values())
     if elsewhere:
@@ -90,32 +87,13 @@ def choose(
     named = {name: read_list(path, names | units) for name, path in paths.items()}
     # For train, in all lists: an image to hold out would be trained on if its name were wrong.
     looked_at = named if split == "train" else {split} & named.keys()
-    unknown = {part: sorted(named[part] - names - units) for part in looked_at}
-    if not elsewhere:
-        found.faults += [
-            UserError(
-                f"{paths[part]}: lists {name}, which "
-                + ("is not annotated" if name in unused else "has no image")
-            )
-            for part, missing in unknown.items()
-            for name in missing
-        ]
-    elif missing := unknown.get(split):  # as PASCAL VOC lists images that have no masks
-        text = f"{paths[split]}: {counted(len(missing), 'name')} without an image that has a mask"
-        found.notes.append(f"{text}, such as {missing[0]}: not used")
+    unknown = {paths[part]: sorted(named[part] - names - units) for part in looked_at}
+    _report_unknown(unknown, elsewhere, unused, found)
     named = {
-        split: (listed & names) | {name for name, scene in scenes.items() if scene in listed}
-        for split, listed in named.items()
+        part: {name for name, scene in scenes.items() if name in listed or scene in listed}
+        for part, listed in named.items()
     }
-    for one, other in combinations(named, 2):
-        if both := sorted(named[one] & named[other]):
-            verb = "are" if len(both) > 1 else "is"
-            text = f"{folder}: {first_ten(both)} {verb} in {one}.txt and in {other}.txt"
-            if skip_invalid:
-                found.notes.append(f"{text}: left out of {one}")
-            else:
-                found.faults.append(UserError(text))
-        named[one] = named[one] - named[other]
+    _separate(named, folder, skip_invalid, found)
     if split == "val" and "val" not in named:
         raise UserError(f"{folder}: no val.txt in it, so there is no val split")
     if not named:
@@ -135,6 +113,38 @@ def choose(
     if free is not None:
         chosen[free] = rest
     return chosen | named
+
+
+def _report_unknown(
+    unknown: Mapping[Path, Sequence[str]],
+    elsewhere: bool,
+    unused: Collection[str],
+    found: Inventory,
+) -> None:
+    """Add names in lists that no image has: faults, or in ``ImageSets`` a note."""
+    for path, missing in unknown.items():
+        if not elsewhere:
+            for name in missing:
+                why = "is not annotated" if name in unused else "has no image"
+                found.faults.append(UserError(f"{path}: lists {name}, which {why}"))
+        elif missing and path.stem == found.split:  # as PASCAL VOC lists images without masks
+            text = f"{path}: {counted(len(missing), 'name')} without an image that has a mask"
+            found.notes.append(f"{text}, such as {missing[0]}: not used")
+
+
+def _separate(
+    named: dict[str, set[str]], folder: Path, skip_invalid: bool, found: Inventory
+) -> None:
+    """Leave images that are in two lists in the later one alone."""
+    for one, other in combinations(named, 2):
+        if both := sorted(named[one] & named[other]):
+            verb = "are" if len(both) > 1 else "is"
+            text = f"{folder}: {first_ten(both)} {verb} in {one}.txt and in {other}.txt"
+            if skip_invalid:
+                found.notes.append(f"{text}: left out of {one}")
+            else:
+                found.faults.append(UserError(text))
+        named[one] -= named[other]
 
 
 def _one_in_ten(scenes: Mapping[str, str], sound: Collection[str]) -> set[str]:

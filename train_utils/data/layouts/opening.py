@@ -186,7 +186,7 @@ def _find_annotated_split(
             chosen[picture.split or "train"].add(picture.name)
     else:
         unused, sound = annotated.others, data.sound
-        chosen = choose(data.root, split, names, found, skip_invalid, unused, sound)
+        chosen = choose(data.root, names, found, skip_invalid, unused, sound)
     held_out = chosen["val"] | chosen["test"] if split == "train" else set()
     for picture in annotated.pictures:
         if picture.name in chosen[split] and picture.faults:
@@ -242,7 +242,7 @@ def _match_folders(
     wanted = {name for name, _, _ in images}
     if part is None:
         scenes = {name: scene or name for name, scene, _ in images}
-        chosen = choose(data.root, found.split, scenes, found, skip_invalid, sound=data.sound)
+        chosen = choose(data.root, scenes, found, skip_invalid, sound=data.sound)
         wanted = chosen[found.split]
         if found.split == "train":
             held_out = chosen["val"] | chosen["test"]

@@ -71,7 +71,8 @@ def to_classes(
 
 def has_only(image: Image.Image, colours: Mapping[Colour, int]) -> bool:
     """Whether an image has no other colours than these."""
-    return set(_present(image)) <= colours.keys()
+    found = image.convert("RGB").getcolors(len(colours))  # None if there are more
+    return found is not None and {colour for _, colour in found} <= colours.keys()
 
 
 def from_colours(

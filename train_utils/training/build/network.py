@@ -11,7 +11,7 @@ from src.weights.backbone import load_backbone
 from src.words import counted
 
 from ...config import Settings
-from ..supervision import check_features
+from ..supervision import check_features, check_maps
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -73,14 +73,7 @@ def _start_network(settings: Settings, state: dict[str, Any] | None) -> Network:
         if _structure(named) != _structure(model):
             held = f"{source} holds {model.config.name}{_differences(model, named)}"
             raise UserError(held, "model", settings.model)
-    config = model.config
-    if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
-        raise UserError(
-            f"{source}: {config.name} takes {counted(config.in_ch, 'channel')} and gives "
-            f"{counted(config.out_ch, 'map')} with {config.activation}; expected 3 channels and "
-            f"{counted(maps, 'map')} with {activation}",
-            advice="see {num_classes}",
-        )
+    check_maps(model, maps, f"{source}:")
     return model
 
 

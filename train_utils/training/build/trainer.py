@@ -20,7 +20,7 @@ from ...distributed import is_main, world_size
 from ..checkpoint import check_record, save_checkpoint
 from ..losses import DeepSupervision
 from ..optim import make_ema, make_optimizer, make_scaler, make_scheduler
-from ..supervision import Teacher, check_teacher, has_mask, make_mask_encoder
+from ..supervision import Teacher, check_maps, has_mask, make_mask_encoder
 from ..trainer import Trainer
 from .data import describe
 from .network import encoder_of, place_network
@@ -89,7 +89,8 @@ def make_teacher(settings: Settings, device: torch.device, dtype: torch.dtype) -
     if settings.teacher is None or settings.teacher_weight is None:
         return None
     network = load_model(settings.teacher)
-    check_teacher(network, settings.teacher, settings.num_classes or 1)
+    maps = settings.num_classes or 1
+    check_maps(network, maps, "its", parameter="teacher", value=settings.teacher)
     return Teacher(network, settings.teacher_weight, device, dtype)
 
 

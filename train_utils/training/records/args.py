@@ -34,7 +34,7 @@ def write_args(
         "commit": git_commit(),
     }
     now = {**args, "versions": versions, "launch": launch}
-    before = _read_args(path) if resumed else {}
+    before = read_args(path) if resumed else {}
     if before:
         now = json.loads(json.dumps(now, default=str))
         changed = {name: value for name, value in now.items() if before.get(name) != value}
@@ -43,7 +43,8 @@ def write_args(
     save_json(now, path)
 
 
-def _read_args(path: Path) -> dict[str, Any]:
+def read_args(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds; nothing, if it is missing or damaged."""
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -53,7 +54,7 @@ def _read_args(path: Path) -> dict[str, Any]:
 
 def was_started_by(folder: Path, launch: str | None) -> bool:
     """Whether the run in a folder belongs to this launch, according to its ``args.json``."""
-    noted = _read_args(folder / "args.json")
+    noted = read_args(folder / "args.json")
     launches = [entry.get("launch") for entry in (noted, *noted.get("resumed", []))]
     return launch is not None and launch in launches
 

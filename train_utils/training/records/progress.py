@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...distributed import is_main, sum_over_ranks, world_size
-from ..losses import map_names
+from ...distributed import no_bar, sum_over_ranks, world_size
 from ..trainer import Batch, Trainer
 from .writer import Records
 
@@ -28,15 +27,15 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def mean_losses(sums: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
+def mean_losses(sums: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Mean losses by name, from :attr:`Trainer.sums` over all ranks.
 
     Args:
         sums: batches, total loss, each term.
-        names: of the terms, :attr:`Trainer.loss_names`; by default those of U²-Net's maps.
+        names: of the terms, :attr:`Trainer.loss_names`.
     """
     total, *terms = (sums[1:] / sums[0]).tolist()
-    columns = [f"loss_{name}" for name in names or map_names(len(terms))]
+    columns = [f"loss_{name}" for name in names]
     return {"loss": total, **dict(zip(columns, terms, strict=True))}
 
 
@@ -48,25 +47,17 @@ class Progress:
         total: batches of an epoch.
         epochs: of the run.
         records: rank 0's, None on the others.
-        names: of the loss's terms, see :func:`mean_losses`.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        total: int,
-        epochs: int,
-        records: Records | None,
-        names: Sequence[str] = (),
-    ) -> None:
-        self.trainer, self.records, self.names = trainer, records, names
+    def __init__(self, trainer: Trainer, total: int, epochs: int, records: Records | None) -> None:
+        self.trainer, self.records = trainer, records
         self.images, self.start = 0, time.perf_counter()  # of the epoch
         self.shown = self.images, self.start, trainer.sums.clone()  # at the last update
         self.bar = tqdm(
             desc=f"epoch {trainer.epoch + 1}/{epochs}",
             total=total,
             initial=trainer.batches_done,
-            disable=None if is_main() else True,
+            disable=no_bar(),
             leave=False,
         )
 
@@ -85,7 +76,8 @@ class Progress:
         device, lr, now = self.trainer.device, self.trainer.last_lr, time.perf_counter()
         images, then, sums = self.shown
         self.shown = self.images, now, self.trainer.sums.clone()
-        losses = mean_losses(sum_over_ranks(self.shown[2] - sums, device), self.names)
+        sums = sum_over_ranks(self.shown[2] - sums, device)
+        losses = mean_losses(sums, self.trainer.loss_names)
         rate = (self.images - images) / (now - then)
         self.bar.set_postfix_str(f"loss {losses['loss']:.3f}, lr {lr:.1e}, {rate:.1f} images/s")
         if self.records:

@@ -1,6 +1,5 @@
 """Where curves and sheets go besides the run's files: TensorBoard, Weights & Biases, MLflow."""
 
-import json
 import math
 import os
 import sys
@@ -16,6 +15,8 @@ from tqdm import tqdm
 
 from src import UserError
 from src.files import save_json
+
+from .args import read_args
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 _PROJECT = "u2net"  # unless the environment names one
@@ -55,7 +56,7 @@ class Trackers:
 
     def __init__(self, names: Sequence[str], folder: Path, update: int) -> None:
         check_trackers(names)
-        ids, settings = _read(folder / _IDS), _read(folder / "args.json")
+        ids, settings = read_args(folder / _IDS), read_args(folder / "args.json")
         self.all: dict[str, Any] = {}
         for name in dict.fromkeys(names):
             if name == "tensorboard":
@@ -96,14 +97,6 @@ class Trackers:
                 reason = str(error).strip().partition("\n")[0]
                 tqdm.write(f"{name}: {reason}; the run goes on without it", file=sys.stderr)
                 del self.all[name]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from .encoder import (
     make_mask_encoder,
     mask_encoder_table,
 )
-from .teacher import Teacher, check_teacher, has_mask, unlabelled_pairs
+from .teacher import Teacher, check_maps, has_mask, unlabelled_pairs
 
 __all__ = [
     "MaskEncoder",
     "Teacher",
     "WithFeatures",
     "check_features",
-    "check_teacher",
+    "check_maps",
     "has_mask",
     "make_mask_encoder",
     "mask_encoder_table",

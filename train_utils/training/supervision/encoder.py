@@ -113,7 +113,7 @@ def make_mask_encoder(
         torch.default_generator.manual_seed(seed)
         encoder = build_model(table)
     assert isinstance(encoder, U2Net)
-    places = [levels.index(level) for level, *_ in network._sides]
+    places = [levels.index(level) for level, _ in network.config.side_stages]
     return MaskEncoder(place(encoder), loss, places)
 
 

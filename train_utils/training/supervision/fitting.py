@@ -16,7 +16,7 @@ from src.words import counted
 
 from ...data.dataset import SegmentationDataset
 from ...data.loaders import Loader
-from ...distributed import is_main, sum_over_ranks
+from ...distributed import is_main, no_bar, sum_over_ranks
 from ..losses import DeepSupervision
 from ..optim import make_scaler
 from ..scoring import Diverged
@@ -66,7 +66,7 @@ def fit_mask_encoder(
         sampler.epoch, sampler.start = own.epoch, own.batches_done
         batches = iter(train)
         text = f"GT encoder, epoch {own.epoch + 1}"
-        bar = tqdm(desc=text, total=len(sampler), disable=None if is_main() else True, leave=False)
+        bar = tqdm(desc=text, total=len(sampler), disable=no_bar(), leave=False)
         with closing(bar):
             while own.batches_done < len(sampler) and own.updates < limit:
                 encoder.training = None  # the last step's, which would be saved instead

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,13 +67,14 @@ class Teacher:
         return maps.clone(), share
 
 
-def check_teacher(network: Network, weights: Path, maps: int) -> None:
-    """Check that a network can teach one with this number of maps.
+def check_maps(network: Network, maps: int, source: str, **parameter: Any) -> None:
+    """Check that a network takes RGB and gives the maps of a run's task.
 
     Args:
-        network: the teacher.
-        weights: where it is from, for the error.
-        maps: number of maps of the network that learns: 1, or one for each class.
+        network: to learn, or to teach.
+        maps: expected number of maps: 1, or one for each class.
+        source: where the network is from, for the error, before its name.
+        parameter: ``parameter`` and ``value`` of the error.
 
     Raises:
         UserError: it is for another task.
@@ -82,11 +84,10 @@ def check_teacher(network: Network, weights: Path, maps: int) -> None:
     if (config.in_ch, config.out_ch, config.activation) != (3, maps, activation):
         takes, gives = counted(config.in_ch, "channel"), counted(config.out_ch, "map")
         raise UserError(
-            f"its {config.name} takes {takes} and gives {gives} with {config.activation}; "
+            f"{source} {config.name} takes {takes} and gives {gives} with {config.activation}; "
             f"expected 3 channels and {counted(maps, 'map')} with {activation}",
-            "teacher",
-            weights,
             advice="see {num_classes}",
+            **parameter,
         )
 
 

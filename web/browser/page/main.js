@@ -156,7 +156,7 @@ function remove(image) {
   cards.delete(image);
   if (open) ask("forget", { image });
   update();
-  find(near ? ".remove" : "#files", near ?? document).focus(); // else it returns to the page's top
+  find(near ? ".remove" : "#files", near ?? document).focus(); // else the focus is lost
 }
 
 function tell(entry, text) {
