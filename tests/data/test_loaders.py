@@ -1,17 +1,13 @@
 """Batches: repeatable whatever the workers, and each picture once where it is scored."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers.data import ROOT, make_pairs, truncate_file
-from helpers.processes import PATIENCE
+from helpers.data import make_pairs, truncate_file
 
 from my_dataset import Pair, SegmentationDataset, find_pairs, load_pair
 from src import UserError
@@ -277,67 +273,3 @@ def test_a_worker_that_dies_while_it_hands_over(pairs, error, monkeypatch, capsy
         cli.run(lambda: len(list(loader)))
     told = capsys.readouterr().err
     assert left.value.code == 1 and "--workers" in told and "--resume auto" in told
-
-
-START = """
-import multiprocessing, os, signal, sys
-from my_dataset import SegmentationDataset, find_pairs
-from src.pictures.images import limit_pixels
-from train_utils.data.loaders import eval_loader
-from transforms import EvalPreset
-
-if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[2])
-    data = SegmentationDataset(find_pairs(sys.argv[1]).pairs, EvalPreset(32))
-    loader = eval_loader(data, 1, 1)
-"""
-NOT_FORKED = """
-    print(sum(len(indices) for _, _, indices in loader))
-    limit_pixels(100)
-    loader = eval_loader(data, 1, 1, tolerant=True)
-    print(len(list(loader)), len(loader.errors))
-"""
-SIGNALLED = """
-    batches = iter(loader)
-    found = next(batches)[2]
-    (worker,) = loader._batches._iterator._workers
-    status = open(f"/proc/{worker.pid}/status").read()
-    server = int(status.split("PPid:")[1].split()[0])
-    for pid in {worker.pid, server} - {os.getpid()}:
-        os.system(f"kill -TERM {pid}")  # not from this process
-    os.system(f"kill -INT {worker.pid}")
-    for _, _, indices in batches:
-        found += indices
-    print(*found, worker.is_alive())
-    worker.terminate()  # as multiprocessing does when the main process ends
-    worker.join(60)
-    print(worker.exitcode, flush=True)
-"""
-
-
-def run_loader(pairs, method, what, tmp_path):
-    """What a script prints whose loader starts its workers by this method."""
-    script = tmp_path / "main.py"
-    script.write_text(START + what)
-    root = pairs[0].image.parent.parent
-    done = subprocess.run(
-        [sys.executable, script, root, method], timeout=PATIENCE, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only Linux tells the sender")
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_leave_signals_to_the_main_process(pairs, method, tmp_path):
-    """SLURM and systemd end every process of a job by SIGTERM, a fork server too; a training still
-    saves then."""
-    told = run_loader(pairs, method, SIGNALLED, tmp_path)
-    assert told == [*map(str, range(7)), "True", "0"]
-
-
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_workers_that_are_not_forked(pairs, method, tmp_path):
-    """Know the limit of pixels, and end with the main process: Python 3.14 forks none."""
-    assert run_loader(pairs, method, NOT_FORKED, tmp_path) == ["7", "0", "7"]

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate, chain
 from multiprocessing import get_start_method, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -276,10 +277,19 @@ def _prepare_worker(largest: float | None, filters: Sequence[Any], _: int) -> No
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         main = parent_process()  # with a fork server, not the one that forked this worker
         assert main is not None and main.pid is not None
-        Thread(target=_await_main_process, args=(main.pid,), daemon=True).start()
+        Thread(target=_await_signal, args=(main.pid,), daemon=True).start()
+        Thread(target=_await_end, args=(main,), daemon=True).start()
 
 
-def _await_main_process(main: int) -> None:
+def _await_end(main: BaseProcess) -> None:
+    """End this worker when the main process is gone. torch waits for the end of the process that
+    forked this one, and a fork server waits for the end of its workers.
+    """
+    main.join()
+    os._exit(1)
+
+
+def _await_signal(main: int) -> None:
     """End this worker when the process ``main`` sends SIGTERM."""
     while (received := signal.sigwaitinfo({signal.SIGTERM})) and received.si_pid != main:
         pass
