@@ -44,7 +44,7 @@ def test_a_second_look(server):
     """As the library's, of the parameter's number of parts."""
     ground = np.random.default_rng(0).integers(60, 120, (24, 36, 3), np.uint8)
     picture = Image.fromarray(ground).resize((540, 360), Image.Resampling.BICUBIC)
-    ImageDraw.Draw(picture).ellipse((170, 80, 370, 280), fill=(210, 60, 40))  # any network sees it
+    ImageDraw.Draw(picture).ellipse((100, 140, 440, 230), fill=(150, 110, 60))  # seen at 64² too
     file = io.BytesIO()
     picture.save(file, "PNG")
     weights = ROOT / "weights/u2net_lite.safetensors"
