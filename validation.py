@@ -20,7 +20,7 @@ from pathlib import Path
 
 from my_dataset import SPLITS, find_pairs, has_list
 from src.device import keep_freed_memory, pick_device
-from src.files import check_outputs
+from src.files import check_outputs, real_path
 from src.pictures.images import list_images
 from src.weights.load import SHIPPED
 from src.words import counted
@@ -134,9 +134,9 @@ def find_data(args: argparse.Namespace, classes: int | None) -> list[tuple[str, 
     read = mask_reader(classes, args.ignore_index, args.masks, args.mask_threshold, *named)
     annotations = args.annotations or [None] * len(args.data_path or (None,))
     if not args.data_path:
-        name = args.image_dir.resolve().name if args.image_dir else ""
+        name = real_path(args.image_dir).name if args.image_dir else ""
         where = args.image_dir or annotations[0]
-        name = name or (Path(where).resolve().stem if where else "")
+        name = name or (real_path(Path(where)).stem if where else "")
         found = find_pairs(None, *options, read, annotations[0])
         if found.split == "all":
             found.notes.append(_advise_split(where, len(found.pairs)))

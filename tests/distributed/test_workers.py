@@ -45,8 +45,6 @@ SIGNALLED = """
     worker.join(60)
     print(worker.exitcode, flush=True)
 """
-
-
 KILLED = """
     next(iter(loader))
     (worker,) = loader._batches._iterator._workers

@@ -181,3 +181,6 @@ def test_a_loop_of_links_is_no_place(call, weights, tmp_path, monkeypatch, name)
         (tmp_path / "loop.pt").symlink_to("loop.pt")
         status, _, err = call(convert.main, *names)
         assert status == 2 and err.count("\n") == 1, err
+    for main in (train.main, validation.main):
+        status, _, err = call(main, "--image-dir", "loop", "--mask-dir", "loop")
+        assert status == 2 and "loop: no such folder" in err, err

@@ -29,6 +29,7 @@ import onnx  # noqa: E402
 
 import export  # noqa: E402
 from src import UserError  # noqa: E402
+from src.files import real_path  # noqa: E402
 from src.weights.load import SHIPPED  # noqa: E402
 from train_utils import cli  # noqa: E402
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         command = f"npm ci --prefix {HERE}"
         raise UserError(f"{PACKAGE}: not found; install the runtime with npm: {command}")
     check_output(args.output)
-    with tempfile.TemporaryDirectory(dir=args.output.resolve().parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=real_path(args.output).parent) as temporary:
         page = Path(temporary) / "page"
         shutil.copytree(HERE / "page", page)
         copy_runtime(page / "runtime")
@@ -86,7 +87,7 @@ def check_output(folder: Path) -> None:
         UserError: it is a file, contains other files, or cannot be created.
     """
     try:
-        folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+        real_path(folder).parent.mkdir(parents=True, exist_ok=True)
         held = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     except OSError as error:  # a file in place of a folder, no permission
         problem = f"{error.strerror or error}; choose another folder"
@@ -170,7 +171,7 @@ def stamp_worker(page: Path) -> None:
 
 def put_in_place(page: Path, output: Path) -> None:
     """Move ``page`` to the output, and an earlier build to the temporary folder."""
-    target = output.resolve()  # a link is kept; its target is replaced
+    target = real_path(output)  # a link is kept; its target is replaced
     if target.exists():
         target.rename(page.parent / "earlier")
     page.rename(target)

@@ -44,7 +44,8 @@ def plan_images(
     left_out = LeftOut() if left_out is None else left_out
     if len(missing := [str(path) for path in inputs if is_missing(path)]) > 1:
         raise UserError(f"{first_ten(missing)}: no such files or folders")
-    listed = _list_images(inputs, left_out, recursive, real_path(output))
+    place = real_path(output)
+    listed = _list_images(inputs, left_out, recursive, place)
     if is_stream(output) or (output.suffix.lower() in IMAGE_FORMATS and not output.is_dir()):
         if (count := sum(files.number for files in listed)) > 1:
             raise UserError(f"is one file for {count} images; name a folder", "output", output)
@@ -53,9 +54,7 @@ def plan_images(
     if output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES:
         kinds = " or ".join(IMAGE_FORMATS)
         raise UserError(f"name a folder, or a {kinds} file for one image", "output", output)
-    if not suffix and any(
-        path.is_dir() and real_path(path) == real_path(output) for path in inputs
-    ):
+    if not suffix and any(path.is_dir() and real_path(path) == place for path in inputs):
         raise UserError(
             "is the images' own folder; choose another", "output", output, "or give a {suffix}"
         )

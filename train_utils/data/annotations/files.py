@@ -8,6 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from src.errors import UserError
+from src.files import real_path
 from src.pictures.formats import IMAGE_SUFFIXES
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages")
@@ -88,8 +89,8 @@ class ImageFiles:
     def bases(self, root: Path, folder: Path) -> tuple[Path, ...]:
         """What a path in an annotation in ``folder`` may be relative to, for images in ``root``."""
         if (root, folder) not in self._bases:
-            above = folder.resolve()
-            inside = root.resolve() in (above, *above.parents)
+            above = real_path(folder)
+            inside = real_path(root) in (above, *above.parents)
             self._bases[root, folder] = (folder, root) if inside else (root,)
         return self._bases[root, folder]
 

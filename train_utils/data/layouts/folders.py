@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import real_path
 from src.pictures.images import list_images
 from src.pictures.search import LeftOut, walk_folder
 from src.words import counted, first_ten
@@ -190,7 +191,7 @@ def list_files(images: Path, masks: Path, found: Inventory) -> tuple[list[Path],
         Image files and mask files, sorted.
     """
     files = _list(images, found)
-    if images.resolve() != masks.resolve():
+    if real_path(images) != real_path(masks):
         return files, _list(masks, found)
     is_mask = {path for path in files if path.suffix.lower() == ".png"}
     stems = {path.stem for path in files}
