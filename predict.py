@@ -47,6 +47,7 @@ from train_utils.shares import (
     print_beside_bar,
     report_error,
     report_frames,
+    report_replaced,
     report_total,
 )
 
@@ -143,7 +144,9 @@ def check_flags(args: argparse.Namespace) -> None:
     elif piped and suffix in IMAGE_SUFFIXES:
         raise UserError(f"--output {output}: choose one of {', '.join(IMAGE_FORMATS)}")
     if args.mode == "cutout" and format in (".jpg", ".jpeg"):
-        raise UserError("--mode cutout: a JPEG has no transparency; choose --format png or webp")
+        place = f"--format {args.format}" if args.format else f"--output {output}"
+        advice = "choose png, webp, tiff or avif for a cutout"
+        raise UserError(f"{place}: a JPEG has no transparency; {advice}")
     boxed, mode = args.crop or args.boxes, args.mode
     misplaced = {
         "--frames goes with videos": args.frames and not args.videos,
@@ -213,7 +216,9 @@ def list_jobs(args: argparse.Namespace, earlier: Earlier) -> Plan:
         if len(jobs) > 1:
             raise UserError(f"--output - is for one image, not for {len(jobs)}")
     else:
-        check_targets(jobs, beside, args.frames and args.format, earlier.__contains__)
+        suffix = args.format if args.frames else ""
+        replaced = check_targets(jobs, beside, suffix, earlier.__contains__)
+        report_replaced(replaced, args.boxes, earlier.kept, keepable=inputs != [PIPE])
     check_outputs({"boxes": args.boxes}, chain(beside, (job.source for job in listed)))
     for error in left_out.errors:
         print(f"error: {error.describe(cli.flag)}", file=sys.stderr)
@@ -317,9 +322,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
-        boxes = read_boxes(args.boxes) if args.boxes and args.skip_existing else {}
-        frames = args.format if args.frames else None
-        earlier = Earlier(args.skip_existing, boxes if args.boxes else None, frames)
+        boxes = read_boxes(args.boxes) if args.boxes else None  # no other file is written over
+        known = {} if boxes and not args.skip_existing else boxes
+        earlier = Earlier(args.skip_existing, known, args.format if args.frames else None)
         # Only one rank lists files, as another might find results just written; each gets its
         # share. This precedes loading the weights, so that a wrong name is reported at once.
         plan = list_jobs(args, earlier) if is_main() else Plan(earlier)

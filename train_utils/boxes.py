@@ -26,6 +26,8 @@ def read_boxes(path: Path) -> Boxes:
         return {}
     found: Boxes = {}
     try:
+        if not path.stat().st_size:
+            return found
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         if header != _FIELDS:
             raise ValueError

@@ -19,6 +19,7 @@ from src.pictures.images import count_frames
 from src.pictures.plan import Job, Jobs
 from src.pictures.render import Box
 from src.video.convert import has_all_frames
+from src.words import counted
 
 from . import cli
 from .distributed import gather, is_main
@@ -108,6 +109,21 @@ class Plan(NamedTuple):
     kind: str = ""
     unreadable: int = 0
     share: Jobs = Jobs()
+
+
+def report_replaced(results: int, boxes: Path | None, kept: bool, keepable: bool) -> None:
+    """Print how many files a run will replace.
+
+    Args:
+        results: how many results exist and are computed again.
+        boxes: the file of boxes, if any.
+        kept: whether ``--skip-existing`` is given, so that rows of that file are kept.
+        keepable: whether it can be given.
+    """
+    count = results + bool(boxes and not kept and boxes.is_file())
+    if count:
+        advice = " (--skip-existing keeps them)" if keepable and not kept else ""
+        print(f"{counted(count, 'existing file')} will be replaced{advice}", file=sys.stderr)
 
 
 def report_error(error: UserError | OSError, job: Job) -> None:

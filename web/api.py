@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import anyio
@@ -45,9 +46,9 @@ class Wanted(BaseModel, extra="forbid"):
         float | None, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
     ] = Field(None, description="minimum map value for a pixel to count as object")
     refine: bool = Field(False, description="align edges with those in the image")
-    detail: int = Field(
-        0, ge=0, le=MOST_PARTS, description="look again at up to this many parts of the image"
-    )
+    detail: Annotated[
+        int, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MOST_PARTS})
+    ] = Field(0, description="look again at up to this many parts of the image")
     invert: bool = Field(False, description="keep the background, not the object")
     crop: bool = Field(False, description="crop to the box around the object")
     margin: Annotated[str, WithJsonSchema({"type": "string", "pattern": MARGIN})] = Field(
@@ -200,6 +201,8 @@ def _answer(networks: Networks, body: bytes, wanted: Wanted) -> tuple[bytes, int
         raise UserError(f"format={format}: choose {', '.join(_FORMATS)}")
     if format in ("jpg", "jpeg") and wanted.mode == "cutout":
         raise Refused(409, f"format={format} has no transparency; choose png, webp, tiff or avif")
+    if not 0 <= wanted.detail <= MOST_PARTS:
+        raise UserError(f"detail={wanted.detail}: choose 0 to {MOST_PARTS}")
     if wanted.size is not None and wanted.size < 1:
         raise UserError(f"size={wanted.size}: choose 1 or more")
     if re.match("[0-9]{7}", wanted.margin.strip()):
@@ -229,8 +232,7 @@ async def _explain(request: Request, error: Exception) -> Response:
         case UserError():
             return refusal(400, str(error))
         case RequestValidationError() | ValidationError():
-            first = error.errors()[0]
-            return refusal(422, f"{first['loc'][-1]}: {first['msg']}")
+            return refusal(422, _describe_fault(error.errors()[0]))
         case HTTPException(status_code=404):
             return refusal(404, "not found")
         case HTTPException(status_code=405, headers={"Allow": allowed}):
@@ -242,6 +244,22 @@ async def _explain(request: Request, error: Exception) -> Response:
     return refusal(500, "internal error; see the server's log")
 
 
+def _describe_fault(fault: dict[str, Any]) -> str:
+    """What is wrong with a parameter, of pydantic's faults."""
+    name, value = str(fault["loc"][-1]), str(fault["input"])[:50]
+    match fault["type"]:
+        case "extra_forbidden":
+            near = get_close_matches(name.lower(), Wanted.model_fields, 1)
+            advice = f"did you mean {near[0]}?" if near else _PARAMETERS
+            return f"{name}: no such parameter; {advice}"
+        case "bool_parsing":
+            return f"{name}={value}: choose true or false"
+        case "int_parsing" | "float_parsing":
+            return f"{name}={value}: not {'a number' if 'float' in fault['type'] else 'an integer'}"
+    return f"{name}: {fault['msg']}"
+
+
+_PARAMETERS = f"choose from {', '.join(Wanted.model_fields)}"
 _HANDLED = (RequestValidationError, ValidationError, UserError, Refused, HTTPException, Exception)
 _HANDLERS = dict.fromkeys(_HANDLED, _explain)
 

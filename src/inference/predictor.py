@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -36,6 +36,18 @@ class _Rebuilding:
 @after_fork
 def _release() -> None:
     _Rebuilding.lock = Lock()
+
+
+class _Settings(NamedTuple):
+    """What a predictor was made with besides its network, to rebuild it elsewhere."""
+
+    img_size: Size | None
+    device: str
+    amp: str
+    preset: str
+    tta: bool
+    detail: int
+    engine: str
 
 
 class Predictor:
@@ -85,15 +97,7 @@ class Predictor:
         detail: int = 0,
         engine: str = "torch",
     ) -> None:
-        self._settings: dict[str, Any] = {
-            "img_size": img_size,
-            "device": str(device),
-            "amp": amp,
-            "preset": preset,
-            "tta": tta,
-            "detail": detail,
-            "engine": engine,
-        }
+        self._settings = _Settings(img_size, str(device), amp, preset, tta, detail, engine)
         check_engine(engine, str(device))
         check_preset(preset, img_size, detail, tta)  # before weights are downloaded
         if is_int8(model):
@@ -101,68 +105,66 @@ class Predictor:
         else:
             pick_dtype(amp, pick_device("cpu" if engine == "openvino" else str(device)))
             source = _load(model)
-        self._set_up(source, **self._settings)
+        self._set_up(source)
 
-    def _set_up(
-        self,
-        source: nn.Module | OnnxBackend,
-        img_size: Size | None,
-        device: str,
-        amp: str,
-        preset: str,
-        tta: bool,
-        detail: int,
-        engine: str = "torch",
-    ) -> None:
-        """Build the backend from ``source``, which is not changed."""
+    def _set_up(self, source: nn.Module | OnnxBackend) -> None:
+        """Make everything that the calls use from ``source``, which is not changed."""
         self._source, self._forks = source, fork_count()
-        self.preset, self.tta, self.detail = pick_preset(preset), tta, detail
-        if isinstance(source, OnnxBackend):
-            check_int8(device, amp, engine)
-            self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
-            network: Backend = copy.copy(source)
-        else:
-            self.device = pick_device("cpu" if engine == "openvino" else device)
-            amp = "off" if amp == "auto" and self.preset.exact else amp
-            self.dtype = pick_dtype(amp, self.device)
-            self.precision = str(self.dtype).removeprefix("torch.")
-            varying = img_size == "auto" or getattr(source, "input_size", None) == "auto"
-            kept = 4 if varying else 1  # sizes
-            if engine == "openvino":
-                network = OpenVINOBackend(source, self.dtype)
-            else:
-                ready = prepare(copy.deepcopy(source), self.device, self.dtype, kept)
-                network = cast(Backend, ready)
-        self.model = network  # it can no longer be trained or saved
-        self.engine: str = getattr(network, "runtime", "torch")
-        config = network.config
-        self.origin: str = getattr(network, "origin", config.name)  # describes the weights
-        own = None if self.preset.exact else getattr(network, "input_size", None)
-        side = self.preset.pick_size(config, network.img_size)
-        self.size = parse_size(own if img_size is None else img_size, side)
-        self.img_size = self.size.value
+        self.preset = pick_preset(self._settings.preset)
+        self.tta, self.detail = self._settings.tta, self._settings.detail
+        self.model = self._build(source)  # it can no longer be trained or saved
+        self.engine: str = getattr(self.model, "runtime", "torch")
+        self.origin: str = getattr(self.model, "origin", self.model.config.name)  # of the weights
         # Before and after the network, torch leaves the cores to OpenVINO, but not to ONNX Runtime:
         # a process forked from one that uses it would then hang at exit.
         self._beside = one_thread if self.engine == "openvino" else nullcontext
+        self._choose_size()
+        self._choose_maps()
+
+    def _build(self, source: nn.Module | OnnxBackend) -> Backend:
+        """The backend, and the device and the precision in which it computes."""
+        img_size, device, amp, *_, engine = self._settings
+        if isinstance(source, OnnxBackend):
+            check_int8(device, amp, engine)
+            self.device, self.dtype, self.precision = torch.device("cpu"), torch.float32, "int8"
+            return copy.copy(source)
+        self.device = pick_device("cpu" if engine == "openvino" else device)
+        self.dtype = pick_dtype("off" if amp == "auto" and self.preset.exact else amp, self.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
+        if engine == "openvino":
+            return OpenVINOBackend(source, self.dtype)
+        varying = "auto" in (img_size, getattr(source, "input_size", None))
+        sizes = 4 if varying else 1
+        return cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype, sizes))
+
+    def _choose_size(self) -> None:
+        """The input size: the one asked for, the weights' own, or the preset's."""
+        img_size, network = self._settings.img_size, self.model
+        side = self.preset.pick_size(network.config, network.img_size)
+        own = None if self.preset.exact else getattr(network, "input_size", None)
+        self.size = parse_size(own if img_size is None else img_size, side)
+        self.img_size = self.size.value
         if isinstance(network, CompiledBackend):
             network.expect(self.size)
         if img_size is None and side != network.img_size:
-            sizes = f"used at {side}² as by {preset}, trained at {network.img_size}²"
-            self.origin = f"{self.origin}, {sizes}"
+            sizes = f"{side}² as by {self._settings.preset}, trained at {network.img_size}²"
+            self.origin = f"{self.origin}, used at {sizes}"
+
+    def _choose_maps(self) -> None:
+        """Which of the network's maps are given: the object's, or those of all classes."""
+        config = self.model.config
         if config.in_ch != 3:
             raise UserError(f"{self.origin}: takes {config.in_ch}-channel images, not RGB")
         self.channel: int | None = config.object_map  # index of the object's map
         self.classes: int | None = None if self.channel is not None else config.out_ch
         if self.channel:
             self.origin = f"{self.origin}, the second of them of the object"
-        if detail and self.classes:
-            raise UserError(
-                "is for one map of an object, not for several classes", "detail", detail
-            )
+        if self.classes and self.detail:
+            problem = "is for one map of an object, not for several classes"
+            raise UserError(problem, "detail", self.detail)
         if self.classes and self.preset.exact:
-            raise UserError(
-                f"is for one map; these weights are of {self.classes} classes", "preset", preset
-            )
+            problem = f"is for one map; these weights are of {self.classes} classes"
+            raise UserError(problem, "preset", self._settings.preset)
 
     def __getstate__(self) -> dict[str, Any]:
         # As bytes: multiprocessing would send each tensor as an open file, and may run out of them.
@@ -170,7 +172,7 @@ class Predictor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings = state["settings"]
-        self._set_up(pickle.loads(state["source"]), **self._settings)
+        self._set_up(pickle.loads(state["source"]))
 
     def _follow_fork(self) -> None:
         """In a forked process, rebuild the backend, which has lost its threads there."""
@@ -183,7 +185,7 @@ class Predictor:
             )
         with _Rebuilding.lock:
             if self._forks != fork_count():
-                self._set_up(self._source, **self._settings)
+                self._set_up(self._source)
 
     @overload
     def __call__(self, image: str | Path | np.ndarray) -> np.ndarray: ...
@@ -207,17 +209,16 @@ class Predictor:
                 - a path, or an array H×W, H×W×3 or H×W×4 (:func:`~.images.from_array`): gives an
                   array H×W float32 in [0, 1];
                 - a PIL image of any mode: gives one of mode L, 255 where the network is sure;
-                - a tensor 3×H×W or N×3×H×W, see :meth:`predict_batch`: gives a float32 tensor H×W
-                  or N×H×W in [0, 1], on the tensor's device.
+                - a tensor 3×H×W or N×3×H×W (:meth:`predict_batch`): gives a float32 tensor H×W or
+                  N×H×W in [0, 1], on the tensor's device.
 
         Raises:
             UserError: the file is not an image, an array or tensor has another shape or range, or
                 the network gives values that are not finite.
         """
         if isinstance(image, Tensor):
-            if image.ndim == 3:
-                return self.predict_batch(image[None])[0]
-            return self.predict_batch(image)
+            alone = image.ndim == 3
+            return self.predict_batch(image[None])[0] if alone else self.predict_batch(image)
         if isinstance(image, np.ndarray):
             return self.map(from_array(image))
         if isinstance(image, Image.Image):

@@ -35,9 +35,8 @@ def parse_background(text: str) -> tuple[int, int, int] | str:
     try:
         red, green, blue, *alpha = ImageColor.getrgb(text)
     except ValueError:
-        raise UserError(
-            "neither a colour (white, #00ff00), nor blur, nor an image", "background", text
-        ) from None
+        problem = "neither a colour (white, #00ff00) nor blur"
+        raise UserError(problem, "background", text) from None
     if alpha and alpha[0] < 255:
         raise UserError("a background is opaque; leave the alpha out", "background", text)
     return red, green, blue

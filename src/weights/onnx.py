@@ -141,30 +141,43 @@ def _run_onnx(path: str | Path, channels: int) -> Iterator[tuple[Tensor, Tensor,
     computes in 16 bits. The images are smooth colours, stronger ones, and rectangles on a
     background, as a network may see nothing in one of them.
     """
-    runtime = _import("onnxruntime")
-    try:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # errors are reported below
-        with utf8_path(Path(path)) as readable:
-            session = runtime.InferenceSession(
-                readable, options, providers=["CPUExecutionProvider"]
-            )
-        (entry,) = session.get_inputs()
-        batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
-        size = [n if isinstance(n, int) else 96 for n in entry.shape[2:]]
-        half = any(t.data_type == 10 for t in _import("onnx").load(path).graph.initializer)
-        dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
-        generator = torch.Generator().manual_seed(0)
-        coarse = 2 * torch.randn(batch, channels, 5, 5, generator=generator)
-        smooth = F.interpolate(coarse, size, mode="bicubic")
-        scene = 0.2 * smooth - 1
-        height, width = size
-        scene[..., height // 4 : height // 2, width // 4 : width // 2] += 2
-        for image in (smooth, 3 * smooth, scene, -scene):
+    session = _open_session(path)
+    inputs = session.get_inputs()
+    if [len(entry.shape) for entry in inputs] != [4]:
+        raise UserError(f"{path}: takes something else than one batch of images N×C×H×W")
+    (entry,) = inputs
+    batch, _, *size = entry.shape
+    half = any(t.data_type == 10 for t in _import("onnx").load(path).graph.initializer)
+    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+    generator = torch.Generator().manual_seed(0)
+    batch = batch if isinstance(batch, int) else 1
+    height, width = (n if isinstance(n, int) else 96 for n in size)
+    coarse = 2 * torch.randn(batch, channels, 5, 5, generator=generator)
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic")
+    scene = 0.2 * smooth - 1
+    scene[..., height // 4 : height // 2, width // 4 : width // 2] += 2
+    for image in (smooth, 3 * smooth, scene, -scene):
+        try:
             found = session.run(None, {entry.name: image.numpy().astype(dtype)})[0]
-            yield image, torch.from_numpy(found.astype(np.float32)), half
+            found = found.astype(np.float32)
+        except Exception as error:  # onnxruntime's own
+            raise _cannot_run(path, error) from None
+        yield image, torch.from_numpy(found), half
+
+
+def _open_session(path: str | Path) -> Any:
+    runtime = _import("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # errors are reported here
+    try:
+        with utf8_path(Path(path)) as readable:
+            return runtime.InferenceSession(readable, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own
-        raise UserError(f"{path}: onnxruntime cannot run it ({error})") from None
+        raise _cannot_run(path, error) from None
+
+
+def _cannot_run(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"{path}: onnxruntime cannot run it ({error})")
 
 
 def _import(package: str) -> Any:

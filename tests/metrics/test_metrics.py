@@ -18,6 +18,7 @@ from train_utils.metrics.measures.structure import (
     relaxed_boundary_f,
     structural,
 )
+from train_utils.metrics.report import markdown
 
 TOLERANCE = 1e-4
 
@@ -239,3 +240,8 @@ def test_sizes_must_agree():
 def test_no_pictures():
     with pytest.raises(ValueError, match="no images"):
         SaliencyMetrics().results()
+
+
+def test_a_name_with_a_bar_is_one_cell_of_the_table():
+    table = markdown([{"set": "a|b", "mae": 0.25}], {"set": "set", "mae": "MAE"})
+    assert table.splitlines()[-1] == r"| a\|b | 0.250 |"

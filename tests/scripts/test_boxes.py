@@ -146,14 +146,30 @@ def test_what_was_found_before_an_error_is_written(tmp_path):
     assert read_boxes(path) == {"b": (1, 2, 5, 8), "c": None}
 
 
-@pytest.mark.parametrize("text", ["", "precious notes\n", "image,x,y,width,height\na,1,2\n", "\0"])
-def test_no_other_file_is_read_as_boxes(run, album, tmp_path, text):
+@pytest.mark.parametrize("flags", [(), ("--skip-existing",)])
+@pytest.mark.parametrize("text", ["precious notes\n", "image,x,y,width,height\na,1,2\n", "\0"])
+def test_no_other_file_is_taken_for_boxes(run, album, tmp_path, text, flags):
     boxes = tmp_path / "boxes.csv"
     boxes.write_text(text)
-    argv = (album, "--output", tmp_path / "out", "--skip-existing", "--boxes", boxes)
-    status, _, err = run(*argv)
+    status, _, err = run(album, "--output", tmp_path / "out", *flags, "--boxes", boxes)
     assert status == 2 and f"--boxes {boxes}: holds no boxes" in err and "Traceback" not in err
     assert boxes.read_text() == text
+
+
+def test_boxes_go_into_an_empty_file(run, album, tmp_path):
+    boxes = tmp_path / "boxes.csv"
+    boxes.touch()
+    assert run(album / "a, b.png", "--output", tmp_path / "out", "--boxes", boxes)[0] == 0
+    assert rows(boxes) == expected(album)[:2]
+
+
+def test_replaced_files_are_counted(run, album, tmp_path):
+    argv = (album / "a, b.png", "--output", tmp_path / "out", "--boxes", tmp_path / "boxes.csv")
+    assert "replaced" not in run(*argv)[2]
+    assert "2 existing files will be replaced (--skip-existing keeps them)\n" in run(*argv)[2]
+    assert "replaced" not in run(*argv, "--skip-existing")[2]
+    (tmp_path / "boxes.csv").unlink()  # so its image is predicted again
+    assert "1 existing file will be replaced\n" in run(*argv, "--skip-existing")[2]
 
 
 def test_beside_standard_output(run, album, tmp_path, monkeypatch):
@@ -197,10 +213,12 @@ def test_boxes_do_not_go_into_the_image(album, weights, tmp_path):
 
 
 def test_boxes_are_no_input(run, album, tmp_path):
-    (album / "data.csv").symlink_to(album / "empty.png")
-    argv = (album / "empty.png", "--output", tmp_path / "out", "--boxes", album / "data.csv")
+    before = (album / "a, b.png").read_bytes()
+    (album / "data.csv").symlink_to(album / "a, b.png")
+    argv = (album / "a, b.png", "--output", tmp_path / "out", "--boxes", album / "data.csv")
     status, _, err = run(*argv)
-    assert status == 2 and "--boxes" in err and "overwrite" in err
+    assert status == 2 and "--boxes" in err and "name another file" in err
+    assert (album / "a, b.png").read_bytes() == before
 
 
 def test_ranks_fill_one_file(album, tmp_path, weights):

@@ -140,6 +140,9 @@ def test_onnx_made_elsewhere(tmp_path, folded):
     assert near(load_model(tmp_path / "a.onnx"), lambda x: theirs(x)[0])
 
 
+ONE_NUMBER = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1])
+
+
 def widen(graph):
     convs = [n for n in graph.node if n.op_type == "Conv"]
     weight = next(t for t in graph.initializer if t.name == convs[4].input[1])
@@ -152,6 +155,7 @@ def widen(graph):
         (lambda graph: graph.node.reverse(), "convolution 1 is|cannot run it"),
         (widen, "convolution 5 is"),
         (lambda graph: graph.ClearField("node"), "holds no convolution"),
+        (lambda graph: graph.input.add().CopyFrom(ONE_NUMBER), "something else than one batch"),
     ],
 )
 def test_onnx_that_does_not_fit(exported, tmp_path, edit, named):

@@ -241,18 +241,28 @@ def evaluate(
         while pending:
             finish_one()
     own = {i: (row, extra) for i, row, extra in zip_longest(indices, metrics.rows, soft)}
-    rows = {index: row for part in gather(own) for index, row in part.items()}
-    metrics.sums = sum_over_ranks(metrics.sums, device or torch.device("cpu"))
     metrics.structure = structure  # even if this rank had no image
+    return _sum_up(metrics, own, device or torch.device("cpu"))
+
+
+def _sum_up(
+    metrics: SaliencyMetrics, own: dict[int, tuple[Any, Any]], device: torch.device
+) -> Evaluation:
+    """The scores of all ranks' images, from this rank's: by index, the row of an image and, for
+    soft masks, its matting measures.
+    """
+    rows = {index: row for part in gather(own) for index, row in part.items()}
+    metrics.sums = sum_over_ranks(metrics.sums, device)
     if not metrics.sums[0]:
         raise UserError("nothing to score: no image could be read")
-    names = PER_IMAGE if structure else PER_IMAGE[: -len(STRUCTURAL)]
-    named = {index: dict(zip(names, rows[index][0], strict=False)) for index in sorted(rows)}
+    names = PER_IMAGE if metrics.structure else PER_IMAGE[: -len(STRUCTURAL)]
+    named = {}
+    for index, (row, soft) in sorted(rows.items()):
+        matting = zip(MATTING, soft, strict=True) if soft else ()
+        named[index] = dict(zip(names, row, strict=False)) | dict(matting)
     results = metrics.results()
-    if cut is not None:
-        for index, row in named.items():
-            row |= zip(MATTING, rows[index][1], strict=True)
-        for name in MATTING:
+    for name in MATTING:
+        if all(name in row for row in named.values()):
             results[name] = sum(row[name] for row in named.values()) / len(named)
     return Evaluation(results, metrics.curves(), named)
 

@@ -155,7 +155,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else printable(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(value).replace("|", r"\|")
 
 
 def write_json(path: Path, results: Sequence[ScoreResult]) -> None:

@@ -99,25 +99,23 @@ class Muon(AdamW):
             if kernel.grad is not None:
                 alike.setdefault(kernel.shape, []).append(kernel)
         for shape, kernels in alike.items():
-            gradients = [cast(Tensor, kernel.grad) for kernel in kernels]
-            momenta = [self._momentum(kernel) for kernel in kernels]
-            torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)  # Nesterov momentum
-            stacked = torch.stack(ahead).flatten(2)
+            stacked = torch.stack([self._look_ahead(kernel) for kernel in kernels]).flatten(2)
             # In bfloat16 where that is fast: a few rough iterations need no more precision.
             dtype = pick_dtype("auto", stacked.device)
             matrices = orthogonalize(stacked.to(dtype)).float()
             scale = 0.2 * max(matrices.shape[1:]) ** 0.5
-            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
-            updates = list(matrices.view(len(kernels), *shape))
-            torch._foreach_add_(kernels, updates, alpha=-group["lr"] * scale)
+            decay = 1 - group["lr"] * group["weight_decay"]
+            for kernel, update in zip(kernels, matrices.view(len(kernels), *shape), strict=True):
+                kernel.mul_(decay).add_(update, alpha=-group["lr"] * scale)
 
-    def _momentum(self, kernel: Tensor) -> Tensor:
-        state = self.state[kernel]
+    def _look_ahead(self, kernel: Tensor) -> Tensor:
+        """Update a kernel's momentum; returns the gradient with Nesterov momentum."""
+        state, gradient = self.state[kernel], cast(Tensor, kernel.grad)
         if not state:
             state["step"] = torch.zeros(())  # AdamW expects it when it loads a state
             state["momentum"] = torch.zeros_like(kernel)
-        return state["momentum"]
+        state["momentum"].lerp_(gradient, 1 - self.MOMENTUM)
+        return gradient.lerp(state["momentum"], self.MOMENTUM)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

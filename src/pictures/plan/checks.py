@@ -24,7 +24,7 @@ def check_targets(
     inputs: Sequence[str | Path],
     frames: str = "",
     done: Callable[[Job], bool] = lambda job: False,
-) -> None:
+) -> int:
     """Check, before anything is computed, that the results of jobs can be written.
 
     Args:
@@ -33,26 +33,32 @@ def check_targets(
         frames: for videos, the suffix of single frames; ``target`` is then a folder.
         done: tells which jobs are skipped because their result exists.
 
+    Returns:
+        How many existing files the results replace.
+
     Raises:
         UserError: a result cannot be written, or would overwrite an input.
     """
     if frames:  # any file in the folder may be a frame
         folders = [job.target for job in jobs if not done(job)]
         targets = [folder / f"000001{frames}" for folder in folders]
-        targets += [path for path in folders if path.is_dir() for path in path.iterdir()]
-        check_outputs({"output": targets}, inputs)
-        return
+        there = [path for path in folders if path.is_dir() for path in path.iterdir()]
+        check_outputs({"output": targets + there}, inputs)
+        return sum(path.stem.isdecimal() and path.suffix == frames for path in there)
     folder, tried = "", 0  # the longest name tried in this folder
+    replaced = 0
     for files, there in _with_results(jobs):
         if files.target != folder:
             folder, tried = files.target, 0
         targets = [job.target for job in files.jobs() if job.target.name in there and not done(job)]
+        replaced += len(targets)
         new = max((name for name in files.targets if name not in there), key=_length, default="")
         if _length(new) > tried:
             tried = _length(new)
             targets.append(Path(folder) / new)
         if targets:
             check_outputs({"output": targets}, inputs)
+    return replaced
 
 
 def _length(name: str) -> int:
@@ -99,8 +105,8 @@ def check_unique(results: Sequence[str], kind: str = "image") -> None:
     """
     if len(set(results)) < len(results):
         doubled = next(name for name, count in Counter(results).items() if count > 1)
-        text = f"two {kind}s are called {stem_of(doubled)}; predict their folders one by one"
-        raise UserError(text)
+        advice = "predict their folders one by one, each into another output"
+        raise UserError(f"two {kind}s are called {stem_of(doubled)}; {advice}")
 
 
 def check_overwriting(

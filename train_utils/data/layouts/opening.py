@@ -130,6 +130,17 @@ def _search(
             failure = UserError(text, failure.parameter, failure.value, failure.advice)
     if failure:
         raise failure
+    return _open_masks(data_path, image_dir, root, folders, rule)
+
+
+def _open_masks(
+    data_path: str | Path | None,
+    image_dir: str | Path | None,
+    root: Path,
+    folders: Folders,
+    rule: MaskReader,
+) -> DataSet:
+    """A data set of mask files, with notes on how its folders and masks are read."""
     notes = []
     images, masks = folders.get(None, (root, root))
     usual = ("images", "masks"), ("duts-tr-image", "duts-tr-mask")

@@ -59,44 +59,57 @@ def fit_mask_encoder(
     own = _make_trainer(trainer, encoder)
     if encoder.training:
         own.load_state_dict(encoder.training)
-    sampler, steps = train.sampler, -(-len(train.sampler) // accum)
-    every, f_measure = min(_EVERY, steps), 0.0
-    while own.updates < limit and own.best.get("passes", 0) < 2:
-        own.train_mode()
-        sampler.epoch, sampler.start = own.epoch, own.batches_done
-        batches = iter(train)
-        text = f"GT encoder, epoch {own.epoch + 1}"
-        bar = tqdm(desc=text, total=len(sampler), disable=no_bar(), leave=False)
-        with closing(bar):
-            while own.batches_done < len(sampler) and own.updates < limit:
-                encoder.training = None  # the last step's, which would be saved instead
-                check(own, False)
-                group: list[Batch] = [(b[1], b[1], b[2]) for b in islice(batches, accum)]
-                if own.updates and own.updates % every == 0:
-                    f_measure = _score(own, encoder, group)
-                    good = f_measure >= GOOD_F
-                    own.best = {
-                        "f": f_measure,
-                        "passes": (own.best.get("passes", 0) + 1) * good,
-                    }
-                    bar.set_postfix_str(f"F {f_measure:.3f}")
-                    if own.best["passes"] >= 2:
-                        break
-                own.step(group)
-                bar.update(len(group))
-                if own.updates == limit and "f" not in own.best:  # fewer steps than tests
-                    own.best = {"f": _score(own, encoder, group), "passes": 0}
-                if own.bad_steps >= bad_steps:
-                    raise Diverged(
-                        f"the GT encoder: {bad_steps} steps in a row that are not finite; "
-                        "checkpoints stay as they were"
-                    )
-        if own.batches_done >= len(sampler):
+    while own.updates < limit and not _is_ready(own):
+        _fit_epoch(own, encoder, train, accum, limit, bad_steps, check)
+        if own.batches_done >= len(train.sampler):
             own.epoch, own.batches_done = own.epoch + 1, 0
             check(own, True)
     encoder.freeze()
     if is_main():
         _report(own)
+
+
+def _is_ready(own: Trainer) -> bool:
+    return own.best.get("passes", 0) >= 2
+
+
+def _fit_epoch(
+    own: Trainer,
+    encoder: MaskEncoder,
+    train: Loader[SegmentationDataset],
+    accum: int,
+    limit: int,
+    bad_steps: int,
+    check: Callable[[Trainer, bool], None],
+) -> None:
+    """Take an epoch's steps, from where it was left, until the encoder is ready or the limit."""
+    own.train_mode()
+    sampler = train.sampler
+    sampler.epoch, sampler.start = own.epoch, own.batches_done
+    batches = iter(train)
+    every = min(_EVERY, -(-len(sampler) // accum))
+    text = f"GT encoder, epoch {own.epoch + 1}"
+    with closing(tqdm(desc=text, total=len(sampler), disable=no_bar(), leave=False)) as bar:
+        while own.batches_done < len(sampler) and own.updates < limit:
+            encoder.training = None  # the last step's, which would be saved instead
+            check(own, False)
+            group: list[Batch] = [(b[1], b[1], b[2]) for b in islice(batches, accum)]
+            if own.updates and own.updates % every == 0:
+                f_measure = _score(own, encoder, group)
+                passes = own.best.get("passes", 0) + 1 if f_measure >= GOOD_F else 0
+                own.best = {"f": f_measure, "passes": passes}
+                bar.set_postfix_str(f"F {f_measure:.3f}")
+                if _is_ready(own):
+                    return
+            own.step(group)
+            bar.update(len(group))
+            if own.updates == limit and "f" not in own.best:  # fewer steps than tests
+                own.best = {"f": _score(own, encoder, group), "passes": 0}
+            if own.bad_steps >= bad_steps:
+                raise Diverged(
+                    f"the GT encoder: {bad_steps} steps in a row that are not finite; "
+                    "checkpoints stay as they were"
+                )
 
 
 def _make_trainer(trainer: Trainer, encoder: MaskEncoder) -> Trainer:
