@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.device import describe_computing, keep_float32
 from src.pictures.images import limit_pixels
 from src.weights.load import SHIPPED
 from train_utils import cli
@@ -151,6 +152,7 @@ def _serve_browser_page(args: argparse.Namespace) -> None:
 def _serve_networks(args: argparse.Namespace) -> None:
     from web.listen import address_of, bind, make_server, serve
 
+    keep_float32()
     limit_pixels(args.max_megapixels * 1_000_000)
     with (
         bind(args.host, args.port) as listener,  # before loading the networks, which takes time
@@ -159,10 +161,10 @@ def _serve_networks(args: argparse.Namespace) -> None:
         weights = _drop_doubles(args.weights)
         networks = Networks(weights, args.img_size, args.device, args.amp)
         predictors = list(networks.by_name.values())
-        precisions = [predictor.precision for predictor in predictors]
         for path, predictor in zip(weights, predictors, strict=True):
             print(cli.describe_weights(path, predictor.origin), file=sys.stderr)
-        print(cli.describe_computing(predictors[0].device, *precisions), file=sys.stderr)
+        used = [(predictor.device, predictor.precision) for predictor in predictors]
+        print(describe_computing(*used), file=sys.stderr)
         os.environ["GRADIO_TEMP_DIR"] = folder
         server = build_server(
             networks,

@@ -41,6 +41,7 @@ from pathlib import Path
 import torch
 
 from src import FULL, ISNET, Network, UserError, load_model
+from src.device import describe_computing
 from src.export.common import shape_of
 from src.export.int8 import LIMIT, choose_images, export_int8
 from src.export.mobile.coreml import check_package, export_coreml, runs_here
@@ -125,7 +126,8 @@ def write(model: Network, args: argparse.Namespace) -> str:
 
 def measure(model: Network, args: argparse.Namespace) -> str:
     """Write a file in 8-bit integers; returns a description of its loss."""
-    computing = cli.describe_computing(torch.device("cpu"), "float32", "int8")
+    cpu = torch.device("cpu")
+    computing = describe_computing((cpu, "float32"), (cpu, "int8"))
     print(f"calibrating and measuring, {computing}; takes minutes", file=sys.stderr)
     where = args.output, args.calibrate, args.allow_loss
     start = time.monotonic()

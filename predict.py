@@ -28,7 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from src import Predictor, Style, UserError, stream
-from src.device import keep_freed_memory
+from src.device import describe_computing, set_up_process
 from src.files import atomic_path, check_outputs, is_stdout, printable
 from src.inference.preprocess import PRESETS
 from src.pictures.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, result_format
@@ -318,7 +318,7 @@ def load_image(job: Job) -> Image.Image:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict; under torchrun each rank takes its share of the images."""
     args = parse_args(argv)
-    keep_freed_memory()
+    set_up_process()
     with process_group(args.device):
         limit_pixels(args.max_megapixels * 1_000_000, "{max_megapixels} N allows more")
         style = make_style(args)
@@ -337,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if predictor.classes:
             check_classes(style, predictor.classes, bool(args.boxes))
         if is_main():
-            computing = cli.describe_computing(predictor.device, predictor.precision)
+            computing = describe_computing((predictor.device, predictor.precision))
             about = cli.describe_weights(args.weights, predictor.origin)
             print(f"{about}; {computing}", file=sys.stderr)
         if piped:

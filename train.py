@@ -10,8 +10,8 @@
 The run's folder gets args.json, log.csv, curves.png, samples/, tensorboard/, last.pt (to resume
 from) and best.pt (the weights with the highest maxF, or mean IoU of classes, on the images of
 val.txt, else on the test split; pass it to validation.py and predict.py). Ctrl-C finishes the step,
-writes last.pt and exits with status 130; --resume auto continues, also after a crash, and gives the
-same result as an uninterrupted run.
+writes last.pt and exits with status 130; --resume auto continues, also after a crash, and on a CPU
+gives the same result as an uninterrupted run.
 """
 
 import os
@@ -26,7 +26,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 import torch
 
 from src import UserError
-from src.device import keep_freed_memory, pick_device, pick_dtype
+from src.device import pick_device, pick_dtype, set_up_process
 from src.words import counted
 from train_utils import cli
 from train_utils.config import Settings
@@ -95,7 +95,7 @@ def train(settings: Settings) -> int:
 
 def _prepare(settings: Settings) -> Run:
     """Build everything a run needs; errors are raised before anything is written."""
-    keep_freed_memory()
+    set_up_process()
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.amp, device)
     cli.require_packages("matplotlib", "torchvision")

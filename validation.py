@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from my_dataset import SPLITS, find_pairs, has_list
-from src.device import keep_freed_memory, pick_device
+from src.device import describe_computing, pick_device, set_up_process
 from src.files import check_outputs, real_path
 from src.pictures.images import list_images
 from src.weights.load import SHIPPED
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     """Score; returns the exit status, 2 if something could not be scored."""
     args = parse_args(argv)
     cli.require_packages("torchvision", *(["matplotlib"] if args.plot or args.worst else []))
-    keep_freed_memory()
+    set_up_process()
     with process_group(args.device):
         if is_main():  # fail early; checked again below, against all inputs
             check_outputs(
@@ -256,8 +256,9 @@ def main(argv: list[str] | None = None) -> int:
         jobs = make_jobs(data, sources, options)
         if is_main():
             check_files(args, jobs)
-            precisions = [s.predictor.precision if s.predictor else "float32" for s in sources]
-            print(cli.describe_computing(options.device, *precisions), file=sys.stderr)
+            networks = [source.predictor for source in sources if source.predictor]
+            used = [(network.device, network.precision) for network in networks]
+            print(describe_computing(*(used or [(options.device, "float32")])), file=sys.stderr)
         results = [score(job) for job in jobs]
         if is_main():
             print_results(results)

@@ -59,6 +59,18 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         target.copy_(source)
 
 
+def allow_variants(count: int) -> None:
+    """Let ``torch.compile`` compile a function for this many kinds of input.
+
+    By default it gives up silently after eight. Without the private setting, the limit stays.
+    """
+    import torch._dynamo  # only here, as it takes seconds
+
+    limit = getattr(torch._dynamo.config, "recompile_limit", count)
+    if limit < count:
+        torch._dynamo.config.recompile_limit = count
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether this module has forward or backward hooks.
 

@@ -184,8 +184,40 @@ def one_thread() -> Iterator[None]:
 
 def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch looks at the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and cpu_has_bf16()
+
+
+def describe_computing(*used: tuple[torch.device, str]) -> str:
+    """Where a script computes, and in which precisions.
+
+    Example:
+        >>> describe_computing((torch.device("cpu"), "bfloat16"), (torch.device("cpu"), "int8"))
+        'computing on cpu in bfloat16 and int8'
+    """
+    precisions: dict[torch.device, list[str]] = {}
+    for device, precision in dict.fromkeys(used):
+        precisions.setdefault(device, []).append(precision)
+    parts = []
+    for device, of_device in precisions.items():
+        named = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        parts.append(f"on {device}{named} in {' and '.join(of_device)}")
+    return f"computing {', '.join(parts)}"
+
+
+def set_up_process() -> None:
+    """Settings for a whole process, which a library leaves to its users."""
+    keep_freed_memory()
+    keep_float32()
+
+
+def keep_float32() -> None:
+    """Let convolutions in float32 be computed in float32 on NVIDIA GPUs too, for this process.
+
+    By default torch rounds their inputs to TF32 there, of 10 bits, on GPUs from Ampere on.
+    """
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def keep_freed_memory() -> None:

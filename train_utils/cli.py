@@ -290,13 +290,6 @@ def describe_weights(weights: Path, origin: str) -> str:
     return f"{weights}: {origin}{better}"
 
 
-def describe_computing(device: torch.device, *precisions: str) -> str:
-    """Where a script computes, and in what: ``computing on cpu in bfloat16``."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    named = f" ({name})" if name else ""
-    return f"computing on {device}{named} in {' and '.join(dict.fromkeys(precisions))}"
-
-
 def require_packages(*names: str) -> None:
     """Check that packages are installed, before anything takes time.
 

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -244,7 +244,7 @@ async def _explain(request: Request, error: Exception) -> Response:
     return refusal(500, "internal error; see the server's log")
 
 
-def _describe_fault(fault: dict[str, Any]) -> str:
+def _describe_fault(fault: Mapping[str, Any]) -> str:
     """What is wrong with a parameter, of pydantic's faults."""
     name, value = str(fault["loc"][-1]), str(fault["input"])[:50]
     match fault["type"]:

@@ -64,9 +64,10 @@ class Predictor:
         img_size: the input size of the network: the side in pixels of a square, at least 32;
             (width, height), or as text ``"480x320"``; ``"auto"`` for each image's own aspect ratio,
             in multiples of 32, with the area of the default; None for the square that it was
-            trained at (320 for published weights), or that the preset requires.
+            trained at (320 for the published ``u2net``), or that the preset requires.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32).
+        amp: ``auto``, ``bf16``, ``fp16`` or ``off`` (float32; on NVIDIA GPUs see
+            :func:`~..device.keep_float32`).
         preset: ``default``, or ``rembg`` for that program's masks (in float32 if ``amp="auto"``, at
             that program's size if ``img_size`` is None).
         tta: average each map with that of the mirrored image; takes twice the time.

@@ -36,7 +36,7 @@ def new_trainer(network="u2net_lite"):
         scaler=optim.make_scaler(torch.device("cpu"), torch.float32),
         loss=DeepSupervision(),
         dtype=torch.float32,
-        ema=optim.make_ema(model, 0.9),
+        ema=optim.MovingAverage(model, 0.9),
     )
 
 

@@ -122,6 +122,15 @@ def test_random_pictures_equal_pysodmetrics():
             assert ours[name] == pytest.approx(value, abs=1e-6), (share, name)
 
 
+def test_a_centre_between_two_rows():
+    """At exactly 671.5, which float32 rounds the other way."""
+    saliency = np.random.default_rng(0).integers(0, 100, (1400, 622), dtype=np.uint8)
+    mask = np.zeros((1400, 622), bool)
+    mask[10:1335, 296:572] = True
+    pair = saliency + np.uint8(150) * mask, mask
+    assert score([pair], 1)["s_measure"] == pytest.approx(pysod([pair])["s_measure"], abs=1e-6)
+
+
 def plain_boundary_f(saliency, mask):
     """By scipy, distance by distance."""
     outlines = [x & ~binary_erosion(x, np.ones((3, 3))) for x in (saliency >= 0.5, mask > 0)]

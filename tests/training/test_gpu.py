@@ -17,7 +17,7 @@ from src.inference import preprocess
 from src.pictures.classes import most_probable
 from train_utils.metrics.measures.saliency import to_levels
 from train_utils.training.losses import DeepSupervision
-from train_utils.training.optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from train_utils.training.optim import MovingAverage, make_optimizer, make_scaler, make_scheduler
 from train_utils.training.trainer import Trainer
 
 GPU = torch.device("cuda:0")
@@ -62,7 +62,7 @@ def test_a_step_waits_once(waits, case):
     with GPU:
         model = build_model(name, out_ch=classes).train()
     optimizer = make_optimizer(model, 1e-3, 1e-4)
-    ema = make_ema(model, 0.9)
+    ema = MovingAverage(model, 0.9)
     ema.n_averaged = torch.zeros((), dtype=torch.long)  # else known here, and copied for real
     weights = [1.0] * max(2, classes)
     criterion = DeepSupervision(None, loss, classes, None if classes == 1 else 255, weights).to(GPU)

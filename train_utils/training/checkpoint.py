@@ -15,7 +15,8 @@ from ..config import DECLARATIONS, Settings
 
 _PARTS = (
     *("model", "config", "flags", "optimizer", "scheduler", "scaler", "ema", "ema_updates"),
-    *("epoch", "step", "bad_steps", "best", "sums", "rng"),
+    *("epoch", "step", "bad_steps", "lr_taken", "best", "stale", "schedule", "updates_before"),
+    *("mask_encoder", "sums", "rng"),
 )
 
 _SHOWN = {"start": "start weights ({pretrained} or {backbone})"}
@@ -52,12 +53,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint to continue from.
 
     Raises:
-        UserError: it is missing, truncated, or holds only weights.
+        UserError: it is missing, truncated, of an older version, or holds only weights.
     """
     refuse_folder(Path(path))
     state = dict(read_file(path))  # plain, as it may be written again
     if absent := [part for part in _PARTS if part not in state]:
-        problem = f"holds weights, not the state of a run (no {', '.join(absent[:2])})"
+        kind = "an older version's state" if "optimizer" in state else "weights, not the state"
+        problem = f"holds {kind} of a run (no {', '.join(absent[:2])})"
         advice = "pass the last.pt of a run, or start from these weights with {pretrained}"
         raise UserError(problem, "resume", path, advice)
     return state

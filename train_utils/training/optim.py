@@ -1,5 +1,6 @@
 """AdamW without decay on norms and biases, or Muon; warm-up, then cosine."""
 
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -8,9 +9,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from src.compat import copy_all
 from src.device import pick_dtype
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 OPTIMIZERS = ("adamw", "muon")
 MUON_CHANNELS = 8
@@ -146,20 +146,44 @@ def make_scheduler(optimizer: Optimizer, warmup_steps: int, total_steps: int) ->
     return SequentialLR(optimizer, [warmup, rest], milestones=[warmup_steps])
 
 
-def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and batch norm statistics.
+class MovingAverage(AveragedModel):
+    """An exponential moving average of weights and batch norm statistics; counters are copied.
 
     Early on the decay is (1 + n) / (10 + n) after n updates, so that the average of a short run
     doesn't drag its first, random weights along.
+
+    Args:
+        model: whose weights to average.
+        decay: of the average in each update, in [0, 1).
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> average = MovingAverage(layer, decay=0.9)
+        >>> average.update_parameters(layer)
+        >>> bool(average.module.weight == layer.weight)
+        True
     """
 
-    def average(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
-        count = ema.n_averaged.item()  # on the CPU; reading `updates` would make a GPU wait
-        warmed = min(decay, (1 + count) / (10 + count))
-        get_ema_multi_avg_fn(warmed)(averages, values, updates)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+        self.requires_grad_(False)
 
-    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
-    return ema
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add the model's present weights to the average; unlike torch's own, without making a GPU
+        wait for the count of updates.
+        """
+        count = self.n_averaged.item()  # on the CPU
+        decay = min(self.decay, (1 + count) / (10 + count)) if count else 0.0
+        tensors = (chain(net.parameters(), net.buffers()) for net in (self.module, model))
+        pairs = list(zip(*tensors, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)(*map(list, zip(*floats, strict=True)), count)
+        if counters:
+            copy_all(*map(list, zip(*counters, strict=True)))
+        self.n_averaged += 1
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from src.compat import copy_all
+from src.compat import allow_variants, copy_all
 from src.inference.preprocess import normalize
 from src.networks.base import BATCH_NORMS, Network
 from src.networks.u2net import U2Net
@@ -29,6 +29,9 @@ from .supervision import MaskEncoder, Teacher, WithFeatures
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images N×3×S×S uint8, masks N×1×S×S uint8, and indices N."""
+
+
+_VARIANTS = 64  # of a compiled step: image sizes, with the encoder frozen or not
 
 
 class Step(NamedTuple):
@@ -113,6 +116,7 @@ class Trainer:
         self.net = _share_gradients(net, self.device) if world_size() > 1 else net
         if self.compile:
             # Once for each size: inductor fails to build the step for dynamic sizes.
+            allow_variants(_VARIANTS)
             self.net.compile(dynamic=False)
 
     @property
@@ -178,7 +182,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)  # the norm is of the true gradients
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # The only point in a step that waits for the GPU.
+        # The only point in a step that waits for the GPU, besides a teacher's check of its maps.
         values = torch.cat((torch.stack(logged).flatten(), norm[None])).cpu().double()
         taken = bool(values[-1].isfinite())
         if taken:

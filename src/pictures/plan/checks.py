@@ -42,9 +42,9 @@ def check_targets(
     if frames:  # any file in the folder may be a frame
         folders = [job.target for job in jobs if not done(job)]
         targets = [folder / f"000001{frames}" for folder in folders]
-        there = [path for path in folders if path.is_dir() for path in path.iterdir()]
-        check_outputs({"output": targets + there}, inputs)
-        return sum(path.stem.isdecimal() and path.suffix == frames for path in there)
+        present = [path for path in folders if path.is_dir() for path in path.iterdir()]
+        check_outputs({"output": targets + present}, inputs)
+        return sum(path.stem.isdecimal() and path.suffix == frames for path in present)
     folder, tried = "", 0  # the longest name tried in this folder
     replaced = 0
     for files, there in _with_results(jobs):

@@ -33,7 +33,8 @@ def matting_measures(levels: Tensor, mask: Tensor, stretch: bool = False) -> tup
         >>> matting_measures(half, full)
         (1.0, 1.0, 1.0, 0.0)
     """
-    found, truth = levels.double() / 255, mask.double() / 255
+    # On the CPU: not every device has float64, and each number would make a GPU wait.
+    found, truth = levels.cpu().double() / 255, mask.cpu().double() / 255
     if stretch:
         found = _stretched(found)
     off = (found - truth).abs()
@@ -49,13 +50,13 @@ def _stretched(values: Tensor) -> Tensor:
     return (values - low) / (high - low) if high > low else values
 
 
-@lru_cache(maxsize=4)
-def _filters(device: torch.device) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=1)
+def _filters() -> tuple[Tensor, Tensor]:
     """A Gaussian and its derivative, each with norm 1, so that their outer product has it too."""
     reach = math.ceil(
         _SIGMA * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * _SIGMA * _SMALLEST))
     )
-    place = torch.arange(-reach, reach + 1, dtype=torch.float64, device=device)
+    place = torch.arange(-reach, reach + 1, dtype=torch.float64)
     smooth = torch.exp(-place.square() / (2 * _SIGMA**2))
     slope = -place * smooth
     return smooth / smooth.norm(), slope / slope.norm()
@@ -63,7 +64,7 @@ def _filters(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _gradient(images: Tensor) -> Tensor:
     """The gradient magnitude of images N×H×W, whose edges are replicated."""
-    smooth, slope = _filters(images.device)
+    smooth, slope = _filters()
     reach = len(smooth) // 2
     padded = F.pad(images[:, None], (reach,) * 4, mode="replicate")
 

@@ -45,8 +45,12 @@ def histogram(saliency: Tensor, mask: Tensor) -> Tensor:
 def _beyond_centre(counts: Tensor) -> Tensor:
     """Which rows (columns) lie beyond the one that holds the centre, as int16 {0, 1}."""
     places = torch.arange(len(counts), device=counts.device)
-    centre = (counts * places).sum() / counts.sum().clamp(min=1)
-    return (places > centre.round()).to(torch.int16)
+    total, count = (counts * places).sum(), counts.sum().clamp(min=1)
+    # Rounded half to even, in integers: float32 is too coarse, and not every device has float64.
+    whole = total.div(count, rounding_mode="floor")
+    beyond = 2 * (total - whole * count) - count
+    centre = whole + (beyond + whole % 2 > 0)
+    return (places > centre).to(torch.int16)
 
 
 def to_levels(saliency: Tensor, stretch: bool) -> Tensor:
@@ -60,7 +64,6 @@ def to_levels(saliency: Tensor, stretch: bool) -> Tensor:
     if stretch:
         low, high = saliency.aminmax()
         span = high - low
-        # No branch on a tensor's value, which would make a GPU wait.
         saliency = torch.where(span > 0, (saliency - low) / span.clamp(min=1e-12), saliency)
     return saliency.mul(255).round().to(torch.uint8)
 
@@ -112,28 +115,17 @@ class SaliencyMetrics:
         if not count:
             raise ValueError("no images were added")
         means = self.sums[2:] / count
-        mean = dict(zip(PER_IMAGE, means.tolist(), strict=False))
+        names = PER_IMAGE if self.structure else PER_IMAGE[: -len(STRUCTURAL)]
+        mean = dict(zip(names, means.tolist(), strict=False))
         precision, recall, f, e = means[len(PER_IMAGE) :].view(4, 256)
-        results = {
+        return {
             "images": int(count),
             "empty_masks": int(self.sums[1].item()),
-            "mae": mean["mae"],
+            **mean,
             "max_f": f_measure(precision, recall).max().item(),
             "max_f_per_image": f.max().item(),
-            "mean_f": mean["mean_f"],
-            "adaptive_f": mean["adaptive_f"],
-            "weighted_f": mean["weighted_f"],
-            "s_measure": mean["s_measure"],
             "max_e": e.max().item(),
-            "mean_e": mean["mean_e"],
-            "adaptive_e": mean["adaptive_e"],
-            "relaxed_boundary_f": mean["relaxed_boundary_f"],
-            "mba": mean["mba"],
-            "hce": mean["hce"],
         }
-        if not self.structure:
-            return {key: value for key, value in results.items() if key not in STRUCTURAL}
-        return results
 
     def curves(self) -> dict[str, list[float]]:
         """Mean precision and recall, and the resulting F, at thresholds from 255 to 0."""

@@ -45,28 +45,21 @@ def size_starts(settings: Settings, state: dict[str, Any] | None) -> list[int]:
 
 
 def plan_schedule(
-    settings: Settings, state: dict[str, Any] | None, steps: int, starts: Sequence[int]
+    settings: Settings, steps: int, starts: Sequence[int], done: int = 0
 ) -> dict[str, Any]:
-    """The schedule of a new run, or of the checkpoint to continue from, as checkpoints keep it.
+    """The schedule of a run, as checkpoints keep it.
 
     Args:
         settings: of the run.
-        state: the checkpoint, if any.
         steps: optimizer steps per epoch.
         starts: first epoch of each size, see :func:`size_starts`.
+        done: optimizer steps before the schedule begins.
 
     Returns:
         ``epochs``, ``starts``, ``warmup`` and ``total`` in optimizer steps, and ``final``, the
         step, counted from the run's first, from which the final loss applies; None: never.
     """
-    return dict(state["schedule"]) if state else _plan(settings, settings.epochs, starts, steps)
-
-
-def _plan(
-    settings: Settings, epochs: int, starts: Sequence[int], steps: int, done: int = 0
-) -> dict[str, Any]:
-    """The schedule of a run after ``done`` optimizer steps."""
-    final = settings.final_epochs
+    epochs, final = settings.epochs, settings.final_epochs
     return {
         "epochs": epochs,
         "starts": [*starts],
@@ -91,7 +84,7 @@ def extend(settings: Settings, trainer: Trainer, steps: int, starts: Sequence[in
     for group in trainer.optimizer.param_groups:
         group["lr"] = group.pop("initial_lr")  # the peak, from which schedules begin
     peak = trainer.optimizer.param_groups[0]["lr"]
-    plan = _plan(settings, settings.epochs, starts, steps, done)
+    plan = plan_schedule(settings, steps, starts, done)
     left = plan["total"]
     trainer.scheduler = make_scheduler(trainer.optimizer, plan["warmup"], left)
     trainer.schedule, trainer.updates_before, trainer.stale = plan, done, 0

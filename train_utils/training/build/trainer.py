@@ -19,7 +19,7 @@ from ...data.dataset import SegmentationDataset
 from ...distributed import is_main, world_size
 from ..checkpoint import check_record, save_checkpoint
 from ..losses import DeepSupervision
-from ..optim import make_ema, make_optimizer, make_scaler, make_scheduler
+from ..optim import MovingAverage, make_optimizer, make_scaler, make_scheduler
 from ..supervision import Teacher, check_maps, has_mask, make_mask_encoder
 from ..trainer import Trainer
 from .data import describe
@@ -122,7 +122,7 @@ def make_trainer(
     """
     optimizer = make_optimizer(model, settings.lr, settings.weight_decay, settings.optimizer)
     frozen = settings.freeze_encoder
-    plan = plan_schedule(settings, state, steps, starts)
+    plan = dict(state["schedule"]) if state else plan_schedule(settings, steps, starts)
     mask_encoder = None
     if settings.feature_supervision:
         place = partial(place_network, settings, next(model.parameters()).device)
@@ -135,7 +135,7 @@ def make_trainer(
         loss=loss,
         final_loss=final_loss,
         dtype=dtype,
-        ema=make_ema(model, settings.ema) if settings.ema else None,
+        ema=MovingAverage(model, settings.ema) if settings.ema else None,
         clip_grad=settings.clip_grad,
         compile=settings.compile,
         freeze_bn=bool(settings.freeze_bn),

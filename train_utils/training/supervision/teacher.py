@@ -63,8 +63,7 @@ class Teacher:
         share = torch.full((len(images), 1, 1, 1), float(self.share), device=images.device)
         if self.labelled is not None:
             share[indices >= self.labelled] = 1
-        # Inference tensors cannot be used in autograd, but a clone can.
-        return maps.clone(), share
+        return maps, share
 
 
 def check_maps(network: Network, maps: int, source: str, **parameter: Any) -> None:
