@@ -197,7 +197,7 @@ PATHS = [
     ("predict", "--output {tmp}", "photo.png"),
     ("predict", "{second} --output {tmp}/one.png", "one.png"),
     ("predict", "{twin}", "photo"),
-    ("predict", "--mode cutout --output {tmp}/mask.jpg", "--mode cutout"),
+    ("predict", "--mode cutout --output {tmp}/mask.jpg", "mask.jpg: a JPEG has no transparency"),
     ("predict", "--output {weights}", "--output"),
     ("predict", "--output {tmp}/text", "text"),
     ("predict", "--output {tmp}/mask.gif", "mask.gif"),
