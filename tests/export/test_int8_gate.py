@@ -112,13 +112,20 @@ def test_images_that_say_nothing(tmp_path):
 
 def test_some_images_that_say_nothing(tmp_path):
     """The others are measured on, wherever they come by name."""
-    predictor = Predictor(SHIPPED, device="cpu", amp="off")
+
+    class Brightness:  # a network that sees something in every image that is not of one colour
+        def prepare(self, image):
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+        def probabilities(self, images):
+            return images.float().mean(1, keepdim=True) / 255
+
     for i in range(5):
         save_image(tmp_path / f"{i}.png", np.full((60, 80, 3), 40 * i, np.uint8))
         save_image(tmp_path / f"{i + 5}.png", make_scene(i)[0])
     images = sorted(tmp_path.iterdir())
-    held_out = src.export.int8._hold_out(predictor, images)
-    assert {path.name for path in held_out} == {"7.png", "6.png"}
+    held_out = src.export.int8._hold_out(Brightness(), images)
+    assert {path.name for path in held_out} == {"7.png", "5.png"}  # in place of 2.png
 
 
 def test_made_scenes_calibrate():
