@@ -145,33 +145,44 @@ def _finite_maps(
     """Probabilities by place in the batch; images whose maps are not finite become errors."""
     with suppress(UserError):
         return dict(enumerate(_probabilities(predictor, images, loader.batch_size)))
-    maps: dict[int, Tensor] = {}
-    errors: dict[int, UserError] = {}
-    for place, index in enumerate(indices):
-        try:
-            maps[place] = _probabilities(predictor, images[[place]], loader.batch_size)[0]
-        except UserError as error:
-            errors[index] = MapError(f"{loader.dataset.pairs[index].image}: {error}")
-    loader.report(errors)
-    return maps
+
+    def compute(place: int) -> Tensor:
+        return _probabilities(predictor, images[[place]], loader.batch_size)[0]
+
+    return _each(range(len(indices)), compute, indices, loader)
 
 
 def _closer_maps(
     predictor: Predictor, maps: dict[int, Tensor], indices: list[int], loader: ImageLoader
 ) -> dict[int, Tensor]:
     """Maps of the object, 1×H×W of their images' sizes, after the predictor's second look."""
-    closer: dict[int, Tensor] = {}
+
+    def compute(place: int) -> Tensor:
+        image = open_image(loader.dataset.pairs[indices[place]].image)
+        own = maps[place][predictor.channel]
+        saliency = predictor.resize(own, (image.height, image.width))
+        return predictor.look_closer(image, saliency)[None].to(predictor.device)
+
+    return _each(maps, compute, indices, loader)
+
+
+def _each(
+    places: Iterable[int],
+    compute: Callable[[int], Tensor],
+    indices: list[int],
+    loader: ImageLoader,
+) -> dict[int, Tensor]:
+    """Maps by place in the batch; images whose map cannot be computed become errors."""
+    maps: dict[int, Tensor] = {}
     errors: dict[int, UserError] = {}
-    for place, found in maps.items():
-        path = loader.dataset.pairs[indices[place]].image
+    for place in places:
         try:
-            image = open_image(path)
-            saliency = predictor.resize(found[predictor.channel], (image.height, image.width))
-            closer[place] = predictor.look_closer(image, saliency)[None].to(predictor.device)
+            maps[place] = compute(place)
         except UserError as error:
+            path = loader.dataset.pairs[indices[place]].image
             errors[indices[place]] = MapError(f"{path}: {error}")
     loader.report(errors)
-    return closer
+    return maps
 
 
 @torch.inference_mode()

@@ -97,16 +97,22 @@ def unique_names(names: Sequence[str], endings: Iterable[str]) -> list[str]:
         whole |= clashing
 
 
-def check_unique(results: Sequence[str], kind: str = "image") -> None:
+def check_unique(results: Sequence[str], sources: Callable[[], Iterable[object]]) -> None:
     """Check that no two results in one folder have the same name.
+
+    Args:
+        results: their names.
+        sources: gives the files that they are made from, in the same order; called on an error.
 
     Raises:
         UserError: two have, as two sources have the same name.
     """
     if len(set(results)) < len(results):
         doubled = next(name for name, count in Counter(results).items() if count > 1)
+        pairs = zip(results, sources(), strict=True)
+        first, second, *_ = (source for result, source in pairs if result == doubled)
         advice = "predict their folders one by one, each into another output"
-        raise UserError(f"two {kind}s are called {stem_of(doubled)}; {advice}")
+        raise UserError(f"{first} and {second} have the same name; {advice}")
 
 
 def check_overwriting(

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -134,7 +135,7 @@ def _name_results(listed: Sequence[_Listed], output: Path, ending: str) -> Jobs:
     results: dict[str, Iterator[str]] = {}
     for place in shared:
         unique = unique_names(names[place], [ending] * len(names[place]))
-        check_unique(unique)
+        check_unique(unique, partial(_sources, listed, place))
         results[place] = iter(unique)
     jobs = Jobs()
     for files in listed:
@@ -145,6 +146,13 @@ def _name_results(listed: Sequence[_Listed], output: Path, ending: str) -> Jobs:
             targets = unique_names(sources, [ending] * files.number)
         jobs.add(Names(files.folder, str(output / files.place), sources, targets))
     return jobs
+
+
+def _sources(listed: Sequence[_Listed], place: str) -> Iterator[str]:
+    """The images whose results go to one place."""
+    for files in listed:
+        if files.place == place:
+            yield from (os.path.join(files.folder, name) for name in unpack(files.packed))
 
 
 def _leave_out_results(jobs: Jobs, named: set[Path], left_out: LeftOut) -> Jobs:

@@ -69,7 +69,7 @@ def plan_videos(
         kept = path.suffix if path.suffix.lower() in formats else default
         endings.append(suffix if frames else f"{suffix}{kept}")
     results = unique_names([path.name for path in inputs], endings)
-    check_unique(results, "video")
+    check_unique(results, lambda: inputs)
     jobs = (Job(path, output / result) for path, result in zip(inputs, results, strict=True))
     return check_overwriting(Jobs(jobs), "video")
 
