@@ -298,7 +298,8 @@ def test_results_to_devices_and_pipes(run, photo, tmp_path, monkeypatch):
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        assert run(photo, "--output", fifo)[0] == 0
+        status, _, err = run(photo, "--output", fifo)
+        assert status == 0 and "replaced" not in err
         content = os.read(reader, 100_000)
     finally:
         os.close(reader)

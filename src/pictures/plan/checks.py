@@ -51,7 +51,7 @@ def check_targets(
         if files.target != folder:
             folder, tried = files.target, 0
         targets = [job.target for job in files.jobs() if job.target.name in there and not done(job)]
-        replaced += len(targets)
+        replaced += sum(target.is_file() for target in targets)  # not FIFOs
         new = max((name for name in files.targets if name not in there), key=_length, default="")
         if _length(new) > tried:
             tried = _length(new)
