@@ -240,6 +240,7 @@ def run(main: Callable[[], int | None]) -> None:
         if is_first_report(message):
             source = f"rank {launched_rank()}: " if is_launched() else ""
             print(f"error: {source}{message}", file=sys.stderr, flush=True)
+        sys.unraisablehook = lambda _: None  # of a loader whose workers are gone, say
         wait_for_reports()
     sys.exit(_flush_output() or status)
 

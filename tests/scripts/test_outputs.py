@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from helpers.data import SMALL, make_pairs, make_scene, make_varied_network, save_image
+from helpers.data import ROOT, SMALL, make_pairs, make_scene, make_varied_network, save_image
 
 import convert
 import export
@@ -184,3 +186,23 @@ def test_a_loop_of_links_is_no_place(call, weights, tmp_path, monkeypatch, name)
     for main in (train.main, validation.main):
         status, _, err = call(main, "--image-dir", "loop", "--mask-dir", "loop")
         assert status == 2 and "loop: no such folder" in err, err
+
+
+def test_what_falls_apart_after_an_error_is_not_reported():
+    """As the loader of a run whose workers were killed, when its turn comes to be deleted."""
+    program = """
+from src import UserError
+from train_utils import cli
+
+class Loader:
+    def __del__(self):
+        raise ConnectionResetError
+
+def main():
+    loader = Loader()
+    raise UserError("the workers are gone")
+
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: the workers are gone\n")

@@ -155,14 +155,14 @@ def test_a_compiled_step_is_built_for_each_size(monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda net, **options: original(net, backend=backend, **options)
     )
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # to give up after, usually 8
     torch._dynamo.reset()
-    trainer = make_trainer(build_model(SMALL), compile=True)
-    for side in (32, 40, 48, 56):
-        count = len(built)
-        batch = torch.zeros(2, 3, side, side, dtype=torch.uint8)
-        assert trainer.step([(batch, batch[:, :1], torch.arange(2))]).taken
-        assert len(built) > count, side
+    with torch._dynamo.config.patch(recompile_limit=2):  # to give up after, usually 8
+        trainer = make_trainer(build_model(SMALL), compile=True)
+        for side in (32, 40, 48, 56):
+            count = len(built)
+            batch = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+            assert trainer.step([(batch, batch[:, :1], torch.arange(2))]).taken
+            assert len(built) > count, side
     torch._dynamo.reset()
     assert all(built)
 
