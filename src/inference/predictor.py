@@ -134,8 +134,7 @@ class Predictor:
         self.precision = str(self.dtype).removeprefix("torch.")
         if engine == "openvino":
             return OpenVINOBackend(source, self.dtype)
-        varying = "auto" in (img_size, getattr(source, "input_size", None))
-        sizes = 4 if varying else 1
+        sizes = 4 if "auto" in (img_size, getattr(source, "input_size", None)) else 1
         return cast(Backend, prepare(copy.deepcopy(source), self.device, self.dtype, sizes))
 
     def _choose_size(self) -> None:

@@ -219,6 +219,11 @@ def test_boxes_are_no_input(run, album, tmp_path):
     status, _, err = run(*argv)
     assert status == 2 and "--boxes" in err and "name another file" in err
     assert (album / "a, b.png").read_bytes() == before
+    (album / "none.png").touch()
+    (album / "more.csv").symlink_to(album / "none.png")
+    argv = (album / "none.png", "--output", tmp_path / "out", "--boxes", album / "more.csv")
+    status, _, err = run(*argv)
+    assert status == 2 and "--boxes" in err and "overwrite" in err
 
 
 def test_ranks_fill_one_file(album, tmp_path, weights):

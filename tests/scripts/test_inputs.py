@@ -89,7 +89,7 @@ def test_videos_of_one_name(tmp_path):
     assert names == ["c.mp4_x.mp4", "c.avi_x.mp4", "d_x.mp4", "d_x.mov"]
     names = [job.target.name for job in plan_videos(videos[:4], tmp_path / "out", frames=True)]
     assert names == ["c.mp4", "c.avi", "d.avi", "d.mov"]
-    with pytest.raises(ValueError, match="have the same name"):
+    with pytest.raises(ValueError, match=r"d\.mov and .*two/d\.mov have the same name"):
         plan_videos(videos[3:], tmp_path / "out")
     with pytest.raises(ValueError, match="would overwrite a video; name another folder"):
         plan_videos(videos[:1], tmp_path)
